@@ -1,0 +1,262 @@
+//! The packed virtqueue, device side (virtio 1.2 §2.8).
+
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+
+use crate::counters::RingFault;
+use crate::memory::{GuestMemory, RingArea};
+use crate::packet::CHAIN_SEGMENTS;
+use crate::ring::{
+    Chain, ChainError, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, DESCRIPTOR_BYTES, Direction, Mark, RawDescriptor,
+    RingError, RingSetup, Sink, Taken, Translator, indirect_entries, need_event, put_buffer,
+};
+
+const SIZE_RULE: &str = "a packed ring has 1 to 32768";
+const DESC_F_AVAIL: u16 = 1 << 7;
+const DESC_F_USED: u16 = 1 << 15;
+/// Offset of the flags in a descriptor; address, length and buffer id come before.
+const FLAGS: usize = 14;
+const LEN: usize = 8;
+const ID: usize = 12;
+/// Event suppression structure (§2.8.14): offset and wrap, then flags.
+const EVENT_BYTES: usize = 4;
+const EVENT_FLAGS: usize = 2;
+const EVENT_F_ENABLE: u16 = 0;
+const EVENT_F_DISABLE: u16 = 1;
+const EVENT_F_DESC: u16 = 2;
+/// Chains that can be staged between two publications.
+const STAGED_MAX: usize = 1024;
+
+#[derive(Debug)]
+pub(crate) struct PackedRing {
+    size: u16,
+    next_avail: u16,
+    next_used: u16,
+    avail_wrap: bool,
+    used_wrap: bool,
+    /// Used descriptors that the driver has not been shown.
+    staged: Vec<Staged>,
+    descriptors: RingArea,
+    driver_event: RingArea,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Staged {
+    slot: u16,
+    id: u16,
+    flags: u16,
+    len: u32,
+}
+
+impl PackedRing {
+    pub(crate) fn start(memory: &Arc<GuestMemory>, setup: &RingSetup) -> Result<Self, RingError> {
+        let index = setup.index;
+        let size = u16::try_from(setup.size).ok().filter(|s| (1..=1 << 15).contains(s)).ok_or(RingError::Size {
+            index,
+            size: setup.size,
+            rule: SIZE_RULE,
+        })?;
+        // Bit 15 is the wrap counter; frontends put it in the upper half as well, and that half means nothing on the way in.
+        let base = setup.base as u16;
+        let (next, wrap) = (base & 0x7fff, base >> 15 != 0);
+        if next >= size {
+            return Err(RingError::Base { index, base: setup.base, size: setup.size });
+        }
+        let area = |area, addr, len, align| {
+            memory.ring_area(addr, len, align).ok_or(RingError::Area { index, area, addr, len })
+        };
+        let device_event = area("device event suppression", setup.device, EVENT_BYTES, 4)?;
+        // No kicks, from now on: this needs no upkeep, whether event index was negotiated or not (§2.8.14).
+        device_event.store_u16(0, 0, Ordering::Relaxed);
+        device_event.store_u16(EVENT_FLAGS, EVENT_F_DISABLE, Ordering::Relaxed);
+        Ok(Self {
+            size,
+            next_avail: next,
+            next_used: next,
+            avail_wrap: wrap,
+            used_wrap: wrap,
+            staged: Vec::with_capacity(STAGED_MAX),
+            descriptors: area("descriptor ring", setup.descriptors, usize::from(size) * DESCRIPTOR_BYTES, 16)?,
+            driver_event: area("driver event suppression", setup.driver, EVENT_BYTES, 4)?,
+        })
+    }
+
+    pub(crate) fn size(&self) -> u16 {
+        self.size
+    }
+
+    pub(crate) fn base(&self) -> u32 {
+        let half = |index: u16, wrap: bool| u32::from(index) | u32::from(wrap) << 15;
+        half(self.next_avail, self.avail_wrap) | half(self.next_used, self.used_wrap) << 16
+    }
+
+    #[inline]
+    fn at(slot: u16) -> usize {
+        usize::from(slot) * DESCRIPTOR_BYTES
+    }
+
+    #[inline]
+    pub(crate) fn has_work(&mut self) -> bool {
+        // Acquire: pairs with the driver's release of the first descriptor's flags, which it writes last (§2.8.6).
+        let flags = self.descriptors.load_u16(Self::at(self.next_avail) + FLAGS, Ordering::Acquire);
+        (flags & DESC_F_AVAIL != 0) == self.avail_wrap && (flags & DESC_F_USED != 0) != self.avail_wrap
+    }
+
+    #[inline]
+    pub(crate) fn take<'m>(
+        &mut self,
+        translator: &mut Translator<'_, 'm>,
+        direction: Direction,
+        sink: &mut impl Sink<'m>,
+    ) -> Result<Option<Taken>, RingFault> {
+        if !self.has_work() {
+            return Ok(None);
+        }
+        let mut walked = Ok(());
+        // The chain's slots follow each other. Its id is in the last one (§2.8.6), so even a bad chain is followed to its end: it is what
+        // we need to give it back. How far is bounded: a driver could point at old descriptors again and again, at no cost to itself.
+        for slots in 1..=self.size.min(CHAIN_SEGMENTS as u16) {
+            let descriptor = self.descriptor(self.next_avail);
+            let (id, flags) = (descriptor.third(), descriptor.fourth());
+            self.advance_avail();
+            if walked.is_ok() {
+                walked = if flags & DESC_F_INDIRECT == 0 {
+                    put_buffer(translator, descriptor.addr, descriptor.len(), flags, direction, sink)
+                } else if slots > 1 || flags & DESC_F_NEXT != 0 {
+                    // §2.8.8: NEXT and INDIRECT exclude each other.
+                    Err(ChainError::Malformed)
+                } else {
+                    walk_indirect(descriptor, translator, direction, sink)
+                };
+            }
+            if flags & DESC_F_NEXT == 0 {
+                return Ok(Some((Chain { id, slots }, walked)));
+            }
+        }
+        Err(RingFault::EndlessChain)
+    }
+
+    #[inline]
+    fn advance_avail(&mut self) {
+        self.next_avail += 1;
+        if self.next_avail == self.size {
+            self.next_avail = 0;
+            self.avail_wrap = !self.avail_wrap;
+        }
+    }
+
+    #[inline]
+    fn descriptor(&self, slot: u16) -> RawDescriptor {
+        let at = Self::at(slot);
+        RawDescriptor {
+            addr: self.descriptors.load_u64(at, Ordering::Relaxed),
+            rest: self.descriptors.load_u64(at + 8, Ordering::Relaxed),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn can_stage(&self, chains: usize) -> bool {
+        self.staged.len() + chains <= STAGED_MAX
+    }
+
+    #[inline]
+    pub(crate) fn stage(&mut self, chain: Chain, written: u32) {
+        debug_assert!(self.staged.len() < STAGED_MAX, "the queue publishes before the list is full");
+        let wrap = if self.used_wrap { DESC_F_AVAIL | DESC_F_USED } else { 0 };
+        let write = if written > 0 { DESC_F_WRITE } else { 0 };
+        self.staged.push(Staged { slot: self.next_used, id: chain.id, flags: wrap | write, len: written });
+        self.next_used += chain.slots;
+        if self.next_used >= self.size {
+            self.next_used -= self.size;
+            self.used_wrap = !self.used_wrap;
+        }
+    }
+
+    #[inline]
+    pub(crate) fn mark(&self) -> Mark {
+        Mark {
+            next_avail: self.next_avail,
+            next_used: self.next_used,
+            avail_wrap: self.avail_wrap,
+            used_wrap: self.used_wrap,
+            staged: self.staged.len() as u16,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn rewind(&mut self, mark: Mark) {
+        self.next_avail = mark.next_avail;
+        self.next_used = mark.next_used;
+        self.avail_wrap = mark.avail_wrap;
+        self.used_wrap = mark.used_wrap;
+        self.staged.truncate(usize::from(mark.staged));
+    }
+
+    #[inline]
+    pub(crate) fn publish(&mut self) -> Option<bool> {
+        let first = *self.staged.first()?;
+        // All but the first become used before the first does, and the driver looks at them in order: it sees the burst whole, with the
+        // one release below.
+        for used in &self.staged[1..] {
+            self.write_id_and_len(used);
+            self.descriptors.store_u16(Self::at(used.slot) + FLAGS, used.flags, Ordering::Relaxed);
+        }
+        self.write_id_and_len(&first);
+        // Release: pairs with the driver's acquire of these flags; buffer contents and the rest of the burst come before it.
+        self.descriptors.store_u16(Self::at(first.slot) + FLAGS, first.flags, Ordering::Release);
+        self.staged.clear();
+        // As for the split ring: our publication before our read of the driver's wish.
+        fence(Ordering::SeqCst);
+        Some(self.wants_call(first.slot))
+    }
+
+    #[inline]
+    fn write_id_and_len(&self, used: &Staged) {
+        let at = Self::at(used.slot);
+        self.descriptors.store_u32(at + LEN, used.len, Ordering::Relaxed);
+        self.descriptors.store_u16(at + ID, used.id, Ordering::Relaxed);
+    }
+
+    /// Whether the driver wants to hear of what was used from slot `old` up to `next_used` (§2.8.10, §2.8.14).
+    #[inline]
+    fn wants_call(&self, old: u16) -> bool {
+        match self.driver_event.load_u16(EVENT_FLAGS, Ordering::Acquire) & 3 {
+            EVENT_F_ENABLE => true,
+            EVENT_F_DISABLE => false,
+            EVENT_F_DESC => {
+                let off_wrap = self.driver_event.load_u16(0, Ordering::Relaxed);
+                // The event and the burst's start are put on the lap of `next_used`: what lies a lap behind it becomes negative, modulo 2^16.
+                let mut event = off_wrap & 0x7fff;
+                if (off_wrap >> 15 != 0) != self.used_wrap {
+                    event = event.wrapping_sub(self.size);
+                }
+                let old = if self.next_used > old { old } else { old.wrapping_sub(self.size) };
+                need_event(event, self.next_used, old)
+            }
+            // Reserved: a call too many does no harm.
+            _ => true,
+        }
+    }
+}
+
+/// Goes through an indirect table (§2.8.7): all of it is the chain, in order.
+fn walk_indirect<'m>(
+    table: RawDescriptor,
+    translator: &mut Translator<'_, 'm>,
+    direction: Direction,
+    sink: &mut impl Sink<'m>,
+) -> Result<(), ChainError> {
+    let entries = indirect_entries(table.len())?;
+    if entries as usize > CHAIN_SEGMENTS {
+        return Err(ChainError::Malformed);
+    }
+    for index in 0..entries {
+        let descriptor = translator.indirect(table.addr, index)?;
+        let flags = descriptor.fourth();
+        if flags & DESC_F_INDIRECT != 0 {
+            return Err(ChainError::Malformed);
+        }
+        put_buffer(translator, descriptor.addr, descriptor.len(), flags, direction, sink)?;
+    }
+    Ok(())
+}

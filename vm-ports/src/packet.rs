@@ -1,0 +1,348 @@
+//! Packets on their way through: a snapshot of the headers in local memory, and the places where the rest still lies.
+//!
+//! What is checked is the snapshot and what is delivered is the snapshot: a guest that rewrites its headers in between changes nothing.
+
+use arrayvec::ArrayVec;
+
+use crate::memory::Source;
+use crate::net_header::Offload;
+
+/// Packets in one burst, at most.
+pub const BURST_PACKETS: usize = 32;
+/// Bytes after which a burst takes no further packet.
+pub const BURST_BYTES: usize = 64 << 10;
+/// The longest frame there is: a full IP packet with an Ethernet header and one VLAN tag.
+pub const FRAME_MAX: usize = 65_535 + 14 + 4;
+/// The shortest frame that has a header to look at.
+pub const FRAME_MIN: usize = 14;
+/// Parts a packet may be in: enough for any network stack (Linux uses 19), few enough to bound the work.
+pub(crate) const CHAIN_SEGMENTS: usize = 256;
+/// Header bytes kept of a packet with offload work to do: Ethernet, VLAN, IP with options or extensions, TCP with options.
+pub(crate) const SNAPSHOT_MAX: usize = 192;
+/// Header bytes kept of any other packet: enough to classify it and to hash its flow.
+const SNAPSHOT_PLAIN: usize = 64;
+/// Room before the snapshot to push one VLAN tag into.
+const HEADROOM: usize = 4;
+const BURST_SEGMENTS: usize = 2 * CHAIN_SEGMENTS;
+const VLAN_ETHERTYPE: [u8; 2] = [0x81, 0x00];
+
+/// The local part of one packet.
+#[derive(Debug, Clone)]
+pub struct Packet {
+    /// What is still to be done to it.
+    offload: Offload,
+    /// Bytes of the whole frame.
+    len: u32,
+    /// Where its tail is in the burst's segments.
+    first_segment: u16,
+    segments: u16,
+    /// The snapshot is `head[start..end]`.
+    start: u16,
+    end: u16,
+    head: [u8; HEADROOM + SNAPSHOT_MAX],
+}
+
+impl Packet {
+    const EMPTY: Self = Self {
+        offload: Offload::NONE,
+        len: 0,
+        first_segment: 0,
+        segments: 0,
+        start: 0,
+        end: 0,
+        head: [0; HEADROOM + SNAPSHOT_MAX],
+    };
+
+    /// Bytes of the whole frame.
+    #[inline]
+    #[allow(clippy::len_without_is_empty, reason = "a packet is never empty: FRAME_MIN")]
+    pub fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// The snapshot: the first bytes of the frame, at least its Ethernet header.
+    #[inline]
+    pub fn head(&self) -> &[u8] {
+        &self.head[usize::from(self.start)..usize::from(self.end)]
+    }
+
+    /// The metadata, consistent with the frame as it is now.
+    #[inline]
+    pub fn offload(&self) -> &Offload {
+        &self.offload
+    }
+
+    /// The destination address.
+    #[inline]
+    pub fn destination(&self) -> [u8; 6] {
+        self.bytes(0)
+    }
+
+    /// The source address.
+    #[inline]
+    pub fn source(&self) -> [u8; 6] {
+        self.bytes(6)
+    }
+
+    /// The tag control information, where the outermost EtherType is 802.1Q's.
+    #[inline]
+    pub fn vlan_tag(&self) -> Option<u16> {
+        let tagged = self.bytes::<2>(12) == VLAN_ETHERTYPE && self.head().len() >= 18;
+        tagged.then(|| u16::from_be_bytes(self.bytes(14)))
+    }
+
+    /// Takes the outermost tag off, if there is one, and returns its tag control information.
+    pub fn pop_vlan(&mut self) -> Option<u16> {
+        let tag = self.vlan_tag()?;
+        let start = usize::from(self.start);
+        self.head.copy_within(start..start + 12, start + 4);
+        self.start += 4;
+        self.len -= 4;
+        self.offload.shift(-4);
+        Some(tag)
+    }
+
+    /// Puts a tag on. There is room for one more than the packet came with.
+    pub fn push_vlan(&mut self, tag: u16) {
+        let Some(start) = usize::from(self.start).checked_sub(4) else { return };
+        self.head.copy_within(start + 4..start + 16, start);
+        self.head[start + 12..start + 14].copy_from_slice(&VLAN_ETHERTYPE);
+        self.head[start + 14..start + 16].copy_from_slice(&tag.to_be_bytes());
+        self.start = start as u16;
+        self.len += 4;
+        self.offload.shift(4);
+    }
+
+    #[inline]
+    fn bytes<const N: usize>(&self, at: usize) -> [u8; N] {
+        let mut out = [0; N];
+        if let Some(from) = self.head().get(at..at + N) {
+            out.copy_from_slice(from);
+        }
+        out
+    }
+}
+
+/// Memory for the local parts of a burst: one for each I/O core, used over and over.
+#[derive(Debug)]
+pub struct BurstBuffer(Box<[Packet; BURST_PACKETS]>);
+
+impl Default for BurstBuffer {
+    fn default() -> Self {
+        Self(Box::new([const { Packet::EMPTY }; BURST_PACKETS]))
+    }
+}
+
+/// Packets handled together, in the order in which they came. It borrows what they lie in: a queue cannot complete them,
+/// nor its memory go away, while the burst is there.
+#[derive(Debug)]
+pub struct Burst<'a> {
+    packets: &'a mut [Packet; BURST_PACKETS],
+    count: usize,
+    bytes: usize,
+    segments: ArrayVec<Source<'a>, BURST_SEGMENTS>,
+}
+
+impl<'a> Burst<'a> {
+    /// An empty burst.
+    pub fn new(buffer: &'a mut BurstBuffer) -> Self {
+        Self { packets: &mut buffer.0, count: 0, bytes: 0, segments: ArrayVec::new() }
+    }
+
+    /// Packets in it.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Whether it has none.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Bytes of all its frames.
+    #[inline]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether one more packet of any legal shape fits.
+    #[inline]
+    pub fn has_room(&self) -> bool {
+        self.count < BURST_PACKETS && self.bytes < BURST_BYTES && self.segments.remaining_capacity() >= CHAIN_SEGMENTS
+    }
+
+    /// Packet `index` with its tail. `index` is below [`Burst::len`].
+    #[inline]
+    pub fn view(&self, index: usize) -> View<'_> {
+        let packet = &self.packets[index];
+        let first = usize::from(packet.first_segment);
+        View { packet, tail: &self.segments[first..first + usize::from(packet.segments)] }
+    }
+
+    /// The local part of packet `index`, which is below [`Burst::len`].
+    #[inline]
+    pub fn packet_mut(&mut self, index: usize) -> &mut Packet {
+        &mut self.packets[index]
+    }
+
+    /// Appends a frame that lies in this process's own memory. False, and nothing changed, where there is no room or the frame is
+    /// shorter than [`FRAME_MIN`] or longer than [`FRAME_MAX`].
+    pub fn push_frame(&mut self, parts: impl IntoIterator<Item = &'a [u8]>, offload: Offload) -> bool {
+        if !self.has_room() {
+            return false;
+        }
+        let first = self.segments.len();
+        let mut len = 0;
+        for part in parts {
+            if !part.is_empty() && self.segments.try_push(Source::from(part)).is_err() {
+                self.segments.truncate(first);
+                return false;
+            }
+            len += part.len();
+        }
+        self.seal(first, len, offload)
+    }
+
+    /// Where a source appends the parts of the next packet, before it calls [`Burst::seal`].
+    #[inline]
+    pub(crate) fn segments_mut(&mut self) -> &mut ArrayVec<Source<'a>, BURST_SEGMENTS> {
+        &mut self.segments
+    }
+
+    /// Makes a packet of the segments from `first` on, `len` bytes in all: reads its headers into the snapshot and leaves the rest as
+    /// its tail. False, with the segments removed, where the length is out of bounds.
+    #[inline]
+    pub(crate) fn seal(&mut self, first: usize, len: usize, offload: Offload) -> bool {
+        if !(FRAME_MIN..=FRAME_MAX).contains(&len) {
+            self.segments.truncate(first);
+            return false;
+        }
+        let packet = &mut self.packets[self.count];
+        let want = if offload.needs_csum { SNAPSHOT_MAX } else { SNAPSHOT_PLAIN };
+        let head = &mut packet.head[HEADROOM..HEADROOM + want];
+        let mut filled = 0;
+        let mut at = first;
+        while let Some(segment) = self.segments.get_mut(at) {
+            let n = segment.read(&mut head[filled..]);
+            filled += n;
+            if n < segment.len() {
+                *segment = segment.suffix(n);
+                break;
+            }
+            at += 1;
+        }
+        packet.start = HEADROOM as u16;
+        packet.end = (HEADROOM + filled) as u16;
+        packet.len = len as u32;
+        packet.offload = offload;
+        packet.first_segment = at as u16;
+        packet.segments = (self.segments.len() - at) as u16;
+        self.count += 1;
+        self.bytes += len;
+        true
+    }
+}
+
+/// One packet of a burst: its snapshot and its tail.
+#[derive(Debug, Clone, Copy)]
+pub struct View<'b> {
+    packet: &'b Packet,
+    tail: &'b [Source<'b>],
+}
+
+impl<'b> View<'b> {
+    /// The local part.
+    #[inline]
+    pub fn packet(&self) -> &'b Packet {
+        self.packet
+    }
+
+    /// What follows the snapshot.
+    #[inline]
+    pub fn tail(&self) -> &'b [Source<'b>] {
+        self.tail
+    }
+
+    /// Copies the frame's bytes from `offset` on into `to`; returns how many there were.
+    pub fn copy_to(&self, offset: usize, to: &mut [u8]) -> usize {
+        let head = self.packet.head();
+        let from = head.get(offset..).unwrap_or_default();
+        let mut done = from.len().min(to.len());
+        to[..done].copy_from_slice(&from[..done]);
+        let mut skip = offset.saturating_sub(head.len());
+        for segment in self.tail {
+            if done == to.len() {
+                break;
+            }
+            if skip >= segment.len() {
+                skip -= segment.len();
+                continue;
+            }
+            done += segment.suffix(skip).read(&mut to[done..]);
+            skip = 0;
+        }
+        done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(len: usize) -> Vec<u8> {
+        let mut f: Vec<u8> = (0..len).map(|i| i as u8).collect();
+        f[12..14].copy_from_slice(&[0x08, 0x00]);
+        f
+    }
+
+    fn contents(view: View<'_>) -> Vec<u8> {
+        let mut out = vec![0; view.packet().len()];
+        assert_eq!(view.copy_to(0, &mut out), out.len());
+        out
+    }
+
+    #[test]
+    fn parts_of_any_size_make_the_same_packet() {
+        let bytes = frame(300);
+        for cut in [1, 13, 14, 63, 64, 65, 299] {
+            let mut buffer = BurstBuffer::default();
+            let mut burst = Burst::new(&mut buffer);
+            assert!(burst.push_frame([&bytes[..cut], &bytes[cut..]], Offload::NONE));
+            assert_eq!(contents(burst.view(0)), bytes, "cut at {cut}");
+            let mut part = [0; 10];
+            assert_eq!(burst.view(0).copy_to(295, &mut part), 5);
+            assert_eq!(part[..5], bytes[295..]);
+        }
+    }
+
+    #[test]
+    fn frames_out_of_bounds_are_refused_and_leave_nothing() {
+        let bytes = vec![0; FRAME_MAX + 1];
+        let mut buffer = BurstBuffer::default();
+        let mut burst = Burst::new(&mut buffer);
+        assert!(!burst.push_frame([&bytes[..]], Offload::NONE));
+        assert!(!burst.push_frame([&bytes[..FRAME_MIN - 1]], Offload::NONE));
+        assert!(burst.is_empty() && burst.segments.is_empty());
+        assert!(burst.push_frame([&bytes[..FRAME_MAX]], Offload::NONE));
+        assert!(!burst.has_room(), "64 KiB fill a burst");
+    }
+
+    #[test]
+    fn a_tag_goes_on_and_comes_off() {
+        let bytes = frame(100);
+        let mut buffer = BurstBuffer::default();
+        let mut burst = Burst::new(&mut buffer);
+        let offload = Offload { needs_csum: true, csum_start: 34, csum_offset: 16, ..Offload::NONE };
+        assert!(burst.push_frame([&bytes[..]], offload));
+        let packet = burst.packet_mut(0);
+        assert_eq!(packet.pop_vlan(), None);
+        packet.push_vlan(0x2005);
+        assert_eq!((packet.len(), packet.vlan_tag(), packet.offload().csum_start), (104, Some(0x2005), 38));
+        assert_eq!(packet.head()[16..18], [0x08, 0x00]);
+        assert_eq!(packet.pop_vlan(), Some(0x2005));
+        assert_eq!(packet.offload().csum_start, 34);
+        assert_eq!(contents(burst.view(0)), bytes);
+    }
+}

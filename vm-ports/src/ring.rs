@@ -1,0 +1,345 @@
+//! What split and packed rings have in common, seen from the device: chains taken, chains given back, one publication a burst.
+
+use arrayvec::ArrayVec;
+
+use crate::address::{FrontendAddr, GuestPhysAddr};
+use crate::counters::RingFault;
+use crate::features::Features;
+use crate::memory::{GuestMemory, GuestSlice, Source};
+use crate::packed::PackedRing;
+use crate::split::SplitRing;
+use std::sync::Arc;
+
+/// Bytes of a descriptor, split (virtio 1.2 §2.7.5) and packed (§2.8.13).
+pub(crate) const DESCRIPTOR_BYTES: usize = 16;
+pub(crate) const DESC_F_NEXT: u16 = 1;
+pub(crate) const DESC_F_WRITE: u16 = 2;
+pub(crate) const DESC_F_INDIRECT: u16 = 4;
+
+/// Everything a frontend has to say before a ring can start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RingSetup {
+    /// Number of the virtqueue: 2n is RX, 2n + 1 is TX of queue pair n.
+    pub index: u32,
+    /// Descriptors in the ring.
+    pub size: u32,
+    /// The descriptor area.
+    pub descriptors: FrontendAddr,
+    /// The driver area: split's available ring, packed's driver event suppression.
+    pub driver: FrontendAddr,
+    /// The device area: split's used ring, packed's device event suppression.
+    pub device: FrontendAddr,
+    /// Where to begin, as `SET_VRING_BASE` gives it: split's available index; packed's index with the wrap counter in bit 15.
+    pub base: u32,
+}
+
+/// Why a ring cannot be started.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RingError {
+    /// A size the ring's format does not allow.
+    #[error("ring {index}: size {size} is not allowed ({rule})")]
+    Size {
+        /// Number of the virtqueue.
+        index: u32,
+        /// Descriptors asked for.
+        size: u32,
+        /// What is allowed.
+        rule: &'static str,
+    },
+    /// An area is not in guest memory, or misaligned.
+    #[error("ring {index}: its {area} at {addr} is not {len} aligned bytes inside one memory region")]
+    Area {
+        /// Number of the virtqueue.
+        index: u32,
+        /// Which of the three.
+        area: &'static str,
+        /// Where it was said to be.
+        addr: FrontendAddr,
+        /// How long it has to be, in bytes.
+        len: usize,
+    },
+    /// A base that is not an index of the ring.
+    #[error("ring {index}: base {base:#x} is not an index of a ring of {size}")]
+    Base {
+        /// Number of the virtqueue.
+        index: u32,
+        /// The base asked for.
+        base: u32,
+        /// Descriptors in the ring.
+        size: u32,
+    },
+}
+
+/// Which way the buffers of a ring go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Direction {
+    /// The device reads them (TX).
+    Read,
+    /// The device writes them (RX).
+    Write,
+}
+
+/// A chain the device holds: what is needed to give it back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Chain {
+    /// Split: index of the head descriptor. Packed: buffer id.
+    pub(crate) id: u16,
+    /// Ring slots it takes up. Split: always 1.
+    pub(crate) slots: u16,
+}
+
+/// Why a chain, which can be given back, holds no usable buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ChainError {
+    /// It breaks the rules.
+    Malformed,
+    /// It points outside of guest memory.
+    BadAddress,
+}
+
+/// What [`Ring::take`] found.
+pub(crate) type Taken = (Chain, Result<(), ChainError>);
+
+/// Where a walk puts the buffers of a chain, in order.
+pub(crate) trait Sink<'m> {
+    /// False where there is no more room.
+    fn put(&mut self, slice: GuestSlice<'m>) -> bool;
+}
+
+impl<'m, const N: usize> Sink<'m> for ArrayVec<GuestSlice<'m>, N> {
+    #[inline]
+    fn put(&mut self, slice: GuestSlice<'m>) -> bool {
+        self.try_push(slice).is_ok()
+    }
+}
+
+impl<'m, const N: usize> Sink<'m> for ArrayVec<Source<'m>, N> {
+    #[inline]
+    fn put(&mut self, slice: GuestSlice<'m>) -> bool {
+        self.try_push(slice.into()).is_ok()
+    }
+}
+
+/// Guest memory as a walk uses it: with the region of the last hit remembered.
+pub(crate) struct Translator<'a, 'm> {
+    pub(crate) memory: &'m GuestMemory,
+    pub(crate) hint: &'a mut usize,
+}
+
+impl<'m> Translator<'_, 'm> {
+    /// Puts the host memory behind one buffer into `sink`, in as many parts as it crosses regions.
+    #[inline]
+    pub(crate) fn put(&mut self, addr: u64, len: u32, sink: &mut impl Sink<'m>) -> Result<(), ChainError> {
+        let slice = self.memory.translate(self.hint, GuestPhysAddr(addr), len).ok_or(ChainError::BadAddress)?;
+        if !sink.put(slice) {
+            return Err(ChainError::Malformed);
+        }
+        if slice.len() == len as usize { Ok(()) } else { self.put_rest(addr, len, slice.len(), sink) }
+    }
+
+    #[cold]
+    fn put_rest(&mut self, addr: u64, len: u32, done: usize, sink: &mut impl Sink<'m>) -> Result<(), ChainError> {
+        let mut done = done as u32;
+        // Each round ends at the end of a region, so there are at most as many as regions.
+        while done < len {
+            let at = GuestPhysAddr(addr).checked_add(u64::from(done)).ok_or(ChainError::BadAddress)?;
+            let slice = self.memory.translate(self.hint, at, len - done).ok_or(ChainError::BadAddress)?;
+            if !sink.put(slice) {
+                return Err(ChainError::Malformed);
+            }
+            done += slice.len() as u32;
+        }
+        Ok(())
+    }
+
+    /// Reads one descriptor of an indirect table: address, length, flags, next (or, packed, id).
+    #[inline]
+    pub(crate) fn indirect(&mut self, table: u64, index: u32) -> Result<RawDescriptor, ChainError> {
+        let offset = u64::from(index) * DESCRIPTOR_BYTES as u64;
+        let addr = GuestPhysAddr(table).checked_add(offset).ok_or(ChainError::BadAddress)?;
+        let slice = self.memory.translate(self.hint, addr, DESCRIPTOR_BYTES as u32).ok_or(ChainError::BadAddress)?;
+        let mut bytes = [0; DESCRIPTOR_BYTES];
+        if slice.read(&mut bytes) < DESCRIPTOR_BYTES {
+            // A descriptor that straddles two regions: no allocator of a driver makes one.
+            return Err(ChainError::BadAddress);
+        }
+        let (low, high) = bytes.split_at(8);
+        Ok(RawDescriptor {
+            addr: u64::from_le_bytes(low.try_into().unwrap_or_default()),
+            rest: u64::from_le_bytes(high.try_into().unwrap_or_default()),
+        })
+    }
+}
+
+/// A descriptor as read from the ring, once: 8 bytes of address, then length, and two 16-bit fields whose order the format decides.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RawDescriptor {
+    pub(crate) addr: u64,
+    pub(crate) rest: u64,
+}
+
+impl RawDescriptor {
+    #[inline]
+    pub(crate) fn len(self) -> u32 {
+        self.rest as u32
+    }
+
+    /// Split: flags. Packed: buffer id.
+    #[inline]
+    pub(crate) fn third(self) -> u16 {
+        (self.rest >> 32) as u16
+    }
+
+    /// Split: next. Packed: flags.
+    #[inline]
+    pub(crate) fn fourth(self) -> u16 {
+        (self.rest >> 48) as u16
+    }
+}
+
+/// Puts a direct buffer into `sink`, if it goes the right way.
+#[inline]
+pub(crate) fn put_buffer<'m>(
+    translator: &mut Translator<'_, 'm>,
+    addr: u64,
+    len: u32,
+    flags: u16,
+    direction: Direction,
+    sink: &mut impl Sink<'m>,
+) -> Result<(), ChainError> {
+    if (flags & DESC_F_WRITE != 0) != (direction == Direction::Write) {
+        return Err(ChainError::Malformed);
+    }
+    if len == 0 {
+        return Ok(());
+    }
+    translator.put(addr, len, sink)
+}
+
+/// Descriptors in an indirect table of `len` bytes: a whole number of them, at least one and no more than a split ring can have.
+#[inline]
+pub(crate) fn indirect_entries(len: u32) -> Result<u32, ChainError> {
+    let entries = len / DESCRIPTOR_BYTES as u32;
+    let whole = len.is_multiple_of(DESCRIPTOR_BYTES as u32);
+    if whole && (1..=32_768).contains(&entries) { Ok(entries) } else { Err(ChainError::Malformed) }
+}
+
+/// Whether an event at `event` lies in what was published between `old` and `new` (virtio 1.2 §2.7.10, `vring_need_event`).
+#[inline]
+pub(crate) fn need_event(event: u16, new: u16, old: u16) -> bool {
+    new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
+}
+
+/// A virtqueue of either format.
+#[derive(Debug)]
+pub(crate) enum Ring {
+    Split(SplitRing),
+    Packed(PackedRing),
+}
+
+/// A place in a ring to go back to, before anything after it was published.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mark {
+    pub(crate) next_avail: u16,
+    pub(crate) next_used: u16,
+    pub(crate) avail_wrap: bool,
+    pub(crate) used_wrap: bool,
+    pub(crate) staged: u16,
+}
+
+macro_rules! either {
+    ($self:ident, $ring:ident => $body:expr) => {
+        match $self {
+            Ring::Split($ring) => $body,
+            Ring::Packed($ring) => $body,
+        }
+    };
+}
+
+impl Ring {
+    pub(crate) fn start(memory: &Arc<GuestMemory>, setup: &RingSetup, features: Features) -> Result<Self, RingError> {
+        if features.has(Features::RING_PACKED) {
+            PackedRing::start(memory, setup).map(Self::Packed)
+        } else {
+            SplitRing::start(memory, setup, features.has(Features::EVENT_IDX)).map(Self::Split)
+        }
+    }
+
+    /// Takes the next chain the driver made available and puts its buffers into `sink`; `None` where there is none.
+    #[inline]
+    pub(crate) fn take<'m>(
+        &mut self,
+        translator: &mut Translator<'_, 'm>,
+        direction: Direction,
+        sink: &mut impl Sink<'m>,
+    ) -> Result<Option<Taken>, RingFault> {
+        either!(self, ring => ring.take(translator, direction, sink))
+    }
+
+    /// Whether the driver has made anything available that was not taken yet. A hint: a fault is left for [`Ring::take`] to find.
+    #[inline]
+    pub(crate) fn has_work(&mut self) -> bool {
+        either!(self, ring => ring.has_work())
+    }
+
+    /// Gives a chain back, `written` bytes in it, at the next publication. Chains go back in the order in which they were taken.
+    #[inline]
+    pub(crate) fn stage(&mut self, chain: Chain, written: u32) {
+        either!(self, ring => ring.stage(chain, written));
+    }
+
+    /// Whether there is room to stage `chains` more before a publication.
+    #[inline]
+    pub(crate) fn can_stage(&self, chains: usize) -> bool {
+        match self {
+            Self::Split(_) => true,
+            Self::Packed(ring) => ring.can_stage(chains),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn mark(&self) -> Mark {
+        either!(self, ring => ring.mark())
+    }
+
+    /// Undoes every take and stage since `mark`, which must not have been published.
+    #[inline]
+    pub(crate) fn rewind(&mut self, mark: Mark) {
+        either!(self, ring => ring.rewind(mark));
+    }
+
+    /// Shows the driver all that was staged. `None` where there was nothing, else whether it wants a call.
+    #[inline]
+    pub(crate) fn publish(&mut self) -> Option<bool> {
+        either!(self, ring => ring.publish())
+    }
+
+    /// The base for `GET_VRING_BASE`.
+    pub(crate) fn base(&self) -> u32 {
+        either!(self, ring => ring.base())
+    }
+
+    pub(crate) fn size(&self) -> u16 {
+        either!(self, ring => ring.size())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_needed_exactly_between_old_and_new() {
+        for (event, old, new, want) in [
+            (5, 5, 6, true),
+            (5, 6, 7, false),
+            (4, 5, 6, false),
+            (7, 5, 9, true),
+            (9, 5, 9, false),
+            (0xffff, 0xfffe, 1, true),
+            (3, 3, 3, false),
+        ] {
+            assert_eq!(need_event(event, new, old), want, "event {event} old {old} new {new}");
+        }
+    }
+}

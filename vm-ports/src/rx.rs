@@ -1,0 +1,292 @@
+//! A guest's receive queue: packets into the buffers the guest posted.
+
+use std::sync::Arc;
+
+use arrayvec::ArrayVec;
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::call::Call;
+use crate::counters::{QueueCounters, RingFault, RxDrop};
+use crate::egress::{self, FrameSink};
+use crate::features::Features;
+use crate::memory::{GuestMemory, GuestSlice, Source};
+use crate::net_header::Offload;
+use crate::offload::OffloadError;
+use crate::packet::{CHAIN_SEGMENTS, View};
+use crate::ring::{Chain, Direction, Ring, RingError, RingSetup, Translator};
+
+/// Buffers one frame may be spread over (mergeable receive buffers), at most.
+const FRAME_CHAINS: usize = 256;
+
+/// The device side of one RX virtqueue. Owned by one I/O core at a time.
+#[derive(Debug)]
+pub struct RxQueue {
+    ring: Ring,
+    features: Features,
+    enabled: bool,
+    /// Set when the ring can no longer be worked with; it is not touched again until the session restarts it.
+    fault: Option<RingFault>,
+    region_hint: usize,
+    call: Call,
+    memory: Arc<GuestMemory>,
+    counters: Arc<QueueCounters>,
+}
+
+impl RxQueue {
+    /// Starts the ring: from now on the guest is told not to kick.
+    pub fn start(
+        features: Features,
+        memory: Arc<GuestMemory>,
+        setup: &RingSetup,
+        counters: Arc<QueueCounters>,
+    ) -> Result<Self, RingError> {
+        let ring = Ring::start(&memory, setup, features)?;
+        Ok(Self {
+            ring,
+            features,
+            enabled: false,
+            fault: None,
+            region_hint: 0,
+            call: Call::default(),
+            memory,
+            counters,
+        })
+    }
+
+    /// Descriptors in the ring.
+    pub fn size(&self) -> u16 {
+        self.ring.size()
+    }
+
+    /// Sets the eventfd that interrupts the guest, signals it once (a delivery may have been published to the old one) and returns the
+    /// old one.
+    pub fn set_call(&mut self, call: Option<EventFd>) -> Option<EventFd> {
+        self.call.replace(call)
+    }
+
+    /// A ring that is started but not enabled is not touched.
+    pub fn set_enabled(&mut self, enabled: bool) {
+        self.enabled = enabled;
+    }
+
+    /// Whether packets can be pushed.
+    #[inline]
+    pub fn is_ready(&self) -> bool {
+        self.enabled && self.fault.is_none()
+    }
+
+    /// Why the ring was stopped, if it was.
+    pub fn fault(&self) -> Option<RingFault> {
+        self.fault
+    }
+
+    /// Stops the ring; returns where it stood, as `GET_VRING_BASE` wants it.
+    pub fn stop(mut self) -> (u32, Option<EventFd>) {
+        self.flush();
+        (self.ring.base(), self.call.take())
+    }
+
+    /// Puts one packet into the guest's buffers, whole or not at all: cut into segments and checksummed if the guest did not negotiate to
+    /// take it as it is. The guest sees it after [`RxQueue::flush`].
+    #[inline]
+    pub fn push(&mut self, view: View<'_>) -> Result<(), RxDrop> {
+        let pushed = if self.is_ready() { self.place(view) } else { Err(RxDrop::NotReady) };
+        let counters = &self.counters.rx;
+        match pushed {
+            Ok(frames) => {
+                counters.packets.add(frames);
+                counters.bytes.add(view.packet().len() as u64);
+                Ok(())
+            }
+            Err(reason) => {
+                counters.refused[reason as usize].add(1);
+                Err(reason)
+            }
+        }
+    }
+
+    /// Shows the guest all that was pushed: one publication, and a call if the guest wants one.
+    #[inline]
+    pub fn flush(&mut self) {
+        if let Some(wanted) = self.ring.publish() {
+            let counters = &self.counters.rx;
+            if self.call.signal(wanted) { counters.calls.add(1) } else { counters.calls_suppressed.add(1) }
+        }
+    }
+
+    /// Delivers the packet and returns how many frames it became.
+    #[inline]
+    fn place(&mut self, view: View<'_>) -> Result<u64, RxDrop> {
+        if self.memory.is_truncated() {
+            return Err(self.stop_with(RingFault::MemoryLost));
+        }
+        if !self.ring.can_stage(FRAME_CHAINS) {
+            self.flush();
+        }
+        let mark = self.ring.mark();
+        let mut buffers = Buffers {
+            ring: &mut self.ring,
+            translator: Translator { memory: &self.memory, hint: &mut self.region_hint },
+            features: self.features,
+            slices: ArrayVec::new(),
+            cursor: Cursor::default(),
+            taken: 0,
+            frames: 0,
+        };
+        let delivered = egress::deliver(view, self.features, &mut buffers);
+        let (taken, frames) = (buffers.taken, buffers.frames);
+        drop(buffers);
+        match delivered {
+            Ok(()) => Ok(frames),
+            Err(Refusal::Drop(reason)) => {
+                self.ring.rewind(mark);
+                Err(reason)
+            }
+            Err(Refusal::BadBuffer) => {
+                // The bad buffer would be met again and again: give back, empty, all that was taken up to and with it.
+                self.ring.rewind(mark);
+                self.give_back_empty(taken);
+                Err(RxDrop::BadBuffer)
+            }
+            Err(Refusal::Fault(fault)) => {
+                self.ring.rewind(mark);
+                Err(self.stop_with(fault))
+            }
+        }
+    }
+
+    #[cold]
+    fn give_back_empty(&mut self, chains: usize) {
+        let mut translator = Translator { memory: &self.memory, hint: &mut self.region_hint };
+        // `chains` were taken since the mark, so they fit the ring's staging.
+        for _ in 0..chains {
+            let mut ignored = ArrayVec::<GuestSlice<'_>, CHAIN_SEGMENTS>::new();
+            match self.ring.take(&mut translator, Direction::Write, &mut ignored) {
+                Ok(Some((chain, _))) => self.ring.stage(chain, 0),
+                _ => break,
+            }
+        }
+    }
+
+    #[cold]
+    fn stop_with(&mut self, fault: RingFault) -> RxDrop {
+        self.fault = Some(fault);
+        self.counters.rx.faults[fault as usize].add(1);
+        RxDrop::NotReady
+    }
+}
+
+/// Why a packet was not placed.
+enum Refusal {
+    Drop(RxDrop),
+    BadBuffer,
+    Fault(RingFault),
+}
+
+impl From<OffloadError> for Refusal {
+    fn from(_: OffloadError) -> Self {
+        Self::Drop(RxDrop::BadOffload)
+    }
+}
+
+/// The guest's buffers as a place to write frames to. Whatever is begun is staged at once: staging is not visible before publication.
+struct Buffers<'q, 'm> {
+    ring: &'q mut Ring,
+    translator: Translator<'q, 'm>,
+    features: Features,
+    /// The buffers of the frame begun last.
+    slices: ArrayVec<GuestSlice<'m>, CHAIN_SEGMENTS>,
+    cursor: Cursor,
+    /// Chains taken for the whole packet.
+    taken: usize,
+    frames: u64,
+}
+
+/// A position in a frame's buffers.
+#[derive(Default)]
+struct Cursor {
+    slice: usize,
+    /// Offset, from the start of the first buffer, of that slice.
+    base: usize,
+}
+
+impl Buffers<'_, '_> {
+    /// Takes buffers for `total` bytes. All but the last are filled to the end (virtio 1.2 §5.1.6.4).
+    #[inline]
+    fn gather(&mut self, total: usize) -> Result<ArrayVec<(Chain, u32), FRAME_CHAINS>, Refusal> {
+        let mergeable = self.features.has(Features::MRG_RXBUF);
+        let mut chains = ArrayVec::new();
+        let mut room = 0;
+        while room < total {
+            let first = self.slices.len();
+            let taken = self.ring.take(&mut self.translator, Direction::Write, &mut self.slices);
+            let (chain, walked) = taken.map_err(Refusal::Fault)?.ok_or(Refusal::Drop(RxDrop::Full))?;
+            self.taken += 1;
+            // With many mergeable buffers, running out of our own list looks like a bad chain; both end the frame.
+            walked.map_err(|_| Refusal::BadBuffer)?;
+            let len: usize = self.slices[first..].iter().map(GuestSlice::len).sum();
+            if len == 0 {
+                return Err(Refusal::BadBuffer);
+            }
+            if !mergeable && len < total {
+                return Err(Refusal::Drop(RxDrop::BufferTooSmall));
+            }
+            let used = len.min(total - room);
+            if !self.ring.can_stage(chains.len() + 1) || chains.try_push((chain, used as u32)).is_err() {
+                return Err(Refusal::Drop(RxDrop::Full));
+            }
+            room += used;
+        }
+        Ok(chains)
+    }
+}
+
+impl FrameSink for Buffers<'_, '_> {
+    type Error = Refusal;
+
+    #[inline]
+    fn begin(&mut self, len: usize, offload: &Offload) -> Result<(), Refusal> {
+        let header_len = self.features.net_header_len();
+        self.slices.clear();
+        self.cursor = Cursor::default();
+        let chains = self.gather(header_len + len)?;
+        let header = offload.write(self.features, chains.len() as u16);
+        for (chain, written) in chains {
+            self.ring.stage(chain, written);
+        }
+        self.frames += 1;
+        self.write_at(0, Source::from(&header[..header_len]));
+        Ok(())
+    }
+
+    #[inline]
+    fn write(&mut self, offset: usize, from: Source<'_>) {
+        self.write_at(self.features.net_header_len() + offset, from);
+    }
+}
+
+impl Buffers<'_, '_> {
+    /// Writes at an offset that counts from the virtio-net header.
+    #[inline]
+    fn write_at(&mut self, offset: usize, from: Source<'_>) {
+        if offset < self.cursor.base {
+            self.cursor = Cursor::default();
+        }
+        let mut at = offset - self.cursor.base;
+        let mut from = from;
+        while let Some(slice) = self.slices.get(self.cursor.slice) {
+            if at >= slice.len() {
+                at -= slice.len();
+                self.cursor.base += slice.len();
+                self.cursor.slice += 1;
+                continue;
+            }
+            let n = slice.suffix(at).write_source(from);
+            from = from.suffix(n);
+            if from.is_empty() {
+                break;
+            }
+            at += n;
+        }
+    }
+}

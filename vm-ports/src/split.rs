@@ -1,0 +1,257 @@
+//! The split virtqueue, device side (virtio 1.2 §2.7).
+
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+
+use crate::counters::RingFault;
+use crate::memory::{GuestMemory, RingArea};
+use crate::packet::CHAIN_SEGMENTS;
+use crate::ring::{
+    Chain, ChainError, DESC_F_INDIRECT, DESC_F_NEXT, DESCRIPTOR_BYTES, Direction, Mark, RawDescriptor, RingError,
+    RingSetup, Sink, Taken, Translator, indirect_entries, need_event, put_buffer,
+};
+
+const SIZE_RULE: &str = "a split ring has a power of two up to 32768";
+const USED_F_NO_NOTIFY: u16 = 1;
+const AVAIL_F_NO_INTERRUPT: u16 = 1;
+/// Offset of the index in both rings; the entries follow it.
+const IDX: usize = 2;
+const ENTRIES: usize = 4;
+const USED_BYTES: usize = 8;
+
+/// How far ahead of the ring `avail_event` is kept, in entries: half the index space, as far from every index the driver can publish next as it
+/// can be. An event just *behind* the ring would do for a driver that is idle, but one that has published an index and not yet looked
+/// at the event would find it inside its batch, and kick.
+const EVENT_DISTANCE: u16 = 1 << 15;
+/// The event is moved along every so many entries, long before the driver reaches it.
+const EVENT_STEP: u16 = 1 << 13;
+
+#[derive(Debug)]
+pub(crate) struct SplitRing {
+    size: u16,
+    event_idx: bool,
+    /// The driver's index, as last read.
+    avail_idx: u16,
+    next_avail: u16,
+    next_used: u16,
+    /// What the driver has been shown of `next_used`.
+    published: u16,
+    /// `next_avail` when the event was last moved.
+    event_moved_at: u16,
+    descriptors: RingArea,
+    avail: RingArea,
+    used: RingArea,
+}
+
+impl SplitRing {
+    pub(crate) fn start(memory: &Arc<GuestMemory>, setup: &RingSetup, event_idx: bool) -> Result<Self, RingError> {
+        let index = setup.index;
+        let size = u16::try_from(setup.size)
+            .ok()
+            .filter(|s| s.is_power_of_two() && *s <= 1 << 15)
+            .ok_or(RingError::Size { index, size: setup.size, rule: SIZE_RULE })?;
+        let entries = usize::from(size);
+        let event = if event_idx { 2 } else { 0 };
+        let area = |area, addr, len, align| {
+            memory.ring_area(addr, len, align).ok_or(RingError::Area { index, area, addr, len })
+        };
+        let base = setup.base as u16;
+        let mut ring = Self {
+            size,
+            event_idx,
+            avail_idx: base,
+            next_avail: base,
+            next_used: base,
+            published: base,
+            event_moved_at: base,
+            descriptors: area("descriptor table", setup.descriptors, entries * DESCRIPTOR_BYTES, 16)?,
+            avail: area("available ring", setup.driver, ENTRIES + entries * 2 + event, 2)?,
+            used: area("used ring", setup.device, ENTRIES + entries * USED_BYTES + event, 4)?,
+        };
+        ring.suppress_kicks();
+        Ok(ring)
+    }
+
+    pub(crate) fn size(&self) -> u16 {
+        self.size
+    }
+
+    pub(crate) fn base(&self) -> u32 {
+        u32::from(self.next_avail)
+    }
+
+    /// Tells the driver not to kick (§2.7.10: with event index the flag must stay 0 and the event decides).
+    fn suppress_kicks(&mut self) {
+        if self.event_idx {
+            self.used.store_u16(0, 0, Ordering::Relaxed);
+            self.move_event();
+        } else {
+            self.used.store_u16(0, USED_F_NO_NOTIFY, Ordering::Relaxed);
+        }
+    }
+
+    fn move_event(&mut self) {
+        // The driver kicks when it publishes past `event`, that is from index event + 1 on.
+        let event = self.next_avail.wrapping_add(EVENT_DISTANCE - 1);
+        // Relaxed: a driver that reads the old value finds it just as far away.
+        self.used.store_u16(self.used_end(), event, Ordering::Relaxed);
+        self.event_moved_at = self.next_avail;
+    }
+
+    #[inline]
+    fn slot(&self, index: u16) -> usize {
+        usize::from(index & (self.size - 1))
+    }
+
+    #[inline]
+    fn used_end(&self) -> usize {
+        ENTRIES + usize::from(self.size) * USED_BYTES
+    }
+
+    #[inline]
+    fn avail_end(&self) -> usize {
+        ENTRIES + usize::from(self.size) * 2
+    }
+
+    #[inline]
+    pub(crate) fn has_work(&mut self) -> bool {
+        if self.avail_idx == self.next_avail {
+            // Acquire: pairs with the driver's release of its index, so that entries and descriptors before it are seen.
+            self.avail_idx = self.avail.load_u16(IDX, Ordering::Acquire);
+        }
+        self.avail_idx != self.next_avail
+    }
+
+    #[inline]
+    pub(crate) fn take<'m>(
+        &mut self,
+        translator: &mut Translator<'_, 'm>,
+        direction: Direction,
+        sink: &mut impl Sink<'m>,
+    ) -> Result<Option<Taken>, RingFault> {
+        if !self.has_work() {
+            return Ok(None);
+        }
+        if self.avail_idx.wrapping_sub(self.next_avail) > self.size {
+            return Err(RingFault::IndexJump);
+        }
+        let head = self.avail.load_u16(ENTRIES + self.slot(self.next_avail) * 2, Ordering::Relaxed);
+        if head >= self.size {
+            return Err(RingFault::BadHead);
+        }
+        self.next_avail = self.next_avail.wrapping_add(1);
+        let walked = self.walk(head, translator, direction, sink);
+        Ok(Some((Chain { id: head, slots: 1 }, walked)))
+    }
+
+    #[inline]
+    fn descriptor(&self, index: u16) -> RawDescriptor {
+        let at = usize::from(index) * DESCRIPTOR_BYTES;
+        RawDescriptor {
+            addr: self.descriptors.load_u64(at, Ordering::Relaxed),
+            rest: self.descriptors.load_u64(at + 8, Ordering::Relaxed),
+        }
+    }
+
+    /// Follows a chain from `head`: no longer than the ring (§2.7.5.1: longer is a loop) and never more than [`CHAIN_SEGMENTS`], so that
+    /// a guest cannot make one packet expensive for its neighbours.
+    #[inline]
+    fn walk<'m>(
+        &self,
+        head: u16,
+        translator: &mut Translator<'_, 'm>,
+        direction: Direction,
+        sink: &mut impl Sink<'m>,
+    ) -> Result<(), ChainError> {
+        let mut index = head;
+        for _ in 0..usize::from(self.size).min(CHAIN_SEGMENTS) {
+            let descriptor = self.descriptor(index);
+            let (flags, next) = (descriptor.third(), descriptor.fourth());
+            if flags & DESC_F_INDIRECT != 0 {
+                // §2.7.5.3.1: an indirect descriptor ends the chain.
+                if flags & DESC_F_NEXT != 0 {
+                    return Err(ChainError::Malformed);
+                }
+                return walk_indirect(descriptor, translator, direction, sink);
+            }
+            put_buffer(translator, descriptor.addr, descriptor.len(), flags, direction, sink)?;
+            if flags & DESC_F_NEXT == 0 {
+                return Ok(());
+            }
+            if next >= self.size {
+                return Err(ChainError::Malformed);
+            }
+            index = next;
+        }
+        Err(ChainError::Malformed)
+    }
+
+    #[inline]
+    pub(crate) fn stage(&mut self, chain: Chain, written: u32) {
+        let at = ENTRIES + self.slot(self.next_used) * USED_BYTES;
+        // Relaxed: published by the index. Two stores, because the entry is only aligned to 4 bytes.
+        self.used.store_u32(at, u32::from(chain.id), Ordering::Relaxed);
+        self.used.store_u32(at + 4, written, Ordering::Relaxed);
+        self.next_used = self.next_used.wrapping_add(1);
+    }
+
+    #[inline]
+    pub(crate) fn mark(&self) -> Mark {
+        Mark { next_avail: self.next_avail, next_used: self.next_used, avail_wrap: false, used_wrap: false, staged: 0 }
+    }
+
+    #[inline]
+    pub(crate) fn rewind(&mut self, mark: Mark) {
+        self.next_avail = mark.next_avail;
+        self.next_used = mark.next_used;
+    }
+
+    #[inline]
+    pub(crate) fn publish(&mut self) -> Option<bool> {
+        let (old, new) = (self.published, self.next_used);
+        if old == new {
+            return None;
+        }
+        // Release: pairs with the driver's acquire of the used index; entries and buffer contents come before it.
+        self.used.store_u16(IDX, new, Ordering::Release);
+        self.published = new;
+        if self.event_idx && self.next_avail.wrapping_sub(self.event_moved_at) >= EVENT_STEP {
+            self.move_event();
+        }
+        // Orders our index before our read of the driver's wish; the driver has the same fence between its wish and its read of our index
+        // (§2.7.7.2), so that at least one of the two sees the other.
+        fence(Ordering::SeqCst);
+        Some(if self.event_idx {
+            need_event(self.avail.load_u16(self.avail_end(), Ordering::Relaxed), new, old)
+        } else {
+            self.avail.load_u16(0, Ordering::Relaxed) & AVAIL_F_NO_INTERRUPT == 0
+        })
+    }
+}
+
+/// Follows an indirect table (§2.7.5.3): chained by `next` inside it, never into another.
+fn walk_indirect<'m>(
+    table: RawDescriptor,
+    translator: &mut Translator<'_, 'm>,
+    direction: Direction,
+    sink: &mut impl Sink<'m>,
+) -> Result<(), ChainError> {
+    let entries = indirect_entries(table.len())?;
+    let mut index = 0;
+    for _ in 0..(entries as usize).min(CHAIN_SEGMENTS) {
+        let descriptor = translator.indirect(table.addr, index)?;
+        let flags = descriptor.third();
+        if flags & DESC_F_INDIRECT != 0 {
+            return Err(ChainError::Malformed);
+        }
+        put_buffer(translator, descriptor.addr, descriptor.len(), flags, direction, sink)?;
+        if flags & DESC_F_NEXT == 0 {
+            return Ok(());
+        }
+        index = u32::from(descriptor.fourth());
+        if index >= entries {
+            return Err(ChainError::Malformed);
+        }
+    }
+    Err(ChainError::Malformed)
+}
