@@ -1,0 +1,141 @@
+//! The validated configuration. Every value here is one that has been checked.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::device::Device;
+use crate::raw::{Hugepages, LogFormat, LogLevel, RawConfig, RawGuest, RawSwitch, RawUplink, SocketRole};
+use crate::types::{CpuId, MacAddr, PortName, SocketAccess};
+use crate::vlan::Vlan;
+
+/// A whole configuration: no two ports share a name, a socket or a device.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(into = "RawConfig", try_from = "RawConfig")]
+pub struct Config {
+    /// The switch itself.
+    pub switch: SwitchConfig,
+    /// Guests, in the order of the file.
+    pub guests: Vec<GuestConfig>,
+    /// Uplinks, in the order of the file.
+    pub uplinks: Vec<UplinkConfig>,
+}
+
+/// The `[switch]` section.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(into = "RawSwitch", try_from = "RawSwitch")]
+pub struct SwitchConfig {
+    /// The CPU of each I/O core; the index is the I/O core's number. 1 to 64 of them.
+    pub io_cores: Vec<CpuId>,
+    /// A CPU may be listed twice.
+    pub allow_shared_cpu: bool,
+    /// What to do about hugepages.
+    pub hugepages: Hugepages,
+    /// Memory for packet buffers, in MiB; none: as much as the configuration needs.
+    pub memory_mib: Option<u32>,
+    /// The control socket's path: absolute, fits a `sockaddr_un`.
+    pub control_socket: PathBuf,
+    /// Who may connect to it.
+    pub control_socket_access: SocketAccess,
+    /// Where HTTP is served; none: nowhere.
+    pub http_listen: Option<SocketAddr>,
+    /// Where ports added at run time are kept; none: they are not. Absolute.
+    pub state_file: Option<PathBuf>,
+    /// Stations remembered.
+    pub fdb_entries: u32,
+    /// Seconds until a silent station is forgotten.
+    pub fdb_ageing_s: u32,
+    /// Stations remembered behind one port.
+    pub learn_limit_per_port: u32,
+    /// New or moved stations accepted from one port per second.
+    pub learn_rate_per_s: u32,
+    /// Flooded packets accepted from one port per second; none: no limit.
+    pub flood_rate_pps: Option<u32>,
+    /// How much is logged.
+    pub log_level: LogLevel,
+    /// How log lines look.
+    pub log_format: LogFormat,
+}
+
+/// A `[[guest]]` section, or a guest added at run time: both have the schema of [`RawGuest`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(into = "RawGuest", try_from = "RawGuest")]
+pub struct GuestConfig {
+    /// The port's name.
+    pub name: PortName,
+    /// The vhost-user socket's path: absolute, fits a `sockaddr_un`.
+    pub socket: PathBuf,
+    /// Who makes the socket.
+    pub socket_role: SocketRole,
+    /// Who may connect to it, when Sidecore makes it.
+    pub socket_access: SocketAccess,
+    /// Queue pairs offered, 1 to 16.
+    pub queue_pairs: u16,
+    /// The I/O core that serves every queue pair; none: placed by the scheduler.
+    pub io_core: Option<usize>,
+    /// The guest's address; always there when `anti_spoof` is set.
+    pub mac: Option<MacAddr>,
+    /// Drop what the guest sends from another address.
+    pub anti_spoof: bool,
+    /// The MTU the guest is told, 68 to 65535; none: none.
+    pub mtu: Option<u16>,
+    /// VLANs of the port.
+    pub vlan: Vlan,
+    /// What may be negotiated.
+    pub features: GuestFeatures,
+}
+
+/// What may be negotiated with a guest. Everything is allowed by default; whatever is not here is not configurable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GuestFeatures {
+    /// VIRTIO_F_RING_PACKED.
+    pub packed: bool,
+    /// VIRTIO_NET_F_MRG_RXBUF.
+    pub mergeable: bool,
+    /// VIRTIO_F_EVENT_IDX.
+    pub event_idx: bool,
+    /// VIRTIO_F_INDIRECT_DESC.
+    pub indirect: bool,
+    /// VIRTIO_F_IN_ORDER.
+    pub in_order: bool,
+    /// VIRTIO_NET_F_CSUM and VIRTIO_NET_F_GUEST_CSUM.
+    pub checksum: bool,
+    /// VIRTIO_NET_F_HOST_TSO4/6 and VIRTIO_NET_F_GUEST_TSO4/6. Never without `checksum` (virtio 1.2 §5.1.3.1).
+    pub tso: bool,
+}
+
+/// An `[[uplink]]` section, or an uplink added at run time: both have the schema of [`RawUplink`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(into = "RawUplink", try_from = "RawUplink")]
+pub struct UplinkConfig {
+    /// The port's name.
+    pub name: PortName,
+    /// The DPDK device.
+    pub device: Device,
+    /// Receive and transmit queues, 1 to 64; none: one per I/O core, or as many as the device has.
+    pub queues: Option<u16>,
+    /// The MTU, 68 to 65535; none: the device's own.
+    pub mtu: Option<u16>,
+    /// VLANs of the port.
+    pub vlan: Vlan,
+}
+
+impl Default for GuestFeatures {
+    fn default() -> Self {
+        Self {
+            packed: true,
+            mergeable: true,
+            event_idx: true,
+            indirect: true,
+            in_order: true,
+            checksum: true,
+            tso: true,
+        }
+    }
+}
+
+/// Largest number of queue pairs of a guest.
+pub const MAX_QUEUE_PAIRS: u16 = 16;
+/// Largest number of I/O cores, and so of queues of an uplink.
+pub const MAX_IO_CORES: usize = 64;

@@ -1,0 +1,386 @@
+//! The schema: what may be written, key by key. The descriptions here are those of `sidecore config schema`.
+//!
+//! Nothing is judged here beyond the shape of a value; [`check`](crate::check) does that. A key that is absent is
+//! `None`, so that a fragment sent to the control socket holds only what its author wrote.
+
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::de::{Error, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// The configuration of Sidecore.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(title = "Sidecore configuration")]
+pub struct RawConfig {
+    /// The switch itself. Required.
+    pub switch: RawSwitch,
+    /// Guests: one `[[guest]]` section each. More can be added at run time with `sidecore guest add`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub guest: Vec<RawGuest>,
+    /// Uplinks: one `[[uplink]]` section each. More can be added at run time with `sidecore uplink add`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub uplink: Vec<RawUplink>,
+}
+
+/// The switch itself.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RawSwitch {
+    /// The CPUs that poll and forward, one I/O core each, by the kernel's numbers: a list such as [2, 3]. The position
+    /// in the list, from 0, is the number of the I/O core. Keep guests' vCPUs off these CPUs. Required.
+    #[schemars(length(min = 1, max = 64))]
+    pub io_cores: Vec<i64>,
+    /// Whether a CPU may stand in io_cores more than once: true or false. For tests on small machines; polling I/O
+    /// cores that share a CPU wait for each other. Default: false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = false))]
+    pub allow_shared_cpu: Option<bool>,
+    /// Hugepages for packet buffers: "auto" uses them where they are reserved and goes on without, "require" does not
+    /// start without, "off" never uses them. Default: "auto".
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = "auto"))]
+    pub hugepages: Option<Hugepages>,
+    /// Memory for packet buffers, in MiB: a number from 64 to 1048576. Default: sized from the uplinks' queues and the
+    /// I/O cores.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 64, max = 1_048_576))]
+    pub memory_mib: Option<i64>,
+    /// The Unix socket that `sidecore status`, `sidecore guest` and `sidecore reload` talk to: an absolute path of at
+    /// most 107 bytes. Default: "/run/sidecore/control.sock".
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = "/run/sidecore/control.sock"))]
+    pub control_socket: Option<String>,
+    /// Permission bits of the control socket, in octal and in quotes: whoever may connect controls the switch.
+    /// Default: "0660".
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = "0660"))]
+    pub control_socket_mode: Option<String>,
+    /// Owner of the control socket: a user's name or number. Default: the user Sidecore runs as.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub control_socket_owner: Option<RawAccount>,
+    /// Group of the control socket: a group's name or number. Default: the group Sidecore runs as.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub control_socket_group: Option<RawAccount>,
+    /// Where metrics, health and read-only state are served over HTTP: an address and a port such as
+    /// "127.0.0.1:9464". There is no authentication: keep it on a loopback or management address. Default: no HTTP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http_listen: Option<String>,
+    /// The file that keeps guests and uplinks added at run time, so that they survive a restart: an absolute path such
+    /// as "/var/lib/sidecore/state.json". Default: none, they are forgotten.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state_file: Option<String>,
+    /// Stations the switch remembers, all VLANs together: a number from 64 to 1048576. Default: 16384.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 64, max = 1_048_576), extend("default" = 16384))]
+    pub fdb_entries: Option<i64>,
+    /// Seconds after which a station that sends nothing is forgotten: a number from 1 to 86400. Default: 300.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 86_400), extend("default" = 300))]
+    pub fdb_ageing_s: Option<i64>,
+    /// Stations remembered behind one port, so that no guest can fill the table: a number from 1 to 1048576.
+    /// Default: 1024.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_048_576), extend("default" = 1024))]
+    pub learn_limit_per_port: Option<i64>,
+    /// New or moved stations accepted from one port per second: a number from 1 to 10000000. Default: 1000.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10_000_000), extend("default" = 1000))]
+    pub learn_rate_per_s: Option<i64>,
+    /// Broadcast, multicast and unknown unicast packets accepted from one port per second; more are dropped and
+    /// counted: a number from 0 to 100000000, where 0 is no limit. Default: 50000.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100_000_000), extend("default" = 50_000))]
+    pub flood_rate_pps: Option<i64>,
+    /// How much is logged: "error", "warn", "info", "debug" or "trace". Default: "info".
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = "info"))]
+    pub log_level: Option<LogLevel>,
+    /// How log lines look: "text" or "json". Default: "text".
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = "text"))]
+    pub log_format: Option<LogFormat>,
+}
+
+/// A guest: a VM, or any process that drives virtio rings over vhost-user.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RawGuest {
+    /// The port's name, unique among guests and uplinks: 1 to 32 letters, digits, '_', '.' or '-'. Required.
+    #[schemars(regex(pattern = "^[A-Za-z0-9_.][A-Za-z0-9_.-]{0,31}$"))]
+    pub name: String,
+    /// The vhost-user socket that the guest's frontend (such as QEMU's chardev) uses: an absolute path of at most 107
+    /// bytes, unique. Required.
+    pub socket: String,
+    /// Who makes the socket: "server" means Sidecore does and the frontend connects, "client" means the frontend does
+    /// and Sidecore connects, again and again until it is there. Default: "server".
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = "server"))]
+    pub socket_role: Option<SocketRole>,
+    /// Permission bits of the socket, in octal and in quotes; for socket_role = "server". Default: "0660".
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = "0660"))]
+    pub socket_mode: Option<String>,
+    /// Owner of the socket: a user's name or number, such as "libvirt-qemu"; for socket_role = "server".
+    /// Default: the user Sidecore runs as.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub socket_owner: Option<RawAccount>,
+    /// Group of the socket: a group's name or number, such as "kvm"; for socket_role = "server".
+    /// Default: the group Sidecore runs as.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub socket_group: Option<RawAccount>,
+    /// Queue pairs offered to the guest: a number from 1 to 16. Give the VM the same number (QEMU: queues=). Default: 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 16), extend("default" = 1))]
+    pub queue_pairs: Option<i64>,
+    /// The I/O core that serves all queue pairs of this guest: a position in switch.io_cores, from 0. Default: each
+    /// queue pair goes to the I/O core that has the fewest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 63))]
+    pub io_core: Option<i64>,
+    /// The guest's MAC address, such as "52:54:00:00:00:01". It is set in the VM, not here; here it says what
+    /// anti_spoof allows, and where packets to it go before the guest has sent any. Default: learnt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
+    /// Whether packets that the guest sends from another address than mac are dropped: true or false; true needs mac.
+    /// Default: false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = false))]
+    pub anti_spoof: Option<bool>,
+    /// The MTU the guest is told, in bytes: a number from 68 to 65535. Default: none is told, drivers take 1500.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 68, max = 65_535))]
+    pub mtu: Option<i64>,
+    /// VLANs of the port: { access = 10 }, { trunk = [10, 20], native = 1 } or { trunk = "all" }.
+    /// Default: { access = 1 }, that is untagged, in VLAN 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<RawVlan>,
+    /// Whether packed rings are offered (VIRTIO_F_RING_PACKED): true or false. Default: true.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = true))]
+    pub packed: Option<bool>,
+    /// Whether receive buffers may be merged (VIRTIO_NET_F_MRG_RXBUF): true or false. Default: true.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = true))]
+    pub mergeable: Option<bool>,
+    /// Whether notifications are asked for by index (VIRTIO_F_EVENT_IDX): true or false. Default: true.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = true))]
+    pub event_idx: Option<bool>,
+    /// Whether indirect descriptors are offered (VIRTIO_F_INDIRECT_DESC): true or false. Default: true.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = true))]
+    pub indirect: Option<bool>,
+    /// Whether in-order completion is offered (VIRTIO_F_IN_ORDER): true or false. Default: true.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = true))]
+    pub in_order: Option<bool>,
+    /// Whether checksum offload is offered, in both directions: true or false. Default: true.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = true))]
+    pub checksum_offload: Option<bool>,
+    /// Whether TCP segmentation offload is offered, in both directions: true or false; true needs checksum_offload.
+    /// Default: what checksum_offload is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tso: Option<bool>,
+}
+
+/// An uplink: a port on a DPDK device.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RawUplink {
+    /// The port's name, unique among guests and uplinks: 1 to 32 letters, digits, '_', '.' or '-'. Required.
+    #[schemars(regex(pattern = "^[A-Za-z0-9_.][A-Za-z0-9_.-]{0,31}$"))]
+    pub name: String,
+    /// The DPDK device: a PCI address such as "0000:03:00.0", or a virtual device such as "net_af_xdp0,iface=eth1",
+    /// each with the driver's own arguments after a comma. Required.
+    pub device: String,
+    /// Receive and transmit queues of the device: a number from 1 to 64, at most one per I/O core. Default: one per I/O
+    /// core, or as many as the device has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 64))]
+    pub queues: Option<i64>,
+    /// The MTU of the device, in bytes: a number from 68 to 65535, at most 3520 on net_af_xdp. Default: what the
+    /// device has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 68, max = 65_535))]
+    pub mtu: Option<i64>,
+    /// VLANs of the port: { access = 10 }, { trunk = [10, 20], native = 1 } or { trunk = "all" }.
+    /// Default: { trunk = "all", native = 1 }, that is VLAN 1 untagged and every other tagged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<RawVlan>,
+}
+
+/// VLANs of a port: { access = 10 }, { trunk = [10, 20], native = 1 } or { trunk = "all" }.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RawVlan {
+    /// The one VLAN of an access port, whose packets carry no tag: a number from 1 to 4094. Not together with trunk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 4094))]
+    pub access: Option<i64>,
+    /// The VLANs that carry a tag: a list of numbers from 1 to 4094, or "all". Not together with access.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trunk: Option<RawTrunk>,
+    /// The VLAN of a trunk's packets without a tag: a number from 1 to 4094, not in the list of trunk. Default: none,
+    /// packets without a tag are dropped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 4094))]
+    pub native: Option<i64>,
+}
+
+/// The VLANs that carry a tag: a list of ids, or "all".
+#[derive(Debug, Clone, PartialEq, JsonSchema)]
+#[schemars(untagged)]
+pub enum RawTrunk {
+    /// "all".
+    All(All),
+    /// A list of ids.
+    Only(Vec<i64>),
+}
+
+/// The word "all".
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum All {
+    /// Every VLAN but the native one.
+    All,
+}
+
+/// A user or a group: a name or a number.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum RawAccount {
+    /// A number, as the kernel knows it.
+    Id(i64),
+    /// A name.
+    Name(String),
+}
+
+/// What to do about hugepages.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Hugepages {
+    /// Used where they are reserved, gone without where not.
+    #[default]
+    Auto,
+    /// Sidecore does not start without.
+    Require,
+    /// Never used.
+    Off,
+}
+
+/// Who makes a vhost-user socket.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum SocketRole {
+    /// Sidecore makes it and listens.
+    #[default]
+    Server,
+    /// The frontend does; Sidecore connects.
+    Client,
+}
+
+/// How much is logged.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// What stops something from working.
+    Error,
+    /// What costs something.
+    Warn,
+    /// What happens.
+    #[default]
+    Info,
+    /// How it happens.
+    Debug,
+    /// Every step.
+    Trace,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For collectors: one JSON object a line.
+    Json,
+}
+
+/// The JSON schema of the configuration file, with a description and the default of every key.
+pub fn schema() -> serde_json::Value {
+    schemars::schema_for!(RawConfig).into()
+}
+
+impl Serialize for RawTrunk {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::All(all) => all.serialize(serializer),
+            Self::Only(ids) => ids.serialize(serializer),
+        }
+    }
+}
+
+// An untagged enum would say "did not match any variant"; these say what was expected.
+impl<'de> Deserialize<'de> for RawTrunk {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Trunk;
+
+        impl<'de> Visitor<'de> for Trunk {
+            type Value = RawTrunk;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of VLAN ids or \"all\"")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<RawTrunk, E> {
+                match text {
+                    "all" => Ok(RawTrunk::All(All::All)),
+                    other => Err(E::invalid_value(serde::de::Unexpected::Str(other), &self)),
+                }
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<RawTrunk, A::Error> {
+                let mut ids = Vec::new();
+                while let Some(id) = seq.next_element()? {
+                    ids.push(id);
+                }
+                Ok(RawTrunk::Only(ids))
+            }
+        }
+
+        deserializer.deserialize_any(Trunk)
+    }
+}
+
+impl<'de> Deserialize<'de> for RawAccount {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Account;
+
+        impl Visitor<'_> for Account {
+            type Value = RawAccount;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a name or a number")
+            }
+
+            fn visit_str<E: Error>(self, name: &str) -> Result<RawAccount, E> {
+                Ok(RawAccount::Name(name.to_owned()))
+            }
+
+            fn visit_i64<E: Error>(self, id: i64) -> Result<RawAccount, E> {
+                Ok(RawAccount::Id(id))
+            }
+
+            fn visit_u64<E: Error>(self, id: u64) -> Result<RawAccount, E> {
+                // Out of range either way: the check of the value says so.
+                Ok(RawAccount::Id(i64::try_from(id).unwrap_or(i64::MAX)))
+            }
+        }
+
+        deserializer.deserialize_any(Account)
+    }
+}

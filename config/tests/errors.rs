@@ -1,0 +1,208 @@
+//! Every error says which key on which line is wrong, and what to write instead.
+
+use std::collections::BTreeMap;
+
+use config::{Config, ConfigError, CpuId, Machine, Problem};
+
+fn machine() -> Machine {
+    Machine {
+        online_cpus: Some([0, 1, 2, 3, 6].map(CpuId).into()),
+        users: Some(BTreeMap::from([("libvirt-qemu".to_owned(), 64055)])),
+        groups: Some(BTreeMap::from([("kvm".to_owned(), 104)])),
+    }
+}
+
+fn problems(text: &str) -> Vec<Problem> {
+    match Config::parse(text, "test.toml", &machine()) {
+        Ok(config) => panic!("accepted as {config:?}"),
+        Err(error) => error.problems().to_vec(),
+    }
+}
+
+/// Checks that `text` has one problem: its key, its line, and words of its message and remedy.
+#[track_caller]
+fn expect(text: &str, key: &str, line: usize, words: &str) {
+    let problems = problems(text);
+    let [problem] = problems.as_slice() else { panic!("not one problem: {problems:#?}") };
+    let shown = problem.to_string();
+    assert_eq!((problem.key.as_str(), problem.position.map(|at| at.line)), (key, Some(line)), "{shown}");
+    assert!(shown.contains(words), "{words:?} is not in: {shown}");
+    assert!(!problem.remedy.is_empty());
+}
+
+/// A configuration with one guest, whose section has the extra line 5.
+fn guest(line: &str) -> String {
+    format!("[switch]\nio_cores = [0, 1]\n[[guest]]\nname = \"a\"\n{line}\nsocket = \"/run/a\"\n")
+}
+
+/// A configuration with one uplink, whose section has the extra line 5.
+fn uplink(line: &str) -> String {
+    format!("[switch]\nio_cores = [0, 1]\n[[uplink]]\nname = \"a\"\n{line}\n")
+}
+
+#[test]
+fn switch_values() {
+    let switch = |line: &str| format!("[switch]\nio_cores = [0]\n{line}\n");
+    expect("[switch]\nio_cores = [0, 1,\n 0]", "switch.io_cores[2]", 3, "CPU 0 is listed twice");
+    expect("[switch]\nio_cores = [0, 4]", "switch.io_cores[1]", 2, "0-3,6");
+    expect("[switch]\nio_cores = [-1]", "switch.io_cores[0]", 2, "-1 is not a CPU");
+    expect("[switch]\nio_cores = []", "switch.io_cores", 2, "at least one CPU");
+    expect("[switch]\nfdb_entries = 64", "switch.io_cores", 1, "the key io_cores is missing");
+    expect("", "switch", 1, "[switch] is missing");
+    expect(&switch("http_listen = \"localhost\""), "switch.http_listen", 3, "127.0.0.1:9464");
+    expect(&switch("control_socket = \"control.sock\""), "switch.control_socket", 3, "absolute");
+    expect(&switch("control_socket_mode = \"0990\""), "switch.control_socket_mode", 3, "octal");
+    expect(&switch("control_socket_mode = 660"), "switch.control_socket_mode", 3, "in quotes");
+    expect(&switch("control_socket_group = \"nobody-here\""), "switch.control_socket_group", 3, "no group");
+    expect(&switch("control_socket_owner = -1"), "switch.control_socket_owner", 3, "out of range");
+    expect(&switch("fdb_entries = 1"), "switch.fdb_entries", 3, "from 64 to 1048576");
+    expect(&switch("hugepages = \"yes\""), "switch.hugepages", 3, "`require`");
+    expect(&switch("hugepage = \"off\""), "switch.hugepage", 3, "did you mean hugepages?");
+    expect(&switch("state_file = \"state.json\""), "switch.state_file", 3, "absolute");
+}
+
+#[test]
+fn shared_cpus_can_be_allowed() {
+    Config::parse("[switch]\nio_cores = [0, 0]\nallow_shared_cpu = true", "test.toml", &machine()).unwrap();
+}
+
+#[test]
+fn guest_values() {
+    expect(&guest("mac = \"01:00:5e:00:00:01\""), "guest[0].mac", 5, "multicast");
+    expect(&guest("mac = \"52:54:00:00:01\""), "guest[0].mac", 5, "six pairs");
+    expect(&guest("mac = 5"), "guest[0].mac", 5, "52:54:00:00:00:01");
+    expect(&guest("mac = 5\nanti_spoof = true"), "guest[0].mac", 5, "52:54:00:00:00:01");
+    expect(&guest("anti_spoof = true"), "guest[0].anti_spoof", 5, "without mac");
+    expect(&guest("mtu = 67"), "guest[0].mtu", 5, "68 to 65535");
+    expect(&guest("mtu = 65536"), "guest[0].mtu", 5, "68 to 65535");
+    expect(&guest("mtu = 15e2"), "guest[0].mtu", 5, "whole number");
+    expect(&guest("queue_pairs = 0"), "guest[0].queue_pairs", 5, "1 to 16");
+    expect(&guest("io_core = 2"), "guest[0].io_core", 5, "0 to 1");
+    expect(&guest("io_core = -1"), "guest[0].io_core", 5, "0 to 1");
+    expect(&guest("socket_role = \"host\""), "guest[0].socket_role", 5, "`client`");
+    expect(&guest("socket_owner = \"qemu\""), "guest[0].socket_owner", 5, "no user");
+    expect(&guest("socket_role = \"client\"\nsocket_mode = \"0666\""), "guest[0].socket_mode", 6, "frontend makes");
+    expect(&guest("checksum_offload = false\ntso = true"), "guest[0].tso", 6, "checksum_offload = true");
+    expect(&guest("macc = \"52:54:00:00:00:01\""), "guest[0].macc", 5, "did you mean mac?");
+    expect(&guest("colour = \"blue\""), "guest[0].colour", 5, "the keys here are");
+    expect(&guest("packed = \"yes\""), "guest[0].packed", 5, "a boolean");
+}
+
+#[test]
+fn socket_paths() {
+    let with_socket =
+        |socket: &str| format!("[switch]\nio_cores = [0]\n[[guest]]\nname = \"a\"\nsocket = \"{socket}\"");
+    expect(&with_socket(&format!("/run/{}", "x".repeat(103))), "guest[0].socket", 5, "at most 107 bytes");
+    Config::parse(&with_socket(&format!("/run/{}", "x".repeat(102))), "test.toml", &machine()).unwrap();
+    expect(&with_socket("/run/sidecore/"), "guest[0].socket", 5, "directory");
+    expect(&with_socket("a.sock"), "guest[0].socket", 5, "absolute");
+    expect(&with_socket("/run/a\\u0000b"), "guest[0].socket", 5, "absolute");
+    expect(&with_socket("/run/sidecore/control.sock"), "guest[0].socket", 5, "taken by the control socket");
+}
+
+#[test]
+fn vlans() {
+    expect(&guest("vlan = { access = 0 }"), "guest[0].vlan.access", 5, "1 to 4094");
+    expect(&guest("vlan = { access = 4095 }"), "guest[0].vlan.access", 5, "1 to 4094");
+    expect(&guest("vlan = { trunk = [10, 5000] }"), "guest[0].vlan.trunk[1]", 5, "1 to 4094");
+    expect(&guest("vlan = { trunk = [5000] }"), "guest[0].vlan.trunk[0]", 5, "1 to 4094");
+    expect(&guest("vlan = { trunk = [10, 20], native = 20 }"), "guest[0].vlan.native", 5, "also in the list");
+    expect(&guest("vlan = { access = 10, native = 1 }"), "guest[0].vlan.native", 5, "no native VLAN");
+    expect(&guest("vlan = { access = 10, trunk = \"all\" }"), "guest[0].vlan.access", 5, "not both");
+    expect(&guest("vlan = { native = 10 }"), "guest[0].vlan", 5, "neither access nor trunk");
+    expect(&guest("vlan = { trunk = [] }"), "guest[0].vlan.trunk", 5, "carries nothing");
+    expect(&guest("vlan = { trunk = \"any\" }"), "guest[0].vlan", 5, "a list of VLAN ids or \"all\"");
+    expect(&guest("vlan = { acces = 10 }"), "guest[0].vlan.acces", 5, "did you mean access?");
+    expect(&guest("vlan = 10"), "guest[0].vlan", 5, "{ access = 10 }");
+}
+
+#[test]
+fn uplink_values() {
+    expect(&uplink("device = \"eth0\""), "uplink[0].device", 5, "net_af_xdp0,iface=eth0");
+    expect(&uplink("device = \"net_af_packet0\""), "uplink[0].device", 5, "which network interface");
+    expect(&uplink("device = \"0000:03:00\""), "uplink[0].device", 5, "lspci -D");
+    expect(&uplink("device = \"net_af_xdp0,iface=e\"\nmtu = 9000"), "uplink[0].mtu", 6, "3520");
+    expect(&uplink("device = \"net_null0\"\nqueues = 3"), "uplink[0].queues", 6, "at most 2");
+    expect(&uplink("mtu = 1500"), "uplink[0].device", 3, "the key device is missing");
+}
+
+#[test]
+fn what_only_one_port_may_have() {
+    let text = "[switch]\nio_cores = [0]\n[[guest]]\nname = \"a\"\nsocket = \"/run/a\"\n";
+    let second = |section: &str| format!("{text}{section}");
+    expect(&second("[[guest]]\nname = \"a\"\nsocket = \"/run/b\""), "guest[1].name", 7, "guest[0].name (line 4)");
+    expect(
+        &second("[[guest]]\nname = \"b\"\nsocket = \"/run//./a\""),
+        "guest[1].socket",
+        8,
+        "guest[0].socket (line 5)",
+    );
+    expect(&second("[[uplink]]\nname = \"a\"\ndevice = \"net_null0\""), "uplink[0].name", 7, "guest[0].name (line 4)");
+    let nic = "[switch]\nio_cores = [0]\n[[uplink]]\nname = \"a\"\ndevice = \"0000:03:00.0\"\n";
+    let again = format!("{nic}[[uplink]]\nname = \"b\"\ndevice = \"03:00.0,x=1\"");
+    expect(&again, "uplink[1].device", 8, "uplink[0].device (line 5)");
+}
+
+#[test]
+fn sections() {
+    expect("[switch]\nio_cores = [0]\n[[guests]]\nname = \"a\"", "guests", 3, "did you mean guest?");
+    expect("[switch]\nio_cores = [0]\n[guest]\nname = \"a\"", "guest", 3, "two brackets");
+    expect("switch = 3", "switch", 1, "should be a table");
+    expect("[swich]\nio_cores = [0]", "swich", 1, "did you mean switch?");
+    expect("[switch]\nio_cores = [0]\nguest = [1]", "switch.guest", 3, "there is no key");
+    expect("guest = [1]\n[switch]\nio_cores = [0]", "guest[0]", 1, "should be a table");
+}
+
+#[test]
+fn columns_count_characters() {
+    let problems = problems("[switch]\nlog_level = \"info\" # ü\nio_cores = [0, 'é']");
+    assert_eq!(problems[0].position.map(|at| (at.line, at.column)), Some((3, 16)));
+}
+
+#[test]
+fn several_problems_are_reported_together_in_the_order_of_the_text() {
+    let text = r#"
+[switch]
+io_cores = [0, 0]
+log_level = 7
+
+[[guest]]
+name = "bad name"
+socket = "/run/a"
+mtu = "big"
+packed = 1
+unknown_thing = 1
+
+[[uplink]]
+name = "up"
+device = "eth0"
+mtu = 1
+"#;
+    let found: Vec<_> = problems(text).iter().map(|p| (p.position.map_or(0, |at| at.line), p.key.clone())).collect();
+    let expected = [
+        (3, "switch.io_cores[1]"),
+        (4, "switch.log_level"),
+        (7, "guest[0].name"),
+        (9, "guest[0].mtu"),
+        (10, "guest[0].packed"),
+        (11, "guest[0].unknown_thing"),
+        (15, "uplink[0].device"),
+        (16, "uplink[0].mtu"),
+    ];
+    assert_eq!(found, expected.map(|(line, key)| (line, key.to_owned())));
+}
+
+#[test]
+fn syntax_errors_have_a_line() {
+    let problems = problems("[switch]\nio_cores = [0\n[[guest]]\nname = a\n");
+    assert!(problems[0].position.is_some());
+    assert!(problems[0].to_string().starts_with("test.toml:"), "{}", problems[0]);
+    expect("[switch]\nio_cores = [0]\nio_cores = [1]", "", 3, "not TOML");
+}
+
+#[test]
+fn a_file_that_is_not_there() {
+    let error = Config::load("/nonexistent/sidecore.toml".as_ref(), &machine()).unwrap_err();
+    assert!(matches!(error, ConfigError::Read { .. }));
+    assert!(error.to_string().contains("/nonexistent/sidecore.toml"));
+}
