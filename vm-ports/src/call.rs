@@ -1,10 +1,11 @@
 //! The call: how a guest is interrupted.
 
-use vmm_sys_util::eventfd::EventFd;
+use std::fs::File;
 
-/// A ring's call eventfd, if the frontend gave one (a guest that polls has none).
+/// A ring's call eventfd, if the frontend gave one (a guest that polls has none). The session has made sure that it is an eventfd and
+/// does not block.
 #[derive(Debug, Default)]
-pub(crate) struct Call(Option<EventFd>);
+pub(crate) struct Call(Option<File>);
 
 impl Call {
     /// Interrupts the guest if it `wanted` it and can be; tells whether it was done.
@@ -12,19 +13,19 @@ impl Call {
     pub(crate) fn signal(&self, wanted: bool) -> bool {
         match &self.0 {
             // A full counter (the only error a valid eventfd has) means that an interrupt is pending anyway.
-            Some(eventfd) if wanted => eventfd.write(1).is_ok(),
+            Some(eventfd) if wanted => rustix::io::write(eventfd, &1u64.to_ne_bytes()).is_ok(),
             _ => false,
         }
     }
 
     /// Swaps the eventfd and signals the new one once, so that nothing published meanwhile is missed.
-    pub(crate) fn replace(&mut self, call: Option<EventFd>) -> Option<EventFd> {
+    pub(crate) fn replace(&mut self, call: Option<File>) -> Option<File> {
         let old = std::mem::replace(&mut self.0, call);
         self.signal(true);
         old
     }
 
-    pub(crate) fn take(&mut self) -> Option<EventFd> {
+    pub(crate) fn take(&mut self) -> Option<File> {
         self.0.take()
     }
 }

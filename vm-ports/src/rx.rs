@@ -1,9 +1,9 @@
 //! A guest's receive queue: packets into the buffers the guest posted.
 
+use std::fs::File;
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
-use vmm_sys_util::eventfd::EventFd;
 
 use crate::call::Call;
 use crate::counters::{QueueCounters, RingFault, RxDrop};
@@ -60,7 +60,7 @@ impl RxQueue {
 
     /// Sets the eventfd that interrupts the guest, signals it once (a delivery may have been published to the old one) and returns the
     /// old one.
-    pub fn set_call(&mut self, call: Option<EventFd>) -> Option<EventFd> {
+    pub fn set_call(&mut self, call: Option<File>) -> Option<File> {
         self.call.replace(call)
     }
 
@@ -81,7 +81,7 @@ impl RxQueue {
     }
 
     /// Stops the ring; returns where it stood, as `GET_VRING_BASE` wants it.
-    pub fn stop(mut self) -> (u32, Option<EventFd>) {
+    pub fn stop(mut self) -> (u32, Option<File>) {
         self.flush();
         (self.ring.base(), self.call.take())
     }

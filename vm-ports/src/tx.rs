@@ -1,5 +1,6 @@
 //! A guest's transmit queue: packets out of the ring, completions back into it.
 
+use std::fs::File;
 use std::sync::Arc;
 
 use crate::call::Call;
@@ -52,7 +53,7 @@ impl TxQueue {
 
     /// Sets the eventfd that interrupts the guest, signals it once (a completion may have been published to the old one) and
     /// returns the old one.
-    pub fn set_call(&mut self, call: Option<vmm_sys_util::eventfd::EventFd>) -> Option<vmm_sys_util::eventfd::EventFd> {
+    pub fn set_call(&mut self, call: Option<File>) -> Option<File> {
         self.call.replace(call)
     }
 
@@ -67,7 +68,7 @@ impl TxQueue {
     }
 
     /// Stops the ring; returns where it stood, as `GET_VRING_BASE` wants it.
-    pub fn stop(mut self) -> (u32, Option<vmm_sys_util::eventfd::EventFd>) {
+    pub fn stop(mut self) -> (u32, Option<File>) {
         self.complete();
         (self.ring.base(), self.call.take())
     }
