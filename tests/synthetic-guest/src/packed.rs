@@ -1,0 +1,315 @@
+//! The driver's side of a packed virtqueue (virtio 1.2 §2.8).
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use std::sync::atomic::fence;
+
+use crate::Error;
+use crate::memory::{Arena, Window};
+use crate::ring::{CallMode, Indirect, RingOptions, Segment, Used, event_passed};
+use crate::split::{DESC, INDIRECT, NEXT, WRITE};
+
+const AVAIL: u16 = 1 << 7;
+const USED: u16 = 1 << 15;
+/// Offset of the flags in a descriptor.
+const FLAGS: usize = 14;
+/// Values of the flags of an event suppression structure.
+const EVENT_ENABLE: u16 = 0;
+const EVENT_DISABLE: u16 = 1;
+const EVENT_DESC: u16 = 2;
+
+#[derive(Clone, Copy, Default)]
+struct Chain {
+    token: u32,
+    /// Ring entries taken; 0 while the id is not outstanding.
+    descriptors: u16,
+    writable: u32,
+}
+
+/// The driver's side of a packed ring.
+pub struct PackedRing {
+    size: u16,
+    descriptors: Window,
+    driver_event: Window,
+    device_event: Window,
+    tables: Option<Window>,
+    options: RingOptions,
+    next_avail: u16,
+    avail_wrap: bool,
+    next_used: u16,
+    used_wrap: bool,
+    free_descriptors: u16,
+    /// Free buffer ids; the last freed is taken first, with IN_ORDER the first.
+    ids: VecDeque<u16>,
+    chains: Vec<Chain>,
+    /// Outstanding ids, oldest first (IN_ORDER only).
+    order: VecDeque<u16>,
+    in_flight: usize,
+    /// Position and flags of the first descriptor of what is not published yet.
+    head: Option<(u16, u16)>,
+    /// Entries published since the last kick decision, and entries not published.
+    since_asked: u16,
+    unpublished: u16,
+    /// Last id and length of an IN_ORDER batch that is being taken apart.
+    batch: Option<(u16, u32)>,
+    violations: u64,
+}
+
+impl PackedRing {
+    /// Lays the ring out in guest memory: `size` is anything from 1 to 32,768.
+    pub(crate) fn new(arena: &mut Arena<'_>, region: usize, size: u16, options: RingOptions) -> Result<Self, Error> {
+        if size == 0 || size > 32768 {
+            return Err(Error::Config(format!("a packed ring of {size} entries: it must have 1 to 32768")));
+        }
+        let n = usize::from(size);
+        let tables = match options.indirect {
+            Indirect::Never => None,
+            _ => Some(arena.take(region, n * usize::from(options.max_segments) * DESC, 16)?),
+        };
+        let mut ring = PackedRing {
+            size,
+            descriptors: arena.take(region, n * DESC, 4096)?,
+            // On cache lines of their own: one is written by us, the other by the device.
+            driver_event: arena.take(region, 4, 64)?,
+            device_event: arena.take(region, 4, 64)?,
+            tables,
+            options,
+            next_avail: 0,
+            avail_wrap: true,
+            next_used: 0,
+            used_wrap: true,
+            free_descriptors: size,
+            ids: (0..size).collect(),
+            chains: vec![Chain::default(); n],
+            order: VecDeque::with_capacity(n),
+            in_flight: 0,
+            head: None,
+            since_asked: 0,
+            unpublished: 0,
+            batch: None,
+            violations: 0,
+        };
+        ring.arm_calls();
+        Ok(ring)
+    }
+
+    #[inline]
+    pub(crate) fn add(&mut self, token: u32, segments: &[Segment]) -> bool {
+        let table = self.use_table(segments.len());
+        let needed = if table { 1 } else { segments.len() };
+        if needed == 0 || needed > usize::from(self.free_descriptors) {
+            return false;
+        }
+        let id = if self.options.in_order { self.ids.pop_front() } else { self.ids.pop_back() };
+        let id = id.expect("there are as many ids as descriptors");
+        let writable = segments.iter().filter(|s| s.writable).map(|s| s.len).sum();
+        self.chains[usize::from(id)] = Chain { token, descriptors: needed as u16, writable };
+        if self.options.in_order {
+            self.order.push_back(id);
+        }
+        if table {
+            let addr = self.fill_table(id, segments);
+            self.put(addr, (segments.len() * DESC) as u32, id, INDIRECT);
+        } else {
+            for (position, segment) in segments.iter().enumerate() {
+                let next = if position + 1 < segments.len() { NEXT } else { 0 };
+                let write = if segment.writable { WRITE } else { 0 };
+                self.put(segment.addr, segment.len, id, next | write);
+            }
+        }
+        self.in_flight += 1;
+        true
+    }
+
+    fn use_table(&self, segments: usize) -> bool {
+        let wanted = match self.options.indirect {
+            Indirect::Never => false,
+            Indirect::Chains => segments > 1,
+            Indirect::Always => true,
+        };
+        wanted && segments <= usize::from(self.options.max_segments)
+    }
+
+    /// Entries of an indirect table follow each other; NEXT and ids mean nothing there (virtio 1.2 §2.8.7).
+    fn fill_table(&self, id: u16, segments: &[Segment]) -> u64 {
+        let tables = self.tables.as_ref().expect("there are tables when `use_table` says so");
+        let first = usize::from(id) * usize::from(self.options.max_segments) * DESC;
+        for (position, segment) in segments.iter().enumerate() {
+            let at = first + position * DESC;
+            let flags = if segment.writable { WRITE } else { 0 };
+            tables.store_u64(at, segment.addr, Relaxed);
+            tables.store_u64(at + 8, tail(segment.len, 0, flags), Relaxed);
+        }
+        tables.guest() + first as u64
+    }
+
+    /// Writes the next descriptor. The first one since the last publication keeps its old flags: the device, which
+    /// goes through the ring in order, sees nothing of the rest before that.
+    #[inline]
+    fn put(&mut self, addr: u64, len: u32, id: u16, flags: u16) {
+        let flags = flags | if self.avail_wrap { AVAIL } else { USED };
+        let at = usize::from(self.next_avail) * DESC;
+        self.descriptors.store_u64(at, addr, Relaxed);
+        if self.head.is_none() {
+            self.descriptors.store_u32(at + 8, len, Relaxed);
+            self.descriptors.store_u16(at + 12, id, Relaxed);
+            self.head = Some((self.next_avail, flags));
+        } else {
+            self.descriptors.store_u64(at + 8, tail(len, id, flags), Relaxed);
+        }
+        self.next_avail += 1;
+        if self.next_avail == self.size {
+            self.next_avail = 0;
+            self.avail_wrap = !self.avail_wrap;
+        }
+        self.free_descriptors -= 1;
+        self.unpublished += 1;
+    }
+
+    #[inline]
+    pub(crate) fn publish(&mut self) {
+        if let Some((index, flags)) = self.head.take() {
+            // Pairs with the device's acquire load of these flags: it then sees this and all later descriptors.
+            self.descriptors.store_u16(usize::from(index) * DESC + FLAGS, flags, Release);
+            self.since_asked += std::mem::take(&mut self.unpublished);
+        }
+    }
+
+    #[inline]
+    pub(crate) fn kick_wanted(&mut self) -> bool {
+        if self.since_asked == 0 {
+            return false;
+        }
+        // Orders the descriptors' flags before the read of the device's wish; pairs with the device's fence between
+        // writing its event structure and looking at the ring again.
+        fence(SeqCst);
+        let count = std::mem::take(&mut self.since_asked);
+        let event = self.device_event.load_u32(0, Relaxed);
+        let (position, flags) = (event as u16, (event >> 16) as u16 & 3);
+        if flags != EVENT_DESC || !self.options.event_idx {
+            return flags != EVENT_DISABLE;
+        }
+        // Everything relative to the present lap: a position of the lap before lies `size` behind. What is not
+        // published does not count.
+        let mut new = self.next_avail.wrapping_sub(self.unpublished);
+        let mut wrap = self.avail_wrap;
+        if self.unpublished > self.next_avail {
+            new = new.wrapping_add(self.size);
+            wrap = !wrap;
+        }
+        let mut at = position & 0x7fff;
+        if (position >> 15 != 0) != wrap {
+            at = at.wrapping_sub(self.size);
+        }
+        event_passed(at, new, new.wrapping_sub(count))
+    }
+
+    #[inline]
+    pub(crate) fn has_used(&mut self) -> bool {
+        if self.batch.is_some() {
+            return true;
+        }
+        if self.in_flight == 0 {
+            return false;
+        }
+        // Pairs with the device's release store of these flags: id, length and buffers are then visible.
+        let flags = self.descriptors.load_u16(usize::from(self.next_used) * DESC + FLAGS, Acquire);
+        (flags & AVAIL != 0) == self.used_wrap && (flags & USED != 0) == self.used_wrap
+    }
+
+    #[inline]
+    pub(crate) fn pop_used(&mut self) -> Option<Used> {
+        if !self.has_used() {
+            return None;
+        }
+        let (id, len) = match self.batch {
+            Some(batch) => batch,
+            None => {
+                let at = usize::from(self.next_used) * DESC;
+                (self.descriptors.load_u16(at + 12, Relaxed), self.descriptors.load_u32(at + 8, Relaxed))
+            }
+        };
+        if self.chains.get(usize::from(id)).is_none_or(|c| c.descriptors == 0) {
+            // Nobody can say how far to skip: the ring stays where it is, like a driver's that declares it broken.
+            self.violations += 1;
+            return None;
+        }
+        if self.options.in_order {
+            let front = self.order.pop_front()?;
+            if front != id {
+                // One used descriptor stands for a batch up to `id` (virtio 1.2 §2.8.9).
+                self.batch = Some((id, len));
+                let writable = self.chains[usize::from(front)].writable;
+                return Some(self.complete(front, writable));
+            }
+            self.batch = None;
+        }
+        Some(self.complete(id, len))
+    }
+
+    #[inline]
+    fn complete(&mut self, id: u16, len: u32) -> Used {
+        let chain = std::mem::take(&mut self.chains[usize::from(id)]);
+        self.next_used += chain.descriptors;
+        if self.next_used >= self.size {
+            self.next_used -= self.size;
+            self.used_wrap = !self.used_wrap;
+        }
+        self.free_descriptors += chain.descriptors;
+        self.ids.push_back(id);
+        self.in_flight -= 1;
+        Used { token: chain.token, len }
+    }
+
+    pub(crate) fn arm_calls(&mut self) {
+        let flags = match self.options.calls {
+            CallMode::Never => EVENT_DISABLE,
+            CallMode::Event if self.options.event_idx => EVENT_DESC,
+            CallMode::Always | CallMode::Event => EVENT_ENABLE,
+        };
+        let position = self.next_used | u16::from(self.used_wrap) << 15;
+        // One store for both fields: the device sees a position together with the flags that make it count.
+        self.driver_event.store_u32(0, u32::from(position) | u32::from(flags) << 16, Relaxed);
+        if flags != EVENT_DISABLE {
+            // The caller looks at the ring once more; pairs with the device's fence between its used descriptors and
+            // its read of the above.
+            fence(SeqCst);
+        }
+    }
+
+    pub(crate) fn set_calls(&mut self, mode: CallMode) {
+        self.options.calls = mode;
+        self.arm_calls();
+    }
+
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    pub(crate) fn free_descriptors(&self) -> usize {
+        usize::from(self.free_descriptors)
+    }
+
+    pub(crate) fn violations(&self) -> u64 {
+        self.violations
+    }
+
+    pub(crate) fn size(&self) -> u16 {
+        self.size
+    }
+
+    pub(crate) fn base_from_used(&self) -> u32 {
+        let half = u32::from(self.next_used) | u32::from(self.used_wrap) << 15;
+        half << 16 | half
+    }
+
+    pub(crate) fn parts(&self) -> [&Window; 3] {
+        [&self.descriptors, &self.driver_event, &self.device_event]
+    }
+}
+
+/// The second half of a packed descriptor: length, buffer id, flags.
+#[inline]
+pub(crate) fn tail(len: u32, id: u16, flags: u16) -> u64 {
+    u64::from(len) | u64::from(id) << 32 | u64::from(flags) << 48
+}

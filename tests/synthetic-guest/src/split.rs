@@ -1,0 +1,323 @@
+//! The driver's side of a split virtqueue (virtio 1.2 §2.7).
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use std::sync::atomic::fence;
+
+use crate::Error;
+use crate::memory::{Arena, Window};
+use crate::ring::{CallMode, Indirect, RingOptions, Segment, Used, event_passed};
+
+pub(crate) const NEXT: u16 = 1;
+pub(crate) const WRITE: u16 = 2;
+pub(crate) const INDIRECT: u16 = 4;
+const AVAIL_NO_INTERRUPT: u16 = 1;
+const USED_NO_NOTIFY: u16 = 1;
+/// Bytes of a descriptor.
+pub(crate) const DESC: usize = 16;
+
+/// What the driver remembers of a chain it has handed over; never read back from shared memory.
+#[derive(Clone, Copy, Default)]
+struct Chain {
+    token: u32,
+    /// Descriptors taken; 0 while the head is not outstanding.
+    descriptors: u16,
+    /// Bytes the device may write: what a buffer skipped by IN_ORDER batching counts as (virtio 1.2 §2.7.9).
+    writable: u32,
+}
+
+/// The driver's side of a split ring.
+pub struct SplitRing {
+    size: u16,
+    descriptors: Window,
+    avail: Window,
+    used: Window,
+    tables: Option<Window>,
+    options: RingOptions,
+    /// Free descriptors. Taken from the back: the last freed is the hottest. IN_ORDER takes from the front, which
+    /// places descriptors in ring order as virtio 1.2 §2.7.9 demands.
+    free: VecDeque<u16>,
+    /// The driver's own copy of the links of the descriptor table.
+    next: Vec<u16>,
+    chains: Vec<Chain>,
+    /// Outstanding heads, oldest first (IN_ORDER only).
+    order: VecDeque<u16>,
+    in_flight: usize,
+    /// Avail index including what is not published.
+    avail_idx: u16,
+    published: u16,
+    /// Avail index at the last kick decision.
+    asked: u16,
+    used_idx: u16,
+    /// Used index the device had when it was last read.
+    used_seen: u16,
+    /// Last head and length of an IN_ORDER batch that is being taken apart.
+    batch: Option<(u16, u32)>,
+    violations: u64,
+}
+
+impl SplitRing {
+    /// Lays the ring out in guest memory: `size` is a power of two up to 32,768.
+    pub(crate) fn new(arena: &mut Arena<'_>, region: usize, size: u16, options: RingOptions) -> Result<Self, Error> {
+        if !size.is_power_of_two() || size > 32768 {
+            return Err(Error::Config(format!(
+                "a split ring of {size} entries: it must be a power of two up to 32768"
+            )));
+        }
+        let n = usize::from(size);
+        let tables = match options.indirect {
+            Indirect::Never => None,
+            _ => Some(arena.take(region, n * usize::from(options.max_segments) * DESC, 16)?),
+        };
+        let mut ring = SplitRing {
+            size,
+            // 4096: what a legacy driver uses, legal for all.
+            descriptors: arena.take(region, n * DESC, 4096)?,
+            avail: arena.take(region, 6 + 2 * n, 64)?,
+            used: arena.take(region, 6 + 8 * n, 4096)?,
+            tables,
+            options,
+            free: (0..size).collect(),
+            next: vec![0; n],
+            chains: vec![Chain::default(); n],
+            order: VecDeque::with_capacity(n),
+            in_flight: 0,
+            avail_idx: 0,
+            published: 0,
+            asked: 0,
+            used_idx: 0,
+            used_seen: 0,
+            batch: None,
+            violations: 0,
+        };
+        ring.arm_calls();
+        Ok(ring)
+    }
+
+    #[inline]
+    pub(crate) fn add(&mut self, token: u32, segments: &[Segment]) -> bool {
+        let indirect = self.use_table(segments.len());
+        let needed = if indirect { 1 } else { segments.len() };
+        if needed == 0 || needed > self.free.len() {
+            return false;
+        }
+        let head = if indirect { self.add_table(segments) } else { self.add_chain(segments) };
+        let writable = segments.iter().filter(|s| s.writable).map(|s| s.len).sum();
+        self.chains[usize::from(head)] = Chain { token, descriptors: needed as u16, writable };
+        if self.options.in_order {
+            self.order.push_back(head);
+        }
+        self.in_flight += 1;
+        let slot = usize::from(self.avail_idx & (self.size - 1));
+        self.avail.store_u16(4 + 2 * slot, head, Relaxed);
+        self.avail_idx = self.avail_idx.wrapping_add(1);
+        true
+    }
+
+    fn use_table(&self, segments: usize) -> bool {
+        let wanted = match self.options.indirect {
+            Indirect::Never => false,
+            Indirect::Chains => segments > 1,
+            Indirect::Always => true,
+        };
+        wanted && segments <= usize::from(self.options.max_segments)
+    }
+
+    #[inline]
+    fn take_descriptor(&mut self) -> u16 {
+        let free = if self.options.in_order { self.free.pop_front() } else { self.free.pop_back() };
+        free.expect("the caller has counted the free descriptors")
+    }
+
+    #[inline]
+    fn add_chain(&mut self, segments: &[Segment]) -> u16 {
+        let head = self.take_descriptor();
+        let mut index = head;
+        for (position, segment) in segments.iter().enumerate() {
+            let mut flags = if segment.writable { WRITE } else { 0 };
+            let mut next = 0;
+            if position + 1 < segments.len() {
+                flags |= NEXT;
+                next = self.take_descriptor();
+            }
+            write_descriptor(&self.descriptors, index, segment.addr, segment.len, flags, next);
+            self.next[usize::from(index)] = next;
+            index = next;
+        }
+        head
+    }
+
+    fn add_table(&mut self, segments: &[Segment]) -> u16 {
+        let head = self.take_descriptor();
+        let tables = self.tables.as_ref().expect("there are tables when `use_table` says so");
+        let first = usize::from(head) * usize::from(self.options.max_segments);
+        for (position, segment) in segments.iter().enumerate() {
+            let last = position + 1 == segments.len();
+            let flags = if segment.writable { WRITE } else { 0 } | if last { 0 } else { NEXT };
+            let next = if last { 0 } else { position as u16 + 1 };
+            let at = (first + position) * DESC;
+            tables.store_u64(at, segment.addr, Relaxed);
+            tables.store_u64(at + 8, tail(segment.len, flags, next), Relaxed);
+        }
+        let addr = tables.guest() + (first * DESC) as u64;
+        write_descriptor(&self.descriptors, head, addr, (segments.len() * DESC) as u32, INDIRECT, 0);
+        head
+    }
+
+    #[inline]
+    pub(crate) fn publish(&mut self) {
+        if self.published != self.avail_idx {
+            self.published = self.avail_idx;
+            // Pairs with the device's acquire load of the avail index: it then sees descriptors and entries.
+            self.avail.store_u16(2, self.avail_idx, Release);
+        }
+    }
+
+    #[inline]
+    pub(crate) fn kick_wanted(&mut self) -> bool {
+        if self.asked == self.published {
+            return false;
+        }
+        // Orders our avail index before the read of the device's wish; pairs with the fence between the device's
+        // request for a kick and its re-check of the avail index. Without both, each could miss the other.
+        fence(SeqCst);
+        let old = std::mem::replace(&mut self.asked, self.published);
+        if self.options.event_idx {
+            let event = self.used.load_u16(4 + 8 * usize::from(self.size), Relaxed);
+            event_passed(event, self.published, old)
+        } else {
+            self.used.load_u16(0, Relaxed) & USED_NO_NOTIFY == 0
+        }
+    }
+
+    #[inline]
+    pub(crate) fn has_used(&mut self) -> bool {
+        if self.used_idx == self.used_seen {
+            // Pairs with the device's release store of the used index: used entries and buffers are then visible.
+            let seen = self.used.load_u16(2, Acquire);
+            if usize::from(seen.wrapping_sub(self.used_idx)) > self.in_flight {
+                self.violations += 1;
+                return false;
+            }
+            self.used_seen = seen;
+        }
+        self.used_idx != self.used_seen
+    }
+
+    #[inline]
+    pub(crate) fn pop_used(&mut self) -> Option<Used> {
+        if !self.has_used() {
+            return None;
+        }
+        let (head, len) = if self.options.in_order { self.next_in_order()? } else { self.used_entry() };
+        self.used_idx = self.used_idx.wrapping_add(1);
+        self.complete(head, len)
+    }
+
+    #[inline]
+    fn used_entry(&self) -> (u32, u32) {
+        let slot = usize::from(self.used_idx & (self.size - 1));
+        (self.used.load_u32(4 + 8 * slot, Relaxed), self.used.load_u32(8 + 8 * slot, Relaxed))
+    }
+
+    /// A device that uses buffers in order may write one entry, with the last head, for a batch and skip the others.
+    fn next_in_order(&mut self) -> Option<(u32, u32)> {
+        let (last, len) = match self.batch {
+            Some(batch) => batch,
+            None => {
+                let (id, len) = self.used_entry();
+                let outstanding = id < u32::from(self.size) && self.chains[id as usize].descriptors > 0;
+                if !outstanding {
+                    self.violations += 1;
+                    self.used_idx = self.used_idx.wrapping_add(1);
+                    return None;
+                }
+                (id as u16, len)
+            }
+        };
+        let head = self.order.pop_front()?;
+        if head == last {
+            self.batch = None;
+            return Some((u32::from(head), len));
+        }
+        self.batch = Some((last, len));
+        Some((u32::from(head), self.chains[usize::from(head)].writable))
+    }
+
+    #[inline]
+    fn complete(&mut self, head: u32, len: u32) -> Option<Used> {
+        let chain = match self.chains.get_mut(head as usize) {
+            Some(chain) if chain.descriptors > 0 => std::mem::take(chain),
+            _ => {
+                self.violations += 1;
+                return None;
+            }
+        };
+        let mut index = head as u16;
+        for _ in 0..chain.descriptors {
+            self.free.push_back(index);
+            index = self.next[usize::from(index)];
+        }
+        self.in_flight -= 1;
+        Some(Used { token: chain.token, len })
+    }
+
+    pub(crate) fn arm_calls(&mut self) {
+        let wants = self.options.calls != CallMode::Never;
+        if self.options.event_idx {
+            // used_event: called when the used index passes it. Just behind is never passed, as long as it is moved
+            // along at least every 2^16 entries, which every poll of the ring does.
+            let event = if wants { self.used_idx } else { self.used_idx.wrapping_sub(1) };
+            self.avail.store_u16(4 + 2 * usize::from(self.size), event, Relaxed);
+        } else {
+            self.avail.store_u16(0, if wants { 0 } else { AVAIL_NO_INTERRUPT }, Relaxed);
+        }
+        if wants {
+            // The caller looks at the ring once more; pairs with the device's fence between its used index and its
+            // read of the above.
+            fence(SeqCst);
+        }
+    }
+
+    pub(crate) fn set_calls(&mut self, mode: CallMode) {
+        self.options.calls = mode;
+        self.arm_calls();
+    }
+
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    pub(crate) fn free_descriptors(&self) -> usize {
+        self.free.len()
+    }
+
+    pub(crate) fn violations(&self) -> u64 {
+        self.violations
+    }
+
+    pub(crate) fn size(&self) -> u16 {
+        self.size
+    }
+
+    pub(crate) fn base_from_used(&self) -> u32 {
+        u32::from(self.used.load_u16(2, Acquire))
+    }
+
+    pub(crate) fn parts(&self) -> [&Window; 3] {
+        [&self.descriptors, &self.avail, &self.used]
+    }
+}
+
+/// The second half of a split descriptor: length, flags, next.
+#[inline]
+pub(crate) fn tail(len: u32, flags: u16, next: u16) -> u64 {
+    u64::from(len) | u64::from(flags) << 32 | u64::from(next) << 48
+}
+
+#[inline]
+pub(crate) fn write_descriptor(table: &Window, index: u16, addr: u64, len: u32, flags: u16, next: u16) {
+    let at = usize::from(index) * DESC;
+    table.store_u64(at, addr, Relaxed);
+    table.store_u64(at + 8, tail(len, flags, next), Relaxed);
+}

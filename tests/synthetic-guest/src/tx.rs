@@ -1,0 +1,317 @@
+//! Transmission: frames into buffers, buffers into the ring, used buffers back.
+
+use crate::memory::{Arena, Window};
+use crate::notify::Bell;
+use crate::ring::{Ring, Segment};
+use crate::{Error, Offload};
+
+/// Where a frame starts in its buffer; the header ends there, so that both can go in one segment, and the frame is
+/// aligned to a cache line.
+pub(crate) const FRAME_AT: usize = 64;
+
+/// Descriptor layout of a transmitted frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum TxShape {
+    /// Header and frame in one segment.
+    #[default]
+    OneBuffer,
+    /// The header in a segment of its own.
+    HeaderSeparate,
+    /// The header in a segment of its own, the frame in this many (fewer when it is shorter than that).
+    Pieces(u16),
+    /// The header itself cut in two, then the frame: legal since virtio 1.0 (§2.7.4.2), and rarely seen.
+    SplitHeader,
+}
+
+impl TxShape {
+    /// Most segments of a chain.
+    pub const fn segments(self) -> u16 {
+        match self {
+            TxShape::OneBuffer => 1,
+            TxShape::HeaderSeparate => 2,
+            TxShape::Pieces(n) => 1 + if n == 0 { 1 } else { n },
+            TxShape::SplitHeader => 3,
+        }
+    }
+}
+
+/// A frame and its offload metadata.
+#[derive(Clone, Copy, Debug)]
+pub struct Frame<'a> {
+    /// Ethernet frame without FCS.
+    pub bytes: &'a [u8],
+    /// Metadata for the header.
+    pub offload: Offload,
+}
+
+impl<'a> From<&'a [u8]> for Frame<'a> {
+    fn from(bytes: &'a [u8]) -> Self {
+        Frame { bytes, offload: Offload::default() }
+    }
+}
+
+/// A transmit buffer about to be sent.
+pub struct Slot<'a> {
+    buffers: &'a Window,
+    at: usize,
+    capacity: usize,
+    header_len: usize,
+    index: u32,
+}
+
+impl Slot<'_> {
+    /// Writes the virtio-net header.
+    #[inline]
+    pub fn header(&mut self, offload: Offload) {
+        self.buffers.write(self.at + FRAME_AT - self.header_len, &offload.to_bytes()[..self.header_len]);
+    }
+
+    /// Writes `bytes` at `offset` of the frame.
+    #[inline]
+    pub fn write(&mut self, offset: usize, bytes: &[u8]) {
+        assert!(offset + bytes.len() <= self.capacity, "a frame does not fit into its transmit buffer");
+        self.buffers.write(self.at + FRAME_AT + offset, bytes);
+    }
+
+    /// Longest frame.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Number of the buffer, 0 to [`TxQueue::buffers`].
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+}
+
+/// Counters of a transmit queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TxStats {
+    /// Frames made available.
+    pub frames: u64,
+    /// Bytes of them, without headers.
+    pub bytes: u64,
+    /// Frames that the device has given back.
+    pub completed: u64,
+    /// Publications.
+    pub publications: u64,
+}
+
+/// The transmit queue of a queue pair.
+pub struct TxQueue {
+    ring: Ring,
+    bell: Bell,
+    buffers: Window,
+    slot_size: usize,
+    free: Vec<u32>,
+    slots: u32,
+    header_len: usize,
+    shape: TxShape,
+    segments: Vec<Segment>,
+    stats: TxStats,
+}
+
+impl TxQueue {
+    pub(crate) fn new(
+        arena: &mut Arena<'_>,
+        region: usize,
+        ring: Ring,
+        bell: Bell,
+        header_len: usize,
+        config: &crate::GuestConfig,
+    ) -> Result<Self, Error> {
+        let shape = config.tx_shape;
+        let slot_size = (FRAME_AT + config.tx_frame_len).next_multiple_of(64);
+        let slots = config.tx_buffers.unwrap_or(usize::from(ring.size()));
+        Ok(TxQueue {
+            buffers: arena.take(region, slot_size * slots, 64)?,
+            slot_size,
+            free: (0..slots as u32).rev().collect(),
+            slots: slots as u32,
+            header_len,
+            shape,
+            segments: Vec::with_capacity(usize::from(shape.segments())),
+            stats: TxStats::default(),
+            ring,
+            bell,
+        })
+    }
+
+    /// Sends as many of `frames` as there is room for, with one publication; returns how many.
+    ///
+    /// # Panics
+    /// When a frame is longer than the configured buffers.
+    pub fn send_burst(&mut self, frames: &[Frame<'_>]) -> usize {
+        self.send_with(frames.len(), |number, slot| {
+            let frame = &frames[number];
+            slot.header(frame.offload);
+            slot.write(0, frame.bytes);
+            frame.bytes.len()
+        })
+    }
+
+    /// Sends up to `count` frames with one publication; returns how many. `fill` gets the number of the frame in the
+    /// burst and its buffer, which still holds what was in it, and returns the frame's length: a prefilled buffer
+    /// ([`TxQueue::prefill`]) needs only what changes.
+    #[inline]
+    pub fn send_with(&mut self, count: usize, fill: impl FnMut(usize, &mut Slot<'_>) -> usize) -> usize {
+        let sent = self.queue_with(count, fill);
+        if sent > 0 {
+            self.publish();
+        }
+        sent
+    }
+
+    /// [`TxQueue::send_with`] without the publication: the device sees nothing yet.
+    #[inline]
+    pub fn queue_with(&mut self, count: usize, mut fill: impl FnMut(usize, &mut Slot<'_>) -> usize) -> usize {
+        if self.free.len() < count || self.ring.free_descriptors() < count * usize::from(self.shape.segments()) {
+            self.reclaim();
+        }
+        for number in 0..count {
+            let Some(index) = self.free.pop() else { return number };
+            let at = index as usize * self.slot_size;
+            let mut slot = Slot {
+                buffers: &self.buffers,
+                at,
+                capacity: self.slot_size - FRAME_AT,
+                header_len: self.header_len,
+                index,
+            };
+            let len = fill(number, &mut slot);
+            assert!(len <= slot.capacity, "a frame does not fit into its transmit buffer");
+            layout(&mut self.segments, self.shape, self.buffers.guest() + at as u64, self.header_len, len);
+            if !self.ring.add(index, &self.segments) {
+                self.free.push(index);
+                return number;
+            }
+            self.stats.frames += 1;
+            self.stats.bytes += len as u64;
+        }
+        count
+    }
+
+    /// Shows what was queued to the device and kicks if it wants that.
+    #[inline]
+    pub fn publish(&mut self) {
+        self.ring.publish();
+        self.stats.publications += 1;
+        let wanted = self.ring.kick_wanted();
+        self.bell.published(wanted);
+    }
+
+    /// Lets `fill` write into every free buffer, for later use by [`TxQueue::send_with`]. Nothing is sent.
+    pub fn prefill(&mut self, mut fill: impl FnMut(&mut Slot<'_>)) {
+        for index in self.free.iter().copied() {
+            fill(&mut Slot {
+                buffers: &self.buffers,
+                at: index as usize * self.slot_size,
+                capacity: self.slot_size - FRAME_AT,
+                header_len: self.header_len,
+                index,
+            });
+        }
+    }
+
+    /// Takes back what the device has used; returns the number of frames.
+    #[inline]
+    pub fn reclaim(&mut self) -> usize {
+        let mut count = 0;
+        while let Some(used) = self.ring.pop_used() {
+            self.free.push(used.token);
+            count += 1;
+        }
+        if count > 0 {
+            self.stats.completed += count as u64;
+            self.ring.arm_calls();
+        }
+        count
+    }
+
+    /// Frames that the device has not given back, as of the last reclaim.
+    pub fn in_flight(&self) -> usize {
+        self.ring.in_flight()
+    }
+
+    /// Number of buffers.
+    pub fn buffers(&self) -> u32 {
+        self.slots
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> TxStats {
+        self.stats
+    }
+
+    /// The ring, for its positions, its notification mode and hostile tests.
+    pub fn ring(&mut self) -> &mut Ring {
+        &mut self.ring
+    }
+
+    /// Notifications and their counts.
+    pub fn bell(&mut self) -> &mut Bell {
+        &mut self.bell
+    }
+
+    /// The memory of the buffers.
+    pub fn memory(&self) -> &Window {
+        &self.buffers
+    }
+
+    pub(crate) fn parts(&self) -> (&Ring, &Bell) {
+        (&self.ring, &self.bell)
+    }
+}
+
+/// Segments of the frame of `len` bytes in the buffer at `addr`.
+#[inline]
+fn layout(segments: &mut Vec<Segment>, shape: TxShape, addr: u64, header_len: usize, len: usize) {
+    segments.clear();
+    let mut push = |addr: u64, len: usize| segments.push(Segment { addr, len: len as u32, writable: false });
+    let frame = addr + FRAME_AT as u64;
+    let header = frame - header_len as u64;
+    match shape {
+        TxShape::OneBuffer => push(header, header_len + len),
+        TxShape::HeaderSeparate => {
+            push(header, header_len);
+            push(frame, len);
+        }
+        TxShape::SplitHeader => {
+            push(header, 4);
+            push(header + 4, header_len - 4);
+            push(frame, len);
+        }
+        TxShape::Pieces(pieces) => {
+            push(header, header_len);
+            let pieces = usize::from(pieces).clamp(1, len.max(1));
+            for piece in 0..pieces {
+                let (from, to) = (len * piece / pieces, len * (piece + 1) / pieces);
+                push(frame + from as u64, to - from);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_cover_the_frame() {
+        for shape in [
+            TxShape::OneBuffer,
+            TxShape::HeaderSeparate,
+            TxShape::SplitHeader,
+            TxShape::Pieces(7),
+            TxShape::Pieces(100),
+        ] {
+            let mut segments = Vec::new();
+            layout(&mut segments, shape, 0x1000, 12, 61);
+            assert!(segments.len() <= usize::from(shape.segments()));
+            assert_eq!(segments[0].addr, 0x1000 + 64 - 12);
+            assert_eq!(segments.iter().map(|s| s.len).sum::<u32>(), 12 + 61);
+            assert!(segments.iter().all(|s| s.len > 0));
+            assert!(segments.windows(2).all(|w| w[0].addr + u64::from(w[0].len) == w[1].addr));
+        }
+    }
+}
