@@ -15,9 +15,6 @@ use crate::raw::{RawConfig, RawGuest, RawSwitch, RawUplink};
 use crate::report::{Key, Report};
 use crate::shape::Shape;
 
-/// How many syntax errors are reported: later ones are mostly echoes of earlier ones.
-const MAX_SYNTAX_ERRORS: usize = 5;
-
 /// What a port added at run time is checked against: the machine, and what the switch runs already.
 #[derive(Debug, Clone, Copy)]
 pub struct Context<'a> {
@@ -49,12 +46,12 @@ impl Config {
     pub fn parse(text: &str, source: &str, machine: &Machine) -> Result<Self, ConfigError> {
         let (document, syntax_errors) = Document::parse(text);
         let mut report = Report::new(source, Some(&document));
-        for (offset, message) in syntax_errors.into_iter().take(MAX_SYNTAX_ERRORS) {
+        // Of a syntax error only the first word counts: what follows is mostly its echo.
+        if let Some((offset, message)) = syntax_errors.into_iter().next() {
             let remedy =
                 "write keys as name = value, texts in double quotes, sections as [switch], [[guest]], [[uplink]]";
-            report.add_at(offset, &Key::root(), ValueError::new(format!("not TOML: {message}"), remedy));
-        }
-        if report.len() > 0 {
+            let error = ValueError::new(format!("not TOML: {message}"), remedy);
+            report.add_at(offset, &Key::root(), error);
             return report.finish(None);
         }
         let sections = Sections::read(&document, &mut report);

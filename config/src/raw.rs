@@ -27,6 +27,7 @@ pub struct RawConfig {
 /// The switch itself.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Switch")]
 pub struct RawSwitch {
     /// The CPUs that poll and forward, one I/O core each, by the kernel's numbers: a list such as [2, 3]. The position
     /// in the list, from 0, is the number of the I/O core. Keep guests' vCPUs off these CPUs. Required.
@@ -106,6 +107,7 @@ pub struct RawSwitch {
 /// A guest: a VM, or any process that drives virtio rings over vhost-user.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Guest")]
 pub struct RawGuest {
     /// The port's name, unique among guests and uplinks: 1 to 32 letters, digits, '_', '.' or '-'. Required.
     #[schemars(regex(pattern = "^[A-Za-z0-9_.][A-Za-z0-9_.-]{0,31}$"))]
@@ -139,8 +141,8 @@ pub struct RawGuest {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 63))]
     pub io_core: Option<i64>,
-    /// The guest's MAC address, such as "52:54:00:00:00:01". It is set in the VM, not here; here it says what
-    /// anti_spoof allows, and where packets to it go before the guest has sent any. Default: learnt.
+    /// The guest's MAC address, such as "52:54:00:00:00:01". The VM's own configuration sets it; here it says which
+    /// address anti_spoof allows. Default: none, addresses are learnt from what the guest sends.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mac: Option<String>,
     /// Whether packets that the guest sends from another address than mac are dropped: true or false; true needs mac.
@@ -189,6 +191,7 @@ pub struct RawGuest {
 /// An uplink: a port on a DPDK device.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Uplink")]
 pub struct RawUplink {
     /// The port's name, unique among guests and uplinks: 1 to 32 letters, digits, '_', '.' or '-'. Required.
     #[schemars(regex(pattern = "^[A-Za-z0-9_.][A-Za-z0-9_.-]{0,31}$"))]
@@ -215,6 +218,7 @@ pub struct RawUplink {
 /// VLANs of a port: { access = 10 }, { trunk = [10, 20], native = 1 } or { trunk = "all" }.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Vlan")]
 pub struct RawVlan {
     /// The one VLAN of an access port, whose packets carry no tag: a number from 1 to 4094. Not together with trunk.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -232,7 +236,7 @@ pub struct RawVlan {
 
 /// The VLANs that carry a tag: a list of ids, or "all".
 #[derive(Debug, Clone, PartialEq, JsonSchema)]
-#[schemars(untagged)]
+#[schemars(rename = "Trunk", untagged)]
 pub enum RawTrunk {
     /// "all".
     All(All),
@@ -251,6 +255,7 @@ pub enum All {
 /// A user or a group: a name or a number.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 #[serde(untagged)]
+#[schemars(rename = "Account")]
 pub enum RawAccount {
     /// A number, as the kernel knows it.
     Id(i64),
@@ -312,7 +317,23 @@ pub enum LogFormat {
 
 /// The JSON schema of the configuration file, with a description and the default of every key.
 pub fn schema() -> serde_json::Value {
-    schemars::schema_for!(RawConfig).into()
+    let mut schema = schemars::schema_for!(RawConfig).into();
+    join_lines(&mut schema);
+    schema
+}
+
+/// Takes the source's line breaks out of the descriptions.
+fn join_lines(schema: &mut serde_json::Value) {
+    match schema {
+        serde_json::Value::Object(keys) => {
+            if let Some(serde_json::Value::String(text)) = keys.get_mut("description") {
+                *text = text.replace('\n', " ");
+            }
+            keys.values_mut().for_each(join_lines);
+        }
+        serde_json::Value::Array(elements) => elements.iter_mut().for_each(join_lines),
+        _ => {}
+    }
 }
 
 impl Serialize for RawTrunk {

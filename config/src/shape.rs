@@ -20,25 +20,22 @@ impl Shape {
     }
 
     pub(crate) fn switch() -> Self {
-        Self::definition("RawSwitch", "a section [switch]")
+        Self::definition("Switch", "a section [switch]")
     }
 
     pub(crate) fn guest() -> Self {
-        Self {
-            vlan: Some(Box::new(Self::vlan())),
-            ..Self::definition("RawGuest", "a section [[guest]] for each guest")
-        }
+        Self { vlan: Some(Box::new(Self::vlan())), ..Self::definition("Guest", "a section [[guest]] for each guest") }
     }
 
     pub(crate) fn uplink() -> Self {
         Self {
             vlan: Some(Box::new(Self::vlan())),
-            ..Self::definition("RawUplink", "a section [[uplink]] for each uplink")
+            ..Self::definition("Uplink", "a section [[uplink]] for each uplink")
         }
     }
 
     fn vlan() -> Self {
-        Self::definition("RawVlan", "a table such as { access = 10 }")
+        Self::definition("Vlan", "a table such as { access = 10 }")
     }
 
     fn definition(name: &str, heading: &'static str) -> Self {
@@ -65,7 +62,7 @@ impl Shape {
     pub(crate) fn remedy(&self, name: &str) -> String {
         let description = self.properties.get(name).and_then(|key| key.get("description")).and_then(Value::as_str);
         match description {
-            Some(description) => format!("{name} is: {}", description.replace('\n', " ")),
+            Some(description) => format!("{name} is: {}", description),
             None => format!("write {}", self.heading),
         }
     }

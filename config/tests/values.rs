@@ -1,0 +1,342 @@
+//! What is accepted means what the documentation says, and survives being written out and read back.
+
+use std::collections::BTreeMap;
+
+use config::{
+    Account, Config, CpuId, Device, GuestConfig, GuestFeatures, Hugepages, LogFormat, LogLevel, MacAddr, Machine,
+    RawGuest, RawUplink, SocketAccess, SocketMode, SocketRole, SwitchConfig, Tagged, UplinkConfig, Vlan, VlanId,
+};
+use proptest::collection::{btree_set, vec};
+use proptest::option;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+fn parse(text: &str) -> Config {
+    Config::parse(text, "test.toml", &Machine::any()).unwrap_or_else(|error| panic!("{error}"))
+}
+
+const MINIMAL: &str = r#"
+[switch]
+io_cores = [0, 1]
+[[guest]]
+name = "vm1"
+socket = "/run/vm1"
+[[uplink]]
+name = "up"
+device = "net_null0"
+"#;
+
+#[test]
+fn examples_are_valid() {
+    let demo = parse(include_str!("../examples/demo.toml"));
+    assert_eq!(demo.guests.len(), 2);
+    assert_eq!((demo.uplinks[0].name.as_str(), demo.uplinks[0].device.driver()), ("outside", Some("net_af_xdp")));
+    assert_eq!(demo.switch.state_file, None);
+    let laptop = parse(include_str!("../examples/laptop.toml"));
+    assert_eq!(laptop.uplinks[0].device.driver(), Some("net_af_packet"));
+    let server = parse(include_str!("../examples/server.toml"));
+    assert_eq!(server.switch.io_cores.len(), 4);
+    assert_eq!(server.guests[0].socket_access.group, Some(Account::Name("kvm".into())));
+}
+
+/// The defaults in the schema are written by hand next to each key; this holds them to what the checks do.
+#[test]
+fn documented_defaults_are_the_real_ones() {
+    let schema = config::schema();
+    let config = parse(MINIMAL);
+    let sections = [
+        ("Switch", serde_json::to_value(&config.switch).unwrap()),
+        ("Guest", serde_json::to_value(&config.guests[0]).unwrap()),
+        ("Uplink", serde_json::to_value(&config.uplinks[0]).unwrap()),
+    ];
+    for (name, section) in sections {
+        let keys = schema.pointer(&format!("/$defs/{name}/properties")).and_then(Value::as_object).unwrap();
+        let required = schema.pointer(&format!("/$defs/{name}/required")).and_then(Value::as_array).unwrap();
+        for (key, about) in keys {
+            let description = about["description"].as_str().unwrap_or_else(|| panic!("{key} is not documented"));
+            if required.contains(&json!(key)) {
+                assert!(description.contains("Required."), "{key} is required, and its description does not say so");
+                continue;
+            }
+            assert!(description.contains("Default: "), "the description of {key} does not name its default");
+            match about.get("default") {
+                Some(default) => assert_eq!(section.get(key), Some(default), "{name}.{key}"),
+                // These follow from another key, or stand for a section's own table.
+                None if ["tso", "vlan"].contains(&key.as_str()) => {}
+                None => assert_eq!(section.get(key), None, "{name}.{key} has a default that the schema does not name"),
+            }
+        }
+    }
+    assert_eq!(config.guests[0].vlan, Vlan::GUEST_DEFAULT);
+    assert_eq!(config.uplinks[0].vlan, Vlan::UPLINK_DEFAULT);
+    assert_eq!(config.guests[0].features, GuestFeatures::default());
+}
+
+#[test]
+fn tso_follows_checksum_offload() {
+    let config = parse(&MINIMAL.replace("socket =", "checksum_offload = false\nsocket ="));
+    assert!(!config.guests[0].features.checksum && !config.guests[0].features.tso);
+}
+
+#[test]
+fn zero_flood_rate_is_no_limit() {
+    let config = parse("[switch]\nio_cores = [0]\nflood_rate_pps = 0");
+    assert_eq!(config.switch.flood_rate_pps, None);
+}
+
+#[test]
+fn vlan_membership() {
+    let id = |id: i64| VlanId::try_from(id).unwrap();
+    let trunk = Vlan::Trunk { tagged: Tagged::Only([id(10), id(20)].into()), native: Some(id(1)) };
+    assert!(trunk.is_tagged(id(10)) && trunk.contains(id(1)) && !trunk.is_tagged(id(1)) && !trunk.contains(id(30)));
+    assert!(Vlan::UPLINK_DEFAULT.is_tagged(id(4094)) && !Vlan::UPLINK_DEFAULT.is_tagged(id(1)));
+    assert_eq!(Vlan::Access(id(7)).untagged(), Some(id(7)));
+    assert!(!Vlan::Access(id(7)).contains(id(8)));
+}
+
+#[test]
+fn ports_added_at_run_time_pass_the_same_checks() {
+    let config = parse(MINIMAL);
+    let machine = Machine::any();
+    let context = config.context(&machine);
+    let guest = |name: &str, socket: &str| RawGuest { name: name.into(), socket: socket.into(), ..RawGuest::default() };
+
+    let added = GuestConfig::from_raw(&guest("vm2", "/run/vm2"), &context).unwrap();
+    assert_eq!(added, GuestConfig::from_json(json!({"name": "vm2", "socket": "/run/vm2"}), &context).unwrap());
+
+    let refused = |result: Result<GuestConfig, config::ConfigError>| result.unwrap_err().to_string();
+    assert!(refused(GuestConfig::from_raw(&guest("up", "/run/vm2"), &context)).contains("taken by the uplink up"));
+    assert!(refused(GuestConfig::from_raw(&guest("vm2", "/run/vm1"), &context)).contains("taken by the guest vm1"));
+    let control = guest("vm2", "/run/sidecore/control.sock");
+    assert!(refused(GuestConfig::from_raw(&control, &context)).contains("taken by the control socket"));
+    let far_core = RawGuest { io_core: Some(2), ..guest("vm2", "/run/vm2") };
+    assert!(refused(GuestConfig::from_raw(&far_core, &context)).contains("0 to 1"));
+    assert!(
+        refused(GuestConfig::from_json(json!({"name": "a", "sokcet": "/run/a"}), &context)).contains("mean socket?")
+    );
+    assert!(refused(GuestConfig::from_json(json!({"name": "a"}), &context)).contains("vhost-user socket"));
+    assert!(refused(GuestConfig::from_json(json!([1]), &context)).contains("guest"));
+
+    let uplink = RawUplink { name: "up2".into(), device: "net_null0".into(), ..RawUplink::default() };
+    let error = UplinkConfig::from_raw(&uplink, &context).unwrap_err();
+    assert_eq!(error.problems()[0].key, "uplink.device");
+    let uplink = json!({"name": "up2", "device": "net_null1", "vlan": {"access": 5}});
+    assert_eq!(UplinkConfig::from_json(uplink, &context).unwrap().vlan.untagged().map(VlanId::get), Some(5));
+}
+
+#[test]
+fn values_read_back_are_checked() {
+    let wrong = json!({"name": "a", "socket": "relative"});
+    assert!(serde_json::from_value::<GuestConfig>(wrong).unwrap_err().to_string().contains("absolute"));
+}
+
+#[test]
+fn accounts_are_checked_where_they_are_known() {
+    let text = "[switch]\nio_cores = [0]\ncontrol_socket_group = \"kvm\"\ncontrol_socket_owner = 7";
+    let machine = Machine { groups: Some(BTreeMap::from([("kvm".into(), 104)])), ..Machine::any() };
+    let access = Config::parse(text, "test.toml", &machine).unwrap().switch.control_socket_access;
+    assert_eq!(access.group.and_then(|group| machine.gid(&group)), Some(104));
+    assert_eq!(access.owner, Some(Account::Id(7)));
+}
+
+fn vlan_id() -> impl Strategy<Value = VlanId> {
+    (1i64..=4094).prop_map(|id| VlanId::try_from(id).unwrap())
+}
+
+fn vlan() -> impl Strategy<Value = Vlan> {
+    let only = (btree_set(vlan_id(), 2..5), any::<bool>()).prop_map(|(mut ids, has_native)| {
+        let native = if has_native { ids.pop_last() } else { None };
+        Vlan::Trunk { tagged: Tagged::Only(ids), native }
+    });
+    prop_oneof![
+        vlan_id().prop_map(Vlan::Access),
+        only,
+        option::of(vlan_id()).prop_map(|native| Vlan::Trunk { tagged: Tagged::All, native }),
+    ]
+}
+
+fn access() -> impl Strategy<Value = SocketAccess> {
+    let account = || prop_oneof![(0..u32::MAX).prop_map(Account::Id), "[a-z_][a-z0-9_-]{0,20}".prop_map(Account::Name)];
+    (0u32..=0o777, option::of(account()), option::of(account())).prop_map(|(mode, owner, group)| {
+        let mode: SocketMode = format!("{mode:04o}").parse().unwrap();
+        SocketAccess { mode, owner, group }
+    })
+}
+
+fn mac() -> impl Strategy<Value = MacAddr> {
+    any::<[u8; 6]>().prop_map(|mut octets| {
+        octets[0] = octets[0] & !1 | 2;
+        MacAddr::try_from(octets).unwrap()
+    })
+}
+
+fn features() -> impl Strategy<Value = GuestFeatures> {
+    any::<[bool; 7]>().prop_map(|[packed, mergeable, event_idx, indirect, in_order, checksum, tso]| GuestFeatures {
+        packed,
+        mergeable,
+        event_idx,
+        indirect,
+        in_order,
+        checksum,
+        tso: tso && checksum,
+    })
+}
+
+prop_compose! {
+    fn guest()(
+        mac in option::of(mac()),
+        spoof in any::<bool>(),
+        client in any::<bool>(),
+        access in access(),
+        queue_pairs in 1u16..=16,
+        io_core in option::of(0usize..2),
+        mtu in option::of(68u16..),
+        vlan in vlan(),
+        features in features(),
+    ) -> GuestConfig {
+        let no_access = SocketAccess { mode: SocketMode::DEFAULT, owner: None, group: None };
+        GuestConfig {
+            name: "x".parse().unwrap(),
+            socket: "/run/x".into(),
+            socket_role: if client { SocketRole::Client } else { SocketRole::Server },
+            socket_access: if client { no_access } else { access },
+            queue_pairs,
+            io_core,
+            mac,
+            anti_spoof: spoof && mac.is_some(),
+            mtu,
+            vlan,
+            features,
+        }
+    }
+}
+
+prop_compose! {
+    fn uplink()(
+        device in prop_oneof![
+            Just("0000:03:00.0"),
+            Just("net_af_xdp0,iface=veth0,start_queue=1"),
+            Just("net_ring0"),
+        ],
+        queues in option::of(1u16..=2),
+        mtu in option::of(68u16..=3520),
+        vlan in vlan(),
+    ) -> UplinkConfig {
+        UplinkConfig { name: "x".parse().unwrap(), device: device.parse::<Device>().unwrap(), queues, mtu, vlan }
+    }
+}
+
+prop_compose! {
+    fn switch()(
+        allow_shared_cpu in any::<bool>(),
+        hugepages in prop_oneof![Just(Hugepages::Auto), Just(Hugepages::Require), Just(Hugepages::Off)],
+        memory_mib in option::of(64u32..4096),
+        access in access(),
+        http in option::of(any::<std::net::SocketAddr>()),
+        state in option::of(Just("/var/lib/sidecore/state.json".into())),
+        numbers in (64u32..9999, 1u32..9999, 1u32..9999, 1u32..9999, option::of(1u32..9999)),
+        (log_level, log_format) in (
+            prop_oneof![Just(LogLevel::Error), Just(LogLevel::Trace)],
+            prop_oneof![Just(LogFormat::Text), Just(LogFormat::Json)],
+        ),
+    ) -> SwitchConfig {
+        SwitchConfig {
+            io_cores: vec![CpuId(2), if allow_shared_cpu { CpuId(2) } else { CpuId(5) }],
+            allow_shared_cpu,
+            hugepages,
+            memory_mib,
+            control_socket: "/run/control".into(),
+            control_socket_access: access,
+            // A scope and a flow label have no place in the text of an address.
+            http_listen: http.map(|address| (address.ip(), address.port()).into()),
+            state_file: state,
+            fdb_entries: numbers.0,
+            fdb_ageing_s: numbers.1,
+            learn_limit_per_port: numbers.2,
+            learn_rate_per_s: numbers.3,
+            flood_rate_pps: numbers.4,
+            log_level,
+            log_format,
+        }
+    }
+}
+
+prop_compose! {
+    fn configuration()(
+        switch in switch(),
+        mut guests in vec(guest(), 0..4),
+        mut uplinks in vec(uplink(), 0..2),
+    ) -> Config {
+        for (index, guest) in guests.iter_mut().enumerate() {
+            guest.name = format!("vm{index}").parse().unwrap();
+            guest.socket = format!("/run/vm{index}").into();
+        }
+        for (index, uplink) in uplinks.iter_mut().enumerate() {
+            uplink.name = format!("up{index}").parse().unwrap();
+        }
+        Config { switch, guests, uplinks }
+    }
+}
+
+proptest! {
+    #[test]
+    fn round_trip_through_toml_and_json(config in configuration()) {
+        let text = toml::to_string(&config).unwrap();
+        prop_assert_eq!(&parse(&text), &config, "{}", text);
+        let value = serde_json::to_value(&config).unwrap();
+        prop_assert_eq!(&serde_json::from_value::<Config>(value).unwrap(), &config);
+        prop_assert!(Config::diff(&config, &config).is_empty());
+    }
+
+    #[test]
+    fn a_difference_is_found_and_only_it(old in configuration(), other in configuration()) {
+        let diff = Config::diff(&old, &other);
+        let mut made = old.guests.clone();
+        made.retain(|guest| !diff.guests.removed.contains(&guest.name));
+        for change in &diff.guests.changed {
+            prop_assert!(!change.keys.is_empty() && change.old != change.new);
+            for guest in made.iter_mut().filter(|guest| guest.name == change.new.name) {
+                *guest = change.new.clone();
+            }
+        }
+        made.extend(diff.guests.added.iter().cloned());
+        made.sort_by(|a, b| a.name.cmp(&b.name));
+        prop_assert_eq!(made, other.guests);
+        prop_assert_eq!(diff.switch.is_empty(), old.switch == other.switch);
+    }
+
+    #[test]
+    fn no_text_panics(text in ".{0,200}") {
+        let _ = Config::parse(&text, "test.toml", &Machine::any());
+    }
+
+    /// Texts that get past the parser: keys that exist, with values of every kind.
+    #[test]
+    fn no_values_panic(lines in vec((any::<prop::sample::Index>(), any::<prop::sample::Index>()), 0..12)) {
+        let keys: Vec<String> = ["Switch", "Guest", "Uplink"]
+            .iter()
+            .flat_map(|name| config::schema()["$defs"][name]["properties"].as_object().unwrap().clone())
+            .map(|(key, _)| key)
+            .chain(["[switch]", "[[guest]]", "[[uplink]]", "vlan.trunk", "nothing", "\"é\""].map(str::to_owned))
+            .collect();
+        let values = [
+            "0", "-1", "9223372036854775807", "1.5", "nan", "true", "\"\"", "\"all\"", "\"/run/é\"", "\"0660\"",
+            "[]", "[0, 0, -7]", "[[1]]", "{}", "{ access = 1 }", "{ trunk = [1], native = 1 }", "1979-05-27",
+            "\"52:54:00:00:00:01\"", "\"net_af_xdp0,iface=x\"", "\"03:00.0\"", "99999999999999999999",
+        ];
+        let mut text = String::new();
+        for (key, value) in &lines {
+            let key = key.get(&keys);
+            text += &if key.starts_with('[') { format!("{key}\n") } else { format!("{key} = {}\n", value.get(&values)) };
+        }
+        match Config::parse(&text, "test.toml", &Machine::any()) {
+            Ok(_) => {}
+            Err(error) => {
+                prop_assert!(!error.problems().is_empty());
+                for problem in error.problems() {
+                    prop_assert!(problem.position.is_some() && !problem.remedy.is_empty(), "{}", problem);
+                }
+            }
+        }
+    }
+}
