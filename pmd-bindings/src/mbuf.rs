@@ -1,0 +1,296 @@
+//! One packet's memory.
+
+use std::marker::PhantomData;
+use std::mem::ManuallyDrop;
+use std::ptr::NonNull;
+
+use arrayvec::ArrayVec;
+
+use crate::ffi;
+use crate::offload::{OffloadError, RxChecksum, TxOffload};
+
+/// A packet: a chain of one or more segments, owned. Dropping it gives all of them back to their pool.
+///
+/// Invariant, which every unsafe block of this file relies on: the pointer is to the head of a well-formed chain
+/// (`next` ends in null, `nb_segs` and `pkt_len` are the chain's, `data_off + data_len <= buf_len` in each segment)
+/// that nobody else has. [`Mempool`](crate::Mempool) and the PMDs hand out such chains, no method breaks them, this
+/// crate offers no way to share one, and a pool outlives its mbufs.
+#[repr(transparent)]
+pub struct Mbuf {
+    head: NonNull<ffi::rte_mbuf>,
+}
+
+// SAFETY: whoever has the Mbuf is alone with its memory; pools take mbufs back from any thread.
+unsafe impl Send for Mbuf {}
+// SAFETY: what can be done through a shared reference only reads.
+unsafe impl Sync for Mbuf {}
+
+impl std::fmt::Debug for Mbuf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Mbuf").field("len", &self.len()).field("segments", &self.segment_count()).finish()
+    }
+}
+
+impl Mbuf {
+    /// # Safety
+    /// `head` satisfies the type's invariant, and its owner gives it up.
+    #[inline]
+    pub(crate) unsafe fn from_raw(head: NonNull<ffi::rte_mbuf>) -> Self {
+        Self { head }
+    }
+
+    #[inline]
+    fn head(&self) -> Segment {
+        Segment(self.head)
+    }
+
+    fn last(&self) -> Segment {
+        let mut last = self.head();
+        while let Some(next) = last.next() {
+            last = next;
+        }
+        last
+    }
+
+    /// Bytes of the whole packet.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.head().read::<u32>(ffi::PMD_MBUF_PKT_LEN) as usize
+    }
+
+    /// Whether there is no data in it yet.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Segments the packet consists of.
+    #[inline]
+    pub fn segment_count(&self) -> usize {
+        usize::from(self.head().read::<u16>(ffi::PMD_MBUF_NB_SEGS))
+    }
+
+    /// The data of the first segment, where a received packet's headers are.
+    #[inline]
+    pub fn data(&self) -> &[u8] {
+        // SAFETY: the type's invariant; the borrow of self keeps anyone from writing.
+        unsafe { std::slice::from_raw_parts(self.head().data(), self.head().data_len()) }
+    }
+
+    /// The data of the first segment, to be changed.
+    #[inline]
+    pub fn data_mut(&mut self) -> &mut [u8] {
+        // SAFETY: the type's invariant; the borrow of self is exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.head().data(), self.head().data_len()) }
+    }
+
+    /// The data of each segment in order.
+    #[inline]
+    pub fn segments(&self) -> Segments<'_> {
+        Segments { next: Some(self.head()), packet: PhantomData }
+    }
+
+    /// Unused bytes behind the last segment's data: what [`Mbuf::append`] can give at most.
+    pub fn tailroom(&self) -> usize {
+        self.last().tailroom()
+    }
+
+    /// Unused bytes before the data: what [`Mbuf::prepend`] can give at most.
+    #[inline]
+    pub fn headroom(&self) -> usize {
+        usize::from(self.head().read::<u16>(ffi::PMD_MBUF_DATA_OFF))
+    }
+
+    /// Makes the packet `len` bytes longer and returns them, or `None` when the last segment has less room. They
+    /// hold whatever was there before and must be overwritten.
+    #[inline]
+    pub fn append(&mut self, len: usize) -> Option<&mut [u8]> {
+        let last = self.last();
+        if len > last.tailroom() {
+            return None;
+        }
+        let total = u32::try_from(self.len() + len).ok()?;
+        let used = last.data_len();
+        // Both fit: `len` is at most the tailroom, which is less than buf_len, a u16.
+        last.write::<u16>(ffi::PMD_MBUF_DATA_LEN, (used + len) as u16);
+        self.head().write::<u32>(ffi::PMD_MBUF_PKT_LEN, total);
+        // SAFETY: `used + len` bytes from the data's start are within the segment's buffer, as the tailroom says; pool
+        // memory is initialised, and the borrow of self is exclusive.
+        Some(unsafe { std::slice::from_raw_parts_mut(last.data().add(used), len) })
+    }
+
+    /// Makes the packet `len` bytes longer at its front and returns them, or `None` when there is less headroom.
+    /// They hold whatever was there before and must be overwritten.
+    #[inline]
+    pub fn prepend(&mut self, len: usize) -> Option<&mut [u8]> {
+        let head = self.head();
+        let offset = self.headroom().checked_sub(len)?;
+        let used = u16::try_from(head.data_len() + len).ok()?;
+        let total = u32::try_from(self.len() + len).ok()?;
+        head.write::<u16>(ffi::PMD_MBUF_DATA_OFF, offset as u16);
+        head.write::<u16>(ffi::PMD_MBUF_DATA_LEN, used);
+        head.write::<u32>(ffi::PMD_MBUF_PKT_LEN, total);
+        Some(&mut self.data_mut()[..len])
+    }
+
+    /// Takes `len` bytes off the front; false, and nothing done, when the first segment has fewer.
+    #[inline]
+    pub fn trim_front(&mut self, len: usize) -> bool {
+        let head = self.head();
+        let Some(left) = head.data_len().checked_sub(len) else { return false };
+        // All three shrink or stay within the buffer, since `len` is at most the data's length.
+        head.write::<u16>(ffi::PMD_MBUF_DATA_OFF, (self.headroom() + len) as u16);
+        head.write::<u16>(ffi::PMD_MBUF_DATA_LEN, left as u16);
+        head.write::<u32>(ffi::PMD_MBUF_PKT_LEN, (self.len() - len) as u32);
+        true
+    }
+
+    /// Adds another packet's segments behind this one's. What the other says about offloads is lost.
+    ///
+    /// # Errors
+    /// The other packet, when the chain would have too many segments or bytes.
+    pub fn chain(&mut self, tail: Mbuf) -> Result<(), Mbuf> {
+        let segments = self.segment_count() + tail.segment_count();
+        let total = self.len() + tail.len();
+        let (Ok(count), Ok(total)) = (u16::try_from(segments), u32::try_from(total)) else { return Err(tail) };
+        if segments > ffi::PMD_MAX_SEGMENTS as usize {
+            return Err(tail);
+        }
+        let tail = ManuallyDrop::new(tail);
+        self.last().write::<*mut ffi::rte_mbuf>(ffi::PMD_MBUF_NEXT, tail.head.as_ptr());
+        self.head().write::<u16>(ffi::PMD_MBUF_NB_SEGS, count);
+        self.head().write::<u32>(ffi::PMD_MBUF_PKT_LEN, total);
+        Ok(())
+    }
+
+    /// What the device found out about the packet's checksums.
+    #[inline]
+    pub fn rx_checksum(&self) -> RxChecksum {
+        RxChecksum::from_flags(self.flags())
+    }
+
+    /// The hash by which the device chose the RX queue, if it said so.
+    #[inline]
+    pub fn rss_hash(&self) -> Option<u32> {
+        (self.flags() & ffi::PMD_RX_RSS_HASH != 0).then(|| self.head().read(ffi::PMD_MBUF_HASH_RSS))
+    }
+
+    /// Whether the device put this packet together from several TCP segments (net_virtio and net_vhost may).
+    #[inline]
+    pub fn is_coalesced(&self) -> bool {
+        self.flags() & ffi::PMD_RX_LRO != 0
+    }
+
+    /// Asks the device to fill in checksums or to segment when it sends the packet. The pseudo-header checksum that
+    /// devices expect in the packet is put there by [`TxQueue::burst`](crate::TxQueue::burst).
+    ///
+    /// # Errors
+    /// The request does not fit the packet; whatever was asked for before stays.
+    #[inline]
+    pub fn set_tx_offload(&mut self, offload: &TxOffload) -> Result<(), OffloadError> {
+        let (flags, lengths) = offload.encode(self.head().data_len())?;
+        self.head().write::<u64>(ffi::PMD_MBUF_OL_FLAGS, self.flags() & !ffi::PMD_TX_FLAGS | flags);
+        self.head().write::<u64>(ffi::PMD_MBUF_TX_OFFLOAD, lengths);
+        Ok(())
+    }
+
+    /// Takes back what [`Mbuf::set_tx_offload`] asked for.
+    #[inline]
+    pub fn clear_tx_offload(&mut self) {
+        self.head().write::<u64>(ffi::PMD_MBUF_OL_FLAGS, self.flags() & !ffi::PMD_TX_FLAGS);
+        self.head().write::<u64>(ffi::PMD_MBUF_TX_OFFLOAD, 0);
+    }
+
+    #[inline]
+    pub(crate) fn flags(&self) -> u64 {
+        self.head().read(ffi::PMD_MBUF_OL_FLAGS)
+    }
+
+    /// Gives all packets in the vector back to their pools: cheaper than one by one.
+    #[inline]
+    pub fn free_bulk<const N: usize>(packets: &mut ArrayVec<Mbuf, N>) {
+        let count = packets.len() as u32;
+        // SAFETY: zero is within the capacity; what was in the vector is now ours to free.
+        unsafe { packets.set_len(0) };
+        // SAFETY: the first `count` slots still hold the pointers that were just taken out of the vector, each the
+        // head of a chain of which nobody else knows any more.
+        unsafe { ffi::rte_pktmbuf_free_bulk(packets.as_mut_ptr().cast(), count) };
+    }
+}
+
+impl Drop for Mbuf {
+    #[inline]
+    fn drop(&mut self) {
+        // SAFETY: the type's invariant; after this nobody has the pointer.
+        unsafe { ffi::rte_pktmbuf_free(self.head.as_ptr()) };
+    }
+}
+
+/// The segments of a packet: see [`Mbuf::segments`].
+#[derive(Clone)]
+pub struct Segments<'a> {
+    next: Option<Segment>,
+    packet: PhantomData<&'a Mbuf>,
+}
+
+impl<'a> Iterator for Segments<'a> {
+    type Item = &'a [u8];
+
+    #[inline]
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let segment = self.next?;
+        self.next = segment.next();
+        // SAFETY: Mbuf's invariant holds for each segment; the borrow of the packet, 'a, keeps anyone from writing.
+        Some(unsafe { std::slice::from_raw_parts(segment.data(), segment.data_len()) })
+    }
+}
+
+/// A segment of a chain that an Mbuf owns, for as long as that Mbuf is borrowed. Fields are reached at the offsets
+/// that the C compiler found, since their names in Rust would change with each DPDK release's unions.
+#[derive(Clone, Copy)]
+struct Segment(NonNull<ffi::rte_mbuf>);
+
+impl Segment {
+    /// `offset` is one of the PMD_MBUF_* constants, and `T` has that field's size.
+    #[inline(always)]
+    fn field<T>(self, offset: u32) -> *mut T {
+        // SAFETY: every PMD_MBUF_* offset lies within the mbuf.
+        unsafe { self.0.as_ptr().byte_add(offset as usize).cast() }
+    }
+
+    #[inline(always)]
+    fn read<T: Copy>(self, offset: u32) -> T {
+        // SAFETY: the field is within an mbuf that the borrowed Mbuf owns, and C aligned it.
+        unsafe { self.field::<T>(offset).read() }
+    }
+
+    /// Only for the owner of the chain: all callers have `&mut Mbuf`.
+    #[inline(always)]
+    fn write<T>(self, offset: u32, value: T) {
+        // SAFETY: as for `read`; nobody else has the chain.
+        unsafe { self.field::<T>(offset).write(value) }
+    }
+
+    #[inline(always)]
+    fn data_len(self) -> usize {
+        usize::from(self.read::<u16>(ffi::PMD_MBUF_DATA_LEN))
+    }
+
+    #[inline(always)]
+    fn data(self) -> *mut u8 {
+        let buffer: *mut u8 = self.read(ffi::PMD_MBUF_BUF_ADDR);
+        // SAFETY: data_off is at most buf_len.
+        unsafe { buffer.add(usize::from(self.read::<u16>(ffi::PMD_MBUF_DATA_OFF))) }
+    }
+
+    #[inline]
+    fn tailroom(self) -> usize {
+        let end = usize::from(self.read::<u16>(ffi::PMD_MBUF_DATA_OFF)) + self.data_len();
+        usize::from(self.read::<u16>(ffi::PMD_MBUF_BUF_LEN)).saturating_sub(end)
+    }
+
+    #[inline(always)]
+    fn next(self) -> Option<Self> {
+        NonNull::new(self.read::<*mut ffi::rte_mbuf>(ffi::PMD_MBUF_NEXT)).map(Self)
+    }
+}
