@@ -62,7 +62,7 @@ impl Shape {
     pub(crate) fn remedy(&self, name: &str) -> String {
         let description = self.properties.get(name).and_then(|key| key.get("description")).and_then(Value::as_str);
         match description {
-            Some(description) => format!("{name} is: {}", description),
+            Some(description) => format!("{name} is: {description}"),
             None => format!("write {}", self.heading),
         }
     }
