@@ -40,7 +40,6 @@ const FUNCTIONS: &[&str] = &[
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
-    println!("cargo:rerun-if-changed=src/shim.h");
     println!("cargo:rerun-if-env-changed=PKG_CONFIG_PATH");
 
     check_version();
@@ -94,6 +93,8 @@ fn generate(cflags: &[String], bindings: &std::path::Path, inlines: &std::path::
     let mut builder = bindgen::Builder::default()
         .header(header.to_str().expect("the checkout's path is UTF-8"))
         .clang_args(cflags)
+        // Watches the shim and every header of DPDK's: an upgrade of the library rebuilds this.
+        .parse_callbacks(Box::new(bindgen::CargoCallbacks::new()))
         .wrap_static_fns(true)
         .wrap_static_fns_path(inlines)
         .allowlist_var("PMD_.*")
@@ -105,6 +106,8 @@ fn generate(cflags: &[String], bindings: &std::path::Path, inlines: &std::path::
         // would change with the anonymous unions of each.
         .opaque_type("rte_mbuf")
         .opaque_type("rte_mempool")
+        // Some of DPDK's comments look like documentation tests.
+        .generate_comments(false)
         .derive_debug(false)
         .layout_tests(true)
         .merge_extern_blocks(true)

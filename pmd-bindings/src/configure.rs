@@ -149,7 +149,7 @@ pub(crate) fn configure(
     let id = claim.id();
     apply(id, &name, &info, &negotiated)?;
     // From here on the device may hold mbufs: dropping `inner` on an early return closes the port.
-    let mut inner = PortInner::new(claim, name, pool.clone(), negotiated.rx_queues);
+    let mut inner = PortInner::new(claim, name, &info.driver, pool.clone(), negotiated.rx_queues);
     set_up_queues(id, inner.name(), &negotiated, pool)?;
     if config.mtu.is_some() {
         set_mtu(id, inner.name(), negotiated.mtu)?;

@@ -48,9 +48,13 @@ impl EthDev {
     /// # Errors
     /// DPDK's, when a device does not say what it can do.
     pub fn all(eal: &Eal) -> Result<Vec<Self>, Error> {
-        let mut claims = eal.runtime.claims();
-        let free: Vec<u16> = port_ids().filter(|id| !claims.contains(*id)).collect();
-        free.into_iter().map(|id| Self::claim(eal, &mut claims, id)).collect()
+        let claimed: Vec<Result<Self, Error>> = {
+            let mut claims = eal.runtime.claims();
+            let free: Vec<u16> = port_ids().filter(|id| !claims.contains(*id)).collect();
+            free.into_iter().map(|id| Self::claim(eal, &mut claims, id)).collect()
+        };
+        // Only now: after an error the others are dropped, which takes the lock again.
+        claimed.into_iter().collect()
     }
 
     /// Takes a port. The caller holds the lock on the claims and has seen that the port exists.

@@ -55,7 +55,7 @@ impl Mbuf {
     /// Bytes of the whole packet.
     #[inline]
     pub fn len(&self) -> usize {
-        self.head().read::<u32>(ffi::PMD_MBUF_PKT_LEN) as usize
+        self.head().packet_len() as usize
     }
 
     /// Whether there is no data in it yet.
@@ -67,21 +67,21 @@ impl Mbuf {
     /// Segments the packet consists of.
     #[inline]
     pub fn segment_count(&self) -> usize {
-        usize::from(self.head().read::<u16>(ffi::PMD_MBUF_NB_SEGS))
+        self.head().segment_count().into()
     }
 
     /// The data of the first segment, where a received packet's headers are.
     #[inline]
     pub fn data(&self) -> &[u8] {
         // SAFETY: the type's invariant; the borrow of self keeps anyone from writing.
-        unsafe { std::slice::from_raw_parts(self.head().data(), self.head().data_len()) }
+        unsafe { std::slice::from_raw_parts(self.head().data(), self.head().len()) }
     }
 
     /// The data of the first segment, to be changed.
     #[inline]
     pub fn data_mut(&mut self) -> &mut [u8] {
         // SAFETY: the type's invariant; the borrow of self is exclusive.
-        unsafe { std::slice::from_raw_parts_mut(self.head().data(), self.head().data_len()) }
+        unsafe { std::slice::from_raw_parts_mut(self.head().data(), self.head().len()) }
     }
 
     /// The data of each segment in order.
@@ -98,7 +98,7 @@ impl Mbuf {
     /// Unused bytes before the data: what [`Mbuf::prepend`] can give at most.
     #[inline]
     pub fn headroom(&self) -> usize {
-        usize::from(self.head().read::<u16>(ffi::PMD_MBUF_DATA_OFF))
+        self.head().data_off().into()
     }
 
     /// Makes the packet `len` bytes longer and returns them, or `None` when the last segment has less room. They
@@ -110,38 +110,42 @@ impl Mbuf {
             return None;
         }
         let total = u32::try_from(self.len() + len).ok()?;
-        let used = last.data_len();
+        let used = last.len();
         // Both fit: `len` is at most the tailroom, which is less than buf_len, a u16.
-        last.write::<u16>(ffi::PMD_MBUF_DATA_LEN, (used + len) as u16);
-        self.head().write::<u32>(ffi::PMD_MBUF_PKT_LEN, total);
+        last.set_data_len((used + len) as u16);
+        self.head().set_packet_len(total);
         // SAFETY: `used + len` bytes from the data's start are within the segment's buffer, as the tailroom says; pool
         // memory is initialised, and the borrow of self is exclusive.
         Some(unsafe { std::slice::from_raw_parts_mut(last.data().add(used), len) })
     }
 
     /// Makes the packet `len` bytes longer at its front and returns them, or `None` when there is less headroom.
-    /// They hold whatever was there before and must be overwritten.
+    /// They hold whatever was there before and must be overwritten. Takes back what [`Mbuf::set_tx_offload`] asked
+    /// for: the headers are no longer where it says.
     #[inline]
     pub fn prepend(&mut self, len: usize) -> Option<&mut [u8]> {
         let head = self.head();
         let offset = self.headroom().checked_sub(len)?;
-        let used = u16::try_from(head.data_len() + len).ok()?;
+        let used = u16::try_from(head.len() + len).ok()?;
         let total = u32::try_from(self.len() + len).ok()?;
-        head.write::<u16>(ffi::PMD_MBUF_DATA_OFF, offset as u16);
-        head.write::<u16>(ffi::PMD_MBUF_DATA_LEN, used);
-        head.write::<u32>(ffi::PMD_MBUF_PKT_LEN, total);
+        head.set_data_off(offset as u16);
+        head.set_data_len(used);
+        head.set_packet_len(total);
+        self.clear_tx_offload();
         Some(&mut self.data_mut()[..len])
     }
 
-    /// Takes `len` bytes off the front; false, and nothing done, when the first segment has fewer.
+    /// Takes `len` bytes off the front; false, and nothing done, when the first segment has fewer. Takes back what
+    /// [`Mbuf::set_tx_offload`] asked for, as [`Mbuf::prepend`] does.
     #[inline]
     pub fn trim_front(&mut self, len: usize) -> bool {
         let head = self.head();
-        let Some(left) = head.data_len().checked_sub(len) else { return false };
+        let Some(left) = head.len().checked_sub(len) else { return false };
         // All three shrink or stay within the buffer, since `len` is at most the data's length.
-        head.write::<u16>(ffi::PMD_MBUF_DATA_OFF, (self.headroom() + len) as u16);
-        head.write::<u16>(ffi::PMD_MBUF_DATA_LEN, left as u16);
-        head.write::<u32>(ffi::PMD_MBUF_PKT_LEN, (self.len() - len) as u32);
+        head.set_data_off((self.headroom() + len) as u16);
+        head.set_data_len(left as u16);
+        head.set_packet_len((self.len() - len) as u32);
+        self.clear_tx_offload();
         true
     }
 
@@ -157,9 +161,9 @@ impl Mbuf {
             return Err(tail);
         }
         let tail = ManuallyDrop::new(tail);
-        self.last().write::<*mut ffi::rte_mbuf>(ffi::PMD_MBUF_NEXT, tail.head.as_ptr());
-        self.head().write::<u16>(ffi::PMD_MBUF_NB_SEGS, count);
-        self.head().write::<u32>(ffi::PMD_MBUF_PKT_LEN, total);
+        self.last().set_next_raw(tail.head.as_ptr());
+        self.head().set_segment_count(count);
+        self.head().set_packet_len(total);
         Ok(())
     }
 
@@ -172,13 +176,15 @@ impl Mbuf {
     /// The hash by which the device chose the RX queue, if it said so.
     #[inline]
     pub fn rss_hash(&self) -> Option<u32> {
-        (self.flags() & ffi::PMD_RX_RSS_HASH != 0).then(|| self.head().read(ffi::PMD_MBUF_HASH_RSS))
+        (self.flags() & ffi::PMD_RX_RSS_HASH != 0).then(|| self.head().rss_hash())
     }
 
-    /// Whether the device put this packet together from several TCP segments (net_virtio and net_vhost may).
+    /// The payload bytes of each of the TCP segments that the device put this packet together from, if it did
+    /// (net_virtio and net_vhost may).
     #[inline]
-    pub fn is_coalesced(&self) -> bool {
-        self.flags() & ffi::PMD_RX_LRO != 0
+    pub fn rx_segment_size(&self) -> Option<u16> {
+        let coalesced = self.flags() & ffi::PMD_RX_LRO != 0;
+        coalesced.then(|| (self.head().tx_offload() >> ffi::PMD_TSO_SEGSZ_SHIFT) as u16)
     }
 
     /// Asks the device to fill in checksums or to segment when it sends the packet. The pseudo-header checksum that
@@ -188,22 +194,25 @@ impl Mbuf {
     /// The request does not fit the packet; whatever was asked for before stays.
     #[inline]
     pub fn set_tx_offload(&mut self, offload: &TxOffload) -> Result<(), OffloadError> {
-        let (flags, lengths) = offload.encode(self.head().data_len())?;
-        self.head().write::<u64>(ffi::PMD_MBUF_OL_FLAGS, self.flags() & !ffi::PMD_TX_FLAGS | flags);
-        self.head().write::<u64>(ffi::PMD_MBUF_TX_OFFLOAD, lengths);
+        let (flags, lengths) = offload.encode(self.head().len())?;
+        self.head().set_flags(self.flags() & !ffi::PMD_TX_FLAGS | flags);
+        self.head().set_tx_offload(lengths);
         Ok(())
     }
 
     /// Takes back what [`Mbuf::set_tx_offload`] asked for.
     #[inline]
     pub fn clear_tx_offload(&mut self) {
-        self.head().write::<u64>(ffi::PMD_MBUF_OL_FLAGS, self.flags() & !ffi::PMD_TX_FLAGS);
-        self.head().write::<u64>(ffi::PMD_MBUF_TX_OFFLOAD, 0);
+        let flags = self.flags();
+        if flags & ffi::PMD_TX_FLAGS != 0 {
+            self.head().set_flags(flags & !ffi::PMD_TX_FLAGS);
+            self.head().set_tx_offload(0);
+        }
     }
 
     #[inline]
     pub(crate) fn flags(&self) -> u64 {
-        self.head().read(ffi::PMD_MBUF_OL_FLAGS)
+        self.head().flags()
     }
 
     /// Gives all packets in the vector back to their pools: cheaper than one by one.
@@ -241,56 +250,83 @@ impl<'a> Iterator for Segments<'a> {
         let segment = self.next?;
         self.next = segment.next();
         // SAFETY: Mbuf's invariant holds for each segment; the borrow of the packet, 'a, keeps anyone from writing.
-        Some(unsafe { std::slice::from_raw_parts(segment.data(), segment.data_len()) })
+        Some(unsafe { std::slice::from_raw_parts(segment.data(), segment.len()) })
     }
 }
 
-/// A segment of a chain that an Mbuf owns, for as long as that Mbuf is borrowed. Fields are reached at the offsets
-/// that the C compiler found, since their names in Rust would change with each DPDK release's unions.
+/// A segment of a chain that an Mbuf owns, for as long as that Mbuf is borrowed: shared by those who read, exclusively
+/// by those who write.
 #[derive(Clone, Copy)]
 struct Segment(NonNull<ffi::rte_mbuf>);
 
+/// Accessors of an mbuf's fields, at the offsets that the C compiler found: the fields' names in Rust would change with
+/// the unions of each DPDK release.
+macro_rules! fields {
+    ($($get:ident, $set:ident: $type:ty = $offset:ident;)*) => {
+        impl Segment {
+            $(
+                #[inline(always)]
+                fn $get(self) -> $type {
+                    // SAFETY: the field of this type at this offset of an mbuf that the borrowed Mbuf owns.
+                    unsafe { self.0.as_ptr().byte_add(ffi::$offset as usize).cast::<$type>().read() }
+                }
+
+                #[inline(always)]
+                fn $set(self, value: $type) {
+                    // SAFETY: as above; whoever writes has the Mbuf to themselves.
+                    unsafe { self.0.as_ptr().byte_add(ffi::$offset as usize).cast::<$type>().write(value) }
+                }
+            )*
+        }
+    };
+    ($($get:ident: $type:ty = $offset:ident;)*) => {
+        impl Segment {
+            $(
+                #[inline(always)]
+                fn $get(self) -> $type {
+                    // SAFETY: the field of this type at this offset of an mbuf that the borrowed Mbuf owns.
+                    unsafe { self.0.as_ptr().byte_add(ffi::$offset as usize).cast::<$type>().read() }
+                }
+            )*
+        }
+    };
+}
+
+fields! {
+    data_off, set_data_off: u16 = PMD_MBUF_DATA_OFF;
+    data_len, set_data_len: u16 = PMD_MBUF_DATA_LEN;
+    packet_len, set_packet_len: u32 = PMD_MBUF_PKT_LEN;
+    segment_count, set_segment_count: u16 = PMD_MBUF_NB_SEGS;
+    flags, set_flags: u64 = PMD_MBUF_OL_FLAGS;
+    tx_offload, set_tx_offload: u64 = PMD_MBUF_TX_OFFLOAD;
+    next_raw, set_next_raw: *mut ffi::rte_mbuf = PMD_MBUF_NEXT;
+}
+
+fields! {
+    buffer: *mut u8 = PMD_MBUF_BUF_ADDR;
+    buffer_len: u16 = PMD_MBUF_BUF_LEN;
+    rss_hash: u32 = PMD_MBUF_HASH_RSS;
+}
+
 impl Segment {
-    /// `offset` is one of the PMD_MBUF_* constants, and `T` has that field's size.
-    #[inline(always)]
-    fn field<T>(self, offset: u32) -> *mut T {
-        // SAFETY: every PMD_MBUF_* offset lies within the mbuf.
-        unsafe { self.0.as_ptr().byte_add(offset as usize).cast() }
-    }
-
-    #[inline(always)]
-    fn read<T: Copy>(self, offset: u32) -> T {
-        // SAFETY: the field is within an mbuf that the borrowed Mbuf owns, and C aligned it.
-        unsafe { self.field::<T>(offset).read() }
-    }
-
-    /// Only for the owner of the chain: all callers have `&mut Mbuf`.
-    #[inline(always)]
-    fn write<T>(self, offset: u32, value: T) {
-        // SAFETY: as for `read`; nobody else has the chain.
-        unsafe { self.field::<T>(offset).write(value) }
-    }
-
-    #[inline(always)]
-    fn data_len(self) -> usize {
-        usize::from(self.read::<u16>(ffi::PMD_MBUF_DATA_LEN))
-    }
-
     #[inline(always)]
     fn data(self) -> *mut u8 {
-        let buffer: *mut u8 = self.read(ffi::PMD_MBUF_BUF_ADDR);
         // SAFETY: data_off is at most buf_len.
-        unsafe { buffer.add(usize::from(self.read::<u16>(ffi::PMD_MBUF_DATA_OFF))) }
+        unsafe { self.buffer().add(self.data_off().into()) }
+    }
+
+    #[inline(always)]
+    fn len(self) -> usize {
+        self.data_len().into()
     }
 
     #[inline]
     fn tailroom(self) -> usize {
-        let end = usize::from(self.read::<u16>(ffi::PMD_MBUF_DATA_OFF)) + self.data_len();
-        usize::from(self.read::<u16>(ffi::PMD_MBUF_BUF_LEN)).saturating_sub(end)
+        usize::from(self.buffer_len()).saturating_sub(usize::from(self.data_off()) + self.len())
     }
 
     #[inline(always)]
     fn next(self) -> Option<Self> {
-        NonNull::new(self.read::<*mut ffi::rte_mbuf>(ffi::PMD_MBUF_NEXT)).map(Self)
+        NonNull::new(self.next_raw()).map(Self)
     }
 }

@@ -276,12 +276,17 @@ impl Port {
     }
 }
 
+/// These drivers lose the packets that wait in their rings when they are closed: the pool would miss them for ever.
+const FORGETFUL_DRIVERS: [&str; 1] = ["net_ring"];
+
 /// What a port and its queues share: it closes the port when the last of them goes.
 pub(crate) struct PortInner {
     name: String,
     /// The pool the RX queues fill their rings from: the fields drop after the port is closed.
     pool: Mempool,
     rx_queues: u16,
+    /// Whether the driver is one of [`FORGETFUL_DRIVERS`].
+    forgetful: bool,
     started: bool,
     control: Mutex<()>,
     claim: Claim,
@@ -289,8 +294,9 @@ pub(crate) struct PortInner {
 
 impl PortInner {
     /// For a port that is configured and not started.
-    pub(crate) fn new(claim: Claim, name: String, pool: Mempool, rx_queues: u16) -> Self {
-        Self { name, pool, rx_queues, started: false, control: Mutex::new(()), claim }
+    pub(crate) fn new(claim: Claim, name: String, driver: &str, pool: Mempool, rx_queues: u16) -> Self {
+        let forgetful = FORGETFUL_DRIVERS.contains(&driver);
+        Self { name, pool, rx_queues, forgetful, started: false, control: Mutex::new(()), claim }
     }
 
     pub(crate) fn start(&mut self) -> Result<(), Error> {
@@ -320,8 +326,8 @@ impl Drop for PortInner {
     fn drop(&mut self) {
         let id = self.claim.id();
         if self.started {
-            // Software rings lose what is in them when they are closed; their pool would miss it for ever.
-            for queue in 0..self.rx_queues {
+            let drained = if self.forgetful { self.rx_queues } else { 0 };
+            for queue in 0..drained {
                 // SAFETY: the port runs, and all RxQueues are gone: nobody else receives from it.
                 unsafe { queue::drain(id, queue) };
             }
