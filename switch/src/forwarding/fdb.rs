@@ -71,14 +71,32 @@ struct Value {
 
 /// Keys fill one cache line, values two.
 #[derive(Clone, Copy)]
-#[repr(align(64))]
+#[repr(C, align(64))]
 struct Bucket {
     keys: [u64; SLOTS],
     values: [Value; SLOTS],
 }
 
-/// Bucket and slot.
-type Place = (usize, usize);
+/// A slot of the table, counted through all buckets.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Place(usize);
+
+impl Place {
+    #[inline]
+    fn new(bucket: usize, slot: usize) -> Self {
+        Self(bucket * SLOTS + slot)
+    }
+
+    #[inline]
+    fn bucket(self) -> usize {
+        self.0 / SLOTS
+    }
+
+    #[inline]
+    fn slot(self) -> usize {
+        self.0 % SLOTS
+    }
+}
 
 struct Port {
     kind: Option<PortKind>,
@@ -246,7 +264,7 @@ impl Fdb {
         let before = self.len;
         for _ in 0..buckets.min(self.buckets.len()) {
             for slot in 0..SLOTS {
-                let place = (self.cursor, slot);
+                let place = Place::new(self.cursor, slot);
                 if self.is_free(place, Some(now_s)) {
                     self.clear(place);
                 }
@@ -283,6 +301,8 @@ impl Fdb {
     }
 
     /// A port other than the one that has the address, or the first, wants it.
+    #[cold]
+    #[inline(never)]
     fn claim(&mut self, key: u64, found: Option<Place>, port: PortId, now: Now) -> Result<Learned, LearnRefusal> {
         if !MacAddr::from_bits(key).is_station() {
             return Err(LearnRefusal::BadSource);
@@ -331,13 +351,14 @@ impl Fdb {
         self.kind(message.port) == Some(PortKind::Guest) && older
     }
 
+    #[cold]
     fn refresh(&mut self, place: Place, now_s: u32) -> Learned {
-        self.buckets[place.0].values[place.1].seen = now_s;
+        self.buckets[place.bucket()].values[place.slot()].seen = now_s;
         Learned::Refreshed(self.message(place))
     }
 
     fn message(&self, place: Place) -> LearnMessage {
-        let key = self.buckets[place.0].keys[place.1];
+        let key = self.key(place);
         let value = self.value(place);
         // Keys are made of a VlanId, so this default is never taken.
         let vlan = VlanId::new((key >> 48) as u16 & 0x0fff).unwrap_or(VlanId::DEFAULT);
@@ -350,9 +371,9 @@ impl Fdb {
     fn find(&self, key: u64) -> Option<Place> {
         let [first, second] = self.buckets_of(key);
         if let Some(slot) = position(&self.buckets[first].keys, key) {
-            return Some((first, slot));
+            return Some(Place::new(first, slot));
         }
-        position(&self.buckets[second].keys, key).map(|slot| (second, slot))
+        position(&self.buckets[second].keys, key).map(|slot| Place::new(second, slot))
     }
 
     /// The two buckets of a key. Two rounds of multiply and fold under a secret: what a guest sees (that an address was
@@ -379,7 +400,7 @@ impl Fdb {
             return Err(LearnRefusal::TableFull);
         }
         let [first, second] = self.buckets_of(key).map(|bucket| {
-            let mut free = (0..SLOTS).map(|slot| (bucket, slot)).filter(|&place| self.is_free(place, now_s));
+            let mut free = (0..SLOTS).map(|slot| Place::new(bucket, slot)).filter(|&place| self.is_free(place, now_s));
             (free.next(), free.count())
         });
         // Counts are of free slots behind the first one.
@@ -391,9 +412,9 @@ impl Fdb {
     /// Makes `place` hold the entry. What was there is gone, and no longer counted.
     fn put(&mut self, place: Place, key: u64, value: Value) {
         self.clear(place);
-        let bucket = &mut self.buckets[place.0];
-        bucket.keys[place.1] = key;
-        bucket.values[place.1] = value;
+        let bucket = &mut self.buckets[place.bucket()];
+        bucket.keys[place.slot()] = key;
+        bucket.values[place.slot()] = value;
         if let Some(state) = self.ports.get_mut(value.port.index()) {
             *state.count(value.fixed) += 1;
             self.len += 1;
@@ -401,29 +422,31 @@ impl Fdb {
     }
 
     fn clear(&mut self, place: Place) {
-        let bucket = &self.buckets[place.0];
-        let (key, value) = (bucket.keys[place.1], bucket.values[place.1]);
-        if key != VACANT
+        let value = *self.value(place);
+        if self.key(place) != VACANT
             && self.is_live(&value)
             && let Some(state) = self.ports.get_mut(value.port.index())
         {
             *state.count(value.fixed) -= 1;
             self.len -= 1;
         }
-        self.buckets[place.0].keys[place.1] = VACANT;
+        self.buckets[place.bucket()].keys[place.slot()] = VACANT;
     }
 
     /// Whether an entry can be put there: nothing is, or what is there has been flushed or has aged out.
     fn is_free(&self, place: Place, now_s: Option<u32>) -> bool {
         let value = self.value(place);
-        self.buckets[place.0].keys[place.1] == VACANT
-            || !self.is_live(value)
-            || now_s.is_some_and(|now_s| self.is_old(value, now_s))
+        self.key(place) == VACANT || !self.is_live(value) || now_s.is_some_and(|now_s| self.is_old(value, now_s))
     }
 
     #[inline]
-    fn value(&self, (bucket, slot): Place) -> &Value {
-        &self.buckets[bucket].values[slot]
+    fn key(&self, place: Place) -> u64 {
+        self.buckets[place.bucket()].keys[place.slot()]
+    }
+
+    #[inline]
+    fn value(&self, place: Place) -> &Value {
+        &self.buckets[place.bucket()].values[place.slot()]
     }
 
     #[inline]

@@ -210,7 +210,7 @@ fn the_whole_capacity_can_be_used() {
         }
         let first = (0..4096).filter(|&n| {
             let key = key(V, mac(n));
-            fdb.find(key).is_some_and(|(bucket, _)| bucket == fdb.buckets_of(key)[0])
+            fdb.find(key).is_some_and(|place| place.bucket() == fdb.buckets_of(key)[0])
         });
         assert!(first.count() > 4096 * 7 / 10);
     }

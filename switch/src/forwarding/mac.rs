@@ -47,7 +47,7 @@ impl MacAddr {
     #[inline]
     pub(crate) fn to_bits(self) -> u64 {
         let [a, b, c, d, e, f] = self.0;
-        u64::from_be_bytes([0, 0, a, b, c, d, e, f])
+        u64::from(u32::from_be_bytes([a, b, c, d])) << 16 | u64::from(u16::from_be_bytes([e, f]))
     }
 
     /// The address that [`MacAddr::to_bits`] made the low 48 bits of `bits` from.

@@ -91,31 +91,37 @@ fn add_around(a: u64, b: u64) -> u64 {
     sum + u64::from(carry)
 }
 
-/// The sum of `bytes` as if they began at an even offset. Four independent sums of 32-bit halves need no carries for
-/// 2^32 additions (more than memory holds), and the compiler turns them into vector code.
+/// The sum of `bytes` as if they began at an even offset. Eight independent sums of 32-bit halves need no carries for
+/// 2^31 additions (more than memory holds), and the compiler turns them into vector code.
 #[inline]
 fn sum_words(bytes: &[u8]) -> u64 {
-    let (blocks, rest) = bytes.as_chunks::<32>();
-    let mut lanes = [0u64; 4];
+    let (blocks, rest) = bytes.as_chunks::<64>();
+    let mut lanes = [0u64; 8];
     for block in blocks {
         for (lane, word) in lanes.iter_mut().zip(block.as_chunks::<8>().0) {
-            let word = u64::from_ne_bytes(*word);
-            *lane += (word & 0xffff_ffff) + (word >> 32);
+            *lane += halves(*word);
         }
     }
-    let mut sum = lanes.into_iter().fold(0, add_around);
     let (words, tail) = rest.as_chunks::<8>();
-    for word in words {
-        sum = add_around(sum, u64::from_ne_bytes(*word));
-    }
-    if !tail.is_empty() {
-        let mut last = [0u8; 8];
-        for (to, from) in last.iter_mut().zip(tail) {
-            *to = *from;
-        }
-        sum = add_around(sum, u64::from_ne_bytes(last));
-    }
-    sum
+    let sum = words.iter().fold(0, |sum, word| sum + halves(*word));
+    lanes.into_iter().fold(sum + short(tail), add_around)
+}
+
+/// Both halves of a word, which sum to the same.
+#[inline]
+fn halves(word: [u8; 8]) -> u64 {
+    let word = u64::from_ne_bytes(word);
+    (word & 0xffff_ffff) + (word >> 32)
+}
+
+/// The sum of fewer than eight bytes. It does not matter which 16-bit word of a sum they are added to.
+#[inline]
+fn short(bytes: &[u8]) -> u64 {
+    let (four, rest) = bytes.as_chunks::<4>();
+    let (two, last) = rest.as_chunks::<2>();
+    let mut sum = four.first().map_or(0, |four| u64::from(u32::from_ne_bytes(*four)));
+    sum += two.first().map_or(0, |two| u64::from(u16::from_ne_bytes(*two)));
+    sum + last.first().map_or(0, |last| u64::from(u16::from_ne_bytes([*last, 0])))
 }
 
 /// A checksum field's new value after one 16-bit word under it changed from `old` to `new` (RFC 1624, equation 3).
