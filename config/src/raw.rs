@@ -389,7 +389,8 @@ impl<'de> Deserialize<'de> for RawAccount {
             }
 
             fn visit_str<E: Error>(self, name: &str) -> Result<RawAccount, E> {
-                Ok(RawAccount::Name(name.to_owned()))
+                // No account is named by digits alone; whoever quotes a number means the number.
+                Ok(name.parse().map_or_else(|_| RawAccount::Name(name.to_owned()), RawAccount::Id))
             }
 
             fn visit_i64<E: Error>(self, id: i64) -> Result<RawAccount, E> {

@@ -132,7 +132,7 @@ fn values_read_back_are_checked() {
 
 #[test]
 fn accounts_are_checked_where_they_are_known() {
-    let text = "[switch]\nio_cores = [0]\ncontrol_socket_group = \"kvm\"\ncontrol_socket_owner = 7";
+    let text = "[switch]\nio_cores = [0]\ncontrol_socket_group = \"kvm\"\ncontrol_socket_owner = \"7\"";
     let machine = Machine { groups: Some(BTreeMap::from([("kvm".into(), 104)])), ..Machine::any() };
     let access = Config::parse(text, "test.toml", &machine).unwrap().switch.control_socket_access;
     assert_eq!(access.group.and_then(|group| machine.gid(&group)), Some(104));
