@@ -1,0 +1,46 @@
+# Sidecore: `make demo` shows it, `make test` checks it. `make help` lists the rest.
+
+# rustup installs here; a fresh shell may not know it yet.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+# The demo and the end-to-end tests make namespaces, interfaces and AF_XDP sockets.
+ROOT := $(shell [ "$$(id -u)" -eq 0 ] || echo sudo -E)
+HOST := $(subst -,_,$(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p' | tr a-z A-Z))
+
+.PHONY: help build release demo lint test test-full clean
+
+help: ## Show this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1|/p' Makefile | while IFS='|' read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
+
+build: ## Install what building needs, and build the switch
+	@scripts/check-rust.sh
+	@scripts/install-deps.sh build
+	cargo build -p sidecore
+
+release: ## The same, optimised for use
+	@scripts/check-rust.sh
+	@scripts/install-deps.sh build
+	cargo build --release -p sidecore
+
+demo: ## Two QEMU guests and an outside host exchange traffic through the switch, for about 20 s
+	@scripts/check-rust.sh
+	@scripts/install-deps.sh demo
+	cargo build -p sidecore -p sidecore-tests
+	@CARGO_TARGET_$(HOST)_RUNNER="$(ROOT)" cargo run -q -p sidecore-tests --bin sidecore-demo
+
+lint: ## Check formatting and clippy's opinion (warnings are errors)
+	@scripts/check-rust.sh lint
+	@scripts/install-deps.sh build
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+
+test: lint ## Checks, unit, property and end-to-end tests, under 25 minutes on two CPUs
+	@scripts/install-deps.sh test
+	cargo build -p sidecore -p sidecore-tests
+	@cargo run -q -p sidecore-tests --bin run-tests
+
+test-full: export SIDECORE_TEST_FULL := 1
+test-full: test ## The same with 64 MiB transfers and longer property tests
+
+clean: ## Remove everything that was built
+	cargo clean

@@ -1,0 +1,115 @@
+#!/usr/bin/env bash
+# Installs the Debian packages Sidecore is built, shown and tested with. Quick and silent when all are there.
+#
+#   scripts/install-deps.sh [build] [demo] [test]      default: build
+#
+# "demo" and "test" include "build". Needs apt (Debian 12 or a relative), and root or sudo when something is missing.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+top=$(dirname "$here")
+
+# A compiler for the generated shims and for linking, DPDK's headers and drivers, and libclang for bindgen.
+build_packages=(build-essential pkg-config libdpdk-dev libclang-dev clang)
+
+# QEMU guests (busybox, iperf3 and the kernel below make their image), and the namespaces around them.
+demo_packages=(qemu-system-x86 busybox-static iperf3 iproute2 ethtool)
+
+# dpdk-testpmd, the second real driver, is in dpdk-dev.
+test_packages=(dpdk-dev)
+
+say() { printf 'install-deps: %s\n' "$*"; }
+fail() {
+    printf 'install-deps: error: %s\n' "$*" >&2
+    exit 1
+}
+
+wanted=()
+kernel=no
+for group in "${@:-build}"; do
+    case $group in
+        build) wanted+=("${build_packages[@]}") ;;
+        demo) wanted+=("${build_packages[@]}" "${demo_packages[@]}") kernel=yes ;;
+        test) wanted+=("${build_packages[@]}" "${demo_packages[@]}" "${test_packages[@]}") kernel=yes ;;
+        *) fail "unknown group '$group': use build, demo or test" ;;
+    esac
+done
+
+is_installed() {
+    [[ $(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null) == installed ]]
+}
+
+# Runs a command as root, or says what to run by hand.
+as_root() {
+    if [[ $(id -u) -eq 0 ]]; then
+        "$@"
+    elif command -v sudo >/dev/null; then
+        sudo "$@"
+    else
+        fail "neither root nor sudo here. As root, run: apt-get install ${missing[*]}"
+    fi
+}
+
+apt_get() {
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 "$@"
+}
+
+updated=no
+update_lists() {
+    [[ $updated == no ]] || return 0
+    say "updating apt's package lists"
+    apt_get update >/dev/null || fail "'apt-get update' failed: is there a network connection?"
+    updated=yes
+}
+
+# apt's lists may be absent (a container) or name versions the mirror has dropped: then fetch them and try once more.
+install_packages() {
+    say "installing: $*"
+    if ! apt_get install -y --no-install-recommends "$@"; then
+        update_lists
+        apt_get install -y --no-install-recommends "$@" || fail "apt-get could not install: $*"
+    fi
+}
+
+# The guests' kernel is unpacked, not installed: an installed cloud kernel would join this machine's boot menu, and it has
+# no drivers for real hardware. One that is installed already is used as it is.
+guest_kernel_dir=$top/target/guest/kernel
+has_guest_kernel() {
+    compgen -G "/boot/vmlinuz-*-cloud-amd64" >/dev/null || compgen -G "$guest_kernel_dir/boot/vmlinuz-*" >/dev/null
+}
+
+kernel_package() {
+    apt-cache depends linux-image-cloud-amd64 2>/dev/null | awk '$1 == "Depends:" && $2 ~ /^linux-image-/ {print $2; exit}'
+}
+
+fetch_guest_kernel() {
+    local package
+    package=$(kernel_package)
+    if [[ -z $package ]]; then
+        update_lists
+        package=$(kernel_package)
+    fi
+    [[ -n $package ]] || fail "apt knows no linux-image-cloud-amd64, the kernel the guests run"
+    say "fetching the guests' kernel, $package"
+    download=$(mktemp -d)
+    trap 'rm -rf "$download"' EXIT
+    if ! (cd "$download" && apt-get -q -o APT::Sandbox::User=root download "$package"); then
+        update_lists
+        package=$(kernel_package)
+        (cd "$download" && apt-get -q -o APT::Sandbox::User=root download "$package") || fail "apt-get could not download $package"
+    fi
+    mkdir -p "$top/target/guest"
+    rm -rf "$guest_kernel_dir" "$guest_kernel_dir.new"
+    dpkg-deb -x "$download"/*.deb "$guest_kernel_dir.new"
+    mv "$guest_kernel_dir.new" "$guest_kernel_dir"
+}
+
+command -v dpkg-query >/dev/null ||
+    fail "this is not a Debian-like system. Install by hand what corresponds to: ${wanted[*]}"
+
+missing=()
+for package in "${wanted[@]}"; do
+    is_installed "$package" || missing+=("$package")
+done
+[[ ${#missing[@]} -eq 0 ]] || install_packages "${missing[@]}"
+[[ $kernel == no ]] || has_guest_kernel || fetch_guest_kernel

@@ -1,0 +1,26 @@
+//! What Sidecore's end-to-end tests and its demo are made of: QEMU guests, DPDK guests, the hosts around them, and the
+//! switch itself, each as a value that is started, asked, and cleaned up when dropped.
+//!
+//! Nothing here links the switch: tests drive the built binary from outside, as users do.
+//!
+//! | module | what it stands for |
+//! |---|---|
+//! | [`guest`] | a Linux guest: its image, its QEMU process, its console and QMP |
+//! | [`host`] | anything a shell command can run on: a guest, or a network namespace |
+//! | [`net`] | namespaces and veth pairs |
+//! | [`switch`] | the `sidecore` process, its configuration and its status |
+//! | [`testpmd`] | DPDK's testpmd as a virtio guest or as a vhost backend |
+//! | [`traffic`] | pings, transfers whose SHA-256 is compared, iperf3 |
+//! | [`process`], [`hugepages`], [`paths`], [`rules`] | processes, memory, places, and the rules of a test run |
+#![forbid(unsafe_code)]
+
+pub mod guest;
+pub mod host;
+pub mod hugepages;
+pub mod net;
+pub mod paths;
+pub mod process;
+pub mod rules;
+pub mod switch;
+pub mod testpmd;
+pub mod traffic;

@@ -1,0 +1,35 @@
+//! Where the workspace keeps what the tests need.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+/// The workspace's root folder.
+#[must_use]
+pub fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/"))
+}
+
+/// A folder under the workspace's `target/`, made when it is not there. Guest images and demo reports live here, whatever
+/// `CARGO_TARGET_DIR` says.
+pub fn target(sub: &str) -> Result<PathBuf> {
+    let dir = workspace().join("target").join(sub);
+    std::fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    Ok(dir)
+}
+
+/// The `sidecore` binary under test: `SIDECORE_BIN`, or the one built beside the running test or demo binary.
+pub fn sidecore() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("SIDECORE_BIN") {
+        return Ok(PathBuf::from(path));
+    }
+    let me = std::env::current_exe().context("cannot find the running binary's own path")?;
+    // target/PROFILE/sidecore-demo or target/PROFILE/deps/test-HASH
+    for dir in me.ancestors().skip(1).take(2) {
+        let candidate = dir.join("sidecore");
+        if candidate.is_file() {
+            return Ok(candidate);
+        }
+    }
+    bail!("no sidecore binary beside {}: build it first (cargo build -p sidecore), or set SIDECORE_BIN", me.display());
+}
