@@ -15,14 +15,9 @@
 
 use super::learn::{LearnMessage, LearnRefusal, Learned, PortKind};
 use super::police::TokenBucket;
+use super::slots::{Place, SLOTS, Slots, Value, key, parts};
 use super::{MacAddr, Now, PortId, VlanId};
 use std::num::NonZeroU32;
-
-const SLOTS: usize = 8;
-
-/// A key is (VLAN, MAC) below this bit, which is set in every key so that none is [`VACANT`].
-const PRESENT: u64 = 1 << 63;
-const VACANT: u64 = 0;
 
 /// A new entry goes to its second bucket only when its first has fewer free slots than this: most look-ups then end
 /// in the first.
@@ -59,45 +54,6 @@ pub(crate) struct Entry {
     pub(crate) seen: u32,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Value {
-    port: PortId,
-    fixed: bool,
-    /// The port's, when the entry was made: one that is not the port's any more is as good as vacant.
-    generation: u32,
-    seen: u32,
-    since: u32,
-}
-
-/// Keys fill one cache line, values two.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Bucket {
-    keys: [u64; SLOTS],
-    values: [Value; SLOTS],
-}
-
-/// A slot of the table, counted through all buckets.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Place(usize);
-
-impl Place {
-    #[inline]
-    fn new(bucket: usize, slot: usize) -> Self {
-        Self(bucket * SLOTS + slot)
-    }
-
-    #[inline]
-    fn bucket(self) -> usize {
-        self.0 / SLOTS
-    }
-
-    #[inline]
-    fn slot(self) -> usize {
-        self.0 % SLOTS
-    }
-}
-
 struct Port {
     kind: Option<PortKind>,
     limit: u32,
@@ -111,9 +67,8 @@ struct Port {
 
 /// One core's replica of the MAC table.
 pub(crate) struct Fdb {
-    buckets: Box<[Bucket]>,
+    slots: Slots,
     ports: Box<[Port]>,
-    seed: [u64; 4],
     capacity: usize,
     len: usize,
     ageing_s: u32,
@@ -125,16 +80,12 @@ pub(crate) struct Fdb {
 impl Fdb {
     /// An empty table, all memory allocated.
     pub(crate) fn new(settings: &FdbSettings) -> Self {
-        let vacant = Value { port: PortId(0), fixed: false, generation: 0, seen: 0, since: 0 };
-        let bucket = Bucket { keys: [VACANT; SLOTS], values: [vacant; SLOTS] };
-        let buckets = settings.capacity.div_ceil(SLOTS / 2).next_power_of_two().max(2);
         let rate = TokenBucket::new(settings.learn_rate, settings.learn_burst, settings.cycles_per_s);
         let port =
             || Port { kind: None, limit: 0, learnt: 0, fixed: 0, learnt_generation: 0, fixed_generation: 0, rate };
         Self {
-            buckets: vec![bucket; buckets].into_boxed_slice(),
+            slots: Slots::new(settings.capacity, settings.seed),
             ports: (0..settings.ports).map(|_| port()).collect(),
-            seed: settings.seed,
             capacity: settings.capacity,
             len: 0,
             ageing_s: settings.ageing_s.get(),
@@ -174,7 +125,7 @@ impl Fdb {
     /// The port behind which `mac` is.
     #[inline]
     pub(crate) fn lookup(&self, vlan: VlanId, mac: MacAddr) -> Option<PortId> {
-        let value = self.value(self.find(key(vlan, mac))?);
+        let value = self.slots.value(self.slots.find(key(vlan, mac))?);
         self.is_live(value).then_some(value.port)
     }
 
@@ -183,9 +134,9 @@ impl Fdb {
     #[inline]
     pub(crate) fn learn(&mut self, vlan: VlanId, mac: MacAddr, port: PortId, now: Now) -> Learned {
         let key = key(vlan, mac);
-        let found = self.find(key);
+        let found = self.slots.find(key);
         if let Some(place) = found {
-            let value = self.value(place);
+            let value = self.slots.value(place);
             if value.port == port && self.is_live(value) {
                 let again = !value.fixed && elapsed(value.seen, now.seconds) >= self.refresh_s();
                 return if again { self.refresh(place, now.seconds) } else { Learned::Known };
@@ -205,7 +156,7 @@ impl Fdb {
             return false;
         }
         let key = key(message.vlan, message.mac);
-        let found = self.find(key);
+        let found = self.slots.find(key);
         let mut value = Value {
             port: message.port,
             fixed: false,
@@ -213,7 +164,7 @@ impl Fdb {
             seen: message.seen,
             since: message.since,
         };
-        let current = found.map(|place| self.value(place)).filter(|current| self.is_live(current));
+        let current = found.map(|place| self.slots.value(place)).filter(|current| self.is_live(current));
         match current {
             Some(current) if current.fixed => return false,
             Some(current) if current.port == message.port => {
@@ -227,11 +178,8 @@ impl Fdb {
             Some(current) if !self.gives_way(current, message) => return false,
             _ => {}
         }
-        let place = match found {
-            Some(place) => Some(place),
-            None => self.room(key, message.seen).ok(),
-        };
-        place.inspect(|&place| self.put(place, key, value)).is_some()
+        let place = self.room(key, found, current.is_some(), Some(message.seen));
+        place.map(|place| self.put(place, key, value)).is_ok()
     }
 
     /// Fixes `mac` to `port`, wherever it was learnt before.
@@ -242,18 +190,12 @@ impl Fdb {
         let state = self.ports.get(port.index()).filter(|state| state.kind.is_some());
         let generation = state.ok_or(LearnRefusal::UnknownPort)?.fixed_generation;
         let key = key(vlan, mac);
-        let found = self.find(key);
-        if let Some(current) = found.map(|place| self.value(place))
-            && self.is_live(current)
-            && current.fixed
-            && current.port != port
-        {
+        let found = self.slots.find(key);
+        let current = found.map(|place| self.slots.value(place)).filter(|current| self.is_live(current));
+        if current.is_some_and(|current| current.fixed && current.port != port) {
             return Err(LearnRefusal::Fixed);
         }
-        let place = match found {
-            Some(place) => place,
-            None => self.room_at(key, None)?,
-        };
+        let place = self.room(key, found, current.is_some(), None)?;
         self.put(place, key, Value { port, fixed: true, generation, seen: 0, since: 0 });
         Ok(())
     }
@@ -262,14 +204,14 @@ impl Fdb {
     /// buckets. Gives the number removed. Called often enough, it goes round the table again and again.
     pub(crate) fn age(&mut self, now_s: u32, buckets: usize) -> usize {
         let before = self.len;
-        for _ in 0..buckets.min(self.buckets.len()) {
+        for _ in 0..buckets.min(self.slots.buckets()) {
             for slot in 0..SLOTS {
                 let place = Place::new(self.cursor, slot);
                 if self.is_free(place, Some(now_s)) {
                     self.clear(place);
                 }
             }
-            self.cursor = (self.cursor + 1) & (self.buckets.len() - 1);
+            self.cursor = (self.cursor + 1) & (self.slots.buckets() - 1);
         }
         before - self.len
     }
@@ -286,18 +228,13 @@ impl Fdb {
 
     /// Number of buckets, for [`Fdb::age`] and [`Fdb::entries`].
     pub(crate) fn buckets(&self) -> usize {
-        self.buckets.len()
+        self.slots.buckets()
     }
 
     /// The entries in `count` buckets from bucket `from` on: to show the table in steps.
     pub(crate) fn entries(&self, from: usize, count: usize) -> impl Iterator<Item = Entry> + '_ {
-        let slots =
-            self.buckets.iter().skip(from).take(count).flat_map(|bucket| bucket.keys.iter().zip(&bucket.values));
-        slots.filter(|&(&key, value)| key != VACANT && self.is_live(value)).filter_map(|(&key, value)| {
-            let vlan = VlanId::new((key >> 48) as u16 & 0x0fff)?;
-            let mac = MacAddr::from_bits(key);
-            Some(Entry { vlan, mac, port: value.port, fixed: value.fixed, seen: value.seen })
-        })
+        let live = self.slots.iter(from, count).filter(|&(_, _, value)| self.is_live(value));
+        live.map(|(vlan, mac, value)| Entry { vlan, mac, port: value.port, fixed: value.fixed, seen: value.seen })
     }
 
     /// A port other than the one that has the address, or the first, wants it.
@@ -311,7 +248,7 @@ impl Fdb {
         let state = state.ok_or(LearnRefusal::UnknownPort)?;
         let generation = state.learnt_generation;
         let full = state.learnt >= state.limit;
-        let current = found.map(|place| self.value(place)).filter(|current| self.is_live(current));
+        let current = found.map(|place| self.slots.value(place)).filter(|current| self.is_live(current));
         let moved = current.is_some();
         if let Some(current) = current {
             if current.fixed {
@@ -324,12 +261,7 @@ impl Fdb {
         if full {
             return Err(LearnRefusal::PortLimit);
         }
-        // A slot of this key that a flush left behind is as good as a new one, but counts as a new entry.
-        let place = match found {
-            Some(_) if !moved && self.len >= self.capacity => return Err(LearnRefusal::TableFull),
-            Some(place) => place,
-            None => self.room(key, now.seconds)?,
-        };
+        let place = self.room(key, found, moved, Some(now.seconds))?;
         if !self.ports.get_mut(port.index()).is_some_and(|state| state.rate.take(now.cycles)) {
             return Err(LearnRefusal::RateLimit);
         }
@@ -353,68 +285,44 @@ impl Fdb {
 
     #[cold]
     fn refresh(&mut self, place: Place, now_s: u32) -> Learned {
-        self.buckets[place.bucket()].values[place.slot()].seen = now_s;
+        let value = Value { seen: now_s, ..*self.slots.value(place) };
+        self.slots.set(place, self.slots.key(place), value);
         Learned::Refreshed(self.message(place))
     }
 
     fn message(&self, place: Place) -> LearnMessage {
-        let key = self.key(place);
-        let value = self.value(place);
-        // Keys are made of a VlanId, so this default is never taken.
-        let vlan = VlanId::new((key >> 48) as u16 & 0x0fff).unwrap_or(VlanId::DEFAULT);
-        let Value { port, generation, seen, since, .. } = *value;
-        LearnMessage { vlan, mac: MacAddr::from_bits(key), port, generation, seen, since }
+        let (vlan, mac) = parts(self.slots.key(place));
+        let Value { port, generation, seen, since, .. } = *self.slots.value(place);
+        LearnMessage { vlan, mac, port, generation, seen, since }
     }
 
-    /// The slot that has `key`, live or not. There is at most one.
-    #[inline]
-    fn find(&self, key: u64) -> Option<Place> {
-        let [first, second] = self.buckets_of(key);
-        if let Some(slot) = position(&self.buckets[first].keys, key) {
-            return Some(Place::new(first, slot));
-        }
-        position(&self.buckets[second].keys, key).map(|slot| Place::new(second, slot))
-    }
-
-    /// The two buckets of a key. Two rounds of multiply and fold under a secret: what a guest sees (that an address was
-    /// or was not learnt) does not lead back to it.
-    #[inline]
-    fn buckets_of(&self, key: u64) -> [usize; 2] {
-        let [a, b, c, d] = self.seed;
-        let hash = fold(fold(key ^ a, b | 1) ^ c, d | 1);
-        let mask = self.buckets.len() - 1;
-        let (first, second) = (hash as usize & mask, (hash >> 32) as usize & mask);
-        [first, if second == first { first ^ 1 } else { second }]
-    }
-
-    /// A slot for a new entry; that of an aged one only where there is no other.
-    fn room(&self, key: u64, now_s: u32) -> Result<Place, LearnRefusal> {
-        match self.room_at(key, None) {
-            Err(LearnRefusal::BucketFull) => self.room_at(key, Some(now_s)),
-            other => other,
-        }
-    }
-
-    fn room_at(&self, key: u64, now_s: Option<u32>) -> Result<Place, LearnRefusal> {
-        if self.len >= self.capacity {
+    /// The slot for the entry of `key`: `found`, which has the key already, or a vacant one; that of an aged entry only
+    /// where there is no other. Without a time nothing has aged. A new entry needs room in the table; one that is
+    /// `live` has it.
+    fn room(&self, key: u64, found: Option<Place>, live: bool, now_s: Option<u32>) -> Result<Place, LearnRefusal> {
+        if !live && self.len >= self.capacity {
             return Err(LearnRefusal::TableFull);
         }
-        let [first, second] = self.buckets_of(key).map(|bucket| {
-            let mut free = (0..SLOTS).map(|slot| Place::new(bucket, slot)).filter(|&place| self.is_free(place, now_s));
-            (free.next(), free.count())
+        found.or_else(|| self.free(key, None)).or_else(|| self.free(key, now_s)).ok_or(LearnRefusal::BucketFull)
+    }
+
+    fn free(&self, key: u64, now_s: Option<u32>) -> Option<Place> {
+        let [first, second] = self.slots.buckets_of(key).map(|bucket| {
+            let places = (0..SLOTS).map(|slot| Place::new(bucket, slot));
+            let mut free = places.filter(|&place| self.is_free(place, now_s));
+            free.next().map(|place| (place, 1 + free.count()))
         });
-        // Counts are of free slots behind the first one.
-        let (place, _) =
-            if first.1 + 1 >= KEEP_FREE || first.1 >= second.1 && first.0.is_some() { first } else { second };
-        place.ok_or(LearnRefusal::BucketFull)
+        let (place, count) = first.or(second)?;
+        match second {
+            Some((other, more)) if count < KEEP_FREE && more > count => Some(other),
+            _ => Some(place),
+        }
     }
 
     /// Makes `place` hold the entry. What was there is gone, and no longer counted.
     fn put(&mut self, place: Place, key: u64, value: Value) {
         self.clear(place);
-        let bucket = &mut self.buckets[place.bucket()];
-        bucket.keys[place.slot()] = key;
-        bucket.values[place.slot()] = value;
+        self.slots.set(place, key, value);
         if let Some(state) = self.ports.get_mut(value.port.index()) {
             *state.count(value.fixed) += 1;
             self.len += 1;
@@ -422,31 +330,21 @@ impl Fdb {
     }
 
     fn clear(&mut self, place: Place) {
-        let value = *self.value(place);
-        if self.key(place) != VACANT
+        let value = *self.slots.value(place);
+        if !self.slots.is_vacant(place)
             && self.is_live(&value)
             && let Some(state) = self.ports.get_mut(value.port.index())
         {
             *state.count(value.fixed) -= 1;
             self.len -= 1;
         }
-        self.buckets[place.bucket()].keys[place.slot()] = VACANT;
+        self.slots.vacate(place);
     }
 
     /// Whether an entry can be put there: nothing is, or what is there has been flushed or has aged out.
     fn is_free(&self, place: Place, now_s: Option<u32>) -> bool {
-        let value = self.value(place);
-        self.key(place) == VACANT || !self.is_live(value) || now_s.is_some_and(|now_s| self.is_old(value, now_s))
-    }
-
-    #[inline]
-    fn key(&self, place: Place) -> u64 {
-        self.buckets[place.bucket()].keys[place.slot()]
-    }
-
-    #[inline]
-    fn value(&self, place: Place) -> &Value {
-        &self.buckets[place.bucket()].values[place.slot()]
+        let value = self.slots.value(place);
+        self.slots.is_vacant(place) || !self.is_live(value) || now_s.is_some_and(|now_s| self.is_old(value, now_s))
     }
 
     #[inline]
@@ -474,28 +372,6 @@ impl Port {
     fn count(&mut self, fixed: bool) -> &mut u32 {
         if fixed { &mut self.fixed } else { &mut self.learnt }
     }
-}
-
-#[inline]
-fn key(vlan: VlanId, mac: MacAddr) -> u64 {
-    PRESENT | u64::from(vlan.get()) << 48 | mac.to_bits()
-}
-
-/// Where `key` is among `keys`. All are compared, without a branch that a guest's choice of addresses could mislead.
-#[inline]
-fn position(keys: &[u64; SLOTS], key: u64) -> Option<usize> {
-    let mut found = 0u32;
-    for (slot, candidate) in keys.iter().enumerate() {
-        found |= u32::from(*candidate == key) << slot;
-    }
-    (found != 0).then(|| found.trailing_zeros() as usize % SLOTS)
-}
-
-/// The 128-bit product, its halves laid over each other.
-#[inline]
-fn fold(a: u64, b: u64) -> u64 {
-    let product = u128::from(a) * u128::from(b);
-    (product as u64) ^ (product >> 64) as u64
 }
 
 /// Seconds from `then` to `now` on a clock that may wrap; negative when `then` is later, as another core's may be.

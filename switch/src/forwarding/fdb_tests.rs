@@ -210,7 +210,7 @@ fn the_whole_capacity_can_be_used() {
         }
         let first = (0..4096).filter(|&n| {
             let key = key(V, mac(n));
-            fdb.find(key).is_some_and(|place| place.bucket() == fdb.buckets_of(key)[0])
+            fdb.slots.find(key).is_some_and(|place| place.bucket() == fdb.slots.buckets_of(key)[0])
         });
         assert!(first.count() > 4096 * 7 / 10);
     }
@@ -267,6 +267,18 @@ fn a_guests_claim_beats_an_uplinks() {
     assert!(a.apply(&from_b));
     assert!(!b.apply(&from_a));
     assert_eq!((a.lookup(V, mac(1)), b.lookup(V, mac(1))), (Some(G2), Some(G2)));
+}
+
+#[test]
+fn a_flushed_slot_is_no_room_in_a_full_table() {
+    let (mut a, mut b) = (table(), open(&settings(1), 10));
+    b.learn(V, mac(1), G1, at(0));
+    b.flush_port(G1);
+    b.learn(V, mac(2), G2, at(0));
+    assert_eq!(b.learn(V, mac(1), U1, at(0)), Learned::Refused(LearnRefusal::TableFull));
+    assert_eq!(b.insert_fixed(V, mac(1), U1), Err(LearnRefusal::TableFull));
+    assert!(!b.apply(&message(a.learn(V, mac(1), U1, at(0)))));
+    assert_eq!((b.len(), all(&b).len()), (1, 1));
 }
 
 #[test]

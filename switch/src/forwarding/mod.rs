@@ -8,6 +8,7 @@ mod fdb;
 mod learn;
 mod mac;
 mod police;
+mod slots;
 mod spoof;
 mod vlan;
 
