@@ -4,7 +4,8 @@
 //! library was built for, and the `pkg-config` crate passes on neither.
 
 use std::env;
-use std::path::PathBuf;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
 use std::process::{Command, exit};
 
 /// The oldest release whose API this crate is written against.
@@ -16,15 +17,12 @@ const PACKAGES: &str = "libdpdk-dev libclang-dev clang pkg-config";
 /// What `src/shim.h` and the library offer to Rust; everything else stays out of the bindings.
 const FUNCTIONS: &[&str] = &[
     "pmd_.*",
-    "rte_dev_name",
-    "rte_dev_probe",
+    "rte_dev_(name|probe)",
     "rte_eal_(init|cleanup|hotplug_remove)",
-    "rte_eth_allmulticast_(enable|disable|get)",
-    "rte_eth_dev_(adjust_nb_rx_tx_desc|close|configure|get_mtu|get_name_by_port|get_port_by_name|info_get)",
-    "rte_eth_dev_(rss_reta_update|set_mtu|socket_id|start|stop)",
+    "rte_eth_(allmulticast|promiscuous)_(enable|disable)",
+    "rte_eth_dev_(close|configure|get_mtu|get_name_by_port|get_port_by_name)",
+    "rte_eth_dev_(info_get|set_mtu|socket_id|start|stop)",
     "rte_eth_find_next_owned_by",
-    "rte_eth_macaddr_get",
-    "rte_eth_promiscuous_(enable|disable|get)",
     "rte_eth_(rx|tx)_queue_setup",
     "rte_eth_stats_(get|reset)",
     "rte_eth_tx_done_cleanup",
@@ -40,7 +38,9 @@ const FUNCTIONS: &[&str] = &[
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
-    println!("cargo:rerun-if-env-changed=PKG_CONFIG_PATH");
+    for variable in ["LIBCLANG_PATH", "PKG_CONFIG_LIBDIR", "PKG_CONFIG_PATH"] {
+        println!("cargo:rerun-if-env-changed={variable}");
+    }
 
     check_version();
     let cflags = pkg_config(&["--cflags", "libdpdk"]);
@@ -88,7 +88,7 @@ fn check_version() {
 }
 
 /// Runs bindgen over the shim; the C bodies of the static inline functions go to `inlines`.
-fn generate(cflags: &[String], bindings: &std::path::Path, inlines: &std::path::Path) {
+fn generate(cflags: &[String], bindings: &Path, inlines: &Path) {
     let header = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it")).join("src/shim.h");
     let mut builder = bindgen::Builder::default()
         .header(header.to_str().expect("the checkout's path is UTF-8"))
@@ -100,7 +100,7 @@ fn generate(cflags: &[String], bindings: &std::path::Path, inlines: &std::path::
         .allowlist_var("PMD_.*")
         .allowlist_var("rte_eth_fp_ops")
         .allowlist_type("rte_eth_(dev_info|conf|rxconf|txconf|stats|xstat|xstat_name|fp_ops)")
-        // Thread-locals have no bindgen form; `pmd_errno` and `pmd_lcore_id` read the two that matter.
+        // Thread-locals have no bindgen form; `pmd_errno` and `pmd_thread_is_lcore` read the two that matter.
         .blocklist_var("per_lcore_.*")
         // Reached through the PMD_MBUF_* offsets, which hold for every release; their field layout in Rust
         // would change with the anonymous unions of each.
@@ -116,12 +116,16 @@ fn generate(cflags: &[String], bindings: &std::path::Path, inlines: &std::path::
     for function in FUNCTIONS {
         builder = builder.allowlist_function(function);
     }
-    let generated =
-        builder.generate().unwrap_or_else(|error| fail(&format!("bindgen cannot read DPDK's headers: {error}")));
-    generated.write_to_file(bindings).unwrap_or_else(|error| fail(&format!("{}: {error}", bindings.display())));
+    // bindgen panics when there is no libclang to load.
+    let generated = catch_unwind(AssertUnwindSafe(|| builder.generate()))
+        .unwrap_or_else(|_| fail("bindgen cannot load libclang"))
+        .unwrap_or_else(|error| fail(&format!("bindgen cannot read DPDK's headers: {error}")));
+    if let Err(error) = generated.write_to_file(bindings) {
+        fail(&format!("{}: {error}", bindings.display()));
+    }
 }
 
-fn compile(cflags: &[String], inlines: &std::path::Path) {
+fn compile(cflags: &[String], inlines: &Path) {
     let mut build = cc::Build::new();
     build.file(inlines).include(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
     for flag in cflags {

@@ -28,7 +28,6 @@ enum {
 	PMD_MBUF_BUF_ADDR = offsetof(struct rte_mbuf, buf_addr),
 	PMD_MBUF_DATA_OFF = offsetof(struct rte_mbuf, data_off),
 	PMD_MBUF_NB_SEGS = offsetof(struct rte_mbuf, nb_segs),
-	PMD_MBUF_PORT = offsetof(struct rte_mbuf, port),
 	PMD_MBUF_OL_FLAGS = offsetof(struct rte_mbuf, ol_flags),
 	PMD_MBUF_PKT_LEN = offsetof(struct rte_mbuf, pkt_len),
 	PMD_MBUF_DATA_LEN = offsetof(struct rte_mbuf, data_len),
@@ -52,7 +51,6 @@ enum {
 	PMD_MAX_CACHE = RTE_MEMPOOL_CACHE_MAX_SIZE,
 	PMD_NAME_LENGTH = RTE_ETH_NAME_MAX_LEN,
 	PMD_ETHER_OVERHEAD = RTE_ETHER_HDR_LEN + RTE_ETHER_CRC_LEN,
-	PMD_RSS_RETA_GROUP = RTE_ETH_RETA_GROUP_SIZE,
 };
 
 /* mbuf flags */
@@ -60,7 +58,6 @@ static const uint64_t PMD_TX_FLAGS = RTE_MBUF_F_TX_OFFLOAD_MASK;
 static const uint64_t PMD_TX_TCP_SEG = RTE_MBUF_F_TX_TCP_SEG;
 static const uint64_t PMD_TX_TCP_CKSUM = RTE_MBUF_F_TX_TCP_CKSUM;
 static const uint64_t PMD_TX_UDP_CKSUM = RTE_MBUF_F_TX_UDP_CKSUM;
-static const uint64_t PMD_TX_L4_MASK = RTE_MBUF_F_TX_L4_MASK;
 static const uint64_t PMD_TX_IP_CKSUM = RTE_MBUF_F_TX_IP_CKSUM;
 static const uint64_t PMD_TX_IPV4 = RTE_MBUF_F_TX_IPV4;
 static const uint64_t PMD_TX_IPV6 = RTE_MBUF_F_TX_IPV6;
@@ -79,7 +76,6 @@ static const uint64_t PMD_RX_L4_CKSUM_NONE = RTE_MBUF_F_RX_L4_CKSUM_NONE;
 static const uint64_t PMD_RX_OFFLOAD_IPV4_CKSUM = RTE_ETH_RX_OFFLOAD_IPV4_CKSUM;
 static const uint64_t PMD_RX_OFFLOAD_UDP_CKSUM = RTE_ETH_RX_OFFLOAD_UDP_CKSUM;
 static const uint64_t PMD_RX_OFFLOAD_TCP_CKSUM = RTE_ETH_RX_OFFLOAD_TCP_CKSUM;
-static const uint64_t PMD_RX_OFFLOAD_TCP_LRO = RTE_ETH_RX_OFFLOAD_TCP_LRO;
 static const uint64_t PMD_RX_OFFLOAD_SCATTER = RTE_ETH_RX_OFFLOAD_SCATTER;
 static const uint64_t PMD_RX_OFFLOAD_RSS_HASH = RTE_ETH_RX_OFFLOAD_RSS_HASH;
 static const uint64_t PMD_TX_OFFLOAD_IPV4_CKSUM = RTE_ETH_TX_OFFLOAD_IPV4_CKSUM;
