@@ -24,7 +24,7 @@ fn free_mib() -> u64 {
 #[test]
 fn hugepages_serve_without_a_mount() {
     if free_mib() < 64 {
-        eprintln!("skipped: needs 64 MiB of free hugepages");
+        common::skip("hugepages_serve_without_a_mount", "needs 64 MiB of free hugepages");
         return;
     }
     let config = EalConfig { hugepages: Hugepages::InMemory, memory_mib: Some(32), ..common::config() };

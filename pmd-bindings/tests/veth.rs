@@ -1,5 +1,5 @@
 //! Uplinks on the kernel's own interfaces: net_af_packet and net_af_xdp on a veth pair whose other end is in a
-//! network namespace. Needs root; without it the tests say that they were skipped.
+//! network namespace. Needs root; without it the tests report that they were skipped.
 
 mod common;
 
@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use arrayvec::ArrayVec;
-use common::{eal, pool};
+use common::{eal, pool, skip};
 use pmd_bindings::{EthDev, Mbuf, PortConfig, RxOffloads, RxQueue};
 
 /// A veth pair, the far end in a namespace of its own; both go when it is dropped.
@@ -22,11 +22,11 @@ fn ip(arguments: &str) -> bool {
 
 impl Veth {
     /// `None` where namespaces cannot be made.
-    fn new(tag: char) -> Option<Self> {
+    fn new(test: &str, tag: char) -> Option<Self> {
         let pid = std::process::id();
         let (near, namespace) = (format!("p{tag}{pid}"), format!("pmd-{tag}-{pid}"));
         if !ip(&format!("netns add {namespace}")) {
-            eprintln!("skipped: network namespaces need root and iproute2");
+            skip(test, "network namespaces need root and iproute2");
             return None;
         }
         let veth = Self { near, namespace };
@@ -100,7 +100,7 @@ fn exchange(device: EthDev, mbufs: u32) {
 
 #[test]
 fn af_packet_talks_to_the_kernel_at_the_other_end() {
-    let Some(veth) = Veth::new('a') else { return };
+    let Some(veth) = Veth::new("af_packet_talks_to_the_kernel_at_the_other_end", 'a') else { return };
     let device = eal().hotplug(&format!("net_af_packet1,iface={}", veth.near)).unwrap();
     assert_eq!((device.info().max_mtu, device.info().driver.as_str()), (1500, "net_af_packet"));
     exchange(device, 4096);
@@ -108,7 +108,7 @@ fn af_packet_talks_to_the_kernel_at_the_other_end() {
 
 #[test]
 fn af_xdp_talks_to_the_kernel_at_the_other_end() {
-    let Some(veth) = Veth::new('x') else { return };
+    let Some(veth) = Veth::new("af_xdp_talks_to_the_kernel_at_the_other_end", 'x') else { return };
     let device = eal().hotplug(&format!("net_af_xdp1,iface={}", veth.near)).unwrap();
     assert!((3000..4096).contains(&device.info().max_mtu), "a page less what precedes the frame in it");
     assert!(device.info().rx_offloads.is_empty() && device.info().tx_offloads.is_empty());
@@ -118,7 +118,7 @@ fn af_xdp_talks_to_the_kernel_at_the_other_end() {
 
 #[test]
 fn the_mtu_reaches_the_interface() {
-    let Some(veth) = Veth::new('m') else { return };
+    let Some(veth) = Veth::new("the_mtu_reaches_the_interface", 'm') else { return };
     let pool = pool("mtu", 8192);
     let device = eal().hotplug(&format!("net_af_xdp2,iface={}", veth.near)).unwrap();
     let config = PortConfig { mtu: Some(1400), ..PortConfig::default() };

@@ -30,3 +30,8 @@ pub(crate) fn fill(bytes: &mut [u8], seed: u8) {
         *byte = (index as u8).wrapping_mul(31).wrapping_add(seed);
     }
 }
+
+/// Says that a test could not run here, in the form that `tests/skips.txt` lists.
+pub(crate) fn skip(test: &str, reason: &str) {
+    eprintln!("skipped: {test}: {reason}");
+}
