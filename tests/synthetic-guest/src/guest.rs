@@ -88,6 +88,12 @@ pub struct QueuePair {
 }
 
 impl QueuePair {
+    /// Queue pairs in `ram` without a session, as many as `config` says: for a device in the same process.
+    pub fn standalone(ram: &Ram, config: &GuestConfig, features: Features) -> Result<Vec<QueuePair>, Error> {
+        let mut arena = Arena::new(ram);
+        (0..config.queue_pairs).map(|index| QueuePair::new(&mut arena, index, config, features)).collect()
+    }
+
     fn new(arena: &mut Arena<'_>, index: usize, config: &GuestConfig, features: Features) -> Result<Self, Error> {
         let ring = |arena: &mut Arena<'_>, size, options| {
             // Rings are in the first region, so that the others can be taken away from the backend by themselves.
@@ -296,12 +302,8 @@ impl Guest {
         if self.config.queue_pairs as u64 > most {
             return Err(Error::NotOffered(format!("{} queue pairs, only {most}", self.config.queue_pairs)));
         }
-        let mut arena = Arena::new(&self.ram);
-        self.pairs.clear();
         self.bases.clear();
-        for index in 0..self.config.queue_pairs {
-            self.pairs.push(QueuePair::new(&mut arena, index, &self.config, features)?);
-        }
+        self.pairs = QueuePair::standalone(&self.ram, &self.config, features)?;
         Ok(())
     }
 

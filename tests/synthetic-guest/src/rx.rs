@@ -43,8 +43,11 @@ pub struct RxStats {
     pub bytes: u64,
     /// Buffers taken from the ring: more than frames when frames span buffers.
     pub buffers: u64,
-    /// Used lengths shorter than the header or longer than the buffer, or a num_buffers of 0: the frame was dropped.
+    /// Used lengths shorter than the header or longer than the buffer, or, with MRG_RXBUF, a num_buffers of 0: the frame
+    /// was dropped.
     pub bad_frames: u64,
+    /// Frames, taken all the same, whose num_buffers is not 1 without MRG_RXBUF.
+    pub bad_num_buffers: u64,
     /// Frames whose num_buffers promises buffers that were not there.
     pub incomplete: u64,
     /// Publications.
@@ -222,10 +225,10 @@ impl RxQueue {
         let header = Offload::from_bytes(bytes);
         self.pieces.push((at + self.header_len, len - self.header_len));
         if !self.mergeable {
-            // virtio 1.2 §5.1.6.4.1: num_buffers is 1 when it is there at all.
-            let bad = self.header_len == 12 && header.num_buffers != 1;
-            self.stats.bad_frames += u64::from(bad);
-            return (!bad).then_some(header);
+            // virtio 1.2 §5.1.6.4.1 wants num_buffers to be 1 where it exists. Drivers do not care, and DPDK leaves what
+            // was there.
+            self.stats.bad_num_buffers += u64::from(self.header_len == 12 && header.num_buffers != 1);
+            return Some(header);
         }
         let mut good = header.num_buffers > 0;
         for _ in 1..header.num_buffers {

@@ -265,9 +265,10 @@ impl SplitRing {
     pub(crate) fn arm_calls(&mut self) {
         let wants = self.options.calls != CallMode::Never;
         if self.options.event_idx {
-            // used_event: called when the used index passes it. Just behind is never passed, as long as it is moved
-            // along at least every 2^16 entries, which every poll of the ring does.
-            let event = if wants { self.used_idx } else { self.used_idx.wrapping_sub(1) };
+            // used_event: called when the used index passes it. Half of the index space ahead is out of the device's
+            // reach until the ring is polled again. Just behind the used index would not do: a device between its used
+            // index and its look at used_event would find the event inside what it has just used.
+            let event = if wants { self.used_idx } else { self.used_idx.wrapping_add(1 << 15) };
             self.avail.store_u16(4 + 2 * usize::from(self.size), event, Relaxed);
         } else {
             self.avail.store_u16(0, if wants { 0 } else { AVAIL_NO_INTERRUPT }, Relaxed);
