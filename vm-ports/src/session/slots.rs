@@ -1,0 +1,109 @@
+//! Memory regions as a frontend sends them: which files may be guest memory, and how many there may be.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+use vhost::vhost_user::message::{MAX_ATTACHED_FD_ENTRIES, VhostUserMemoryRegion};
+
+use super::error::Refusal;
+use crate::address::{FrontendAddr, GuestPhysAddr};
+use crate::memory::{GuestMemory, MemorySlot};
+
+/// The most regions at a time. The crate takes 32 in one SET_MEM_TABLE; ADD_MEM_REG brings them one by one, and QEMU asks for as many
+/// slots as the guest may have DIMMs.
+pub(super) const MAX_SLOTS: usize = 64;
+const _: () = assert!(MAX_SLOTS >= MAX_ATTACHED_FD_ENTRIES);
+
+/// Checks a region and pairs it with its file.
+pub(super) fn slot(region: &VhostUserMemoryRegion, file: File) -> Result<MemorySlot, Refusal> {
+    check_backing(&file)?;
+    // Touching what is past the end of a file raises SIGBUS: that is survived, but need not be begun.
+    let length = file.metadata()?.len();
+    if region.mmap_offset.checked_add(region.memory_size).is_none_or(|end| end > length) {
+        return Err(Refusal::PastEndOfFile { length });
+    }
+    Ok(MemorySlot {
+        guest: GuestPhysAddr(region.guest_phys_addr),
+        frontend: FrontendAddr(region.user_addr),
+        size: region.memory_size,
+        mmap_offset: region.mmap_offset,
+        file,
+    })
+}
+
+/// `memory` with one slot more.
+pub(super) fn add(memory: Option<&Arc<GuestMemory>>, slot: MemorySlot) -> Result<Arc<GuestMemory>, Refusal> {
+    Ok(match memory {
+        Some(memory) if memory.slots() >= MAX_SLOTS => return Err(Refusal::TooManySlots(MAX_SLOTS)),
+        Some(memory) => memory.with_slot(slot)?,
+        None => GuestMemory::map(vec![slot])?,
+    })
+}
+
+/// A page fault in guest memory is taken by an I/O core, so the memory must not be in a file whose pages come from a server of
+/// the frontend's choice: a FUSE or network file system could keep the core waiting for ever, and with it every other port.
+///
+/// Nothing here asks the file system itself, which could be just as silent. Seals exist on tmpfs and hugetlbfs files only (memfds
+/// among them); for any other file the kernel's own records say what it is on.
+fn check_backing(file: &File) -> Result<(), Refusal> {
+    if rustix::fs::fcntl_get_seals(file).is_ok() {
+        return Ok(());
+    }
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd()))?;
+    let mount = info
+        .lines()
+        .find_map(|line| line.strip_prefix("mnt_id:"))
+        .ok_or_else(|| io::Error::other("the kernel does not say where the file is"))?;
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
+    match file_system(&mounts, mount.trim()) {
+        Some(name) if LOCAL.contains(&name) => Ok(()),
+        Some(name) => Err(Refusal::MemoryBacking(format!("a file on {name}, which may keep a core waiting"))),
+        None => Err(Refusal::MemoryBacking("a file that is on no known file system".to_owned())),
+    }
+}
+
+/// File systems whose pages come from this machine.
+const LOCAL: [&str; 8] = ["tmpfs", "hugetlbfs", "ext2", "ext3", "ext4", "xfs", "btrfs", "zfs"];
+
+/// The type of the mount with this id in the text of `/proc/self/mountinfo` (proc(5): it follows the lone hyphen).
+fn file_system<'a>(mountinfo: &'a str, id: &str) -> Option<&'a str> {
+    let line = mountinfo.lines().find(|line| line.split(' ').next() == Some(id))?;
+    line.split_once(" - ")?.1.split(' ').next()
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::fs::MemfdFlags;
+
+    use super::*;
+
+    #[test]
+    fn a_region_must_be_inside_its_file() {
+        let memfd = File::from(rustix::fs::memfd_create("guest", MemfdFlags::CLOEXEC).unwrap());
+        memfd.set_len(8192).unwrap();
+        for (size, offset, fits) in [(8192, 0, true), (4096, 4096, true), (8192, 1, false), (u64::MAX, 2, false)] {
+            let region = VhostUserMemoryRegion::new(0, size, 0, offset);
+            assert_eq!(slot(&region, memfd.try_clone().unwrap()).is_ok(), fits, "{size} from {offset}");
+        }
+    }
+
+    #[test]
+    fn memfds_are_memory_and_devices_are_not() {
+        let memfd = rustix::fs::memfd_create("guest", MemfdFlags::CLOEXEC).unwrap();
+        assert!(check_backing(&File::from(memfd)).is_ok());
+        let (read, _write) = rustix::pipe::pipe().unwrap();
+        assert!(check_backing(&File::from(read)).is_err());
+        assert!(check_backing(&File::open("/proc/self/status").unwrap()).is_err());
+    }
+
+    #[test]
+    fn mountinfo_is_read_with_and_without_optional_fields() {
+        let text = "22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n\
+                    30 22 0:40 / /mnt/x rw - fuse.sshfs me@there rw\n";
+        assert_eq!(file_system(text, "22"), Some("ext4"));
+        assert_eq!(file_system(text, "30"), Some("fuse.sshfs"));
+        assert_eq!(file_system(text, "3"), None);
+    }
+}

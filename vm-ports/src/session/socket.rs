@@ -1,0 +1,192 @@
+//! The session's socket file, and connecting to a frontend's.
+
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+use super::error::SessionError;
+use super::settings::SocketAccess;
+
+/// `sun_path` holds 108 bytes, one of them the zero at the end.
+const PATH_MAX_BYTES: usize = 107;
+
+/// A listening socket and its file, which goes when this does.
+#[derive(Debug)]
+pub(super) struct Listener {
+    listener: UnixListener,
+    path: PathBuf,
+    /// Device and inode of the file that was made: only that file is removed in the end.
+    file: (u64, u64),
+}
+
+impl Listener {
+    /// Binds `path`. A socket file that nobody listens on (left by a process that was killed) is replaced; anything else that
+    /// is there is left alone, and is an error.
+    pub(super) fn bind(path: &Path, access: SocketAccess) -> Result<Self, SessionError> {
+        check_length(path)?;
+        clear(path)?;
+        let listener = UnixListener::bind(path).map_err(|error| match error.kind() {
+            io::ErrorKind::AddrInUse => SessionError::InUse { path: path.to_owned() },
+            io::ErrorKind::NotFound => SessionError::NoFolder { path: path.to_owned() },
+            _ => failed("bind", path, error),
+        })?;
+        let found = fs::symlink_metadata(path).map_err(|error| failed("look at", path, error))?;
+        // From here on, dropping the value removes the file.
+        let this = Self { listener, path: path.to_owned(), file: (found.dev(), found.ino()) };
+        this.set_access(access)?;
+        this.listener.set_nonblocking(true).map_err(|error| failed("set up", path, error))?;
+        Ok(this)
+    }
+
+    /// Until this is done only the user this process runs as can connect: connecting takes write permission, which no
+    /// sensible umask leaves to others.
+    fn set_access(&self, access: SocketAccess) -> Result<(), SessionError> {
+        if access.owner.is_some() || access.group.is_some() {
+            std::os::unix::fs::chown(&self.path, access.owner, access.group)
+                .map_err(|error| failed("set the owner of", &self.path, error))?;
+        }
+        if let Some(mode) = access.mode {
+            fs::set_permissions(&self.path, fs::Permissions::from_mode(mode))
+                .map_err(|error| failed("set the mode of", &self.path, error))?;
+        }
+        Ok(())
+    }
+
+    /// The next frontend that waits to be served.
+    pub(super) fn accept(&self) -> io::Result<Option<UnixStream>> {
+        match self.listener.accept() {
+            Ok((socket, _)) => Ok(Some(socket)),
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted => Ok(None),
+                _ => Err(error),
+            },
+        }
+    }
+
+    pub(super) fn as_socket(&self) -> &UnixListener {
+        &self.listener
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        let ours = fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == self.file);
+        if ours {
+            // Nothing can be done about a failure, and a stale file is no harm: the next start removes it.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Checks what can be known of a path before anything is done with it.
+pub(super) fn check_length(path: &Path) -> Result<(), SessionError> {
+    if path.as_os_str().as_bytes().len() > PATH_MAX_BYTES {
+        return Err(SessionError::PathTooLong { path: path.to_owned() });
+    }
+    Ok(())
+}
+
+/// Connects to a listening frontend, without waiting: a full backlog is an error like any other, to be tried again.
+pub(super) fn connect(path: &Path) -> io::Result<UnixStream> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    let socket = UnixStream::from(socket);
+    socket.set_nonblocking(false)?;
+    Ok(socket)
+}
+
+/// Makes way for a new socket file, if what is there may go.
+fn clear(path: &Path) -> Result<(), SessionError> {
+    let found = match fs::symlink_metadata(path) {
+        Ok(found) => found,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed("look at", path, error)),
+    };
+    if !found.file_type().is_socket() {
+        return Err(SessionError::NotASocket { path: path.to_owned() });
+    }
+    match connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            fs::remove_file(path).map_err(|error| failed("remove stale", path, error))
+        }
+        // Gone between the two looks.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(failed("look behind", path, error)),
+        // Somebody answers, or is too busy to.
+        Ok(_) | Err(_) => Err(SessionError::InUse { path: path.to_owned() }),
+    }
+}
+
+fn failed(action: &'static str, path: &Path, source: io::Error) -> SessionError {
+    let path = path.to_owned();
+    if source.kind() == io::ErrorKind::PermissionDenied {
+        SessionError::Permission { action, path, source }
+    } else {
+        SessionError::Socket { action, path, source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bind(path: &Path) -> Result<Listener, SessionError> {
+        Listener::bind(path, SocketAccess::default())
+    }
+
+    #[test]
+    fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        drop(UnixListener::bind(&path).unwrap());
+        assert!(path.exists(), "the standard library leaves the file, as a killed process does");
+        let first = bind(&path).unwrap();
+        assert!(matches!(bind(&path), Err(SessionError::InUse { .. })));
+        assert!(UnixStream::connect(&path).is_ok());
+        drop(first);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_is_not_a_socket_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        fs::write(&path, "precious").unwrap();
+        assert!(matches!(bind(&path), Err(SessionError::NotASocket { .. })));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+        let link = dir.path().join("l");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert!(matches!(bind(&link), Err(SessionError::NotASocket { .. })));
+    }
+
+    #[test]
+    fn mode_is_set_and_a_file_that_is_not_ours_is_not_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let access = SocketAccess { mode: Some(0o660), ..SocketAccess::default() };
+        let ours = Listener::bind(&path, access).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o660);
+        fs::remove_file(&path).unwrap();
+        let theirs = UnixListener::bind(&path).unwrap();
+        drop(ours);
+        assert!(path.exists());
+        drop(theirs);
+    }
+
+    #[test]
+    fn a_path_must_fit_and_its_folder_exist() {
+        let dir = tempfile::tempdir().unwrap();
+        let long = dir.path().join("x".repeat(PATH_MAX_BYTES));
+        assert!(matches!(bind(&long), Err(SessionError::PathTooLong { .. })));
+        let lost = dir.path().join("no/such/folder");
+        assert!(matches!(bind(&lost), Err(SessionError::NoFolder { .. })));
+        let room = PATH_MAX_BYTES - dir.path().as_os_str().len() - 1;
+        assert!(bind(&dir.path().join("x".repeat(room))).is_ok());
+    }
+}
