@@ -11,7 +11,7 @@ use synthetic_guest::{
 };
 use testpmd::{Pair, Sockets, Testpmd};
 
-const FRAMES: u64 = 20_000;
+const FRAMES: u64 = 6_000;
 
 fn features(config: &mut GuestConfig, features: Features) {
     config.session.features = features;
@@ -48,7 +48,7 @@ fn run(testpmd: &Testpmd, what: &str, frames: u64, configure: &dyn Fn(&mut Guest
 
 #[test]
 fn all_ring_features_in_all_combinations() {
-    if !Testpmd::installed() {
+    if !Testpmd::installed("all_ring_features_in_all_combinations") {
         return;
     }
     let testpmd = Testpmd::start(Sockets::Server, 1);
@@ -68,7 +68,7 @@ fn all_ring_features_in_all_combinations() {
 
 #[test]
 fn descriptor_layouts() {
-    if !Testpmd::installed() {
+    if !Testpmd::installed("descriptor_layouts") {
         return;
     }
     let testpmd = Testpmd::start(Sockets::Server, 1);
@@ -97,7 +97,7 @@ fn descriptor_layouts() {
 
 #[test]
 fn memory_notification_and_message_variants() {
-    if !Testpmd::installed() {
+    if !Testpmd::installed("memory_notification_and_message_variants") {
         return;
     }
     let testpmd = Testpmd::start(Sockets::Server, 1);
@@ -134,7 +134,7 @@ fn memory_notification_and_message_variants() {
 
 #[test]
 fn several_queue_pairs_in_server_mode() {
-    if !Testpmd::installed() {
+    if !Testpmd::installed("several_queue_pairs_in_server_mode") {
         return;
     }
     // testpmd connects to sockets that do not exist yet, and tries again.
@@ -157,7 +157,7 @@ fn several_queue_pairs_in_server_mode() {
 
 #[test]
 fn rings_stop_and_resume() {
-    if !Testpmd::installed() {
+    if !Testpmd::installed("rings_stop_and_resume") {
         return;
     }
     let testpmd = Testpmd::start(Sockets::Server, 1);
@@ -197,7 +197,7 @@ fn rings_stop_and_resume() {
 
 #[test]
 fn kicks_and_calls_follow_what_each_side_asks_for() {
-    if !Testpmd::installed() {
+    if !Testpmd::installed("kicks_and_calls_follow_what_each_side_asks_for") {
         return;
     }
     let testpmd = Testpmd::start(Sockets::Server, 1);

@@ -1,7 +1,9 @@
 //! A `dpdk-testpmd` process that forwards between two vhost-user ports, and traffic through it.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use synthetic_guest::packet::{FrameSpec, Template, now_ns};
@@ -21,21 +23,35 @@ pub(crate) enum Sockets {
 pub(crate) struct Testpmd {
     child: Child,
     folder: tempfile::TempDir,
+    _alone: MutexGuard<'static, ()>,
+}
+
+/// Two testpmd processes at a time would starve each other, and the guests, on a small machine.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// Reports a skipped test where the run collects them.
+fn skip(test: &str, reason: &str) {
+    println!("SKIP {test}: {reason}");
+    let Some(log) = std::env::var_os("SIDECORE_SKIP_LOG") else { return };
+    let file = std::fs::OpenOptions::new().create(true).append(true).open(log);
+    file.and_then(|mut file| writeln!(file, "{test}: {reason}")).expect("the skip is recorded");
 }
 
 impl Testpmd {
-    /// Whether there is a testpmd on this machine. Says so when there is not.
-    pub(crate) fn installed() -> bool {
+    /// Whether there is a testpmd on this machine; reports `test` as skipped when there is not.
+    pub(crate) fn installed(test: &str) -> bool {
         let paths = std::env::var_os("PATH").unwrap_or_default();
         let found = std::env::split_paths(&paths).any(|folder| folder.join("dpdk-testpmd").is_file());
         if !found {
-            eprintln!("skipped: dpdk-testpmd is not installed");
+            skip(test, "dpdk-testpmd is not installed");
         }
         found
     }
 
     /// Starts testpmd with two vhost ports of `queues` queue pairs in io mode.
     pub(crate) fn start(sockets: Sockets, queues: usize) -> Testpmd {
+        // A test that failed while it held the machine leaves nothing behind that matters.
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let folder = tempfile::tempdir().expect("a temporary folder");
         let client = u8::from(sockets == Sockets::Client);
         let vdev = |port: usize| {
@@ -44,14 +60,17 @@ impl Testpmd {
         };
         let log = std::fs::File::create(folder.path().join("log")).expect("a log file");
         let mut command = Command::new("dpdk-testpmd");
-        command.args(["-l", "0,1", "--no-huge", "-m", "256", "--no-pci", "--no-telemetry", "--no-shconf"]);
+        // It wants two threads, the second of which forwards.
+        let last = std::thread::available_parallelism().map_or(0, |cpus| cpus.get().min(2) - 1);
+        let lcores = format!("--lcores=0@0,1@{last}");
+        command.args([&lcores, "--no-huge", "-m", "256", "--no-pci", "--no-telemetry", "--no-shconf"]);
         command.args([vdev(0), vdev(1)]).arg("--");
         command.args(["--forward-mode=io", "--auto-start", "--no-mlockall", "--total-num-mbufs=8192", "--rxd=512"]);
         command.args(["--txd=512".into(), format!("--rxq={queues}"), format!("--txq={queues}")]);
         // It runs until its standard input ends.
         command.stdin(Stdio::piped()).stdout(log.try_clone().expect("a second handle")).stderr(log);
         let child = command.spawn().expect("dpdk-testpmd starts");
-        Testpmd { child, folder }
+        Testpmd { child, folder, _alone: alone }
     }
 
     /// Socket of port 0 or 1.
