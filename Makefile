@@ -4,7 +4,7 @@
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 # The demo and the end-to-end tests make namespaces, interfaces and AF_XDP sockets.
-ROOT := $(shell [ "$$(id -u)" -eq 0 ] || echo sudo -E)
+ROOT := $(shell [ "$$(id -u)" -eq 0 ] && echo env || echo sudo -E)
 HOST := $(subst -,_,$(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p' | tr a-z A-Z))
 
 .PHONY: help build release demo lint test test-full clean

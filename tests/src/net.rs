@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::host::{Host, Outcome};
 use crate::process::{must, run};
@@ -51,6 +52,15 @@ impl Netns {
             "echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad; echo 0 > /proc/sys/net/ipv6/conf/default/accept_ra",
         )?;
         Ok(me)
+    }
+
+    /// Ends every process inside. All are ours: so is the namespace.
+    pub fn kill_all(&self) {
+        let Ok(pids) = must(&["ip", "netns", "pids", &self.name]) else { return };
+        for pid in pids.lines().filter_map(|line| Pid::from_raw(line.trim().parse().ok()?)) {
+            // It may have ended by itself meanwhile.
+            let _ = kill_process(pid, Signal::KILL);
+        }
     }
 
     /// Command and arguments that run `args` inside, for processes that keep running.

@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use super::console::Console;
@@ -27,7 +28,7 @@ pub struct QemuGuest {
     listener: UnixListener,
     console: Mutex<Option<Console>>,
     dir: TempDir,
-    started: Instant,
+    ready: bool,
 }
 
 impl QemuGuest {
@@ -55,7 +56,7 @@ impl QemuGuest {
         args.extend(more.iter().cloned());
         let process =
             Process::spawn(&format!("guest {name}"), "qemu-system-x86_64", &args, &dir.path().join("qemu.log"))?;
-        Ok(Self { name: name.to_owned(), process, listener, console: Mutex::new(None), dir, started: Instant::now() })
+        Ok(Self { name: name.to_owned(), process, listener, console: Mutex::new(None), dir, ready: false })
     }
 
     /// Waits until the guest has booted and answers commands.
@@ -64,25 +65,39 @@ impl QemuGuest {
     }
 
     fn wait_ready_within(&mut self, timeout: Duration) -> Result<()> {
-        let Self { process, listener, console, dir, .. } = self;
-        let slot = console.get_mut().unwrap_or_else(PoisonError::into_inner);
-        process
-            .wait_until("shell", timeout, |_| {
-                if slot.is_none() {
-                    *slot = Console::accept(listener)?;
-                }
-                match slot {
-                    Some(console) => Ok(console.is_ready()?.then_some(())),
-                    None => Ok(None),
-                }
-            })
-            .with_context(|| format!("the guest did not boot\n{}", boot_messages(dir.path())))
+        let deadline = Instant::now() + timeout;
+        while !self.poll_ready()? {
+            ensure!(
+                Instant::now() < deadline,
+                "{} did not boot within {timeout:?}\n{}",
+                self.name,
+                self.boot_messages()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
     }
 
-    /// Time since QEMU was started.
-    #[must_use]
-    pub fn age(&self) -> Duration {
-        self.started.elapsed()
+    /// Whether the guest has booted. An error when QEMU has ended.
+    pub fn poll_ready(&mut self) -> Result<bool> {
+        let console = self.console.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if console.is_none() {
+            *console = Console::accept(&self.listener)?;
+        }
+        let ready = match console {
+            Some(console) if !self.ready => console.is_ready(),
+            Some(_) => Ok(true),
+            None => Ok(false),
+        };
+        self.process.ensure_running().with_context(|| boot_messages(self.dir.path()))?;
+        self.ready = ready?;
+        Ok(self.ready)
+    }
+
+    /// Kills QEMU, so that whoever waits for the guest gets an error.
+    pub fn abort(&self) {
+        // It may have ended by itself meanwhile.
+        let _ = self.process.signal(Signal::KILL);
     }
 
     /// The QEMU process.

@@ -18,7 +18,7 @@ pub const SWITCH_STOP_LIMIT: Duration = Duration::from_secs(1);
 const READY_DEADLINE: Duration = Duration::from_secs(20);
 const COMMAND_DEADLINE: Duration = Duration::from_secs(10);
 
-/// A running switch. Dropping it kills it; [`stop`](Self::stop) ends it as its user would.
+/// A running switch. Dropping it ends it; [`stop`](Self::stop) also checks how it ends.
 #[derive(Debug)]
 pub struct SwitchProcess {
     process: Process,
@@ -130,6 +130,15 @@ impl SwitchProcess {
     /// Ends the switch as `kill -9` does: what it leaves behind stays.
     pub fn kill(mut self) -> Result<()> {
         self.process.kill()
+    }
+}
+
+impl Drop for SwitchProcess {
+    fn drop(&mut self) {
+        // The way that leaves nothing behind, unless the switch is too broken for it; then Process kills it.
+        if self.process.exited().is_ok_and(|status| status.is_none()) {
+            let _ = self.process.stop(Signal::TERM, SWITCH_STOP_LIMIT * 2);
+        }
     }
 }
 
