@@ -9,78 +9,78 @@ use serde::{Deserialize, Serialize};
 
 /// Everything.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Snapshot {
+pub(crate) struct Snapshot {
     /// The switch's version.
-    pub version: String,
+    pub(crate) version: String,
     /// Its process id.
-    pub pid: u32,
+    pub(crate) pid: u32,
     /// Milliseconds since it started.
-    pub uptime_ms: u64,
+    pub(crate) uptime_ms: u64,
     /// Cycles of the time stamp counter in a second.
-    pub tsc_hz: u64,
+    pub(crate) tsc_hz: u64,
     /// Guests and uplinks, by name.
-    pub ports: Vec<PortSnapshot>,
+    pub(crate) ports: Vec<PortSnapshot>,
     /// I/O cores, by number.
-    pub cores: Vec<CoreSnapshot>,
+    pub(crate) cores: Vec<CoreSnapshot>,
     /// Sums over all sources.
-    pub accounting: Accounting,
+    pub(crate) accounting: Accounting,
     /// Stations in the fullest core's replica of the FDB.
-    pub fdb_entries: u64,
+    pub(crate) fdb_entries: u64,
 }
 
 /// A guest or an uplink.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct PortSnapshot {
+pub(crate) struct PortSnapshot {
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// Which of the two.
-    pub kind: PortKind,
+    pub(crate) kind: PortKind,
     /// How it is.
-    pub state: PortState,
+    pub(crate) state: PortState,
     /// What stopped it, or went wrong last.
-    pub error: Option<String>,
+    pub(crate) error: Option<String>,
     /// Guests: the vhost-user socket.
-    pub socket: Option<String>,
+    pub(crate) socket: Option<String>,
     /// Uplinks: the DPDK device.
-    pub device: Option<String>,
+    pub(crate) device: Option<String>,
     /// Uplinks: the DPDK driver.
-    pub driver: Option<String>,
+    pub(crate) driver: Option<String>,
     /// The address configured, or the NIC's.
-    pub mac: Option<String>,
+    pub(crate) mac: Option<String>,
     /// The MTU configured, or the device's.
-    pub mtu: Option<u16>,
+    pub(crate) mtu: Option<u16>,
     /// Guests: what was agreed on with the frontend.
-    pub negotiated: Option<NegotiatedSnapshot>,
+    pub(crate) negotiated: Option<NegotiatedSnapshot>,
     /// Sum over the queues.
-    pub rx: Traffic,
+    pub(crate) rx: Traffic,
     /// Sum over the queues.
-    pub tx: Traffic,
+    pub(crate) tx: Traffic,
     /// Packets from this port that were dropped, by reason; copies of its floods that were, too. No zeros.
-    pub drops: BTreeMap<String, u64>,
+    pub(crate) drops: BTreeMap<String, u64>,
     /// Guests: packets for this port that its rings turned away, by reason. The same drops are charged to their sources in `drops`.
-    pub refused: BTreeMap<String, u64>,
+    pub(crate) refused: BTreeMap<String, u64>,
     /// Guests: kicks counted since their suppression was first published.
-    pub kicks: u64,
+    pub(crate) kicks: u64,
     /// Guests: interrupts sent.
-    pub calls: u64,
+    pub(crate) calls: u64,
     /// Guests: publications for which the guest wanted no interrupt.
-    pub calls_suppressed: u64,
+    pub(crate) calls_suppressed: u64,
     /// Guests: frontends that connected since the port was added.
-    pub connections: u64,
+    pub(crate) connections: u64,
     /// Rings stopped because of what the guest wrote there, by reason. No zeros.
-    pub faults: BTreeMap<String, u64>,
+    pub(crate) faults: BTreeMap<String, u64>,
     /// Uplinks: the device's own statistics, by name.
-    pub xstats: BTreeMap<String, u64>,
+    pub(crate) xstats: BTreeMap<String, u64>,
     /// Queue pairs of a guest, queues of an uplink.
-    pub queues: Vec<QueueSnapshot>,
+    pub(crate) queues: Vec<QueueSnapshot>,
     /// The identity of this source.
-    pub accounting: Accounting,
+    pub(crate) accounting: Accounting,
 }
 
 /// Guest or uplink.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum PortKind {
+pub(crate) enum PortKind {
     /// A vhost-user port.
     Guest,
     /// A DPDK port.
@@ -90,7 +90,7 @@ pub enum PortKind {
 /// How a port is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum PortState {
+pub(crate) enum PortState {
     /// Guest: no frontend is connected.
     Waiting,
     /// Guest: a frontend is connected, its driver has not started a ring.
@@ -107,104 +107,129 @@ pub enum PortState {
 
 /// What was agreed on with a frontend.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct NegotiatedSnapshot {
+pub(crate) struct NegotiatedSnapshot {
     /// All virtio feature bits in force, hexadecimal.
-    pub features: String,
+    pub(crate) features: String,
     /// Their names.
-    pub feature_names: Vec<String>,
+    pub(crate) feature_names: Vec<String>,
     /// `split` or `packed`.
-    pub ring: String,
+    pub(crate) ring: String,
     /// Descriptors in the first TX ring.
-    pub ring_size: u32,
+    pub(crate) ring_size: u32,
     /// Queue pairs started.
-    pub queue_pairs: usize,
+    pub(crate) queue_pairs: usize,
     /// Guest memory mapped.
-    pub memory_bytes: u64,
+    pub(crate) memory_bytes: u64,
 }
 
 /// Packets and bytes in one direction.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Traffic {
+pub(crate) struct Traffic {
     /// Packets.
-    pub packets: u64,
+    pub(crate) packets: u64,
     /// Bytes.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
+}
+
+impl Traffic {
+    /// Adds another's.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.packets += other.packets;
+        self.bytes += other.bytes;
+    }
 }
 
 /// One queue pair of a guest or one queue of an uplink.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct QueueSnapshot {
+pub(crate) struct QueueSnapshot {
     /// Its index in the port.
-    pub index: usize,
+    pub(crate) index: usize,
     /// The I/O core that serves it; none while its rings are not started.
-    pub io_core: Option<usize>,
+    pub(crate) io_core: Option<usize>,
     /// See [`PortSnapshot::rx`].
-    pub rx: Traffic,
+    pub(crate) rx: Traffic,
     /// See [`PortSnapshot::tx`].
-    pub tx: Traffic,
+    pub(crate) tx: Traffic,
     /// See [`PortSnapshot::drops`].
-    pub drops: BTreeMap<String, u64>,
+    pub(crate) drops: BTreeMap<String, u64>,
     /// See [`PortSnapshot::refused`].
-    pub refused: BTreeMap<String, u64>,
+    pub(crate) refused: BTreeMap<String, u64>,
     /// See [`PortSnapshot::kicks`].
-    pub kicks: u64,
+    pub(crate) kicks: u64,
     /// See [`PortSnapshot::calls`].
-    pub calls: u64,
+    pub(crate) calls: u64,
     /// See [`PortSnapshot::calls_suppressed`].
-    pub calls_suppressed: u64,
+    pub(crate) calls_suppressed: u64,
     /// The identity of this source.
-    pub accounting: Accounting,
+    pub(crate) accounting: Accounting,
 }
 
 /// The accounting identity: `pulled = forwarded + dropped + in_flight`, and for floods `copies = delivered + copy_drops + copies_in_flight`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Accounting {
+pub(crate) struct Accounting {
     /// Packets taken from the source.
-    pub pulled: u64,
+    pub(crate) pulled: u64,
     /// Packets delivered to one port, or flooded.
-    pub forwarded: u64,
+    pub(crate) forwarded: u64,
     /// Packets dropped.
-    pub dropped: u64,
+    pub(crate) dropped: u64,
     /// Packets under way between two I/O cores.
-    pub in_flight: u64,
+    pub(crate) in_flight: u64,
     /// Copies made of flooded packets.
-    pub copies: u64,
+    pub(crate) copies: u64,
     /// Copies delivered.
-    pub delivered: u64,
+    pub(crate) delivered: u64,
     /// Copies dropped.
-    pub copy_drops: u64,
+    pub(crate) copy_drops: u64,
+}
+
+impl Accounting {
+    /// Adds another's.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.pulled += other.pulled;
+        self.forwarded += other.forwarded;
+        self.dropped += other.dropped;
+        self.in_flight += other.in_flight;
+        self.copies += other.copies;
+        self.delivered += other.delivered;
+        self.copy_drops += other.copy_drops;
+    }
 }
 
 /// One I/O core.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct CoreSnapshot {
+pub(crate) struct CoreSnapshot {
     /// Its number.
-    pub core: usize,
+    pub(crate) core: usize,
     /// The CPU it is pinned to.
-    pub cpu: usize,
+    pub(crate) cpu: usize,
     /// Cycles spent in rounds that moved packets.
-    pub busy_cycles: u64,
+    pub(crate) busy_cycles: u64,
     /// Cycles spent in rounds that found nothing.
-    pub idle_cycles: u64,
+    pub(crate) idle_cycles: u64,
     /// Rounds of polling.
-    pub polls: u64,
+    pub(crate) polls: u64,
     /// Queue pairs attached.
-    pub queue_pairs: usize,
+    pub(crate) queue_pairs: usize,
     /// Packets it handed to other cores.
-    pub handed_over: u64,
+    pub(crate) handed_over: u64,
+    /// Addresses not learnt, by reason. No zeros.
+    pub(crate) learn_refusals: BTreeMap<String, u64>,
+    /// Learn messages that another core had no room for; the next refresh of the address repairs it.
+    pub(crate) learn_lost: u64,
 }
 
 /// One station of the FDB.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct FdbSnapshot {
+pub(crate) struct FdbSnapshot {
     /// VLAN id.
-    pub vlan: u16,
+    pub(crate) vlan: u16,
     /// Address.
-    pub mac: String,
+    pub(crate) mac: String,
     /// The port it is behind.
-    pub port: String,
+    pub(crate) port: String,
     /// Configured, not learnt.
-    pub fixed: bool,
+    pub(crate) fixed: bool,
     /// Seconds since it was last heard; 0 for a configured one.
-    pub age_s: u64,
+    pub(crate) age_s: u64,
 }

@@ -22,7 +22,7 @@ mod packet;
 mod queue;
 mod ring;
 mod rx;
-// session
+pub mod session;
 mod split;
 mod tx;
 

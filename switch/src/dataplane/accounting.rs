@@ -1,0 +1,139 @@
+//! The counters behind the accounting identity. Each table has one writer: the I/O core it belongs to.
+//!
+//! A *source* is a queue that packets are pulled from: a guest's queue pair or an uplink's receive queue. Whatever becomes of a packet is
+//! charged to its source, on whichever core it happens, so that for every source, summed over the cores,
+//!
+//! ```text
+//! pulled = forwarded + dropped + (handed − arrived)
+//! copies = delivered + copy_drops
+//! ```
+//!
+//! at every moment at which nothing moves.
+
+use vm_ports::Counter;
+
+use crate::forwarding::{DropReason, LearnRefusal};
+
+/// Sources there can be: queue pairs and uplink queues.
+pub(super) const SOURCES_MAX: usize = 4096;
+
+/// A source's place in the tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SourceId(pub(super) u16);
+
+impl SourceId {
+    #[inline]
+    pub(super) fn index(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
+/// What one I/O core did with the packets of one source.
+#[derive(Debug, Default)]
+pub(super) struct SourceCounters {
+    /// Packets this core made on behalf of the source (announcements): pulled from nowhere, accounted like the rest.
+    pub(super) injected: Counter,
+    /// Packets delivered to the one port they were for, or flooded.
+    pub(super) forwarded: Counter,
+    /// Packets dropped, by reason.
+    pub(super) dropped: [Counter; DropReason::ALL.len()],
+    /// Unicast packets handed to another core.
+    pub(super) handed: Counter,
+    /// Unicast packets that came from another core and were then forwarded or dropped here.
+    pub(super) arrived: Counter,
+    /// Copies of flooded packets made here.
+    pub(super) copies: Counter,
+    /// Copies delivered.
+    pub(super) delivered: Counter,
+    /// Copies dropped, by reason.
+    pub(super) copy_drops: [Counter; DropReason::ALL.len()],
+}
+
+/// What one I/O core counts.
+#[derive(Debug)]
+pub(super) struct CoreCounters {
+    /// Cycles of rounds in which there was something to do.
+    pub(super) busy_cycles: Counter,
+    /// Cycles of rounds in which there was nothing.
+    pub(super) idle_cycles: Counter,
+    /// Rounds.
+    pub(super) polls: Counter,
+    /// Queue pairs attached, now.
+    pub(super) queue_pairs: Counter,
+    /// Packets handed to other cores, copies of floods included.
+    pub(super) handed_over: Counter,
+    /// Stations in this core's replica of the FDB, now.
+    pub(super) fdb_entries: Counter,
+    /// Addresses not learnt, by reason.
+    pub(super) learn_refusals: [Counter; LearnRefusal::ALL.len()],
+    /// Learn messages that found the ring to another core full. The entry's next refresh repairs it.
+    pub(super) learn_lost: Counter,
+    sources: Box<[SourceCounters]>,
+}
+
+impl CoreCounters {
+    pub(super) fn new() -> Self {
+        Self {
+            busy_cycles: Counter::default(),
+            idle_cycles: Counter::default(),
+            polls: Counter::default(),
+            queue_pairs: Counter::default(),
+            handed_over: Counter::default(),
+            fdb_entries: Counter::default(),
+            learn_refusals: Default::default(),
+            learn_lost: Counter::default(),
+            sources: (0..SOURCES_MAX).map(|_| SourceCounters::default()).collect(),
+        }
+    }
+
+    /// The row of a source.
+    #[inline]
+    pub(super) fn source(&self, source: SourceId) -> &SourceCounters {
+        &self.sources[source.index()]
+    }
+}
+
+/// How a packet, or one copy of it, is charged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Charge {
+    /// A packet for one port, pulled on this core.
+    Unicast,
+    /// A packet for one port that came from another core.
+    Arrived,
+    /// One copy of a flooded packet.
+    Copy,
+}
+
+impl SourceCounters {
+    /// Charges the end of a packet's way.
+    #[inline]
+    pub(super) fn settle(&self, charge: Charge, outcome: Result<(), DropReason>) {
+        match charge {
+            Charge::Unicast | Charge::Arrived => {
+                match outcome {
+                    Ok(()) => self.forwarded.add(1),
+                    Err(reason) => self.dropped[reason.index()].add(1),
+                }
+                if charge == Charge::Arrived {
+                    self.arrived.add(1);
+                }
+            }
+            Charge::Copy => {
+                self.copies.add(1);
+                match outcome {
+                    Ok(()) => self.delivered.add(1),
+                    Err(reason) => self.copy_drops[reason.index()].add(1),
+                }
+            }
+        }
+    }
+}
+
+/// What an uplink's queue counts: written by the core that owns it. Directions are the NIC's.
+#[derive(Debug, Default)]
+pub(super) struct UplinkCounters {
+    pub(super) rx_packets: Counter,
+    pub(super) rx_bytes: Counter,
+    pub(super) tx_packets: Counter,
+    pub(super) tx_bytes: Counter,
+}

@@ -1,0 +1,133 @@
+//! An uplink: a DPDK port, its queues spread over the I/O cores.
+
+use std::sync::Arc;
+
+use pmd_bindings::{Eal, EthDev, Mempool, PoolUsers, Port, PortConfig, RxOffloads, TxOffloads, pool_size};
+
+use super::accounting::{SOURCES_MAX, SourceId, UplinkCounters};
+use super::error::DataplaneError;
+use super::fabric::Fabric;
+use super::mailbox::{Message, UplinkQueues, UplinkShare};
+use super::ports::Way;
+use crate::forwarding::PortId;
+
+/// Bytes of an Ethernet header and one VLAN tag: what a frame has beyond its MTU.
+const FRAME_OVERHEAD: usize = 14 + 4;
+/// Mbufs each core's cache holds.
+const POOL_CACHE: u32 = 256;
+/// Mbufs a core holds outside of rings: a burst received, and frames staged to be sent.
+const IN_HAND: u32 = 32 + 320;
+/// Data room of mbufs for the standard MTU.
+const DATA_ROOM: u16 = 2048;
+
+/// A running uplink.
+pub(super) struct Uplink {
+    pub(super) config: config::UplinkConfig,
+    pub(super) port: PortId,
+    pub(super) device: Port,
+    pub(super) queues: Vec<UplinkQueue>,
+}
+
+/// One of its queue pairs.
+pub(super) struct UplinkQueue {
+    pub(super) source: SourceId,
+    pub(super) counters: Arc<UplinkCounters>,
+    pub(super) core: usize,
+}
+
+impl Uplink {
+    /// Plugs the device in, configures it and gives each core its queue. The port table does not know of it yet.
+    pub(super) fn start(
+        eal: &Eal,
+        fabric: &Fabric,
+        config: &config::UplinkConfig,
+        port: PortId,
+    ) -> Result<(Self, Vec<UplinkShare>), DataplaneError> {
+        let devargs = config.device.to_string();
+        let failed =
+            |source| DataplaneError::Uplink { name: config.name.as_str().to_owned(), device: devargs.clone(), source };
+        let device = eal.hotplug(&devargs).map_err(failed)?;
+        let configured = configure(eal, device, fabric.len(), config, port);
+        let (device, pool, pairs) = configured.inspect_err(|_| drop(eal.unplug(&devargs))).map_err(failed)?;
+        let frame_max = usize::from(device.negotiated().mtu) + FRAME_OVERHEAD;
+        let mut queues = Vec::new();
+        let mut shares = Vec::new();
+        for (core, pair) in pairs.into_iter().enumerate() {
+            let source = fabric.take_source().ok_or(DataplaneError::TooManyQueues(SOURCES_MAX))?;
+            let counters = Arc::new(UplinkCounters::default());
+            queues.push(UplinkQueue { source, counters: Arc::clone(&counters), core });
+            shares.push(UplinkShare { port, source, queues: pair, pool: pool.clone(), frame_max, counters });
+        }
+        Ok((Self { config: config.clone(), port, device, queues }, shares))
+    }
+
+    /// For each core, whose TX queue it sends through: its own where it has one.
+    pub(super) fn way(&self, cores: usize) -> Way {
+        Way::Uplink((0..cores).map(|core| (core % self.queues.len()) as u16).collect())
+    }
+
+    /// Bytes of the longest frame it sends.
+    pub(super) fn frame_max(&self) -> usize {
+        usize::from(self.device.negotiated().mtu) + FRAME_OVERHEAD
+    }
+
+    /// Takes the queues from the cores and unplugs the device. The port table does not know it any more.
+    pub(super) fn stop(self, eal: &Eal, fabric: &Fabric) -> Result<(), DataplaneError> {
+        let Self { config, port, device, queues } = self;
+        drop(fabric.take_uplink(port));
+        for queue in queues {
+            fabric.release_source(queue.source);
+        }
+        drop(device);
+        let devargs = config.device.to_string();
+        eal.unplug(&devargs).map_err(|source| DataplaneError::Uplink {
+            name: config.name.as_str().to_owned(),
+            device: devargs,
+            source,
+        })
+    }
+}
+
+/// Gives each core its part.
+pub(super) fn hand_out(fabric: &Fabric, shares: Vec<UplinkShare>) {
+    for (core, share) in shares.into_iter().enumerate() {
+        fabric.tell(core, Message::AttachUplink(Box::new(share)));
+    }
+}
+
+/// One queue pair for each core, or as many as there can be.
+fn configure(
+    eal: &Eal,
+    device: EthDev,
+    cores: usize,
+    config: &config::UplinkConfig,
+    port: PortId,
+) -> Result<(Port, Mempool, Vec<UplinkQueues>), pmd_bindings::Error> {
+    let info = device.info();
+    let cores = u16::try_from(cores).unwrap_or(u16::MAX);
+    let wanted = config.queues.unwrap_or(cores).min(cores).min(info.max_rx_queues).min(info.max_tx_queues).max(1);
+    let users = PoolUsers {
+        rx_ring_mbufs: u32::from(wanted) * info.mbufs_per_rx_queue(None),
+        tx_ring_mbufs: u32::from(wanted) * info.mbufs_per_tx_queue(None),
+        cores: cores.into(),
+        cache: POOL_CACHE,
+        in_flight_per_core: IN_HAND,
+    };
+    let mtu = usize::from(config.mtu.unwrap_or(1500));
+    let data_room = u16::try_from(mtu + FRAME_OVERHEAD).unwrap_or(u16::MAX).max(DATA_ROOM);
+    let pool = Mempool::new(eal, &format!("uplink-{}", port.0), pool_size(&users), POOL_CACHE, data_room, info.socket)?;
+    let wishes = PortConfig {
+        rx_queues: wanted,
+        tx_queues: wanted,
+        mtu: config.mtu,
+        promiscuous: true,
+        all_multicast: true,
+        rss: wanted > 1,
+        rx_offloads: RxOffloads::all().difference(RxOffloads::SCATTER),
+        tx_offloads: TxOffloads::empty(),
+        ..PortConfig::default()
+    };
+    let (port, rx, tx) = device.configure(&wishes, &pool)?;
+    let pairs = rx.into_iter().zip(tx).map(|(rx, tx)| UplinkQueues { rx, tx }).collect();
+    Ok((port, pool, pairs))
+}

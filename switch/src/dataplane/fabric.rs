@@ -1,0 +1,224 @@
+//! The I/O cores as the rest of the process sees them: started, told things, asked things, stopped.
+
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use pmd_bindings::{Eal, ThreadRegistration, tsc, tsc_hz};
+use vm_ports::QueuePair;
+
+use super::accounting::{CoreCounters, SOURCES_MAX, SourceId};
+use super::error::DataplaneError;
+use super::io_core::{CoreSetup, IoCore};
+use super::mailbox::{Mailbox, Message, Reply, UplinkQueues, mailbox};
+use super::ports::{PORTS_MAX, PortTable};
+use super::xcore::connect;
+use crate::forwarding::{Entry, Fdb, FdbSettings, PortId, TokenBucket};
+
+/// FDB buckets asked of a core at a time, so that a long table does not hold it up.
+const STATION_BUCKETS: usize = 64;
+
+/// All I/O cores.
+pub(super) struct Fabric {
+    cores: Vec<Core>,
+    /// The port table, as it will be published next.
+    table: Mutex<PortTable>,
+    sources: Mutex<Vec<bool>>,
+}
+
+struct Core {
+    cpu: usize,
+    mailbox: Mailbox,
+    counters: Arc<CoreCounters>,
+    thread: Mutex<Option<JoinHandle<IoCore>>>,
+}
+
+impl Fabric {
+    /// Starts a pinned thread for each CPU.
+    pub(super) fn start(eal: &Arc<Eal>, config: &config::SwitchConfig) -> Result<Self, DataplaneError> {
+        let cpus: Vec<usize> = config.io_cores.iter().map(|cpu| cpu.0 as usize).collect();
+        let epoch = tsc();
+        let fdb = fdb_settings(config);
+        let mut fabric = Self {
+            cores: Vec::with_capacity(cpus.len()),
+            table: Mutex::new(PortTable::default()),
+            sources: Mutex::new(vec![false; SOURCES_MAX]),
+        };
+        for (index, links) in connect(cpus.len()).into_iter().enumerate() {
+            let cpu = cpus[index];
+            let (sender, receiver) = mailbox();
+            let counters = Arc::new(CoreCounters::new());
+            let setup = CoreSetup {
+                index,
+                mailbox: receiver,
+                links,
+                counters: Arc::clone(&counters),
+                fdb: Fdb::new(&fdb),
+                flood: flood_policer(config),
+                epoch,
+                cycles_per_s: tsc_hz(),
+                shares_cpu: cpus.iter().filter(|other| **other == cpu).count() > 1,
+            };
+            let thread = start_core(Arc::clone(eal), setup, cpu)?;
+            fabric.cores.push(Core { cpu, mailbox: sender, counters, thread: Mutex::new(Some(thread)) });
+        }
+        Ok(fabric)
+    }
+
+    /// How many cores there are.
+    pub(super) fn len(&self) -> usize {
+        self.cores.len()
+    }
+
+    /// CPU and counters of every core, in order.
+    pub(super) fn cores(&self) -> impl Iterator<Item = (usize, &CoreCounters)> {
+        self.cores.iter().map(|core| (core.cpu, &*core.counters))
+    }
+
+    /// Tells one core.
+    pub(super) fn tell(&self, core: usize, message: Message) {
+        if let Some(core) = self.cores.get(core) {
+            core.mailbox.send(message);
+        }
+    }
+
+    /// Tells every core the same.
+    pub(super) fn tell_all(&self, message: impl Fn() -> Message) {
+        self.cores.iter().for_each(|core| core.mailbox.send(message()));
+    }
+
+    /// Asks one core and waits for its answer.
+    fn ask<T>(&self, core: usize, question: impl FnOnce(Reply<T>) -> Message) -> Option<T> {
+        let (reply, answer) = sync_channel(1);
+        self.cores.get(core)?.mailbox.send(question(reply));
+        answer.recv().ok()
+    }
+
+    /// Changes the port table. When this returns every core forwards by the new one.
+    pub(super) fn change_table(&self, change: impl FnOnce(&mut PortTable)) {
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut table);
+        let published = Arc::new(table.clone());
+        let answers: Vec<Receiver<Arc<PortTable>>> = self
+            .cores
+            .iter()
+            .map(|core| {
+                let (reply, answer) = sync_channel(1);
+                core.mailbox.send(Message::Table(Arc::clone(&published), reply));
+                answer
+            })
+            .collect();
+        // The old tables come back to be freed here, not on an I/O core.
+        answers.iter().for_each(|answer| drop(answer.recv()));
+    }
+
+    /// Takes a queue pair back from its core, at a burst boundary.
+    pub(super) fn take_back(&self, core: usize, port: PortId, queue: usize) -> Option<QueuePair> {
+        self.ask(core, |reply| Message::TakeBack { port, queue, reply }).flatten().map(|pair| *pair)
+    }
+
+    /// Takes an uplink's queues back from every core.
+    pub(super) fn take_uplink(&self, port: PortId) -> Vec<UplinkQueues> {
+        (0..self.len())
+            .filter_map(|core| self.ask(core, |reply| Message::TakeUplink { port, reply }))
+            .flatten()
+            .collect()
+    }
+
+    /// The stations that core 0 knows.
+    pub(super) fn stations(&self) -> Vec<Entry> {
+        let mut stations = Vec::new();
+        let mut from = 0;
+        while let Some(Some(entries)) = self.ask(0, |reply| Message::Stations { from, count: STATION_BUCKETS, reply }) {
+            stations.extend(entries);
+            from += STATION_BUCKETS;
+        }
+        stations
+    }
+
+    /// A source that nobody has.
+    pub(super) fn take_source(&self) -> Option<SourceId> {
+        let mut taken = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = taken.iter().position(|taken| !taken)?;
+        taken[free] = true;
+        Some(SourceId(free as u16))
+    }
+
+    /// Gives a source back.
+    pub(super) fn release_source(&self, source: SourceId) {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner)[source.index()] = false;
+    }
+
+    /// Ends every core and frees what it owned.
+    pub(super) fn stop(&self) {
+        self.tell_all(|| Message::Stop);
+        for core in &self.cores {
+            let thread = core.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(thread) = thread {
+                // A core that panicked has ended the process already (panic = abort in release builds).
+                drop(thread.join());
+            }
+        }
+    }
+}
+
+impl Drop for Fabric {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Starts one core's thread; it polls from the moment it is pinned and known to DPDK.
+fn start_core(eal: Arc<Eal>, setup: CoreSetup, cpu: usize) -> Result<JoinHandle<IoCore>, DataplaneError> {
+    let index = setup.index;
+    let (ready, started) = sync_channel(1);
+    let thread = std::thread::Builder::new()
+        .name(format!("io-core-{index}"))
+        .spawn(move || {
+            let core = IoCore::new(setup);
+            if !core_affinity::set_for_current(core_affinity::CoreId { id: cpu }) {
+                let _ = ready.send(Err(DataplaneError::Pin { core: index, cpu }));
+                return core;
+            }
+            // Pools keep a cache for threads that EAL knows.
+            let registration = ThreadRegistration::new(&eal);
+            let outcome =
+                registration.as_ref().map(|_| ()).map_err(|e| DataplaneError::CoreThread(index, e.to_string()));
+            let failed = outcome.is_err();
+            let _ = ready.send(outcome);
+            if failed { core } else { core.run() }
+        })
+        .map_err(|source| DataplaneError::CoreThread(index, source.to_string()))?;
+    started.recv().unwrap_or_else(|_| Err(DataplaneError::CoreThread(index, "it ended at once".into())))?;
+    Ok(thread)
+}
+
+fn fdb_settings(config: &config::SwitchConfig) -> FdbSettings {
+    let at_least_one = |n: u32| std::num::NonZeroU32::new(n).unwrap_or(std::num::NonZeroU32::MIN);
+    FdbSettings {
+        capacity: config.fdb_entries as usize,
+        ports: PORTS_MAX,
+        ageing_s: at_least_one(config.fdb_ageing_s),
+        learn_rate: at_least_one(config.learn_rate_per_s),
+        learn_burst: at_least_one(config.learn_rate_per_s),
+        cycles_per_s: tsc_hz(),
+        seed: random_seed(),
+    }
+}
+
+/// Nothing that a guest could know: the standard library's hash keys come from the system's random numbers.
+fn random_seed() -> [u64; 4] {
+    use std::hash::{BuildHasher, RandomState};
+    std::array::from_fn(|index| RandomState::new().hash_one(index))
+}
+
+fn flood_policer(config: &config::SwitchConfig) -> TokenBucket {
+    match config.flood_rate_pps.and_then(std::num::NonZeroU32::new) {
+        // A burst of a tenth of a second's worth.
+        Some(rate) => {
+            let burst = std::num::NonZeroU32::new(rate.get() / 10).unwrap_or(std::num::NonZeroU32::MIN);
+            TokenBucket::new(rate, burst, tsc_hz())
+        }
+        None => TokenBucket::UNLIMITED,
+    }
+}

@@ -1,0 +1,355 @@
+//! One I/O core's share of the switch: where a packet goes, and putting it there.
+
+use std::sync::Arc;
+
+use arrayvec::ArrayVec;
+use vm_ports::{BURST_PACKETS, Burst, Packet, RxDrop, RxQueue, View};
+
+use super::accounting::{Charge, CoreCounters, SourceId};
+use super::ports::{PORT_QUEUES_MAX, PORTS_MAX, PortEntry, PortTable, Receiver, Way};
+use super::uplink::UplinkTx;
+use super::xcore::{Errand, Label, ToCore};
+use crate::forwarding::{
+    Destination, DropReason, Egress, Fdb, Ingress, Learned, MacAddr, Now, PortId, Tag, TokenBucket,
+};
+
+/// Where packets of a burst came from.
+#[derive(Debug)]
+pub(super) struct Origin {
+    pub(super) port: PortId,
+    pub(super) source: SourceId,
+    /// Polices what the source floods.
+    pub(super) flood: TokenBucket,
+}
+
+/// Everything a core needs to forward.
+pub(super) struct Forwarder {
+    pub(super) table: Arc<PortTable>,
+    pub(super) fdb: Fdb,
+    pub(super) out: Outputs,
+}
+
+/// Where a packet is to go.
+#[derive(Clone, Copy)]
+enum Target {
+    One(PortId),
+    Flood,
+}
+
+impl Forwarder {
+    /// Forwards every packet of a burst that came in on this core, in order, and publishes once at the end.
+    pub(super) fn forward(&mut self, burst: &mut Burst<'_>, origin: &mut Origin, now: Now) {
+        for index in 0..burst.len() {
+            match self.route(burst.packet_mut(index), origin, now) {
+                Ok((ingress, Target::One(port))) => self.unicast(burst, index, origin, ingress, port),
+                Ok((ingress, Target::Flood)) => self.flood(burst, index, origin, ingress),
+                Err(reason) => self.out.counters.source(origin.source).settle(Charge::Unicast, Err(reason)),
+            }
+        }
+        self.out.flush();
+    }
+
+    /// Source check, VLAN, learning, look-up: all on the snapshot.
+    #[inline]
+    fn route(&mut self, packet: &Packet, origin: &mut Origin, now: Now) -> Result<(Ingress, Target), DropReason> {
+        let entry = self.table.get(origin.port).ok_or(DropReason::PortGone)?;
+        let source = MacAddr(packet.source());
+        entry.check.check(source)?;
+        let ingress = entry.vlans.ingress(Tag::read(packet.head())?)?;
+        match self.fdb.learn(ingress.vlan, source, origin.port, now) {
+            Learned::Known => {}
+            Learned::Refreshed(message) | Learned::New(message) | Learned::Moved(message) => self.out.tell(message),
+            Learned::Refused(refusal) => self.out.counters.learn_refusals[refusal.index()].add(1),
+        }
+        let destination = MacAddr(packet.destination());
+        let target = match destination.destination() {
+            Destination::Reserved => return Err(DropReason::ReservedMulticast),
+            Destination::Flood => Target::Flood,
+            Destination::Unicast => match self.fdb.lookup(ingress.vlan, destination) {
+                Some(port) if port == origin.port => return Err(DropReason::Hairpin),
+                Some(port) => Target::One(port),
+                None => Target::Flood,
+            },
+        };
+        if matches!(target, Target::Flood) && !origin.flood.take(now.cycles) {
+            return Err(DropReason::FloodPoliced);
+        }
+        Ok((ingress, target))
+    }
+
+    fn unicast(&mut self, burst: &mut Burst<'_>, index: usize, origin: &Origin, ingress: Ingress, port: PortId) {
+        let Self { table, out, .. } = self;
+        let source = out.counters.source(origin.source);
+        let found = match table.get(port) {
+            Some(entry) => out.receiver(entry, burst.view(index), out.me).map(|receiver| (entry, receiver)),
+            None => Err(DropReason::PortGone),
+        };
+        let (entry, receiver) = match found {
+            Ok(found) => found,
+            Err(reason) => return source.settle(Charge::Unicast, Err(reason)),
+        };
+        if usize::from(receiver.core) == out.me {
+            let mut ingress = ingress;
+            out.deliver(entry, receiver, burst, index, &mut ingress, (origin.source, Charge::Unicast));
+            return;
+        }
+        let label = label(Errand::Deliver(port), origin, ingress, burst.view(index));
+        if out.hand_over(usize::from(receiver.core), burst.view(index), label) {
+            out.counters.source(origin.source).handed.add(1);
+        } else {
+            out.counters.source(origin.source).settle(Charge::Unicast, Err(DropReason::XcoreFull));
+        }
+    }
+
+    /// Copies to every other port of the VLAN: here for the ports this core serves, through one copy to each other core for the rest.
+    fn flood(&mut self, burst: &mut Burst<'_>, index: usize, origin: &Origin, ingress: Ingress) {
+        let Self { table, out, .. } = self;
+        let mut ingress = ingress;
+        let mut copies = 0;
+        let mut others: u64 = 0;
+        for entry in table.iter() {
+            if entry.id == origin.port || entry.vlans.egress(ingress.vlan).is_none() {
+                continue;
+            }
+            // A port without a receiver costs a copy, too: one that is dropped and counted.
+            match out.receiver(entry, burst.view(index), out.me) {
+                Ok(receiver) if usize::from(receiver.core) != out.me => others |= 1 << receiver.core,
+                Ok(receiver) => {
+                    out.deliver(entry, receiver, burst, index, &mut ingress, (origin.source, Charge::Copy));
+                }
+                Err(reason) => out.counters.source(origin.source).settle(Charge::Copy, Err(reason)),
+            }
+            copies += 1;
+        }
+        for core in (0..out.to.len()).filter(|core| others & (1 << core) != 0) {
+            let label = label(Errand::Flood, origin, ingress, burst.view(index));
+            if !out.hand_over(core, burst.view(index), label) {
+                out.counters.source(origin.source).settle(Charge::Copy, Err(DropReason::XcoreFull));
+            }
+        }
+        let outcome = if copies > 0 { Ok(()) } else { Err(DropReason::NoDestination) };
+        out.counters.source(origin.source).settle(Charge::Unicast, outcome);
+    }
+
+    /// Delivers a burst that core `from` handed over.
+    pub(super) fn receive(&mut self, burst: &mut Burst<'_>, labels: &ArrayVec<Label, BURST_PACKETS>, from: usize) {
+        let Self { table, out, .. } = self;
+        for (index, label) in labels.iter().enumerate() {
+            let mut ingress = label.ingress;
+            let Errand::Deliver(port) = label.errand else {
+                out.receive_flood(table, burst, index, label, from);
+                continue;
+            };
+            let found = match table.get(port) {
+                Some(entry) => out.receiver(entry, burst.view(index), from).map(|receiver| (entry, receiver)),
+                None => Err(DropReason::PortGone),
+            };
+            match found {
+                Ok((entry, receiver)) if usize::from(receiver.core) == out.me => {
+                    out.deliver(entry, receiver, burst, index, &mut ingress, (label.source, Charge::Arrived));
+                }
+                // The receiver left this core while the packet was under way.
+                Ok(_) => out.counters.source(label.source).settle(Charge::Arrived, Err(DropReason::ReceiverNotReady)),
+                Err(reason) => out.counters.source(label.source).settle(Charge::Arrived, Err(reason)),
+            }
+        }
+        out.flush();
+    }
+}
+
+fn label(errand: Errand, origin: &Origin, ingress: Ingress, view: View<'_>) -> Label {
+    Label { errand, source: origin.source, port: origin.port, ingress, offload: *view.packet().offload() }
+}
+
+/// A guest's receive queue on this core.
+struct RxSlot {
+    port: PortId,
+    queue: usize,
+    rx: RxQueue,
+    /// Something was pushed that the guest has not been shown.
+    touched: bool,
+}
+
+const NO_SLOT: u16 = u16::MAX;
+
+/// Where packets leave this core.
+pub(super) struct Outputs {
+    me: usize,
+    rx: Vec<RxSlot>,
+    /// Place in `rx` by port and queue.
+    rx_at: Box<[u16]>,
+    touched: Vec<u16>,
+    pub(super) uplinks: Vec<UplinkTx>,
+    to: Vec<Option<ToCore>>,
+    /// Cores to which something was handed that they have not been shown.
+    to_touched: u64,
+    pub(super) counters: Arc<CoreCounters>,
+}
+
+impl Outputs {
+    pub(super) fn new(me: usize, to: Vec<Option<ToCore>>, counters: Arc<CoreCounters>) -> Self {
+        Self {
+            me,
+            rx: Vec::with_capacity(PORTS_MAX),
+            rx_at: vec![NO_SLOT; PORTS_MAX * PORT_QUEUES_MAX].into_boxed_slice(),
+            touched: Vec::with_capacity(PORTS_MAX * PORT_QUEUES_MAX),
+            uplinks: Vec::with_capacity(PORTS_MAX),
+            to,
+            to_touched: 0,
+            counters,
+        }
+    }
+
+    fn slot_of(port: PortId, queue: usize) -> usize {
+        port.index() * PORT_QUEUES_MAX + queue
+    }
+
+    /// Takes over a guest's receive queue.
+    pub(super) fn add_rx(&mut self, port: PortId, queue: usize, rx: RxQueue) {
+        if let Some(at) = self.rx_at.get_mut(Self::slot_of(port, queue)) {
+            *at = self.rx.len() as u16;
+            self.rx.push(RxSlot { port, queue, rx, touched: false });
+        }
+    }
+
+    /// Gives a guest's receive queue back.
+    pub(super) fn remove_rx(&mut self, port: PortId, queue: usize) -> Option<RxQueue> {
+        let at = self.rx_at.get_mut(Self::slot_of(port, queue))?;
+        let index = usize::from(std::mem::replace(at, NO_SLOT));
+        if index >= self.rx.len() {
+            return None;
+        }
+        let slot = self.rx.swap_remove(index);
+        if let Some(moved) = self.rx.get(index) {
+            self.rx_at[Self::slot_of(moved.port, moved.queue)] = index as u16;
+        }
+        Some(slot.rx)
+    }
+
+    /// Tells every other core of a station.
+    fn tell(&mut self, message: crate::forwarding::LearnMessage) {
+        for to in self.to.iter_mut().flatten() {
+            if !to.tell(message) {
+                self.counters.learn_lost.add(1);
+            }
+        }
+    }
+
+    /// Who takes a packet for this port that came in on core `from`.
+    #[inline]
+    fn receiver(&self, entry: &PortEntry, view: View<'_>, from: usize) -> Result<Receiver, DropReason> {
+        entry.receiver(from, view).ok_or(DropReason::ReceiverNotReady)
+    }
+
+    fn hand_over(&mut self, core: usize, view: View<'_>, label: Label) -> bool {
+        let Some(Some(to)) = self.to.get_mut(core) else { return false };
+        let pushed = to.push(view, label);
+        if pushed {
+            self.to_touched |= 1 << core;
+            self.counters.handed_over.add(1);
+        }
+        pushed
+    }
+
+    fn receive_flood(&mut self, table: &PortTable, burst: &mut Burst<'_>, index: usize, label: &Label, from: usize) {
+        let mut ingress = label.ingress;
+        for entry in table.iter() {
+            if entry.id == label.port || entry.vlans.egress(ingress.vlan).is_none() {
+                continue;
+            }
+            // Ports without a receiver were counted by the core that flooded.
+            if let Ok(receiver) = self.receiver(entry, burst.view(index), from)
+                && usize::from(receiver.core) == self.me
+            {
+                self.deliver(entry, receiver, burst, index, &mut ingress, (label.source, Charge::Copy));
+            }
+        }
+    }
+
+    /// Puts one packet, or one copy, out through a port that this core serves, and charges it. `ingress.tagged` says, and is made to say,
+    /// whether the packet carries its tag at this moment.
+    #[inline]
+    fn deliver(
+        &mut self,
+        entry: &PortEntry,
+        receiver: Receiver,
+        burst: &mut Burst<'_>,
+        index: usize,
+        ingress: &mut Ingress,
+        (source, charge): (SourceId, Charge),
+    ) {
+        let Some(egress) = entry.vlans.egress(ingress.vlan) else {
+            return self.counters.source(source).settle(charge, Err(DropReason::NoDestination));
+        };
+        shape(burst.packet_mut(index), ingress, egress);
+        let view = burst.view(index);
+        let outcome = match entry.way {
+            Way::Guest(_) => self.push_guest(entry.id, usize::from(receiver.queue), view),
+            Way::Uplink(_) => match self.uplinks.iter_mut().find(|uplink| uplink.port == entry.id) {
+                Some(uplink) => match uplink.push(view, source, charge, &self.counters) {
+                    // Charged when it is sent.
+                    Ok(()) => return,
+                    Err(reason) => Err(reason),
+                },
+                None => Err(DropReason::PortGone),
+            },
+        };
+        self.counters.source(source).settle(charge, outcome);
+    }
+
+    #[inline]
+    fn push_guest(&mut self, port: PortId, queue: usize, view: View<'_>) -> Result<(), DropReason> {
+        let at = self.rx_at.get(Self::slot_of(port, queue)).copied().unwrap_or(NO_SLOT);
+        let slot = self.rx.get_mut(usize::from(at)).ok_or(DropReason::ReceiverNotReady)?;
+        let pushed = slot.rx.push(view).map_err(|refusal| match refusal {
+            RxDrop::NotReady => DropReason::ReceiverNotReady,
+            RxDrop::Full => DropReason::RxFull,
+            RxDrop::BufferTooSmall => DropReason::TooLong,
+            RxDrop::BadBuffer => DropReason::BadBuffer,
+            RxDrop::BadOffload => DropReason::BadOffload,
+        });
+        // Also after a refusal: a bad buffer is given back, and that has to be shown as well.
+        if !slot.touched {
+            slot.touched = true;
+            self.touched.push(at);
+        }
+        pushed
+    }
+
+    /// Shows every receiver what it got.
+    pub(super) fn flush(&mut self) {
+        for at in self.touched.drain(..) {
+            if let Some(slot) = self.rx.get_mut(usize::from(at)) {
+                slot.touched = false;
+                slot.rx.flush();
+            }
+        }
+        for uplink in &mut self.uplinks {
+            uplink.flush(&self.counters);
+        }
+        while self.to_touched != 0 {
+            let core = self.to_touched.trailing_zeros();
+            self.to_touched &= self.to_touched - 1;
+            if let Some(Some(to)) = self.to.get_mut(core as usize) {
+                to.flush();
+            }
+        }
+    }
+}
+
+/// Gives a packet the tag it leaves with, or takes its tag off.
+#[inline]
+fn shape(packet: &mut Packet, ingress: &mut Ingress, egress: Egress) {
+    let wanted = (egress == Egress::Tagged).then(|| ingress.tag().0);
+    let has = if ingress.tagged { packet.vlan_tag() } else { None };
+    if wanted == has {
+        return;
+    }
+    if has.is_some() {
+        packet.pop_vlan();
+    }
+    if let Some(tag) = wanted {
+        packet.push_vlan(tag);
+    }
+    ingress.tagged = wanted.is_some();
+}

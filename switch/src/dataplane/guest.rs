@@ -1,0 +1,265 @@
+//! A guest's port: its session on one side, the I/O cores on the other.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use vm_ports::session::{
+    FeatureSwitches, Negotiated, PortSettings, QueueHost, SessionEvent, SessionHandle, SocketAccess, SocketRole, spawn,
+};
+use vm_ports::{QueueCounters, QueuePair, RingFault};
+
+use super::accounting::SourceId;
+use super::error::DataplaneError;
+use super::fabric::Fabric;
+use super::mailbox::Message;
+use super::ports::{Receiver, Way};
+use crate::forwarding::{MacAddr, PortId};
+
+/// Not on any core.
+const NOWHERE: usize = usize::MAX;
+
+/// Ring stops by [`RingFault`].
+pub(super) type Faults = [u64; RingFault::ALL.len()];
+
+/// The first reason that was counted more often than before.
+fn risen(now: &Faults, before: &Faults) -> Option<RingFault> {
+    RingFault::ALL
+        .into_iter()
+        .zip(now.iter().zip(before))
+        .find(|(_, (now, before))| now > before)
+        .map(|(fault, _)| fault)
+}
+
+/// A running guest port.
+pub(super) struct Guest {
+    pub(super) config: config::GuestConfig,
+    pub(super) host: Arc<GuestHost>,
+    session: SessionHandle,
+    /// Faults that have been reported.
+    faults: Faults,
+}
+
+/// What the session hands queue pairs to.
+pub(super) struct GuestHost {
+    name: String,
+    pub(super) port: PortId,
+    fabric: Arc<Fabric>,
+    pub(super) queues: Vec<GuestQueue>,
+    state: Mutex<GuestState>,
+}
+
+/// A queue pair's place, and what it counts.
+pub(super) struct GuestQueue {
+    pub(super) source: SourceId,
+    pub(super) counters: Arc<QueueCounters>,
+    /// Where it goes when its rings start.
+    core: usize,
+    /// Where it is.
+    at: AtomicUsize,
+}
+
+/// What the session said last.
+#[derive(Debug, Default, Clone)]
+pub(super) struct GuestState {
+    pub(super) connected: bool,
+    pub(super) negotiated: Option<Negotiated>,
+    pub(super) error: Option<String>,
+    pub(super) mtu: Option<u16>,
+    /// Ring faults before the frontend connected, or its driver started anew.
+    faults_before: Faults,
+}
+
+impl GuestQueue {
+    pub(super) fn new(source: SourceId, core: usize) -> Self {
+        Self { source, counters: Arc::default(), core, at: AtomicUsize::new(NOWHERE) }
+    }
+
+    /// The core that serves it now.
+    pub(super) fn io_core(&self) -> Option<usize> {
+        Some(self.at.load(Ordering::Relaxed)).filter(|core| *core != NOWHERE)
+    }
+
+    /// The core it was placed on.
+    pub(super) fn home(&self) -> usize {
+        self.core
+    }
+}
+
+impl Guest {
+    /// Starts the session; its socket is there when this returns.
+    pub(super) fn start(
+        config: &config::GuestConfig,
+        port: PortId,
+        fabric: Arc<Fabric>,
+        queues: Vec<GuestQueue>,
+    ) -> Result<Self, DataplaneError> {
+        let name = config.name.as_str().to_owned();
+        let host =
+            Arc::new(GuestHost { name: name.clone(), port, fabric, queues, state: Mutex::new(GuestState::default()) });
+        let session = spawn(settings(config), Arc::<GuestHost>::clone(&host))
+            .map_err(|source| DataplaneError::Session { name, source })?;
+        Ok(Self { config: config.clone(), host, session, faults: Faults::default() })
+    }
+
+    /// Frontends that connected so far.
+    pub(super) fn connections(&self) -> u64 {
+        self.session.counters().connections.get()
+    }
+
+    /// Why a ring was stopped since the last time this was asked.
+    pub(super) fn new_fault(&mut self) -> Option<RingFault> {
+        let faults = self.host.faults();
+        let new = risen(&faults, &self.faults);
+        self.faults = faults;
+        new
+    }
+
+    /// Ends the session: every queue pair is back, the socket is gone.
+    pub(super) fn stop(self) -> Arc<GuestHost> {
+        self.session.stop();
+        self.host
+    }
+}
+
+impl GuestHost {
+    /// What the session said last.
+    pub(super) fn state(&self) -> GuestState {
+        self.lock().clone()
+    }
+
+    /// How often rings of this port were stopped, by reason.
+    pub(super) fn faults(&self) -> Faults {
+        std::array::from_fn(|index| {
+            self.queues.iter().map(|q| q.counters.tx.faults[index].get() + q.counters.rx.faults[index].get()).sum()
+        })
+    }
+
+    /// Why a ring is stopped, if one is: a fault since the driver started its rings.
+    pub(super) fn stopped(&self) -> Option<RingFault> {
+        let before = self.lock().faults_before;
+        risen(&self.faults(), &before)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, GuestState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes every core send to these receive rings, or no longer.
+    fn set_receiver(&self, index: usize, core: Option<usize>) {
+        let queue = index as u16;
+        self.fabric.change_table(|table| {
+            table.change(self.port, |entry| {
+                if let Way::Guest(receivers) = &mut entry.way {
+                    receivers.retain(|receiver| receiver.queue != queue);
+                    receivers.extend(core.map(|core| Receiver { queue, core: core as u16 }));
+                    receivers.sort_by_key(|receiver| receiver.queue);
+                }
+            });
+        });
+    }
+}
+
+impl QueueHost for GuestHost {
+    fn attach(&self, index: usize, pair: QueuePair) {
+        let Some(queue) = self.queues.get(index) else { return };
+        let receives = pair.rx.as_ref().is_some_and(|rx| rx.is_ready());
+        let message = Message::Attach { port: self.port, queue: index, source: queue.source, pair: Box::new(pair) };
+        self.fabric.tell(queue.core, message);
+        queue.at.store(queue.core, Ordering::Relaxed);
+        if receives {
+            self.set_receiver(index, Some(queue.core));
+        }
+    }
+
+    fn take_back(&self, index: usize) -> Option<QueuePair> {
+        let queue = self.queues.get(index)?;
+        let core = queue.io_core()?;
+        // First nobody sends to it any more, then it leaves its core.
+        self.set_receiver(index, None);
+        queue.at.store(NOWHERE, Ordering::Relaxed);
+        self.fabric.take_back(core, self.port, index)
+    }
+
+    fn event(&self, event: SessionEvent) {
+        let guest = self.name.as_str();
+        match event {
+            SessionEvent::Connected => {
+                tracing::info!(guest, "frontend connected");
+                let faults_before = self.faults();
+                *self.lock() = GuestState { connected: true, faults_before, ..GuestState::default() };
+            }
+            SessionEvent::ConnectFailed { error } => {
+                tracing::warn!(guest, "cannot connect to the frontend yet: {error}; trying again");
+                self.lock().error = Some(error);
+            }
+            SessionEvent::Negotiated(negotiated) => {
+                tracing::info!(guest, "serving: {negotiated}");
+                let faults_before = self.faults();
+                let mut state = self.lock();
+                state.negotiated = Some(negotiated);
+                state.faults_before = faults_before;
+            }
+            SessionEvent::Mtu(mtu) => {
+                tracing::info!(guest, mtu, "the guest's MTU");
+                self.lock().mtu = Some(mtu);
+            }
+            SessionEvent::Announce(mac) => {
+                tracing::info!(guest, mac = %MacAddr(mac), "announcing the guest by RARP");
+                if let Some(queue) = self.queues.first() {
+                    let message = Message::Announce { port: self.port, source: queue.source, mac: MacAddr(mac) };
+                    self.fabric.tell(queue.core, message);
+                }
+            }
+            SessionEvent::RingRefused { ring, error } => {
+                tracing::warn!(guest, ring, "ring refused: {error}");
+                self.lock().error = Some(error);
+            }
+            SessionEvent::RequestRefused { error } => {
+                tracing::warn!(guest, "request refused: {error}");
+                self.lock().error = Some(error);
+            }
+            SessionEvent::Disconnected { reason, after } => {
+                tracing::info!(guest, after_s = after.as_secs(), "disconnected: {reason}");
+                let mut state = self.lock();
+                let error = state.error.take();
+                *state = GuestState { error, ..GuestState::default() };
+                drop(state);
+                self.fabric.tell_all(|| Message::FlushPort(self.port));
+            }
+        }
+    }
+
+    fn counters(&self, index: usize) -> Arc<QueueCounters> {
+        self.queues.get(index).map(|queue| Arc::clone(&queue.counters)).unwrap_or_default()
+    }
+}
+
+fn settings(config: &config::GuestConfig) -> PortSettings {
+    let access = &config.socket_access;
+    let features = &config.features;
+    // The configuration has made sure that the accounts exist.
+    let machine = config::Machine::detect();
+    PortSettings {
+        name: config.name.as_str().to_owned(),
+        socket: config.socket.clone(),
+        role: match config.socket_role {
+            config::SocketRole::Server => SocketRole::Server,
+            config::SocketRole::Client => SocketRole::Client,
+        },
+        access: SocketAccess {
+            mode: Some(access.mode.bits()),
+            owner: access.owner.as_ref().and_then(|owner| machine.uid(owner)),
+            group: access.group.as_ref().and_then(|group| machine.gid(group)),
+        },
+        queue_pairs: usize::from(config.queue_pairs),
+        mtu: config.mtu,
+        allow: FeatureSwitches {
+            packed: features.packed,
+            offloads: features.checksum,
+            mergeable: features.mergeable,
+            event_idx: features.event_idx,
+            indirect: features.indirect,
+            in_order: features.in_order,
+        },
+    }
+}

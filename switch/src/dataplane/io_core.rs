@@ -1,0 +1,319 @@
+//! An I/O core: a pinned thread that polls, forwards and accounts, one burst at a time, to completion.
+
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+
+use arrayvec::ArrayVec;
+use pmd_bindings::{ChecksumState, Mbuf, tsc};
+use ringbuf::HeapCons;
+use ringbuf::traits::Consumer;
+use vm_ports::{BURST_PACKETS, Burst, BurstBuffer, Offload, QueueCounters, QueuePair, TxQueue};
+
+use super::accounting::{Charge, CoreCounters, SourceId, UplinkCounters};
+use super::forwarder::{Forwarder, Origin, Outputs};
+use super::mailbox::{Message, UplinkQueues, UplinkShare};
+use super::ports::PortTable;
+use super::uplink::UplinkTx;
+use super::xcore::{FromCore, Label, Links};
+use crate::forwarding::{DropReason, Entry, Fdb, MacAddr, Now, PortId, TokenBucket};
+
+/// Every so many rounds a few buckets of the FDB are aged, so that its cost is spread thin.
+const AGEING_ROUNDS: u64 = 64;
+const AGEING_BUCKETS: usize = 8;
+
+/// A guest's transmit queue on this core.
+struct GuestTx {
+    queue: usize,
+    origin: Origin,
+    tx: TxQueue,
+}
+
+/// A queue pair on this core: what is needed to put its halves together again.
+struct Attached {
+    port: PortId,
+    queue: usize,
+    counters: Arc<QueueCounters>,
+}
+
+/// An uplink's receive queue on this core.
+struct UplinkRx {
+    origin: Origin,
+    rx: pmd_bindings::RxQueue,
+    counters: Arc<UplinkCounters>,
+}
+
+/// What a core is made with.
+pub(super) struct CoreSetup {
+    pub(super) index: usize,
+    pub(super) mailbox: HeapCons<Message>,
+    pub(super) links: Links,
+    pub(super) counters: Arc<CoreCounters>,
+    pub(super) fdb: Fdb,
+    /// What a source may flood.
+    pub(super) flood: TokenBucket,
+    /// Cycle counter at the switch's start, and its speed.
+    pub(super) epoch: u64,
+    pub(super) cycles_per_s: u64,
+    /// Whether the CPU is another I/O core's too, so that one with nothing to do has to let the other run.
+    pub(super) shares_cpu: bool,
+}
+
+/// One I/O core.
+pub(super) struct IoCore {
+    mailbox: HeapCons<Message>,
+    from: Vec<Option<FromCore>>,
+    guests: Vec<GuestTx>,
+    attached: Vec<Attached>,
+    uplinks: Vec<UplinkRx>,
+    forwarder: Forwarder,
+    buffer: BurstBuffer,
+    counters: Arc<CoreCounters>,
+    flood: TokenBucket,
+    cycles_per_s: u64,
+    next_second: u64,
+    now: Now,
+    shares_cpu: bool,
+}
+
+impl IoCore {
+    pub(super) fn new(setup: CoreSetup) -> Self {
+        let CoreSetup { index, mailbox, links, counters, fdb, flood, epoch, cycles_per_s, shares_cpu } = setup;
+        Self {
+            mailbox,
+            from: links.from,
+            guests: Vec::with_capacity(64),
+            attached: Vec::with_capacity(64),
+            uplinks: Vec::with_capacity(8),
+            forwarder: Forwarder {
+                table: Arc::new(PortTable::default()),
+                fdb,
+                out: Outputs::new(index, links.to, Arc::clone(&counters)),
+            },
+            buffer: BurstBuffer::default(),
+            counters,
+            flood,
+            cycles_per_s,
+            next_second: epoch + cycles_per_s,
+            now: Now { seconds: 0, cycles: epoch },
+            shares_cpu,
+        }
+    }
+
+    /// Polls until it is told to stop. What it owned is dropped by whoever takes the thread's result.
+    pub(super) fn run(mut self) -> Self {
+        let mut round_start = tsc();
+        loop {
+            if !self.read_mailbox() {
+                return self;
+            }
+            let worked = self.poll();
+            let end = tsc();
+            self.tick(end);
+            let cycles = end.wrapping_sub(round_start);
+            round_start = end;
+            if worked {
+                self.counters.busy_cycles.add(cycles)
+            } else {
+                self.counters.idle_cycles.add(cycles)
+            }
+            self.counters.polls.add(1);
+            if !worked && self.shares_cpu {
+                std::thread::yield_now();
+            }
+        }
+    }
+
+    /// One round over everything this core owns. Whether there was anything to do.
+    fn poll(&mut self) -> bool {
+        let mut worked = self.poll_cores();
+        for index in 0..self.uplinks.len() {
+            worked |= self.poll_uplink(index);
+        }
+        for index in 0..self.guests.len() {
+            worked |= self.poll_guest(index);
+        }
+        worked
+    }
+
+    /// Keeps the time, and the FDB young.
+    fn tick(&mut self, cycles: u64) {
+        self.now.cycles = cycles;
+        while cycles.wrapping_sub(self.next_second) < 1 << 63 {
+            self.next_second += self.cycles_per_s;
+            self.now.seconds = self.now.seconds.wrapping_add(1);
+        }
+        if self.counters.polls.get() % AGEING_ROUNDS == 0 {
+            self.forwarder.fdb.age(self.now.seconds, AGEING_BUCKETS);
+            self.counters.fdb_entries.set(self.forwarder.fdb.len() as u64);
+        }
+    }
+
+    fn poll_guest(&mut self, index: usize) -> bool {
+        let Self { guests, forwarder, buffer, now, .. } = self;
+        let Some(guest) = guests.get_mut(index) else { return false };
+        if !guest.tx.has_work() {
+            return false;
+        }
+        let mut burst = Burst::new(buffer);
+        guest.tx.pull(&mut burst);
+        forwarder.forward(&mut burst, &mut guest.origin, *now);
+        drop(burst);
+        guest.tx.complete();
+        true
+    }
+
+    fn poll_uplink(&mut self, index: usize) -> bool {
+        let Self { uplinks, forwarder, buffer, counters, now, .. } = self;
+        let Some(uplink) = uplinks.get_mut(index) else { return false };
+        let mut mbufs = ArrayVec::<Mbuf, BURST_PACKETS>::new();
+        if uplink.rx.burst(&mut mbufs) == 0 {
+            return false;
+        }
+        uplink.counters.rx_packets.add(mbufs.len() as u64);
+        uplink.counters.rx_bytes.add(mbufs.iter().map(Mbuf::len).sum::<usize>() as u64);
+        // Frames of 64 KiB can fill a burst before its 32 packets are there.
+        let mut next = 0;
+        while next < mbufs.len() {
+            let mut burst = Burst::new(buffer);
+            while let Some(mbuf) = mbufs.get(next) {
+                if !burst.has_room() {
+                    break;
+                }
+                if !burst.push_frame(mbuf.segments(), offload(mbuf)) {
+                    counters.source(uplink.origin.source).settle(Charge::Unicast, Err(DropReason::Runt));
+                }
+                next += 1;
+            }
+            forwarder.forward(&mut burst, &mut uplink.origin, *now);
+        }
+        Mbuf::free_bulk(&mut mbufs);
+        true
+    }
+
+    /// Takes what other cores handed over.
+    fn poll_cores(&mut self) -> bool {
+        let Self { from, forwarder, buffer, .. } = self;
+        let mut worked = false;
+        for (core, link) in from.iter_mut().enumerate() {
+            let Some(link) = link else { continue };
+            while let Some(message) = link.next_learnt() {
+                forwarder.fdb.apply(&message);
+            }
+            if !link.has_work() {
+                continue;
+            }
+            let mut labels = ArrayVec::<Label, BURST_PACKETS>::new();
+            let mut burst = Burst::new(buffer);
+            let chunks = link.pull(&mut burst, &mut labels);
+            forwarder.receive(&mut burst, &labels, core);
+            drop(burst);
+            link.release(chunks);
+            worked = true;
+        }
+        worked
+    }
+
+    /// Does what it was told since the last round. False: stop.
+    fn read_mailbox(&mut self) -> bool {
+        while let Some(message) = self.mailbox.try_pop() {
+            match message {
+                Message::Attach { port, queue, source, pair } => self.attach(port, queue, source, *pair),
+                Message::TakeBack { port, queue, reply } => answer(&reply, self.take_back(port, queue).map(Box::new)),
+                Message::AttachUplink(share) => self.attach_uplink(*share),
+                Message::TakeUplink { port, reply } => answer(&reply, self.take_uplink(port)),
+                Message::Table(table, reply) => {
+                    answer(&reply, std::mem::replace(&mut self.forwarder.table, table));
+                }
+                Message::OpenPort { port, kind, limit } => self.forwarder.fdb.open_port(port, kind, limit),
+                Message::FlushPort(port) => self.forwarder.fdb.flush_port(port),
+                Message::ClosePort(port) => self.forwarder.fdb.close_port(port),
+                Message::FixStation { vlan, mac, port } => {
+                    if let Err(refusal) = self.forwarder.fdb.insert_fixed(vlan, mac, port) {
+                        self.counters.learn_refusals[refusal.index()].add(1);
+                    }
+                }
+                Message::Announce { port, source, mac } => self.announce(port, source, mac),
+                Message::Stations { from, count, reply } => answer(&reply, self.stations(from, count)),
+                Message::Stop => return false,
+            }
+        }
+        true
+    }
+
+    fn attach(&mut self, port: PortId, queue: usize, source: SourceId, mut pair: QueuePair) {
+        if let Some(rx) = pair.rx.take() {
+            self.forwarder.out.add_rx(port, queue, rx);
+        }
+        if let Some(tx) = pair.tx.take() {
+            self.guests.push(GuestTx { queue, origin: Origin { port, source, flood: self.flood }, tx });
+        }
+        self.attached.push(Attached { port, queue, counters: Arc::clone(pair.counters()) });
+        self.counters.queue_pairs.set(self.attached.len() as u64);
+    }
+
+    /// Between bursts everything pulled is completed and everything pushed is shown, so the halves can go as they are.
+    fn take_back(&mut self, port: PortId, queue: usize) -> Option<QueuePair> {
+        let index = self.attached.iter().position(|a| a.port == port && a.queue == queue)?;
+        let attached = self.attached.swap_remove(index);
+        self.counters.queue_pairs.set(self.attached.len() as u64);
+        let mut pair = QueuePair::new(attached.counters);
+        pair.rx = self.forwarder.out.remove_rx(port, queue);
+        let tx = self.guests.iter().position(|g| g.origin.port == port && g.queue == queue);
+        pair.tx = tx.map(|index| self.guests.swap_remove(index).tx);
+        Some(pair)
+    }
+
+    fn attach_uplink(&mut self, share: UplinkShare) {
+        let UplinkShare { port, source, queues, pool, frame_max, counters } = share;
+        let tx = UplinkTx::new(port, queues.tx, pool, frame_max, Arc::clone(&counters));
+        self.forwarder.out.uplinks.push(tx);
+        let origin = Origin { port, source, flood: TokenBucket::UNLIMITED };
+        self.uplinks.push(UplinkRx { origin, rx: queues.rx, counters });
+    }
+
+    fn take_uplink(&mut self, port: PortId) -> Vec<UplinkQueues> {
+        let rx = self.uplinks.extract_if(.., |uplink| uplink.origin.port == port).map(|uplink| uplink.rx);
+        let tx = self.forwarder.out.uplinks.extract_if(.., |uplink| uplink.port == port).map(UplinkTx::into_queue);
+        rx.zip(tx).map(|(rx, tx)| UplinkQueues { rx, tx }).collect()
+    }
+
+    /// Floods a reverse ARP request (RFC 903), as a guest that moved would, so that switches learn where it is now.
+    fn announce(&mut self, port: PortId, source: SourceId, mac: MacAddr) {
+        let frame = rarp(mac);
+        self.counters.source(source).injected.add(1);
+        let Self { forwarder, buffer, now, .. } = self;
+        let mut burst = Burst::new(buffer);
+        burst.push_frame([&frame[..]], Offload::NONE);
+        let mut origin = Origin { port, source, flood: TokenBucket::UNLIMITED };
+        forwarder.forward(&mut burst, &mut origin, *now);
+    }
+
+    fn stations(&self, from: usize, count: usize) -> Option<Vec<Entry>> {
+        let fdb = &self.forwarder.fdb;
+        (from < fdb.buckets()).then(|| fdb.entries(from, count).collect())
+    }
+}
+
+/// Answers, if somebody still waits.
+fn answer<T>(reply: &SyncSender<T>, value: T) {
+    // Whoever asked keeps the receiver until the answer is there; if not, there is nobody to tell.
+    let _ = reply.try_send(value);
+}
+
+/// What the NIC says of a packet's checksums, in virtio's terms.
+fn offload(mbuf: &Mbuf) -> Offload {
+    let checked = mbuf.rx_checksum();
+    let good = |state| matches!(state, ChecksumState::Good | ChecksumState::None);
+    Offload { data_valid: good(checked.l4) && checked.ip != ChecksumState::Bad, ..Offload::NONE }
+}
+
+fn rarp(mac: MacAddr) -> [u8; 60] {
+    const HEAD: [u8; 10] = [0x80, 0x35, 0, 1, 8, 0, 6, 4, 0, 3];
+    let mut frame = [0; 60];
+    frame[..6].fill(0xff);
+    frame[6..12].copy_from_slice(&mac.0);
+    frame[12..22].copy_from_slice(&HEAD);
+    frame[22..28].copy_from_slice(&mac.0);
+    frame[32..38].copy_from_slice(&mac.0);
+    frame
+}

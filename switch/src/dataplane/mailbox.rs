@@ -1,0 +1,83 @@
+//! How the rest of the process speaks to an I/O core: messages it takes between bursts, answers it never waits to give.
+
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use ringbuf::traits::{Producer, Split};
+use ringbuf::{HeapCons, HeapProd, HeapRb};
+use vm_ports::QueuePair;
+
+use super::accounting::{SourceId, UplinkCounters};
+use super::ports::PortTable;
+use crate::forwarding::{Entry, MacAddr, PortId, PortKind, VlanId};
+
+/// Messages that can wait.
+const MAILBOX: usize = 256;
+
+/// Where an answer goes. Its channel has room for it, so giving it does not block.
+pub(super) type Reply<T> = SyncSender<T>;
+
+/// What an I/O core can be told.
+pub(super) enum Message {
+    /// Serve a queue pair.
+    Attach { port: PortId, queue: usize, source: SourceId, pair: Box<QueuePair> },
+    /// Give a queue pair back: all that was pulled is completed, all that was pushed is shown.
+    TakeBack { port: PortId, queue: usize, reply: Reply<Option<Box<QueuePair>>> },
+    /// Serve an uplink's queue.
+    AttachUplink(Box<UplinkShare>),
+    /// Stop serving an uplink. Its queues are closed where the answer is received.
+    TakeUplink { port: PortId, reply: Reply<Vec<UplinkQueues>> },
+    /// Forward by this table from now on; the old one is freed where the answer is received.
+    Table(Arc<PortTable>, Reply<Arc<PortTable>>),
+    /// Addresses may be learnt on this port, so many at most.
+    OpenPort { port: PortId, kind: PortKind, limit: u32 },
+    /// Forget what was learnt on this port.
+    FlushPort(PortId),
+    /// Forget the port.
+    ClosePort(PortId),
+    /// A station that is configured.
+    FixStation { vlan: VlanId, mac: MacAddr, port: PortId },
+    /// Flood a RARP from this port on behalf of a guest that moved here.
+    Announce { port: PortId, source: SourceId, mac: MacAddr },
+    /// Show the stations of `count` buckets from `from` on; `None` past the end.
+    Stations { from: usize, count: usize, reply: Reply<Option<Vec<Entry>>> },
+    /// End.
+    Stop,
+}
+
+/// One core's part of an uplink.
+pub(super) struct UplinkShare {
+    pub(super) port: PortId,
+    pub(super) source: SourceId,
+    pub(super) queues: UplinkQueues,
+    pub(super) pool: pmd_bindings::Mempool,
+    pub(super) frame_max: usize,
+    pub(super) counters: Arc<UplinkCounters>,
+}
+
+/// The queues of an uplink that one core serves.
+pub(super) struct UplinkQueues {
+    pub(super) rx: pmd_bindings::RxQueue,
+    pub(super) tx: pmd_bindings::TxQueue,
+}
+
+/// The sending side of a core's mailbox.
+pub(super) struct Mailbox(Mutex<HeapProd<Message>>);
+
+pub(super) fn mailbox() -> (Mailbox, HeapCons<Message>) {
+    let (sender, receiver) = HeapRb::new(MAILBOX).split();
+    (Mailbox(Mutex::new(sender)), receiver)
+}
+
+impl Mailbox {
+    /// Sends. Waits while the mailbox is full: the core empties it once a round.
+    pub(super) fn send(&self, message: Message) {
+        let mut sender: MutexGuard<'_, _> = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut message = message;
+        while let Err(back) = sender.try_push(message) {
+            message = back;
+            std::thread::yield_now();
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! The data plane: I/O cores, the ports they serve, and what is between them.
+//!
+//! ```text
+//! guest      a vhost-user session hands queue pairs over ─┐
+//! device     a DPDK port's queues, one for each core ─────┤
+//!                                                         ▼
+//! fabric     starts, tells and asks ──mailbox──▶ io_core  polls what it owns, burst by burst
+//!            publishes ports (the table)         forwarder   source check, VLAN, FDB, output
+//!                                                uplink      mbufs out
+//!                                                xcore       to and from the other cores
+//! accounting what each core counts ◀─────────────┘
+//! report     counters into a snapshot
+//! ```
+
+mod accounting;
+mod device;
+mod eal;
+mod error;
+mod fabric;
+mod forwarder;
+mod guest;
+mod io_core;
+mod mailbox;
+mod ports;
+mod report;
+mod uplink;
+mod watch;
+mod xcore;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use pmd_bindings::Eal;
+use scheduler::{Demand, IoCore, QueueId};
+
+use self::accounting::{SOURCES_MAX, SourceId};
+use self::device::Uplink;
+pub(crate) use self::error::DataplaneError;
+use self::fabric::Fabric;
+use self::guest::{Guest, GuestQueue};
+use self::mailbox::Message;
+use self::ports::{GUEST_FRAME_MAX, PORTS_MAX, PortEntry, Way};
+use self::report::SourceTotals;
+use crate::forwarding::{MacAddr, PortId, PortKind, PortVlans, SourceCheck, VlanId, VlanSet};
+
+/// Everything between the sockets of guests and the devices of uplinks. Owned by the control thread.
+pub(crate) struct Dataplane {
+    // Guests and uplinks first: sessions end and devices close while the cores still run.
+    guests: Vec<Guest>,
+    uplinks: Vec<Uplink>,
+    fabric: Arc<Fabric>,
+    eal: Arc<Eal>,
+    started: Instant,
+    next_port: u16,
+    learn_limit: u32,
+    /// What the counters of a source were when its present owner got it.
+    baselines: Vec<SourceTotals>,
+}
+
+impl Dataplane {
+    /// Starts DPDK and the I/O cores. There are no ports yet.
+    pub(crate) fn start(config: &config::SwitchConfig) -> Result<Self, DataplaneError> {
+        let eal = Arc::new(eal::start(config)?);
+        let fabric = Arc::new(Fabric::start(&eal, config)?);
+        Ok(Self {
+            guests: Vec::new(),
+            uplinks: Vec::new(),
+            fabric,
+            eal,
+            started: Instant::now(),
+            next_port: 0,
+            learn_limit: config.learn_limit_per_port,
+            baselines: vec![SourceTotals::default(); SOURCES_MAX],
+        })
+    }
+
+    /// Adds a guest's port. Its socket is there when this returns.
+    pub(crate) fn add_guest(&mut self, config: &config::GuestConfig) -> Result<(), DataplaneError> {
+        self.check_name(config.name.as_str())?;
+        let port = self.take_port()?;
+        let queues = self.place(config, port)?;
+        let check = match config.mac {
+            Some(mac) if config.anti_spoof => SourceCheck::only(MacAddr(mac.octets())),
+            _ => SourceCheck::ANY,
+        };
+        let vlans = port_vlans(&config.vlan);
+        let fixed = config.mac.map(|mac| (MacAddr(mac.octets()), vlan_ids(&config.vlan)));
+        self.open_port(port, PortKind::Guest);
+        if let Some((mac, vlans)) = fixed {
+            for vlan in vlans {
+                self.fabric.tell_all(|| Message::FixStation { vlan, mac, port });
+            }
+        }
+        let entry = PortEntry { id: port, vlans, check, way: Way::Guest(Vec::new()), frame_max: GUEST_FRAME_MAX };
+        self.fabric.change_table(|table| table.set(entry));
+        let sources: Vec<SourceId> = queues.iter().map(|queue| queue.source).collect();
+        match Guest::start(config, port, Arc::clone(&self.fabric), queues) {
+            Ok(guest) => {
+                self.guests.push(guest);
+                Ok(())
+            }
+            Err(error) => {
+                self.close_port(port);
+                sources.into_iter().for_each(|source| self.fabric.release_source(source));
+                Err(error)
+            }
+        }
+    }
+
+    /// Removes a guest's port: its connection is closed, its socket gone.
+    pub(crate) fn remove_guest(&mut self, name: &str) -> Result<(), DataplaneError> {
+        let index = self
+            .guests
+            .iter()
+            .position(|guest| guest.config.name.as_str() == name)
+            .ok_or_else(|| DataplaneError::NoSuchPort { kind: "guest", name: name.to_owned() })?;
+        let host = self.guests.remove(index).stop();
+        self.close_port(host.port);
+        host.queues.iter().for_each(|queue| self.fabric.release_source(queue.source));
+        Ok(())
+    }
+
+    /// Adds an uplink.
+    pub(crate) fn add_uplink(&mut self, config: &config::UplinkConfig) -> Result<(), DataplaneError> {
+        self.check_name(config.name.as_str())?;
+        let port = self.take_port()?;
+        let (uplink, shares) = Uplink::start(&self.eal, &self.fabric, config, port)?;
+        shares.iter().for_each(|share| self.baselines[share.source.index()] = self.totals(share.source));
+        self.open_port(port, PortKind::Uplink);
+        let entry = PortEntry {
+            id: port,
+            vlans: port_vlans(&config.vlan),
+            check: SourceCheck::ANY,
+            way: uplink.way(self.fabric.len()),
+            frame_max: uplink.frame_max(),
+        };
+        self.fabric.change_table(|table| table.set(entry));
+        device::hand_out(&self.fabric, shares);
+        self.uplinks.push(uplink);
+        Ok(())
+    }
+
+    /// Removes an uplink and unplugs its device.
+    pub(crate) fn remove_uplink(&mut self, name: &str) -> Result<(), DataplaneError> {
+        let index = self
+            .uplinks
+            .iter()
+            .position(|uplink| uplink.config.name.as_str() == name)
+            .ok_or_else(|| DataplaneError::NoSuchPort { kind: "uplink", name: name.to_owned() })?;
+        let uplink = self.uplinks.remove(index);
+        self.close_port(uplink.port);
+        uplink.stop(&self.eal, &self.fabric)
+    }
+
+    /// Ends everything: sessions, devices, cores.
+    pub(crate) fn stop(mut self) {
+        for guest in self.guests.drain(..) {
+            guest.stop();
+        }
+        for uplink in self.uplinks.drain(..) {
+            if let Err(error) = uplink.stop(&self.eal, &self.fabric) {
+                tracing::warn!("{error}");
+            }
+        }
+        self.fabric.stop();
+    }
+
+    fn check_name(&self, name: &str) -> Result<(), DataplaneError> {
+        let guests = self.guests.iter().map(|guest| &guest.config.name);
+        let uplinks = self.uplinks.iter().map(|uplink| &uplink.config.name);
+        if guests.chain(uplinks).any(|taken| taken.as_str() == name) {
+            return Err(DataplaneError::NameTaken(name.to_owned()));
+        }
+        Ok(())
+    }
+
+    /// A port number that has not been in use for as long as possible: packets under way may still name an old one.
+    fn take_port(&mut self) -> Result<PortId, DataplaneError> {
+        let guests = self.guests.iter().map(|guest| guest.host.port);
+        let taken: Vec<PortId> = guests.chain(self.uplinks.iter().map(|uplink| uplink.port)).collect();
+        for offset in 0..PORTS_MAX as u16 {
+            let port = PortId((self.next_port + offset) % PORTS_MAX as u16);
+            if !taken.contains(&port) {
+                self.next_port = (port.0 + 1) % PORTS_MAX as u16;
+                return Ok(port);
+            }
+        }
+        Err(DataplaneError::TooManyPorts(PORTS_MAX))
+    }
+
+    fn open_port(&self, port: PortId, kind: PortKind) {
+        self.fabric.tell_all(|| Message::OpenPort { port, kind, limit: self.learn_limit });
+    }
+
+    fn close_port(&self, port: PortId) {
+        self.fabric.change_table(|table| table.remove(port));
+        self.fabric.tell_all(|| Message::ClosePort(port));
+    }
+
+    /// Sources and cores for a guest's queue pairs.
+    fn place(&mut self, config: &config::GuestConfig, port: PortId) -> Result<Vec<GuestQueue>, DataplaneError> {
+        let id = |port: PortId, queue: usize| QueueId { port: scheduler::PortId(port.0.into()), queue: queue as u16 };
+        let present: Vec<(QueueId, IoCore)> = self
+            .guests
+            .iter()
+            .flat_map(|guest| {
+                guest
+                    .host
+                    .queues
+                    .iter()
+                    .enumerate()
+                    .map(|(index, queue)| (id(guest.host.port, index), IoCore(queue.home())))
+            })
+            .collect();
+        let pairs = usize::from(config.queue_pairs);
+        let demands: Vec<Demand> =
+            (0..pairs).map(|queue| Demand { queue: id(port, queue), pinned: config.io_core.map(IoCore) }).collect();
+        let plan = scheduler::place(self.fabric.len(), &present, &demands)
+            .map_err(|source| DataplaneError::Placement { name: config.name.as_str().to_owned(), source })?;
+        let mut queues: Vec<GuestQueue> = Vec::with_capacity(pairs);
+        for placement in &plan.placements {
+            let Some(source) = self.fabric.take_source() else {
+                queues.iter().for_each(|queue| self.fabric.release_source(queue.source));
+                return Err(DataplaneError::TooManyQueues(SOURCES_MAX));
+            };
+            self.baselines[source.index()] = self.totals(source);
+            tracing::info!(
+                guest = config.name.as_str(),
+                "{} on {}: {}",
+                placement.queue,
+                placement.core,
+                placement.reason
+            );
+            queues.push(GuestQueue::new(source, placement.core.0));
+        }
+        Ok(queues)
+    }
+}
+
+fn vlan_id(id: config::VlanId) -> VlanId {
+    VlanId::new(id.get()).unwrap_or(VlanId::DEFAULT)
+}
+
+fn port_vlans(vlan: &config::Vlan) -> PortVlans {
+    match vlan {
+        config::Vlan::Access(id) => PortVlans::access(vlan_id(*id)),
+        config::Vlan::Trunk { tagged, native } => {
+            let tagged = match tagged {
+                config::Tagged::All => VlanSet::all(),
+                config::Tagged::Only(ids) => ids.iter().copied().map(vlan_id).collect(),
+            };
+            PortVlans::trunk(tagged, native.map(vlan_id))
+        }
+    }
+}
+
+/// The VLANs in which a configured address is known to be behind its port: those the port names.
+fn vlan_ids(vlan: &config::Vlan) -> Vec<VlanId> {
+    let tagged = match vlan {
+        config::Vlan::Trunk { tagged: config::Tagged::Only(ids), .. } => ids.iter().copied().map(vlan_id).collect(),
+        // A trunk of all VLANs would need 4,094 entries: there the address is learnt like any other.
+        _ => Vec::new(),
+    };
+    vlan.untagged().map(vlan_id).into_iter().chain(tagged).collect()
+}

@@ -1,0 +1,106 @@
+//! The port table: what every I/O core knows of every port. A snapshot that is replaced whole, never changed.
+
+use std::sync::Arc;
+
+use vm_ports::offload::{flow_hash, parse};
+use vm_ports::{FRAME_MAX, View};
+
+use crate::forwarding::{PortId, PortVlans, SourceCheck};
+
+/// Ports there can be.
+pub(super) const PORTS_MAX: usize = 1024;
+/// Queue pairs of a port, at most.
+pub(super) const PORT_QUEUES_MAX: usize = config::MAX_QUEUE_PAIRS as usize;
+
+/// One port, as a core forwards to and from it.
+#[derive(Debug, Clone)]
+pub(super) struct PortEntry {
+    pub(super) id: PortId,
+    pub(super) vlans: PortVlans,
+    pub(super) check: SourceCheck,
+    pub(super) way: Way,
+    /// Bytes of the longest frame the port takes that is not to be segmented.
+    pub(super) frame_max: usize,
+}
+
+/// How a port is reached.
+#[derive(Debug, Clone)]
+pub(super) enum Way {
+    /// Through the receive rings that are started and enabled.
+    Guest(Vec<Receiver>),
+    /// Through the TX queue of a core: for each core, which core's.
+    Uplink(Vec<u16>),
+}
+
+/// A guest's receive ring and who owns it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Receiver {
+    pub(super) queue: u16,
+    pub(super) core: u16,
+}
+
+/// The largest frame of a guest port, which takes anything its buffers hold.
+pub(super) const GUEST_FRAME_MAX: usize = FRAME_MAX;
+
+impl PortEntry {
+    /// Whose ring or queue a packet that came in on `core` leaves by. `None` where the port has none.
+    #[inline]
+    pub(super) fn receiver(&self, core: usize, view: View<'_>) -> Option<Receiver> {
+        match &self.way {
+            Way::Guest(receivers) => match receivers.as_slice() {
+                [only] => Some(*only),
+                [] => None,
+                many => {
+                    // One flow, one queue: order holds per flow while the number of queues is constant.
+                    let head = view.packet().head();
+                    let hash = flow_hash(head, parse(head).ok().as_ref());
+                    many.get(hash as usize % many.len()).copied()
+                }
+            },
+            Way::Uplink(cores) => cores.get(core).map(|owner| Receiver { queue: 0, core: *owner }),
+        }
+    }
+}
+
+/// All ports.
+#[derive(Debug, Clone, Default)]
+pub(super) struct PortTable {
+    entries: Vec<Option<Arc<PortEntry>>>,
+}
+
+impl PortTable {
+    /// The port, if it is there.
+    #[inline]
+    pub(super) fn get(&self, port: PortId) -> Option<&PortEntry> {
+        self.entries.get(port.index())?.as_deref()
+    }
+
+    /// Every port.
+    #[inline]
+    pub(super) fn iter(&self) -> impl Iterator<Item = &PortEntry> {
+        self.entries.iter().flatten().map(Arc::as_ref)
+    }
+
+    /// Puts a port in, or replaces it.
+    pub(super) fn set(&mut self, entry: PortEntry) {
+        let index = entry.id.index();
+        if self.entries.len() <= index {
+            self.entries.resize(index + 1, None);
+        }
+        self.entries[index] = Some(Arc::new(entry));
+    }
+
+    /// Takes a port out.
+    pub(super) fn remove(&mut self, port: PortId) {
+        if let Some(entry) = self.entries.get_mut(port.index()) {
+            *entry = None;
+        }
+    }
+
+    /// Changes what is known of a port, if it is there.
+    pub(super) fn change(&mut self, port: PortId, change: impl FnOnce(&mut PortEntry)) {
+        if let Some(Some(entry)) = self.entries.get_mut(port.index()) {
+            change(Arc::make_mut(entry));
+        }
+    }
+}

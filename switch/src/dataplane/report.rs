@@ -1,0 +1,310 @@
+//! Counters into a [`Snapshot`].
+
+use std::collections::BTreeMap;
+
+use vm_ports::{Counter, RingFault, RxDrop, TxDrop};
+
+use super::Dataplane;
+use super::accounting::{CoreCounters, SourceId};
+use super::device::Uplink;
+use super::guest::{Guest, GuestQueue};
+use crate::forwarding::{DropReason, LearnRefusal, PortId};
+use crate::snapshot::{
+    Accounting, CoreSnapshot, FdbSnapshot, NegotiatedSnapshot, PortKind, PortSnapshot, PortState, QueueSnapshot,
+    Snapshot, Traffic,
+};
+
+/// What became of the packets of one source, summed over the cores.
+#[derive(Debug, Clone, Default)]
+pub(super) struct SourceTotals {
+    injected: u64,
+    forwarded: u64,
+    handed: u64,
+    arrived: u64,
+    copies: u64,
+    delivered: u64,
+    dropped: [u64; DropReason::ALL.len()],
+    copy_drops: [u64; DropReason::ALL.len()],
+}
+
+impl SourceTotals {
+    fn add(&mut self, core: &CoreCounters, source: SourceId) {
+        let counters = core.source(source);
+        self.injected += counters.injected.get();
+        self.forwarded += counters.forwarded.get();
+        self.handed += counters.handed.get();
+        self.arrived += counters.arrived.get();
+        self.copies += counters.copies.get();
+        self.delivered += counters.delivered.get();
+        let sum = |totals: &mut [u64], counters: &[Counter]| {
+            totals.iter_mut().zip(counters).for_each(|(total, counter)| *total += counter.get());
+        };
+        sum(&mut self.dropped, &counters.dropped);
+        sum(&mut self.copy_drops, &counters.copy_drops);
+    }
+
+    /// What was counted since `base`.
+    fn since(&self, base: &Self) -> Self {
+        let less = |now: &[u64; DropReason::ALL.len()], then: &[u64; DropReason::ALL.len()]| {
+            std::array::from_fn(|index| now[index].wrapping_sub(then[index]))
+        };
+        Self {
+            injected: self.injected.wrapping_sub(base.injected),
+            forwarded: self.forwarded.wrapping_sub(base.forwarded),
+            handed: self.handed.wrapping_sub(base.handed),
+            arrived: self.arrived.wrapping_sub(base.arrived),
+            copies: self.copies.wrapping_sub(base.copies),
+            delivered: self.delivered.wrapping_sub(base.delivered),
+            dropped: less(&self.dropped, &base.dropped),
+            copy_drops: less(&self.copy_drops, &base.copy_drops),
+        }
+    }
+
+    /// The identity of a source from which `pulled` packets came and of which `at_source` were dropped before the switch saw them.
+    fn accounting(&self, pulled: u64, at_source: u64) -> Accounting {
+        Accounting {
+            pulled: pulled + self.injected,
+            forwarded: self.forwarded,
+            dropped: at_source + self.dropped.iter().sum::<u64>(),
+            // Cores are read one after the other, so a packet can be seen to arrive before it was seen to leave.
+            in_flight: self.handed.saturating_sub(self.arrived),
+            copies: self.copies,
+            delivered: self.delivered,
+            copy_drops: self.copy_drops.iter().sum(),
+        }
+    }
+
+    /// Drops by reason, those of copies too.
+    fn drops(&self) -> BTreeMap<String, u64> {
+        let counts = self.dropped.iter().zip(&self.copy_drops).map(|(dropped, copies)| dropped + copies);
+        named(DropReason::ALL.iter().map(|reason| reason.as_str()).zip(counts))
+    }
+}
+
+/// Names and counts, without the zeros; counts of one name are added.
+fn named<'n>(counts: impl Iterator<Item = (&'n str, u64)>) -> BTreeMap<String, u64> {
+    let mut map = BTreeMap::new();
+    for (name, count) in counts.filter(|(_, count)| *count > 0) {
+        *map.entry(name.to_owned()).or_default() += count;
+    }
+    map
+}
+
+fn merge(into: &mut BTreeMap<String, u64>, from: &BTreeMap<String, u64>) {
+    for (name, count) in from {
+        *into.entry(name.clone()).or_default() += count;
+    }
+}
+
+impl Dataplane {
+    /// Everything there is to know, now.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let guests = self.guests.iter().map(|guest| self.guest(guest));
+        let uplinks = self.uplinks.iter().map(|uplink| self.uplink(uplink));
+        let mut ports: Vec<PortSnapshot> = guests.chain(uplinks).collect();
+        ports.sort_by(|a, b| a.name.cmp(&b.name));
+        let mut accounting = Accounting::default();
+        ports.iter().for_each(|port| accounting.add(&port.accounting));
+        let fdb_entries = self.fabric.cores().map(|(_, core)| core.fdb_entries.get()).max().unwrap_or(0);
+        Snapshot {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_ms: self.started.elapsed().as_millis() as u64,
+            tsc_hz: pmd_bindings::tsc_hz(),
+            ports,
+            cores: self
+                .fabric
+                .cores()
+                .enumerate()
+                .map(|(core, (cpu, counters))| core_snapshot(core, cpu, counters))
+                .collect(),
+            accounting,
+            fdb_entries,
+        }
+    }
+
+    /// The stations that are known.
+    pub(crate) fn fdb(&self) -> Vec<FdbSnapshot> {
+        let now = self.started.elapsed().as_secs();
+        let entries = self.fabric.stations().into_iter().map(|entry| FdbSnapshot {
+            vlan: entry.vlan.get(),
+            mac: entry.mac.to_string(),
+            port: self.port_name(entry.port),
+            fixed: entry.fixed,
+            age_s: if entry.fixed { 0 } else { now.saturating_sub(entry.seen.into()) },
+        });
+        let mut entries: Vec<FdbSnapshot> = entries.collect();
+        entries.sort_by(|a, b| (a.vlan, &a.mac).cmp(&(b.vlan, &b.mac)));
+        entries
+    }
+
+    fn port_name(&self, port: PortId) -> String {
+        let guest = self.guests.iter().find(|guest| guest.host.port == port).map(|guest| &guest.config.name);
+        let uplink = self.uplinks.iter().find(|uplink| uplink.port == port).map(|uplink| &uplink.config.name);
+        guest.or(uplink).map(|name| name.as_str().to_owned()).unwrap_or_default()
+    }
+
+    /// All that was ever counted for a source, whoever had it.
+    pub(super) fn totals(&self, source: SourceId) -> SourceTotals {
+        let mut totals = SourceTotals::default();
+        self.fabric.cores().for_each(|(_, core)| totals.add(core, source));
+        totals
+    }
+
+    fn totals_of_owner(&self, source: SourceId) -> SourceTotals {
+        self.totals(source).since(&self.baselines[source.index()])
+    }
+
+    fn guest(&self, guest: &Guest) -> PortSnapshot {
+        let state = guest.host.state();
+        let queues: Vec<QueueSnapshot> =
+            guest.host.queues.iter().enumerate().map(|(index, queue)| self.guest_queue(index, queue)).collect();
+        let faults = named(RingFault::ALL.iter().map(|fault| fault.as_str()).zip(guest.host.faults()));
+        let serving = queues.iter().filter(|queue| queue.io_core.is_some()).count();
+        let stopped = guest.host.stopped();
+        let error = state.error.or_else(|| stopped.map(|fault| format!("a ring was stopped: {fault}")));
+        let port_state = match (state.connected, serving) {
+            (false, _) => PortState::Waiting,
+            (true, _) if stopped.is_some() => PortState::Stopped,
+            (true, 0) => PortState::Connected,
+            (true, _) => PortState::Running,
+        };
+        let negotiated = state.negotiated.map(|negotiated| NegotiatedSnapshot {
+            features: format!("{:#x}", negotiated.features.0),
+            feature_names: negotiated.features.names(),
+            ring: negotiated.ring_format().to_owned(),
+            ring_size: negotiated
+                .rings
+                .iter()
+                .find(|(ring, _)| ring % 2 == 1)
+                .or(negotiated.rings.first())
+                .map_or(0, |(_, size)| *size),
+            queue_pairs: serving,
+            memory_bytes: negotiated.memory_bytes,
+        });
+        PortSnapshot {
+            name: guest.config.name.as_str().to_owned(),
+            state: port_state,
+            error,
+            socket: Some(guest.config.socket.display().to_string()),
+            mac: guest.config.mac.map(|mac| mac.to_string()),
+            mtu: state.mtu.or(guest.config.mtu),
+            negotiated,
+            connections: guest.connections(),
+            faults,
+            ..port_snapshot(PortKind::Guest, queues)
+        }
+    }
+
+    fn guest_queue(&self, index: usize, queue: &GuestQueue) -> QueueSnapshot {
+        let totals = self.totals_of_owner(queue.source);
+        let (rx, tx) = (&queue.counters.rx, &queue.counters.tx);
+        let at_ring = TxDrop::ALL.iter().map(|reason| reason.as_str()).zip(tx.drops.iter().map(Counter::get));
+        let mut drops = named(at_ring);
+        let dropped_at_ring = drops.values().sum();
+        merge(&mut drops, &totals.drops());
+        QueueSnapshot {
+            index,
+            io_core: queue.io_core(),
+            rx: Traffic { packets: rx.packets.get(), bytes: rx.bytes.get() },
+            tx: Traffic { packets: tx.packets.get(), bytes: tx.bytes.get() },
+            drops,
+            refused: named(RxDrop::ALL.iter().map(|reason| reason.as_str()).zip(rx.refused.iter().map(Counter::get))),
+            kicks: queue.counters.kicks.get(),
+            calls: rx.calls.get() + tx.calls.get(),
+            calls_suppressed: rx.calls_suppressed.get() + tx.calls_suppressed.get(),
+            accounting: totals.accounting(tx.packets.get(), dropped_at_ring),
+        }
+    }
+
+    fn uplink(&self, uplink: &Uplink) -> PortSnapshot {
+        let queues = uplink.queues.iter().enumerate().map(|(index, queue)| {
+            let totals = self.totals_of_owner(queue.source);
+            let counters = &queue.counters;
+            QueueSnapshot {
+                index,
+                io_core: Some(queue.core),
+                rx: Traffic { packets: counters.rx_packets.get(), bytes: counters.rx_bytes.get() },
+                tx: Traffic { packets: counters.tx_packets.get(), bytes: counters.tx_bytes.get() },
+                drops: totals.drops(),
+                refused: BTreeMap::new(),
+                kicks: 0,
+                calls: 0,
+                calls_suppressed: 0,
+                accounting: totals.accounting(counters.rx_packets.get(), 0),
+            }
+        });
+        let device = &uplink.device;
+        let up = device.link().is_ok_and(|link| link.up);
+        let xstats = device.xstats().unwrap_or_default().into_iter().map(|stat| (stat.name, stat.value)).collect();
+        PortSnapshot {
+            name: uplink.config.name.as_str().to_owned(),
+            state: if up { PortState::Up } else { PortState::Down },
+            device: Some(uplink.config.device.to_string()),
+            driver: Some(device.info().driver.clone()),
+            mac: device.mac().ok().map(|mac| crate::forwarding::MacAddr(mac).to_string()),
+            mtu: Some(device.negotiated().mtu),
+            xstats,
+            ..port_snapshot(PortKind::Uplink, queues.collect())
+        }
+    }
+}
+
+/// A port with the sums over its queues, and nothing else known of it.
+fn port_snapshot(kind: PortKind, queues: Vec<QueueSnapshot>) -> PortSnapshot {
+    let mut port = PortSnapshot {
+        name: String::new(),
+        kind,
+        state: PortState::Down,
+        error: None,
+        socket: None,
+        device: None,
+        driver: None,
+        mac: None,
+        mtu: None,
+        negotiated: None,
+        rx: Traffic::default(),
+        tx: Traffic::default(),
+        drops: BTreeMap::new(),
+        refused: BTreeMap::new(),
+        kicks: 0,
+        calls: 0,
+        calls_suppressed: 0,
+        connections: 0,
+        faults: BTreeMap::new(),
+        xstats: BTreeMap::new(),
+        queues: Vec::new(),
+        accounting: Accounting::default(),
+    };
+    for queue in &queues {
+        port.rx.add(queue.rx);
+        port.tx.add(queue.tx);
+        merge(&mut port.drops, &queue.drops);
+        merge(&mut port.refused, &queue.refused);
+        port.kicks += queue.kicks;
+        port.calls += queue.calls;
+        port.calls_suppressed += queue.calls_suppressed;
+        port.accounting.add(&queue.accounting);
+    }
+    port.queues = queues;
+    port
+}
+
+fn core_snapshot(core: usize, cpu: usize, counters: &CoreCounters) -> CoreSnapshot {
+    CoreSnapshot {
+        core,
+        cpu,
+        busy_cycles: counters.busy_cycles.get(),
+        idle_cycles: counters.idle_cycles.get(),
+        polls: counters.polls.get(),
+        queue_pairs: counters.queue_pairs.get() as usize,
+        handed_over: counters.handed_over.get(),
+        learn_refusals: named(
+            LearnRefusal::ALL
+                .iter()
+                .map(|reason| reason.as_str())
+                .zip(counters.learn_refusals.iter().map(Counter::get)),
+        ),
+        learn_lost: counters.learn_lost.get(),
+    }
+}

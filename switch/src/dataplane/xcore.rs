@@ -1,0 +1,284 @@
+//! From one I/O core to another: an arena of fixed chunks that go round between the two, full one way and empty the other.
+//!
+//! The sending core copies a packet into chunks and is done with it; no guest pointer crosses. The chunks come back when the
+//! packet has been delivered, so a chunk that is back says that everything handed over before it has arrived. When none is left the packet is dropped
+//! and counted: no core ever waits for another.
+
+use arrayvec::ArrayVec;
+use ringbuf::traits::{Consumer, Observer, Producer, Split};
+use ringbuf::{HeapCons, HeapProd, HeapRb};
+use vm_ports::{BURST_PACKETS, Burst, FRAME_MAX, Offload, View};
+
+use super::accounting::SourceId;
+use crate::forwarding::{Ingress, LearnMessage, PortId};
+
+/// Bytes of one chunk: a standard frame fits into one.
+const CHUNK_BYTES: usize = 2048;
+/// Chunks between all pairs of cores together, about.
+const CHUNKS_TOTAL: usize = 16 << 10;
+/// Chunks between two cores, at the least (two of the largest packets) and at the most.
+const CHUNKS_MIN: usize = 2 * FRAME_MAX.div_ceil(CHUNK_BYTES);
+const CHUNKS_MAX: usize = 2048;
+/// Learn messages that can be under way between two cores.
+const LEARN_MESSAGES: usize = 1024;
+
+/// What a handed-over packet is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Errand {
+    /// One port.
+    Deliver(PortId),
+    /// Every port of its VLAN that the receiving core is to serve.
+    Flood,
+}
+
+/// Everything about a packet but its bytes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Label {
+    pub(super) errand: Errand,
+    pub(super) source: SourceId,
+    /// Where it came in.
+    pub(super) port: PortId,
+    pub(super) ingress: Ingress,
+    pub(super) offload: Offload,
+}
+
+/// A piece of a packet. The label of its first piece is the packet's.
+struct Chunk {
+    label: Option<Label>,
+    /// Whether the packet ends here.
+    last: bool,
+    len: u16,
+    bytes: [u8; CHUNK_BYTES],
+}
+
+impl Chunk {
+    fn boxed() -> Box<Self> {
+        Box::new(Self { label: None, last: true, len: 0, bytes: [0; CHUNK_BYTES] })
+    }
+}
+
+/// The sending end towards one core.
+pub(super) struct ToCore {
+    /// Chunks at hand.
+    empty: Vec<Box<Chunk>>,
+    /// Filled, to be shown to the other core at the end of the burst.
+    filled: Vec<Box<Chunk>>,
+    full_ring: HeapProd<Box<Chunk>>,
+    empty_ring: HeapCons<Box<Chunk>>,
+    learn: HeapProd<LearnMessage>,
+}
+
+/// The receiving end from one core.
+pub(super) struct FromCore {
+    full_ring: HeapCons<Box<Chunk>>,
+    empty_ring: HeapProd<Box<Chunk>>,
+    learn: HeapCons<LearnMessage>,
+}
+
+/// Connects one core to another, for `cores` cores in all.
+fn channel(cores: usize) -> (ToCore, FromCore) {
+    let pairs = (cores * cores.saturating_sub(1)).max(1);
+    let chunks = (CHUNKS_TOTAL / pairs).clamp(CHUNKS_MIN, CHUNKS_MAX);
+    let (full_in, full_out) = HeapRb::new(chunks).split();
+    let (empty_in, empty_out) = HeapRb::new(chunks).split();
+    let (learn_in, learn_out) = HeapRb::new(LEARN_MESSAGES).split();
+    let to = ToCore {
+        empty: (0..chunks).map(|_| Chunk::boxed()).collect(),
+        filled: Vec::with_capacity(chunks),
+        full_ring: full_in,
+        empty_ring: empty_out,
+        learn: learn_in,
+    };
+    (to, FromCore { full_ring: full_out, empty_ring: empty_in, learn: learn_out })
+}
+
+/// A core's ends of the rings to and from every other core, indexed by core; nothing at its own index.
+pub(super) struct Links {
+    pub(super) to: Vec<Option<ToCore>>,
+    pub(super) from: Vec<Option<FromCore>>,
+}
+
+/// The links of `cores` cores.
+pub(super) fn connect(cores: usize) -> Vec<Links> {
+    let none = || Links { to: (0..cores).map(|_| None).collect(), from: (0..cores).map(|_| None).collect() };
+    let mut links: Vec<Links> = (0..cores).map(|_| none()).collect();
+    for a in 0..cores {
+        for b in (0..cores).filter(|b| *b != a) {
+            let (to, from) = channel(cores);
+            links[a].to[b] = Some(to);
+            links[b].from[a] = Some(from);
+        }
+    }
+    links
+}
+
+impl ToCore {
+    /// Copies a packet for the other core, which sees it after [`ToCore::flush`]. False, and nothing done, where there is no room.
+    pub(super) fn push(&mut self, view: View<'_>, label: Label) -> bool {
+        let len = view.packet().len();
+        let needed = len.div_ceil(CHUNK_BYTES);
+        if self.empty.len() < needed {
+            self.empty.extend(self.empty_ring.pop_iter());
+            if self.empty.len() < needed {
+                return false;
+            }
+        }
+        for piece in 0..needed {
+            let Some(mut chunk) = self.empty.pop() else { return false };
+            let copied = view.copy_to(piece * CHUNK_BYTES, &mut chunk.bytes);
+            chunk.len = copied as u16;
+            chunk.last = piece + 1 == needed;
+            chunk.label = (piece == 0).then_some(label);
+            self.filled.push(chunk);
+        }
+        true
+    }
+
+    /// Shows the other core all that was pushed, with one publication.
+    #[inline]
+    pub(super) fn flush(&mut self) {
+        if !self.filled.is_empty() {
+            // The ring holds as many chunks as there are, so all of them fit.
+            self.full_ring.push_iter(self.filled.drain(..));
+        }
+    }
+
+    /// Tells the other core of a station. False where the ring is full.
+    pub(super) fn tell(&mut self, message: LearnMessage) -> bool {
+        self.learn.try_push(message).is_ok()
+    }
+}
+
+impl FromCore {
+    /// The next learn message.
+    #[inline]
+    pub(super) fn next_learnt(&mut self) -> Option<LearnMessage> {
+        self.learn.try_pop()
+    }
+
+    /// Whether packets are waiting.
+    #[inline]
+    pub(super) fn has_work(&self) -> bool {
+        !self.full_ring.is_empty()
+    }
+
+    /// Makes a burst of what is waiting. Returns how many chunks it is in, for [`FromCore::release`].
+    pub(super) fn pull<'a>(&'a self, burst: &mut Burst<'a>, labels: &mut ArrayVec<Label, BURST_PACKETS>) -> usize {
+        let (first, second) = self.full_ring.as_slices();
+        let mut waiting = first.iter().chain(second);
+        let mut consumed = 0;
+        while burst.has_room() && !labels.is_full() {
+            let mut parts = ArrayVec::<&'a [u8], { FRAME_MAX.div_ceil(CHUNK_BYTES) }>::new();
+            let mut label = None;
+            let mut complete = false;
+            for chunk in waiting.by_ref() {
+                label = label.or(chunk.label);
+                if parts.try_push(&chunk.bytes[..usize::from(chunk.len)]).is_err() {
+                    break;
+                }
+                if chunk.last {
+                    complete = true;
+                    break;
+                }
+            }
+            // Packets are published whole, so an incomplete one is the end of what is there.
+            let (true, Some(label)) = (complete, label) else { break };
+            consumed += parts.len();
+            if burst.push_frame(parts, label.offload) {
+                labels.push(label);
+            }
+        }
+        consumed
+    }
+
+    /// Sends the first `chunks` chunks back: their packets have been delivered.
+    pub(super) fn release(&mut self, chunks: usize) {
+        let Self { full_ring, empty_ring, .. } = self;
+        empty_ring.push_iter(full_ring.pop_iter().take(chunks));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::forwarding::{PortVlans, VlanId};
+    use vm_ports::BurstBuffer;
+
+    fn label() -> Label {
+        let vlans = PortVlans::access(VlanId::DEFAULT);
+        Label {
+            errand: Errand::Deliver(PortId(1)),
+            source: SourceId(0),
+            port: PortId(0),
+            ingress: vlans.ingress(None).expect("untagged is let in"),
+            offload: Offload::NONE,
+        }
+    }
+
+    fn send(to: &mut ToCore, frame: &[u8]) -> bool {
+        let mut buffer = BurstBuffer::default();
+        let mut burst = Burst::new(&mut buffer);
+        assert!(burst.push_frame([frame], Offload::NONE));
+        to.push(burst.view(0), label())
+    }
+
+    fn receive(from: &mut FromCore) -> Vec<Vec<u8>> {
+        let mut buffer = BurstBuffer::default();
+        let mut burst = Burst::new(&mut buffer);
+        let mut labels = ArrayVec::new();
+        let chunks = from.pull(&mut burst, &mut labels);
+        assert_eq!(labels.len(), burst.len());
+        let frames = (0..burst.len())
+            .map(|i| {
+                let mut bytes = vec![0; burst.view(i).packet().len()];
+                burst.view(i).copy_to(0, &mut bytes);
+                bytes
+            })
+            .collect();
+        drop(burst);
+        from.release(chunks);
+        frames
+    }
+
+    #[test]
+    fn packets_of_every_size_arrive_whole_and_in_order() {
+        let (mut to, mut from) = channel(2);
+        for len in [14, 64, 2047, 2048, 2049, 9000, 65_535, FRAME_MAX] {
+            let frame: Vec<u8> = (0..len).map(|i| (i * 7) as u8).collect();
+            assert!(send(&mut to, &frame));
+            assert!(!from.has_work(), "nothing is shown before the flush");
+            to.flush();
+            assert_eq!(receive(&mut from), [frame]);
+        }
+    }
+
+    #[test]
+    fn a_full_arena_refuses_and_recovers_without_losing_a_chunk() {
+        let (mut to, mut from) = channel(2);
+        for round in 0..3 {
+            let mut sent = 0;
+            while send(&mut to, &[round; 64]) {
+                sent += 1;
+            }
+            assert_eq!(sent, CHUNKS_MAX, "round {round}");
+            to.flush();
+            let mut received = 0;
+            while from.has_work() {
+                received += receive(&mut from).len();
+            }
+            assert_eq!(received, sent);
+        }
+    }
+
+    #[test]
+    fn a_burst_takes_no_more_than_its_room() {
+        let (mut to, mut from) = channel(2);
+        for _ in 0..BURST_PACKETS + 5 {
+            assert!(send(&mut to, &[1; 60]));
+        }
+        to.flush();
+        assert_eq!(receive(&mut from).len(), BURST_PACKETS);
+        assert_eq!(receive(&mut from).len(), 5);
+        assert_eq!(receive(&mut from).len(), 0);
+    }
+}
