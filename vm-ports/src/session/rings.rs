@@ -284,7 +284,8 @@ impl Rings {
         }
         ring.started = true;
         if let Kick::Fd { file, suppressed: suppressed @ false } = &mut ring.kick {
-            // What the driver sent before it could see that kicks are not wanted.
+            // What the driver sent before it could see that kicks are not wanted. (virtio-user rings each doorbell once more when its
+            // start is complete, whatever it was told: those are counted, being kicks.)
             eventfd::drain(file);
             *suppressed = true;
         }
