@@ -54,11 +54,9 @@ impl Features {
     /// No bits.
     pub const NONE: Self = Self(0);
 
-    /// Checksum and segmentation, both directions.
-    pub const OFFLOADS: Self = Self(
-        Self::CSUM.0
-            | Self::GUEST_CSUM.0
-            | Self::GSO.0
+    /// TCP segmentation, both directions.
+    pub const SEGMENTATION: Self = Self(
+        Self::GSO.0
             | Self::GUEST_TSO4.0
             | Self::GUEST_TSO6.0
             | Self::GUEST_ECN.0
@@ -66,6 +64,9 @@ impl Features {
             | Self::HOST_TSO6.0
             | Self::HOST_ECN.0,
     );
+
+    /// Checksum and segmentation, both directions.
+    pub const OFFLOADS: Self = Self(Self::CSUM.0 | Self::GUEST_CSUM.0 | Self::SEGMENTATION.0);
 
     /// What the data path can do. Bits that are not here (LOG_ALL, IOMMU_PLATFORM, UFO, USO, RSS, HASH_REPORT, NOTIFICATION_DATA,
     /// RING_RESET) must not be offered.

@@ -1,5 +1,6 @@
 //! The I/O cores as the rest of the process sees them: started, told things, asked things, stopped.
 
+use std::num::NonZeroU32;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -10,7 +11,7 @@ use vm_ports::QueuePair;
 use super::accounting::{CoreCounters, SOURCES_MAX, SourceId};
 use super::error::DataplaneError;
 use super::io_core::{CoreSetup, IoCore};
-use super::mailbox::{Mailbox, Message, Reply, UplinkQueues, mailbox};
+use super::mailbox::{Limits, Mailbox, Message, Reply, UplinkQueues, mailbox};
 use super::ports::{PORTS_MAX, PortTable};
 use super::xcore::connect;
 use crate::forwarding::{Entry, Fdb, FdbSettings, PortId, TokenBucket};
@@ -54,7 +55,7 @@ impl Fabric {
                 links,
                 counters: Arc::clone(&counters),
                 fdb: Fdb::new(&fdb),
-                flood: flood_policer(config),
+                flood: limits(config).flood,
                 epoch,
                 cycles_per_s: tsc_hz(),
                 shares_cpu: cpus.iter().filter(|other| **other == cpu).count() > 1,
@@ -193,8 +194,11 @@ fn start_core(eal: Arc<Eal>, setup: CoreSetup, cpu: usize) -> Result<JoinHandle<
     Ok(thread)
 }
 
+fn at_least_one(n: u32) -> NonZeroU32 {
+    NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN)
+}
+
 fn fdb_settings(config: &config::SwitchConfig) -> FdbSettings {
-    let at_least_one = |n: u32| std::num::NonZeroU32::new(n).unwrap_or(std::num::NonZeroU32::MIN);
     FdbSettings {
         capacity: config.fdb_entries as usize,
         ports: PORTS_MAX,
@@ -206,19 +210,22 @@ fn fdb_settings(config: &config::SwitchConfig) -> FdbSettings {
     }
 }
 
+/// The limits of a configuration, in cycles.
+pub(super) fn limits(config: &config::SwitchConfig) -> Limits {
+    let rate = at_least_one(config.learn_rate_per_s);
+    let flood = config.flood_rate_pps.and_then(NonZeroU32::new);
+    Limits {
+        ageing_s: at_least_one(config.fdb_ageing_s),
+        learn: TokenBucket::new(rate, rate, tsc_hz()),
+        learn_max: config.learn_limit_per_port,
+        // At once, a tenth of a second's worth.
+        flood: flood
+            .map_or(TokenBucket::UNLIMITED, |rate| TokenBucket::new(rate, at_least_one(rate.get() / 10), tsc_hz())),
+    }
+}
+
 /// Nothing that a guest could know: the standard library's hash keys come from the system's random numbers.
 fn random_seed() -> [u64; 4] {
     use std::hash::{BuildHasher, RandomState};
     std::array::from_fn(|index| RandomState::new().hash_one(index))
-}
-
-fn flood_policer(config: &config::SwitchConfig) -> TokenBucket {
-    match config.flood_rate_pps.and_then(std::num::NonZeroU32::new) {
-        // A burst of a tenth of a second's worth.
-        Some(rate) => {
-            let burst = std::num::NonZeroU32::new(rate.get() / 10).unwrap_or(std::num::NonZeroU32::MIN);
-            TokenBucket::new(rate, burst, tsc_hz())
-        }
-        None => TokenBucket::UNLIMITED,
-    }
 }

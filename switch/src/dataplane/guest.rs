@@ -255,7 +255,8 @@ fn settings(config: &config::GuestConfig) -> PortSettings {
         mtu: config.mtu,
         allow: FeatureSwitches {
             packed: features.packed,
-            offloads: features.checksum,
+            checksum: features.checksum,
+            tso: features.tso,
             mergeable: features.mergeable,
             event_idx: features.event_idx,
             indirect: features.indirect,

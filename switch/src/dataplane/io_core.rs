@@ -7,11 +7,12 @@ use arrayvec::ArrayVec;
 use pmd_bindings::{ChecksumState, Mbuf, tsc};
 use ringbuf::HeapCons;
 use ringbuf::traits::Consumer;
+use vm_ports::offload::{Transport, parse};
 use vm_ports::{BURST_PACKETS, Burst, BurstBuffer, Offload, QueueCounters, QueuePair, TxQueue};
 
 use super::accounting::{Charge, CoreCounters, SourceId, UplinkCounters};
 use super::forwarder::{Forwarder, Origin, Outputs};
-use super::mailbox::{Message, UplinkQueues, UplinkShare};
+use super::mailbox::{Limits, Message, UplinkQueues, UplinkShare};
 use super::ports::PortTable;
 use super::uplink::UplinkTx;
 use super::xcore::{FromCore, Label, Links};
@@ -234,10 +235,17 @@ impl IoCore {
                 }
                 Message::Announce { port, source, mac } => self.announce(port, source, mac),
                 Message::Stations { from, count, reply } => answer(&reply, self.stations(from, count)),
+                Message::Tune(limits) => self.tune(limits),
                 Message::Stop => return false,
             }
         }
         true
+    }
+
+    fn tune(&mut self, limits: Limits) {
+        self.flood = limits.flood;
+        self.guests.iter_mut().for_each(|guest| guest.origin.flood = limits.flood);
+        self.forwarder.fdb.tune(limits.ageing_s, limits.learn, limits.learn_max);
     }
 
     fn attach(&mut self, port: PortId, queue: usize, source: SourceId, mut pair: QueuePair) {
@@ -300,11 +308,25 @@ fn answer<T>(reply: &SyncSender<T>, value: T) {
     let _ = reply.try_send(value);
 }
 
-/// What the NIC says of a packet's checksums, in virtio's terms.
+/// What the NIC says of a packet's checksums, in virtio's terms. A packet whose checksum is not there yet (a virtual device hands over what
+/// a guest left to be done) goes on as one whose checksum is to be computed.
 fn offload(mbuf: &Mbuf) -> Offload {
     let checked = mbuf.rx_checksum();
-    let good = |state| matches!(state, ChecksumState::Good | ChecksumState::None);
-    Offload { data_valid: good(checked.l4) && checked.ip != ChecksumState::Bad, ..Offload::NONE }
+    match checked.l4 {
+        ChecksumState::Good => Offload { data_valid: checked.ip != ChecksumState::Bad, ..Offload::NONE },
+        ChecksumState::None => partial_checksum(mbuf.data()).unwrap_or(Offload::NONE),
+        ChecksumState::Unknown | ChecksumState::Bad => Offload::NONE,
+    }
+}
+
+fn partial_checksum(head: &[u8]) -> Option<Offload> {
+    let headers = parse(head).ok()?;
+    let csum_offset = match headers.transport {
+        Transport::Tcp => 16,
+        Transport::Udp => 6,
+        _ => return None,
+    };
+    Some(Offload { needs_csum: true, csum_start: headers.l4, csum_offset, ..Offload::NONE })
 }
 
 fn rarp(mac: MacAddr) -> [u8; 60] {

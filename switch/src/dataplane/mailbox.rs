@@ -1,5 +1,6 @@
 //! How the rest of the process speaks to an I/O core: messages it takes between bursts, answers it never waits to give.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,7 +11,7 @@ use vm_ports::QueuePair;
 
 use super::accounting::{SourceId, UplinkCounters};
 use super::ports::PortTable;
-use crate::forwarding::{Entry, MacAddr, PortId, PortKind, VlanId};
+use crate::forwarding::{Entry, MacAddr, PortId, PortKind, TokenBucket, VlanId};
 
 /// Messages that can wait.
 const MAILBOX: usize = 256;
@@ -42,8 +43,21 @@ pub(super) enum Message {
     Announce { port: PortId, source: SourceId, mac: MacAddr },
     /// Show the stations of `count` buckets from `from` on; `None` past the end.
     Stations { from: usize, count: usize, reply: Reply<Option<Vec<Entry>>> },
+    /// From now on, age, learn and flood by these limits.
+    Tune(Limits),
     /// End.
     Stop,
+}
+
+/// What can be changed while the switch runs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) ageing_s: NonZeroU32,
+    /// Addresses each port may learn: how fast, and how many.
+    pub(super) learn: TokenBucket,
+    pub(super) learn_max: u32,
+    /// What each source may flood.
+    pub(super) flood: TokenBucket,
 }
 
 /// One core's part of an uplink.

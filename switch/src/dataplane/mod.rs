@@ -152,6 +152,13 @@ impl Dataplane {
         uplink.stop(&self.eal, &self.fabric)
     }
 
+    /// Takes over those settings that can change while the switch runs.
+    pub(crate) fn set_switch(&mut self, config: &config::SwitchConfig) {
+        let limits = fabric::limits(config);
+        self.learn_limit = limits.learn_max;
+        self.fabric.tell_all(|| Message::Tune(limits));
+    }
+
     /// Ends everything: sessions, devices, cores.
     pub(crate) fn stop(mut self) {
         for guest in self.guests.drain(..) {

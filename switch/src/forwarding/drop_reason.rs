@@ -52,6 +52,8 @@ drop_reasons! {
     ReceiverNotReady = "receiver_not_ready",
     /// The receiving guest has too few buffers in its RX ring.
     RxFull = "rx_full",
+    /// The receiving guest posted a buffer that cannot be used; it was given back empty.
+    BadBuffer = "bad_buffer",
     /// The ring to the receiver's I/O core is full.
     XcoreFull = "xcore_full",
     /// The uplink's TX queue is full.

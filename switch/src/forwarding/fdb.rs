@@ -94,6 +94,15 @@ impl Fdb {
         }
     }
 
+    /// Changes the ageing time, and what each port may learn from now on: how fast, and up to how many addresses. What is there stays.
+    pub(crate) fn tune(&mut self, ageing_s: NonZeroU32, rate: TokenBucket, limit: u32) {
+        self.ageing_s = ageing_s.get();
+        self.rate = rate;
+        for port in self.ports.iter_mut().filter(|port| port.kind.is_some()) {
+            (port.rate, port.limit) = (rate, limit);
+        }
+    }
+
     /// Lets addresses be learnt on `port`, up to `limit` of them. A port number beyond the table's is not opened.
     pub(crate) fn open_port(&mut self, port: PortId, kind: PortKind, limit: u32) {
         let rate = self.rate;

@@ -61,7 +61,7 @@ mod tests {
         let mut settings = PortSettings::new("p", "/x");
         assert!(virtio(&settings).has(Features::RING_PACKED.with(Features::OFFLOADS)));
         settings.allow.packed = false;
-        settings.allow.offloads = false;
+        settings.allow.checksum = false;
         let offer = virtio(&settings);
         assert_eq!(offer.0 & Features::RING_PACKED.with(Features::OFFLOADS).0, 0);
         assert!(offer.has(Features::MRG_RXBUF.with(Features::VERSION_1)));

@@ -66,8 +66,10 @@ pub struct SocketAccess {
 pub struct FeatureSwitches {
     /// Packed rings.
     pub packed: bool,
-    /// Checksum and segmentation offload, both directions.
-    pub offloads: bool,
+    /// Checksum offload, both directions. Without it there is no segmentation offload either (virtio 1.2 §5.1.3.1).
+    pub checksum: bool,
+    /// TCP segmentation offload, both directions.
+    pub tso: bool,
     /// Mergeable receive buffers.
     pub mergeable: bool,
     /// Event index.
@@ -80,7 +82,15 @@ pub struct FeatureSwitches {
 
 impl Default for FeatureSwitches {
     fn default() -> Self {
-        Self { packed: true, offloads: true, mergeable: true, event_idx: true, indirect: true, in_order: true }
+        Self {
+            packed: true,
+            checksum: true,
+            tso: true,
+            mergeable: true,
+            event_idx: true,
+            indirect: true,
+            in_order: true,
+        }
     }
 }
 
@@ -89,7 +99,8 @@ impl FeatureSwitches {
     pub(super) fn masked(self) -> Features {
         [
             (self.packed, Features::RING_PACKED),
-            (self.offloads, Features::OFFLOADS),
+            (self.checksum, Features::OFFLOADS),
+            (self.tso, Features::SEGMENTATION),
             (self.mergeable, Features::MRG_RXBUF),
             (self.event_idx, Features::EVENT_IDX),
             (self.indirect, Features::INDIRECT_DESC),
