@@ -1,0 +1,169 @@
+//! The command line.
+
+mod client;
+mod config_file;
+mod guest;
+mod show;
+mod table;
+mod uplink;
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::control::protocol::{Answer, Done, Request};
+use crate::daemon;
+use client::Client;
+
+/// A poll-mode switch for virtual machines: guests over vhost-user, NICs through DPDK.
+#[derive(Debug, Parser)]
+#[command(name = "sidecore", version, after_help = EXAMPLES, max_term_width = 100)]
+pub(crate) struct Cli {
+    /// The control socket of the switch to talk to.
+    #[arg(
+        long,
+        global = true,
+        value_name = "PATH",
+        env = "SIDECORE_CONTROL",
+        default_value = "/run/sidecore/control.sock"
+    )]
+    control: PathBuf,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  sidecore config check sidecore.toml                            is the file right?
+  sidecore run --config sidecore.toml                            start a switch, in the foreground
+  sidecore status                                                how is it?
+  sidecore guest add vm7 --socket /run/sidecore/vm7.sock         give a VM a port while it runs
+  qemu-system-x86_64 ... -chardev socket,id=c,path=/run/sidecore/vm7.sock \\
+      -netdev vhost-user,id=n,chardev=c -device virtio-net-pci,netdev=n
+  sidecore reload                                                apply what was edited in sidecore.toml
+
+The commands but for `run` and `config` talk to a running switch over its control socket. Exit status: 0 done, 1 not
+done (one line on standard error says what was wrong and what to do), 2 wrong usage.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start a switch, in the foreground; logs go to standard error.
+    ///
+    /// SIGTERM and SIGINT stop it, SIGHUP does what `sidecore reload` does.
+    Run {
+        /// The configuration file; `sidecore config schema` describes every key.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Show ports, I/O cores and packet accounting.
+    ///
+    /// RX and TX of a guest are named from the guest's side, those of an uplink from the NIC's. Rates and busy shares
+    /// are those of a quarter of a second, all else counts from the start of the switch.
+    Status {
+        /// Print everything there is to know as one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Add, remove and list guests.
+    #[command(subcommand)]
+    Guest(guest::GuestCommand),
+    /// Add, remove and list uplinks.
+    #[command(subcommand)]
+    Uplink(uplink::UplinkCommand),
+    /// Look at the forwarding database.
+    #[command(subcommand)]
+    Fdb(FdbCommand),
+    /// Read the configuration file again and apply what changed; ports that did not change see nothing.
+    Reload,
+    /// Check a configuration file, or describe what can be in one.
+    #[command(subcommand)]
+    Config(config_file::ConfigCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum FdbCommand {
+    /// Show which station is behind which port.
+    Show {
+        /// Print a JSON list.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Carries out a command line.
+pub(crate) fn main() -> ExitCode {
+    match execute(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Standard error may be closed; the exit status still tells.
+            let _ = writeln!(io::stderr(), "error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn execute(cli: Cli) -> Result<()> {
+    let client = Client::new(cli.control);
+    match cli.command {
+        Command::Run { config } => daemon::run(&config),
+        Command::Status { json } => show::status(&client, json),
+        Command::Guest(command) => guest::execute(&client, command),
+        Command::Uplink(command) => uplink::execute(&client, command),
+        Command::Fdb(FdbCommand::Show { json }) => show::fdb(&client, json),
+        Command::Reload => reload(&client),
+        Command::Config(command) => config_file::execute(command),
+    }
+}
+
+fn reload(client: &Client) -> Result<()> {
+    let Answer::Reloaded(report) = client.ask(&Request::Reload)? else { return Err(client::unexpected()) };
+    print(&(report.lines().join("\n") + "\n"))?;
+    report.warnings.iter().try_for_each(|warning| warn(warning))
+}
+
+/// Sends a request that changes something, and says what came of it.
+fn change(client: &Client, request: &Request) -> Result<()> {
+    let Answer::Done(Done { message, warnings }) = client.ask(request)? else { return Err(client::unexpected()) };
+    print(&(message + "\n"))?;
+    warnings.iter().try_for_each(|warning| warn(warning))
+}
+
+fn warn(text: &str) -> Result<()> {
+    Ok(writeln!(io::stderr(), "warning: {text}")?)
+}
+
+/// Writes to standard output. A reader that has seen enough, such as `head`, is no error.
+fn print(text: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+fn print_json(value: &impl serde::Serialize) -> Result<()> {
+    print(&(serde_json::to_string_pretty(value)? + "\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn control_is_taken_anywhere() {
+        for line in ["--control /x status", "status --control /x", "guest list --json --control /x"] {
+            let cli = Cli::try_parse_from(std::iter::once("sidecore").chain(line.split(' '))).unwrap();
+            assert_eq!(cli.control, PathBuf::from("/x"), "{line}");
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! What a switch is doing, for people.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Result;
+use config::{RawTrunk, RawVlan};
+
+use super::client::{Client, unexpected};
+use super::table;
+use crate::control::protocol::{Answer, Origin, Request};
+use crate::snapshot::{Accounting, CoreSnapshot, PortSnapshot, PortState, Snapshot, Traffic};
+use crate::words;
+
+/// Time between the two looks that rates are made of.
+const INTERVAL: Duration = Duration::from_millis(250);
+
+pub(super) fn status(client: &Client, json: bool) -> Result<()> {
+    let before = snapshot(client)?;
+    if json {
+        return super::print_json(&before);
+    }
+    thread::sleep(INTERVAL);
+    let now = snapshot(client)?;
+    super::print(&render(&before, &now))
+}
+
+pub(super) fn fdb(client: &Client, json: bool) -> Result<()> {
+    let Answer::Fdb(stations) = client.ask(&Request::FdbShow)? else { return Err(unexpected()) };
+    if json {
+        return super::print_json(&stations);
+    }
+    let rows: Vec<_> = stations
+        .iter()
+        .map(|station| {
+            let age = if station.fixed { "configured".to_owned() } else { format!("{} s", station.age_s) };
+            vec![station.vlan.to_string(), station.mac.clone(), station.port.clone(), age]
+        })
+        .collect();
+    super::print(&table::render(&["#VLAN", "MAC", "PORT", "#LAST HEARD"], &rows))
+}
+
+pub(super) fn state(state: Option<PortState>) -> String {
+    state.map_or("-", words::state).to_owned()
+}
+
+pub(super) fn origin(origin: Origin) -> String {
+    match origin {
+        Origin::File => "file",
+        Origin::RunTime => "run time",
+    }
+    .to_owned()
+}
+
+pub(super) fn vlan(vlan: Option<&RawVlan>) -> String {
+    let Some(vlan) = vlan else { return "-".to_owned() };
+    let tagged = match &vlan.trunk {
+        None => return vlan.access.map_or("-".to_owned(), |id| id.to_string()),
+        Some(RawTrunk::All(_)) => "all".to_owned(),
+        Some(RawTrunk::Only(ids)) => ids.iter().map(i64::to_string).collect::<Vec<_>>().join(","),
+    };
+    let native = vlan.native.map_or(String::new(), |id| format!(" native {id}"));
+    format!("trunk {tagged}{native}")
+}
+
+fn snapshot(client: &Client) -> Result<Snapshot> {
+    match client.ask(&Request::Status)? {
+        Answer::Status(snapshot) => Ok(*snapshot),
+        _ => Err(unexpected()),
+    }
+}
+
+fn render(before: &Snapshot, now: &Snapshot) -> String {
+    let seconds = now.uptime_ms.saturating_sub(before.uptime_ms).max(1) as f64 / 1000.0;
+    let mut text = format!(
+        "sidecore {}, process {}, up {}, {} stations known\n\n",
+        now.version,
+        now.pid,
+        duration(now.uptime_ms / 1000),
+        now.fdb_entries
+    );
+    let of_before = |port: &PortSnapshot| before.ports.iter().find(|p| p.name == port.name);
+    let rows: Vec<_> = now.ports.iter().map(|port| port_row(of_before(port), port, seconds)).collect();
+    let heads = [
+        "PORT",
+        "KIND",
+        "STATE",
+        "CORE",
+        "RING",
+        "#RX PACKETS",
+        "#TX PACKETS",
+        "#RX/s",
+        "#TX/s",
+        "#DROPPED",
+        "#KICKS",
+        "#CALLS",
+    ];
+    text.push_str(&table::render(&heads, &rows));
+    let cores = now.cores.iter().map(|core| core_row(before.cores.iter().find(|c| c.core == core.core), core));
+    text.push('\n');
+    text.push_str(&table::render(&["#CORE", "#CPU", "#BUSY", "#QUEUES", "#HANDED OVER"], &cores.collect::<Vec<_>>()));
+    text.push('\n');
+    text.push_str(&accounting(&now.accounting));
+    for port in &now.ports {
+        notes(port, &mut text);
+    }
+    text
+}
+
+fn port_row(before: Option<&PortSnapshot>, port: &PortSnapshot, seconds: f64) -> Vec<String> {
+    let cores: BTreeSet<usize> = port.queues.iter().filter_map(|queue| queue.io_core).collect();
+    let cores: Vec<_> = cores.iter().map(usize::to_string).collect();
+    let ring = match (&port.negotiated, &port.driver) {
+        (Some(negotiated), _) => format!("{} {}", negotiated.ring, negotiated.ring_size),
+        (None, Some(driver)) => driver.clone(),
+        (None, None) => "-".to_owned(),
+    };
+    let rate = |of: fn(&PortSnapshot) -> Traffic| {
+        let before = before.map_or(0, |before| of(before).packets);
+        format!("{:.0}", of(port).packets.saturating_sub(before) as f64 / seconds)
+    };
+    vec![
+        port.name.clone(),
+        words::kind(port.kind).to_owned(),
+        words::state(port.state).to_owned(),
+        if cores.is_empty() { "-".to_owned() } else { cores.join(",") },
+        ring,
+        port.rx.packets.to_string(),
+        port.tx.packets.to_string(),
+        rate(|port| port.rx),
+        rate(|port| port.tx),
+        port.drops.values().sum::<u64>().to_string(),
+        port.kicks.to_string(),
+        port.calls.to_string(),
+    ]
+}
+
+fn core_row(before: Option<&CoreSnapshot>, core: &CoreSnapshot) -> Vec<String> {
+    let busy = core.busy_cycles.saturating_sub(before.map_or(0, |c| c.busy_cycles));
+    let idle = core.idle_cycles.saturating_sub(before.map_or(0, |c| c.idle_cycles));
+    let share = if busy + idle == 0 { 0.0 } else { 100.0 * busy as f64 / (busy + idle) as f64 };
+    vec![
+        core.core.to_string(),
+        core.cpu.to_string(),
+        format!("{share:.1} %"),
+        core.queue_pairs.to_string(),
+        core.handed_over.to_string(),
+    ]
+}
+
+fn accounting(sum: &Accounting) -> String {
+    let Accounting { pulled, forwarded, dropped, in_flight, copies, delivered, copy_drops } = sum;
+    let mut text =
+        format!("packets: {pulled} pulled = {forwarded} forwarded + {dropped} dropped + {in_flight} in flight\n");
+    if *copies > 0 {
+        text.push_str(&format!("floods:  {copies} copies = {delivered} delivered + {copy_drops} dropped"));
+        let under_way = copies.saturating_sub(delivered + copy_drops);
+        if under_way > 0 {
+            text.push_str(&format!(" + {under_way} under way"));
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// What is out of the ordinary with a port.
+fn notes(port: &PortSnapshot, text: &mut String) {
+    let name = &port.name;
+    let list = |counts: &BTreeMap<String, u64>| {
+        counts.iter().map(|(reason, count)| format!("{count} {reason}")).collect::<Vec<_>>().join(", ")
+    };
+    let mut note = |what: &str, detail: String| {
+        if !detail.is_empty() {
+            text.push_str(&format!("{name}: {what}: {detail}\n"));
+        }
+    };
+    note("error", port.error.clone().unwrap_or_default());
+    note("dropped", list(&port.drops));
+    note("could not take", list(&port.refused));
+    note("rings stopped", list(&port.faults));
+}
+
+fn duration(seconds: u64) -> String {
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, _) => format!("{minutes} min {} s", seconds % 60),
+        (0, _, _) => format!("{hours} h {minutes} min"),
+        _ => format!("{days} d {hours} h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::tests::snapshot as example;
+
+    #[test]
+    fn durations() {
+        let texts = [5, 65, 3700, 90_000].map(duration);
+        assert_eq!(texts, ["5 s", "1 min 5 s", "1 h 1 min", "1 d 1 h"]);
+    }
+
+    #[test]
+    fn status_shows_rates_and_what_is_wrong() {
+        let before = example();
+        let mut now = example();
+        now.uptime_ms += 500;
+        now.ports[0].tx.packets += 100;
+        now.ports[0].drops.insert("rx_full".to_owned(), 3);
+        now.cores[0].busy_cycles += 75;
+        now.cores[0].idle_cycles += 25;
+        now.accounting = Accounting { pulled: 5, forwarded: 2, dropped: 3, ..Accounting::default() };
+        let text = render(&before, &now);
+        assert!(
+            text.lines().any(|line| line.starts_with("vm1") && line.contains("split 256") && line.contains(" 200 "))
+        );
+        assert!(text.contains("75.0 %"));
+        assert!(text.contains("packets: 5 pulled = 2 forwarded + 3 dropped + 0 in flight\n"));
+        assert!(text.contains("vm1: dropped: 3 rx_full\n"));
+        assert!(!text.contains("floods"));
+    }
+
+    #[test]
+    fn vlans() {
+        let trunk = RawVlan { access: None, trunk: Some(RawTrunk::Only(vec![10, 20])), native: Some(1) };
+        assert_eq!(vlan(Some(&trunk)), "trunk 10,20 native 1");
+        assert_eq!(vlan(Some(&RawVlan { access: Some(7), ..RawVlan::default() })), "7");
+    }
+}

@@ -1,0 +1,156 @@
+//! What is said on the control socket: one JSON object a line each way, a request and then its response.
+
+use config::{RawGuest, RawUplink};
+use serde::{Deserialize, Serialize};
+
+use crate::snapshot::{FdbSnapshot, PortState, Snapshot};
+
+/// The longest request line, its end included. A guest's section with every key is about 1 KiB.
+pub(crate) const MAX_REQUEST: usize = 64 * 1024;
+
+/// What can be asked of a running switch.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
+pub(crate) enum Request {
+    /// How everything is: [`Answer::Status`].
+    Status,
+    /// Adds a guest, given by the keys of a `[[guest]]` section: [`Answer::Done`].
+    GuestAdd { guest: serde_json::Value },
+    /// Removes a guest: [`Answer::Done`].
+    GuestRemove { name: String },
+    /// The guests' settings: [`Answer::Guests`].
+    GuestList,
+    /// Adds an uplink, given by the keys of an `[[uplink]]` section: [`Answer::Done`].
+    UplinkAdd { uplink: serde_json::Value },
+    /// Removes an uplink: [`Answer::Done`].
+    UplinkRemove { name: String },
+    /// The uplinks' settings: [`Answer::Uplinks`].
+    UplinkList,
+    /// The stations known: [`Answer::Fdb`].
+    FdbShow,
+    /// Reads the configuration file again and applies what changed: [`Answer::Reloaded`].
+    Reload,
+}
+
+/// What comes back.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Response {
+    /// The request was carried out.
+    Ok(Answer),
+    /// It was not, and nothing changed: what was wrong, where, and what to do.
+    Error(String),
+}
+
+/// The result of a request.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Answer {
+    Status(Box<Snapshot>),
+    Guests(Vec<Listed<RawGuest>>),
+    Uplinks(Vec<Listed<RawUplink>>),
+    Fdb(Vec<FdbSnapshot>),
+    Done(Done),
+    Reloaded(ReloadReport),
+}
+
+/// A port's settings, every key written out, and what is not in them.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Listed<T> {
+    #[serde(flatten)]
+    pub(crate) settings: T,
+    pub(crate) origin: Origin,
+    pub(crate) state: Option<PortState>,
+}
+
+/// Where a port's settings come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Origin {
+    /// The configuration file.
+    File,
+    /// A request on the control socket.
+    RunTime,
+}
+
+/// A port was added or removed.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Done {
+    /// What happened, for people.
+    pub(crate) message: String,
+    /// What whoever asked should know besides.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) warnings: Vec<String>,
+}
+
+/// What a reload changed. Ports are written as `guest vm1`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ReloadReport {
+    /// Ports that are there now.
+    pub(crate) added: Vec<String>,
+    /// Ports that are gone.
+    pub(crate) removed: Vec<String>,
+    /// Ports that were removed and added again, because they differ.
+    pub(crate) changed: Vec<ChangedPort>,
+    /// Keys of `[switch]` that are in force now.
+    pub(crate) switch: Vec<String>,
+    /// Keys of `[switch]` that differ and will be in force when the switch is started again.
+    pub(crate) needs_restart: Vec<String>,
+    /// What whoever asked should know besides.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// A port that was removed and added again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ChangedPort {
+    /// Which.
+    pub(crate) port: String,
+    /// The keys that differ.
+    pub(crate) keys: Vec<String>,
+}
+
+impl ReloadReport {
+    /// Line by line, for people.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        lines.extend(self.removed.iter().map(|port| format!("removed {port}")));
+        let keys = |changed: &ChangedPort| changed.keys.join(", ");
+        lines.extend(self.changed.iter().map(|changed| format!("replaced {} ({})", changed.port, keys(changed))));
+        lines.extend(self.added.iter().map(|port| format!("added {port}")));
+        lines.extend(self.switch.iter().map(|key| format!("changed switch.{key}")));
+        lines.extend(self.needs_restart.iter().map(|key| format!("switch.{key} differs: it needs a restart")));
+        if lines.is_empty() {
+            lines.push("nothing to change".to_owned());
+        }
+        lines
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_read_as_documented() {
+        let read = |text: &str| serde_json::from_str::<Request>(text);
+        assert_eq!(read(r#"{"command":"status"}"#).unwrap(), Request::Status);
+        assert_eq!(
+            read(r#"{"command":"guest_remove","name":"vm1"}"#).unwrap(),
+            Request::GuestRemove { name: "vm1".into() }
+        );
+        for bad in [r#"{}"#, r#"{"command":"explode"}"#, r#"{"command":"guest_remove"}"#, "[]", "7"] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_reload_that_changes_nothing_says_so() {
+        assert_eq!(ReloadReport::default().lines(), ["nothing to change"]);
+        let report = ReloadReport {
+            changed: vec![ChangedPort { port: "guest vm1".into(), keys: vec!["mtu".into(), "vlan".into()] }],
+            needs_restart: vec!["io_cores".into()],
+            ..ReloadReport::default()
+        };
+        assert_eq!(report.lines(), ["replaced guest vm1 (mtu, vlan)", "switch.io_cores differs: it needs a restart"]);
+    }
+}

@@ -1,0 +1,78 @@
+//! The control socket's other side: reads requests, passes them on, writes responses. A client that is slow, silent or
+//! endless costs one of a few connections for a few seconds, and nothing else.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tracing::{debug, warn};
+
+use super::Mailbox;
+use super::protocol::{MAX_REQUEST, Request, Response};
+
+/// Connections served at once; others wait to be accepted.
+const MAX_CONNECTIONS: usize = 16;
+
+/// How long a client may take to send a request, and to take its response.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// Serves the socket until the task is dropped.
+pub(crate) async fn serve(listener: UnixListener, mailbox: Mailbox) {
+    let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        // The semaphore is never closed.
+        let Ok(permit) = connections.clone().acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let mailbox = mailbox.clone();
+                tokio::spawn(async move {
+                    if let Err(error) = connection(stream, &mailbox).await {
+                        debug!("control connection closed: {error}");
+                    }
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                // No descriptors, most likely: they come back when connections end.
+                warn!("a control connection was not accepted: {error}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn connection(stream: UnixStream, mailbox: &Mailbox) -> io::Result<()> {
+    let (read, mut write) = stream.into_split();
+    let mut read = BufReader::new(read);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let mut bounded = (&mut read).take(MAX_REQUEST as u64);
+        timeout(DEADLINE, bounded.read_until(b'\n', &mut line)).await??;
+        if line.is_empty() {
+            return Ok(());
+        }
+        let complete = line.ends_with(b"\n");
+        let response = if complete || line.len() < MAX_REQUEST {
+            match serde_json::from_slice::<Request>(&line) {
+                Ok(request) => mailbox.ask(request).await,
+                Err(error) => Response::Error(format!(
+                    "not a request: {error}; send one JSON object a line, such as {{\"command\":\"status\"}}"
+                )),
+            }
+        } else {
+            Response::Error(format!("a request has at most {MAX_REQUEST} bytes; send less"))
+        };
+        let mut text = serde_json::to_vec(&response)?;
+        text.push(b'\n');
+        timeout(DEADLINE, write.write_all(&text)).await??;
+        if !complete {
+            // End of the client's side, or a line whose rest is not worth reading.
+            return Ok(());
+        }
+    }
+}

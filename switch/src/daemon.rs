@@ -1,0 +1,153 @@
+//! `sidecore run`: starts everything in an order in which bad input is found before anything is half started, carries
+//! out requests, and takes everything down again.
+
+mod api;
+mod notify;
+mod signals;
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow};
+use config::{Config, Machine, SwitchConfig};
+use tracing::{info, warn};
+
+use crate::control::protocol::{Request, Response};
+use crate::control::{Control, ControlSocket, Mailbox, Message, Port, Setup, Switch, admit, given_up};
+use crate::dataplane::{Dataplane, DataplaneError};
+use crate::logging;
+use crate::snapshot::{FdbSnapshot, Snapshot};
+use crate::state::StateFile;
+
+/// Requests that may wait for the control thread: more than there are connections that could send one.
+const MAILBOX_SIZE: usize = 64;
+
+/// How often the data plane is looked after.
+const HOUSEKEEPING: Duration = Duration::from_millis(100);
+
+impl Switch for Dataplane {
+    type Error = DataplaneError;
+
+    fn add(&mut self, port: &Port) -> Result<(), DataplaneError> {
+        match port {
+            Port::Guest(guest) => self.add_guest(guest),
+            Port::Uplink(uplink) => self.add_uplink(uplink),
+        }
+    }
+
+    fn remove(&mut self, port: &Port) -> Result<(), DataplaneError> {
+        match port {
+            Port::Guest(guest) => self.remove_guest(guest.name.as_str()),
+            Port::Uplink(uplink) => self.remove_uplink(uplink.name.as_str()),
+        }
+    }
+
+    fn set_switch(&mut self, config: &SwitchConfig) {
+        self.set_switch(config);
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        self.snapshot()
+    }
+
+    fn fdb(&self) -> Vec<FdbSnapshot> {
+        self.fdb()
+    }
+}
+
+/// Runs a switch in the foreground until it is told to stop.
+pub(crate) fn run(file: &Path) -> Result<()> {
+    let file = std::path::absolute(file)
+        .map_err(|error| anyhow!("the path {} cannot be used: {error}; write another one", file.display()))?;
+    let machine = Machine::detect();
+    let config = Config::load(&file, &machine)?;
+    let log = logging::start(&config.switch)?;
+    let (sender, messages) = mpsc::sync_channel(MAILBOX_SIZE);
+    signals::forward(sender.clone()).map_err(|error| anyhow!("signals cannot be handled: {error}"))?;
+
+    // Claims, in the order of what is cheapest to give back.
+    let control_socket =
+        ControlSocket::claim(&config.switch.control_socket, &config.switch.control_socket_access, &machine)?;
+    let http = config.switch.http_listen.map(listen).transpose()?;
+    let (state, kept) = match &config.switch.state_file {
+        Some(path) => StateFile::open(path.clone()).map(|(state, kept)| (Some(state), kept))?,
+        None => (None, Vec::new()),
+    };
+    let (kept, rejected) = admit(&config, kept, &machine);
+    for (port, error) in &rejected {
+        warn!("{}", given_up(port, error));
+    }
+
+    let switch = Dataplane::start(&config.switch)?;
+    let set_log_level = Box::new(move |level| log.set_level(level));
+    let setup = Setup { file, config, state, machine: Machine::detect, set_log_level };
+    let mut control = Control::new(switch, setup);
+    let served = start_and_serve(&mut control, &kept, !rejected.is_empty(), &control_socket, http, sender, &messages);
+    notify::stopping();
+    let start = Instant::now();
+    control.into_switch().stop();
+    drop(control_socket);
+    info!("stopped in {} ms", start.elapsed().as_millis());
+    served
+}
+
+/// From a data plane without ports to a switch that was told to stop. Whatever happens, the caller stops the data plane.
+fn start_and_serve(
+    control: &mut Control<Dataplane>,
+    kept: &[Port],
+    forget_rejected: bool,
+    control_socket: &ControlSocket,
+    http: Option<TcpListener>,
+    sender: mpsc::SyncSender<Message>,
+    messages: &Receiver<Message>,
+) -> Result<()> {
+    control.start_ports(kept)?;
+    if forget_rejected {
+        control.save()?;
+    }
+    let api = control_socket.listener().and_then(|listener| api::start(listener, http, Mailbox::new(sender))).map_err(
+        |error| anyhow!("the control socket cannot be served: {error}; are file descriptors short (ulimit -n)?"),
+    )?;
+    info!("ready");
+    notify::ready();
+    serve(control, messages);
+    api.stop();
+    Ok(())
+}
+
+/// Carries out what comes in until told to stop.
+fn serve(control: &mut Control<Dataplane>, messages: &Receiver<Message>) {
+    let mut next_housekeeping = Instant::now();
+    loop {
+        let now = Instant::now();
+        if now >= next_housekeeping {
+            control.switch().housekeep();
+            next_housekeeping = now + HOUSEKEEPING;
+        }
+        match messages.recv_timeout(next_housekeeping.saturating_duration_since(now)) {
+            Ok(Message::Request(request, reply)) => {
+                // Whoever asked may have gone away.
+                let _ = reply.send(control.handle(request));
+            }
+            Ok(Message::Reload) => {
+                if let Response::Error(error) = control.handle(Request::Reload) {
+                    warn!("the configuration file was not reloaded: {error}");
+                }
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+fn listen(address: std::net::SocketAddr) -> Result<TcpListener> {
+    let listener = TcpListener::bind(address).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    });
+    listener.map_err(|error| {
+        anyhow!("HTTP cannot listen on {address}: {error}; set switch.http_listen to another address, or take it out")
+    })
+}

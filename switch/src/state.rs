@@ -1,0 +1,194 @@
+//! The state file: guests and uplinks added at run time, so that they are there again after a restart.
+//!
+//! It is replaced as a whole and on disk before a request is answered: a reader finds the old content or the new one.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use config::{GuestConfig, UplinkConfig};
+use rustix::fs::Access;
+use serde::{Deserialize, Serialize};
+
+use crate::control::Port;
+
+/// The only version so far.
+const VERSION: u32 = 1;
+
+/// Where ports are kept.
+#[derive(Debug)]
+pub(crate) struct StateFile {
+    path: PathBuf,
+}
+
+/// Why ports could not be kept, or read back.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StateError {
+    #[error("the state file {} cannot be kept: {source}; create its directory and let this user write there, or set \
+             switch.state_file to another path", path.display())]
+    NoDirectory { path: PathBuf, source: io::Error },
+    #[error("the state file {} cannot be read: {source}; let this user read it, or move it away to start without the \
+             ports in it", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("the state file {} is damaged: {detail}; repair it, or move it away to start without the ports in it", path.display())]
+    Corrupt { path: PathBuf, detail: String },
+    #[error("the state file {} has version {found}, and this switch knows version {VERSION}; start the switch that \
+             wrote it, or move it away to start without the ports in it", path.display())]
+    Version { path: PathBuf, found: u32 },
+    #[error("the state file {} cannot be written: {source}; nothing was changed; make room, or let this user write there", path.display())]
+    Write { path: PathBuf, source: io::Error },
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Content {
+    version: u32,
+    guests: Vec<GuestConfig>,
+    uplinks: Vec<UplinkConfig>,
+}
+
+/// Read before the rest, so that a newer file is told from a damaged one.
+#[derive(Deserialize)]
+struct VersionOnly {
+    version: u32,
+}
+
+impl StateFile {
+    /// Finds out whether ports can be kept at `path`, and reads those that are.
+    pub(crate) fn open(path: PathBuf) -> Result<(Self, Vec<Port>), StateError> {
+        let directory = directory(&path);
+        if let Err(error) = rustix::fs::access(directory, Access::WRITE_OK | Access::EXEC_OK) {
+            return Err(StateError::NoDirectory { path, source: error.into() });
+        }
+        let ports = match fs::read_to_string(&path) {
+            Ok(text) => parse(&path, &text)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(source) => return Err(StateError::Read { path, source }),
+        };
+        Ok((Self { path }, ports))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Replaces the ports kept.
+    pub(crate) fn save<'a>(&self, ports: impl Iterator<Item = &'a Port>) -> Result<(), StateError> {
+        let mut content = Content { version: VERSION, guests: Vec::new(), uplinks: Vec::new() };
+        for port in ports {
+            match port.clone() {
+                Port::Guest(guest) => content.guests.push(guest),
+                Port::Uplink(uplink) => content.uplinks.push(uplink),
+            }
+        }
+        self.replace(&content).map_err(|source| StateError::Write { path: self.path.clone(), source })
+    }
+
+    fn replace(&self, content: &Content) -> io::Result<()> {
+        let mut text = serde_json::to_vec_pretty(content)?;
+        text.push(b'\n');
+        let mut name = self.path.file_name().unwrap_or_default().to_owned();
+        name.push(".new");
+        let temporary = self.path.with_file_name(name);
+        let written = write_synced(&temporary, &text).and_then(|()| fs::rename(&temporary, &self.path));
+        if written.is_err() {
+            // What went wrong is told already; the file may not even be there.
+            let _ = fs::remove_file(&temporary);
+        }
+        written?;
+        File::open(directory(&self.path))?.sync_all()
+    }
+}
+
+fn write_synced(path: &Path, text: &[u8]) -> io::Result<()> {
+    // Never followed: somebody may have left a link there.
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = File::options().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(text)?;
+    file.sync_all()
+}
+
+fn parse(path: &Path, text: &str) -> Result<Vec<Port>, StateError> {
+    let corrupt = |error: serde_json::Error| StateError::Corrupt { path: path.to_owned(), detail: error.to_string() };
+    let VersionOnly { version } = serde_json::from_str(text).map_err(corrupt)?;
+    if version != VERSION {
+        return Err(StateError::Version { path: path.to_owned(), found: version });
+    }
+    let content: Content = serde_json::from_str(text).map_err(corrupt)?;
+    let uplinks = content.uplinks.into_iter().map(Port::Uplink);
+    Ok(uplinks.chain(content.guests.into_iter().map(Port::Guest)).collect())
+}
+
+fn directory(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new("/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::tests::{guest, uplink};
+
+    fn open(path: &Path) -> Result<(StateFile, Vec<Port>), StateError> {
+        StateFile::open(path.to_owned())
+    }
+
+    #[test]
+    fn ports_come_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state.json");
+        let (file, ports) = open(&path).unwrap();
+        assert_eq!(ports, []);
+        let ports = [uplink("up", "net_null0"), guest("vm1", "/run/vm1")];
+        file.save(ports.iter()).unwrap();
+        assert_eq!(open(&path).unwrap().1, ports);
+        file.save(ports[..1].iter()).unwrap();
+        assert_eq!(open(&path).unwrap().1, ports[..1]);
+        let left = fs::read_dir(directory.path()).unwrap().count();
+        assert_eq!(left, 1, "the temporary file is gone");
+    }
+
+    #[test]
+    fn what_is_no_state_is_an_error_that_names_the_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state.json");
+        let corrupt = [
+            "",
+            "{",
+            "[]",
+            r#"{"version":1}"#,
+            r#"{"version":1,"guests":[],"uplinks":[],"more":[]}"#,
+            r#"{"version":1,"guests":[{"name":"-","socket":"/x"}],"uplinks":[]}"#,
+            r#"{"version":1,"guests":[{"name":"a","socket":"relative"}],"uplinks":[]}"#,
+        ];
+        for text in corrupt {
+            fs::write(&path, text).unwrap();
+            let error = open(&path).unwrap_err();
+            assert!(matches!(error, StateError::Corrupt { .. }), "{text}: {error}");
+            assert!(error.to_string().contains("state.json") && error.to_string().contains("move it away"), "{error}");
+        }
+        fs::write(&path, r#"{"version":2,"new":"things"}"#).unwrap();
+        assert!(matches!(open(&path).unwrap_err(), StateError::Version { found: 2, .. }));
+    }
+
+    #[test]
+    fn a_directory_that_is_not_there_is_found_at_once() {
+        let error = open(Path::new("/nonexistent/state.json")).unwrap_err();
+        assert!(matches!(error, StateError::NoDirectory { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_failed_write_keeps_the_old_content() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state.json");
+        let (file, _) = open(&path).unwrap();
+        file.save([guest("vm1", "/run/vm1")].iter()).unwrap();
+        // A directory in the temporary file's place stops any user, root too.
+        fs::create_dir(directory.path().join("state.json.new")).unwrap();
+        assert!(matches!(file.save([].iter()).unwrap_err(), StateError::Write { .. }));
+        assert_eq!(open(&path).unwrap().1.len(), 1);
+    }
+}
