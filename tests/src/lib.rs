@@ -10,13 +10,17 @@
 //! | [`net`] | namespaces and veth pairs |
 //! | [`switch`] | the `sidecore` process, its configuration and its status |
 //! | [`testpmd`] | DPDK's testpmd as a virtio guest or as a vhost backend |
+//! | [`lab`] | the usual set-up: guests, an outside host, the switch |
+//! | [`circuit`] | packets that testpmd sends round through the switch |
 //! | [`traffic`] | pings, transfers whose SHA-256 is compared, iperf3 |
 //! | [`process`], [`hugepages`], [`paths`], [`rules`] | processes, memory, places, and the rules of a test run |
 #![forbid(unsafe_code)]
 
+pub mod circuit;
 pub mod guest;
 pub mod host;
 pub mod hugepages;
+pub mod lab;
 pub mod net;
 pub mod paths;
 pub mod process;

@@ -18,10 +18,12 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 /// How a testpmd is started.
 #[derive(Debug, Clone, Default)]
 pub struct TestpmdOptions {
-    /// CPUs: the first for the prompt, the others to forward.
+    /// CPUs: the first for the prompt, the others to forward. They may be the same.
     pub cpus: Vec<usize>,
     /// `--vdev` arguments, one port each.
     pub vdevs: Vec<String>,
+    /// More EAL arguments.
+    pub eal: Vec<String>,
     /// Arguments after `--`.
     pub args: Vec<String>,
     /// Memory in MiB.
@@ -29,13 +31,13 @@ pub struct TestpmdOptions {
 }
 
 impl TestpmdOptions {
-    /// A testpmd with these ports, its prompt on CPU 0 and its forwarding on the last CPU.
+    /// A testpmd with these ports, all of it on CPU 0: the tests' switch polls on the last one.
     #[must_use]
     pub fn new(vdevs: &[&str]) -> Self {
-        let last = std::thread::available_parallelism().map_or(1, usize::from).saturating_sub(1);
         Self {
-            cpus: vec![0, last.max(1)],
+            cpus: vec![0, 0],
             vdevs: vdevs.iter().map(|vdev| (*vdev).to_owned()).collect(),
+            eal: Vec::new(),
             args: Vec::new(),
             memory_mib: 256,
         }
@@ -92,6 +94,7 @@ impl Testpmd {
             options.memory_mib.to_string(),
             format!("--file-prefix={prefix}"),
         ];
+        args.extend(options.eal.iter().cloned());
         args.extend(options.vdevs.iter().map(|vdev| format!("--vdev={vdev}")));
         args.extend(["--", "--interactive", "--no-mlockall", "--total-num-mbufs=16384"].map(str::to_owned));
         args.extend(options.args.iter().cloned());
@@ -152,6 +155,12 @@ impl Testpmd {
             ensure!(Instant::now() < deadline, "port {port} stays at {stats:?}\n{}", self.process.tail());
             std::thread::sleep(Duration::from_millis(100));
         }
+    }
+
+    /// All it has printed.
+    #[must_use]
+    pub fn output(&self) -> String {
+        self.process.output()
     }
 
     /// The process.

@@ -102,6 +102,11 @@ impl SwitchProcess {
         &self.config_file
     }
 
+    /// Sends the switch a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.signal(signal)
+    }
+
     /// The process.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process

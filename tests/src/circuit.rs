@@ -1,0 +1,109 @@
+//! Traffic that goes round for ever: one testpmd with two virtio-user ports, each forwarding to the other through the
+//! switch. Nothing is made or used up on the way, so a packet that is missing was lost.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use crate::switch::{Status, SwitchProcess};
+use crate::testpmd::{Testpmd, TestpmdOptions};
+
+/// Packets sent round: bursts of 32.
+const BURSTS: u32 = 4;
+const PACKETS: u64 = BURSTS as u64 * 32;
+
+/// A running circuit. Its ports are guests of the switch.
+#[derive(Debug)]
+pub struct Circuit {
+    testpmd: Testpmd,
+    names: [String; 2],
+}
+
+impl Circuit {
+    /// The virtio-user device of a guest of the switch, with more device arguments such as `packed_vq=1`.
+    #[must_use]
+    pub fn device(index: usize, socket: &Path, more: &str) -> String {
+        let comma = if more.is_empty() { "" } else { "," };
+        format!("net_virtio_user{index},path={},mac={}{comma}{more}", socket.display(), mac(index))
+    }
+
+    /// Starts testpmd on the sockets of two guests; nothing is sent yet. `more` are device arguments of both.
+    pub fn start(guests: [(&str, &Path); 2], more: &str) -> Result<Self> {
+        Self::start_with(guests, more, &[])
+    }
+
+    /// The same with EAL arguments.
+    pub fn start_with(guests: [(&str, &Path); 2], more: &str, eal: &[&str]) -> Result<Self> {
+        let devices = [Self::device(0, guests[0].1, more), Self::device(1, guests[1].1, more)];
+        let mut options = TestpmdOptions::new(&[&devices[0], &devices[1]]).with(&[
+            "--forward-mode=mac",
+            &format!("--eth-peer=0,{}", mac(1)),
+            &format!("--eth-peer=1,{}", mac(0)),
+        ]);
+        options.eal = eal.iter().map(|arg| (*arg).to_owned()).collect();
+        // The driver says which of its receive and transmit paths it has chosen.
+        options.eal.push("--log-level=pmd.net.virtio.init:info".to_owned());
+        let testpmd = Testpmd::start("circuit", &options)?;
+        Ok(Self { testpmd, names: guests.map(|(name, _)| name.to_owned()) })
+    }
+
+    /// Lets the packets go round until each port of the switch has carried `packets` in each direction; then stops and
+    /// checks that none was lost or dropped. Returns the switch's status after that.
+    pub fn run(&mut self, switch: &SwitchProcess, packets: u64, timeout: Duration) -> Result<Status> {
+        for name in &self.names {
+            switch.wait_for_port(name, "served rings", |port| port.state == "running")?;
+        }
+        let before = self.lost()?;
+        let drops = switch.status()?.drops();
+        // Both ports send first, so that the switch learns both addresses before much can be flooded.
+        self.testpmd.command(&format!("start tx_first {BURSTS}"))?;
+        let outcome = self.wait_for(switch, packets, timeout);
+        self.testpmd.command("stop")?;
+        outcome?;
+        let lost = self.lost()?.saturating_sub(before);
+        // What was under way when forwarding stopped still waits in the rings: twice what each port sent first.
+        ensure!(lost <= 2 * PACKETS, "{lost} packets were lost on their way round");
+        let status = switch.quiet_status()?;
+        ensure!(status.drops() == drops, "drops were {drops:?} and are {:?}", status.drops());
+        Ok(status)
+    }
+
+    fn wait_for(&self, switch: &SwitchProcess, packets: u64, timeout: Duration) -> Result<()> {
+        let start = switch.status()?;
+        let done = || -> Result<bool> {
+            let now = switch.status()?;
+            for name in &self.names {
+                let (before, now) = (start.port(name)?, now.port(name)?);
+                let carried = |before: u64, now: u64| now.saturating_sub(before) >= packets;
+                if !carried(before.rx.packets, now.rx.packets) || !carried(before.tx.packets, now.tx.packets) {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        };
+        crate::process::eventually(&format!("{packets} packets at each port"), timeout, || Ok(done()?.then_some(())))
+    }
+
+    /// Packets that testpmd has sent and not received.
+    fn lost(&mut self) -> Result<u64> {
+        let ports = [self.testpmd.stats(0)?, self.testpmd.stats(1)?];
+        let sent: u64 = ports.iter().map(|port| port.tx_packets).sum();
+        let received: u64 = ports.iter().map(|port| port.rx_packets).sum();
+        Ok(sent.saturating_sub(received))
+    }
+
+    /// The testpmd behind it.
+    pub fn testpmd(&mut self) -> &mut Testpmd {
+        &mut self.testpmd
+    }
+
+    /// Ends testpmd as its user would.
+    pub fn quit(self) -> Result<()> {
+        self.testpmd.quit()
+    }
+}
+
+fn mac(index: usize) -> String {
+    format!("52:54:00:5c:01:{:02x}", index + 1)
+}
