@@ -38,16 +38,14 @@ pub(crate) struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
-  sidecore config check sidecore.toml                            is the file right?
-  sidecore run --config sidecore.toml                            start a switch, in the foreground
-  sidecore status                                                how is it?
-  sidecore guest add vm7 --socket /run/sidecore/vm7.sock         give a VM a port while it runs
-  qemu-system-x86_64 ... -chardev socket,id=c,path=/run/sidecore/vm7.sock \\
-      -netdev vhost-user,id=n,chardev=c -device virtio-net-pci,netdev=n
-  sidecore reload                                                apply what was edited in sidecore.toml
+  sidecore config check sidecore.toml                       is the file right?
+  sidecore run --config sidecore.toml                       start a switch, in the foreground
+  sidecore status                                           how is it?
+  sidecore guest add vm7 --socket /run/sidecore/vm7.sock    give a VM a port while the switch runs
+  sidecore reload                                           apply what was edited in sidecore.toml
 
-The commands but for `run` and `config` talk to a running switch over its control socket. Exit status: 0 done, 1 not
-done (one line on standard error says what was wrong and what to do), 2 wrong usage.";
+All commands but `run` and `config` talk to a running switch over its control socket. What goes wrong is said on
+standard error, with what to do about it. Exit status: 0 done, 1 not done, 2 wrong usage.";
 
 #[derive(Debug, Subcommand)]
 enum Command {

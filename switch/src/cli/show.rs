@@ -99,7 +99,10 @@ fn render(before: &Snapshot, now: &Snapshot) -> String {
     text.push_str(&table::render(&heads, &rows));
     let cores = now.cores.iter().map(|core| core_row(before.cores.iter().find(|c| c.core == core.core), core));
     text.push('\n');
-    text.push_str(&table::render(&["#CORE", "#CPU", "#BUSY", "#QUEUES", "#HANDED OVER"], &cores.collect::<Vec<_>>()));
+    text.push_str(&table::render(
+        &["#CORE", "#CPU", "#BUSY", "#QUEUE PAIRS", "#HANDED OVER"],
+        &cores.collect::<Vec<_>>(),
+    ));
     text.push('\n');
     text.push_str(&accounting(&now.accounting));
     for port in &now.ports {

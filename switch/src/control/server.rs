@@ -18,7 +18,7 @@ use super::protocol::{MAX_REQUEST, Request, Response};
 const MAX_CONNECTIONS: usize = 16;
 
 /// How long a client may take to send a request, and to take its response.
-const DEADLINE: Duration = Duration::from_secs(5);
+const DEADLINE: Duration = Duration::from_secs(2);
 
 /// Serves the socket until the task is dropped.
 pub(crate) async fn serve(listener: UnixListener, mailbox: Mailbox) {

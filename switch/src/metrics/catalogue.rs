@@ -100,7 +100,7 @@ pub(super) const CATALOGUE: &[Entry] = &[
     counter("sidecore_core_learn_messages_lost_total", Read::Cores(|c| c.learn_lost as f64),
         "Learnt addresses that another I/O core had no room to be told of; the next packet repairs it."),
     gauge("sidecore_core_queue_pairs", Read::Cores(|c| c.queue_pairs as f64),
-        "Queue pairs and uplink queues an I/O core polls."),
+        "Guests' queue pairs an I/O core polls."),
     gauge("sidecore_core_cpu", Read::Cores(|c| c.cpu as f64),
         "The CPU an I/O core is pinned to."),
 
