@@ -24,10 +24,10 @@ fn circuit(config: &SwitchConfig, more: &str) -> Circuit {
     Circuit::start([("a", &config.socket("a")), ("b", &config.socket("b"))], more).unwrap()
 }
 
-/// Nobody kicked, nothing went wrong.
+/// Nothing went wrong; [`Circuit::run`] has looked at drops and kicks.
 fn assert_clean(status: &Status) {
     for port in &status.ports {
-        assert_eq!((port.kicks, port.error.as_deref()), (0, None), "{}", port.name);
+        assert_eq!(port.error, None, "{}", port.name);
     }
 }
 

@@ -1,0 +1,27 @@
+//! The switch as its guests see it: the built binary, driven by synthetic guests from this process, with exact counts.
+//!
+//! | module | what it is about |
+//! |---|---|
+//! | `forwarding` | where a frame goes: learning, floods, what is dropped |
+//! | `vlan` | tags on access and trunk ports |
+//! | `stations` | the MAC table: who may have an address, limits, ageing |
+//! | `cores` | several I/O cores: order, contents and accounting between them |
+//! | `queues` | several queue pairs: flows and their order |
+//! | `offload` | checksums and segmentation, between guests that can do different things |
+//! | `rings` | ring formats, headers and sizes in every mix; kicks |
+//! | `receivers` | receivers without buffers, receivers that come and go |
+//! | `sessions` | memory slots, resets, announcements, reconnection |
+#![forbid(unsafe_code)]
+
+mod cores;
+mod forwarding;
+mod frames;
+mod offload;
+mod queues;
+mod receivers;
+mod rig;
+mod rings;
+mod sessions;
+mod stations;
+mod stream;
+mod vlan;
