@@ -17,14 +17,16 @@ pub(super) enum GuestCommand {
     #[command(after_help = "\
 Examples:
   sidecore guest add vm7 --socket /run/sidecore/vm7.sock
-  sidecore guest add web --socket /run/sidecore/web.sock --socket-group kvm --queue-pairs 4 \\
-      --mac 52:54:00:00:00:07 --anti-spoof --vlan 10
-  sidecore guest add router --socket /run/sidecore/router.sock --socket-role client --trunk 10,20 --native 1
+  sidecore guest add web --socket /run/sidecore/web.sock --queue-pairs 4 \\
+      --socket-group kvm --mac 52:54:00:00:00:07 --anti-spoof --vlan 10
+  sidecore guest add router --socket /run/sidecore/router.sock \\
+      --socket-role client --trunk 10,20 --native 1
 
 QEMU on the socket of the first; the guest's memory must be shared:
-  qemu-system-x86_64 ... -m 1G -object memory-backend-memfd,id=mem,size=1G,share=on -numa node,memdev=mem \\
-      -chardev socket,id=c,path=/run/sidecore/vm7.sock,reconnect=1 -netdev vhost-user,id=n,chardev=c \\
-      -device virtio-net-pci,netdev=n")]
+  qemu-system-x86_64 ... -m 1G -numa node,memdev=mem \\
+      -object memory-backend-memfd,id=mem,size=1G,share=on \\
+      -chardev socket,id=c,path=/run/sidecore/vm7.sock,reconnect=1 \\
+      -netdev vhost-user,id=n,chardev=c -device virtio-net-pci,netdev=n")]
     Add(Box<AddGuest>),
     /// Remove a guest from the running switch; its VM sees the link go.
     Remove {

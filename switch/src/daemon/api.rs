@@ -54,3 +54,123 @@ impl Api {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{BufRead, BufReader, Read, Write};
+    use std::net::{SocketAddr, TcpStream};
+    use std::os::unix::net::UnixStream;
+    use std::path::PathBuf;
+    use std::sync::mpsc;
+    use std::time::{Duration, Instant};
+
+    use tempfile::TempDir;
+
+    use crate::control::Message;
+    use crate::control::protocol::{Answer, Request, Response};
+
+    /// The thread under test, and a control thread that knows one answer.
+    struct Served {
+        _directory: TempDir,
+        path: PathBuf,
+        http: SocketAddr,
+        api: Option<Api>,
+    }
+
+    impl Served {
+        fn new() -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("control.sock");
+            let control = UnixListener::bind(&path).unwrap();
+            let http = TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = http.local_addr().unwrap();
+            control.set_nonblocking(true).unwrap();
+            http.set_nonblocking(true).unwrap();
+            let (sender, messages) = mpsc::sync_channel(8);
+            thread::spawn(move || {
+                for message in messages {
+                    let Message::Request(request, reply) = message else { return };
+                    let answer = match request {
+                        Request::Status => Answer::Status(Box::new(crate::metrics::tests::snapshot())),
+                        _ => Answer::Fdb(Vec::new()),
+                    };
+                    let _ = reply.send(Response::Ok(answer));
+                }
+            });
+            let api = start(control, Some(http), Mailbox::new(sender)).unwrap();
+            Self { _directory: directory, path, http: address, api: Some(api) }
+        }
+
+        fn connect(&self) -> UnixStream {
+            let stream = UnixStream::connect(&self.path).unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            stream
+        }
+
+        fn get(&self, path: &str) -> String {
+            let mut stream = TcpStream::connect(self.http).unwrap();
+            write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+            let mut text = String::new();
+            stream.read_to_string(&mut text).unwrap();
+            text
+        }
+    }
+
+    impl Drop for Served {
+        fn drop(&mut self) {
+            self.api.take().unwrap().stop();
+        }
+    }
+
+    #[test]
+    fn one_connection_can_ask_several_times() {
+        let served = Served::new();
+        let mut stream = served.connect();
+        stream.write_all(b"{\"command\":\"fdb_show\"}\nnonsense\n{\"command\":\"fdb_show\"}\n").unwrap();
+        let lines: Vec<_> = BufReader::new(stream).lines().take(3).map(Result::unwrap).collect();
+        assert_eq!((lines[0].as_str(), lines[2].as_str()), (r#"{"ok":{"fdb":[]}}"#, r#"{"ok":{"fdb":[]}}"#));
+        assert!(lines[1].starts_with(r#"{"error":"not a request: "#), "{}", lines[1]);
+    }
+
+    #[test]
+    fn a_request_without_an_end_is_not_collected() {
+        let served = Served::new();
+        let mut stream = served.connect();
+        // The switch may close before it has taken everything.
+        let _ = stream.write_all(&vec![b' '; 1 << 20]);
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).unwrap();
+        assert!(line.contains("a request has at most 65536 bytes"), "{line}");
+    }
+
+    #[test]
+    fn silent_clients_are_not_waited_for() {
+        let served = Served::new();
+        let mut silent: Vec<_> = (0..20).map(|_| served.connect()).collect();
+        silent[0].write_all(b"{\"comm").unwrap();
+        let start = Instant::now();
+        let mut stream = served.connect();
+        stream.write_all(b"{\"command\":\"fdb_show\"}\n").unwrap();
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).unwrap();
+        assert_eq!(line, "{\"ok\":{\"fdb\":[]}}\n");
+        assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+        assert_eq!(silent[0].read(&mut [0; 8]).unwrap(), 0, "its connection was closed");
+    }
+
+    #[test]
+    fn http_reads() {
+        let served = Served::new();
+        let metrics = served.get("/metrics");
+        assert!(
+            metrics.starts_with("HTTP/1.1 200 ") && metrics.contains("\nsidecore_uptime_seconds 1.5\n"),
+            "{metrics}"
+        );
+        assert!(metrics.contains("content-type: text/plain; version=0.0.4"), "{metrics}");
+        assert!(served.get("/status").contains("\"version\":\"0.1.0\""));
+        assert!(served.get("/healthz").ends_with("\r\n\r\nok\n"));
+        assert!(served.get("/readyz").ends_with("\r\n\r\nready\n"));
+        assert!(served.get("/reload").starts_with("HTTP/1.1 404 "));
+    }
+}
