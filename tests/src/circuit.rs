@@ -28,13 +28,9 @@ impl Circuit {
         format!("net_virtio_user{index},path={},mac={}{comma}{more}", socket.display(), mac(index))
     }
 
-    /// Starts testpmd on the sockets of two guests; nothing is sent yet. `more` are device arguments of both.
-    pub fn start(guests: [(&str, &Path); 2], more: &str) -> Result<Self> {
-        Self::start_with(guests, more, &[])
-    }
-
-    /// The same with EAL arguments.
-    pub fn start_with(guests: [(&str, &Path); 2], more: &str, eal: &[&str]) -> Result<Self> {
+    /// Starts testpmd on the sockets of two guests; nothing is sent yet. `more` are device arguments of both, `eal` are
+    /// arguments of DPDK's.
+    pub fn start(guests: [(&str, &Path); 2], more: &str, eal: &[&str]) -> Result<Self> {
         let devices = [Self::device(0, guests[0].1, more), Self::device(1, guests[1].1, more)];
         let mut options = TestpmdOptions::new(&[&devices[0], &devices[1]]).with(&[
             "--forward-mode=mac",

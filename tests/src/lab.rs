@@ -63,7 +63,7 @@ impl LabPlan {
         self
     }
 
-    /// Adds a host outside, behind an uplink with this driver and these arguments, such as `net_af_xdp0`.
+    /// Adds a host outside, behind an uplink on this device; `{}` in it stands for the interface.
     #[must_use]
     pub fn outside(mut self, device: &str) -> Self {
         self.uplink = Some(device.to_owned());
@@ -82,11 +82,7 @@ impl LabPlan {
         let Self { dir, machine, mut config, guests: options, uplink, mtu } = self;
         let outside = uplink.as_ref().map(|_| Outside::new(mtu)).transpose()?;
         if let (Some(device), Some(outside)) = (&uplink, &outside) {
-            // The driver's name comes first, then the interface, then what else the driver is told.
-            let (driver, more) = device
-                .split_once(',')
-                .map_or((device.as_str(), String::new()), |(driver, more)| (driver, format!(",{more}")));
-            let device = format!("{driver},iface={}{more}", outside.uplink_interface());
+            let device = device.replace("{}", outside.uplink_interface());
             config = config.uplink(UPLINK, &device, &[&format!("mtu = {mtu}")]);
         }
         let servers = outside.as_ref().map(|outside| OutsideServers::start(outside, dir.path())).transpose()?;

@@ -67,7 +67,7 @@ fn row(number: usize) -> Result<()> {
     let lab = LabPlan::new()?
         .guest(|guest| guest.virtio = virtio)
         .guest(|guest| guest.virtio = virtio)
-        .outside("net_af_xdp0")
+        .outside("net_af_xdp0,iface={}")
         .start()?;
     for port in &lab.switch().status()?.ports[..] {
         let Some(negotiated) = &port.negotiated else { continue };
@@ -124,7 +124,7 @@ fn two_queue_pairs() {
         .configure(|config| config.io_cores(2))
         .guest(|guest| (guest.queue_pairs, guest.cpus) = (2, 2))
         .guest(|guest| (guest.queue_pairs, guest.cpus, guest.virtio.packed) = (2, 2, true))
-        .outside("net_af_xdp0")
+        .outside("net_af_xdp0,iface={}")
         .start()
         .unwrap();
     let status = lab.switch().status().unwrap();
@@ -142,7 +142,7 @@ fn rings_of_1024_entries_and_qemu_as_server() {
         guest.ring_size = Some(1024);
         guest.socket_mode = SocketMode::Server;
     };
-    let lab = LabPlan::new().unwrap().guest(change).guest(change).outside("net_af_xdp0").start().unwrap();
+    let lab = LabPlan::new().unwrap().guest(change).guest(change).outside("net_af_xdp0,iface={}").start().unwrap();
     let status = lab.switch().status().unwrap();
     assert_eq!(status.port("vm1").unwrap().negotiated.as_ref().unwrap().ring_size, 1024);
     exercise(&lab, 1).unwrap();
@@ -151,12 +151,12 @@ fn rings_of_1024_entries_and_qemu_as_server() {
 
 #[test]
 fn mtu_9000() {
-    // net_af_xdp ends at 3520 bytes: this one is net_af_packet's.
+    // net_af_xdp ends at 3,520 bytes and net_af_packet at 1,500.
     let lab = LabPlan::new()
         .unwrap()
         .guest(|guest| guest.host_mtu = Some(9000))
         .guest(|guest| (guest.host_mtu, guest.virtio.offloads) = (Some(9000), false))
-        .outside("net_af_packet0,blocksz=65536,framesz=16384,framecnt=512")
+        .outside("net_pcap0,rx_iface_in={},tx_iface={}")
         .mtu(9000)
         .start()
         .unwrap();
@@ -179,7 +179,7 @@ fn guests_that_agreed_on_different_things() {
             guest.virtio =
                 VirtioOptions { mrg_rxbuf: false, offloads: false, event_idx: false, ..VirtioOptions::default() };
         })
-        .outside("net_af_packet0")
+        .outside("net_af_packet0,iface={}")
         .start()
         .unwrap();
     exercise(&lab, 1).unwrap();

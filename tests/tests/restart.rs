@@ -25,7 +25,7 @@ fn kill_during_a_transfer(mode: SocketMode) -> Result<()> {
     let mut lab = LabPlan::new()?
         .guest(|guest| guest.socket_mode = mode)
         .guest(|guest| guest.socket_mode = mode)
-        .outside("net_af_xdp0")
+        .outside("net_af_xdp0,iface={}")
         .start()?;
     lab.ping(0, 1, Family::V4)?;
     // Made beforehand, so that the transfer starts at once.
@@ -89,7 +89,7 @@ fn guests_with_packed_rings_are_served_again_once_they_reset() {
 
 #[test]
 fn a_guest_is_served_again_within_seconds() {
-    let mut lab = LabPlan::new().unwrap().guest(|_| {}).outside("net_af_packet0").start().unwrap();
+    let mut lab = LabPlan::new().unwrap().guest(|_| {}).outside("net_af_packet0,iface={}").start().unwrap();
     lab.ping(0, 1, Family::V4).unwrap();
     let second = replace_switch(&lab).unwrap();
     lab.take_over(second);

@@ -21,7 +21,9 @@ fn config(dir: &Path) -> SwitchConfig {
 }
 
 fn circuit(config: &SwitchConfig, more: &str) -> Circuit {
-    Circuit::start([("a", &config.socket("a")), ("b", &config.socket("b"))], more).unwrap()
+    // DPDK leaves 512-bit vectors alone unless it is told, and its packed vector path needs them.
+    let eal = ["--force-max-simd-bitwidth=512"];
+    Circuit::start([("a", &config.socket("a")), ("b", &config.socket("b"))], more, &eal).unwrap()
 }
 
 /// Nothing went wrong; [`Circuit::run`] has looked at drops and kicks.
@@ -66,7 +68,7 @@ fn split_non_mergeable() {
 
 #[test]
 fn split_vectorised() {
-    run("in_order=0,mrg_rxbuf=0,vectorized=1", &[(PACKED, false)], "using vectorized split ring Rx path");
+    run("in_order=0,mrg_rxbuf=0,vectorized=1", &[(PACKED, false)], "using vectorized Rx path");
 }
 
 #[test]

@@ -18,6 +18,8 @@ const RX_RING: u16 = 4096;
 /// Frames sent at once.
 const BURST: usize = 16;
 const FRAME_LEN: usize = 200;
+/// Between looks that find nothing: the CPU is not ours alone.
+const PAUSE: Duration = Duration::from_micros(50);
 /// How long the last packets may take.
 const LAST: Duration = Duration::from_secs(5);
 
@@ -26,8 +28,6 @@ const LAST: Duration = Duration::from_secs(5);
 pub(crate) struct Outcome {
     sent: [u64; 2],
     reports: [Report; 2],
-    /// The longest time for which packets were under way and none arrived.
-    pub(crate) longest_wait: Duration,
 }
 
 impl Outcome {
@@ -155,6 +155,7 @@ impl Neighbours {
 
 fn stream(guests: &mut [Guest; 2], stop: &AtomicBool, received: &AtomicU64, wait: &AtomicU64) -> Outcome {
     let mut ways = [Way::new(LEFT, RIGHT), Way::new(RIGHT, LEFT)];
+    let numbers = [LEFT, RIGHT];
     let mut longest_wait = Duration::ZERO;
     let mut end: Option<Instant> = None;
     loop {
@@ -162,16 +163,29 @@ fn stream(guests: &mut [Guest; 2], stop: &AtomicBool, received: &AtomicU64, wait
             end = Some(Instant::now() + LAST);
         }
         let mut progress = false;
-        let [left, right] = guests;
-        for (way, from, to, number) in [(0, &mut *left, &mut *right, LEFT), (1, &mut *right, &mut *left, RIGHT)]
-            .map(|(index, from, to, number)| (index, from as *const Guest, to as *const Guest, number))
-        {
-            let _ = (way, from, to, number);
-            progress |= false;
+        for (index, way) in ways.iter_mut().enumerate() {
+            if end.is_none() {
+                // Until both addresses are known one packet at a time: it is flooded.
+                way.send(&mut guests[index], if way.received < 4 { 1 } else { CREDIT });
+            }
+            let arrived = way.receive(&mut guests[1 - index], numbers[index]);
+            if !arrived && way.under_way() > 0 {
+                // Only a look that found nothing counts: this thread itself may have had to wait for its CPU.
+                longest_wait = longest_wait.max(way.since.elapsed());
+            }
+            progress |= arrived;
         }
-        let _ = &mut progress;
-        let _ = (&mut ways, &mut longest_wait, received, wait);
-        break;
+        received.store(ways.iter().map(|way| way.received).sum(), Ordering::Relaxed);
+        wait.fetch_max(longest_wait.as_nanos() as u64, Ordering::Relaxed);
+        longest_wait = Duration::ZERO;
+        let over = end.is_some_and(|end| Instant::now() > end || ways.iter().all(|way| way.under_way() == 0));
+        if over {
+            let sent = ways.each_ref().map(|way| way.sent);
+            let reports = ways.each_ref().map(|way| way.verifier.report_against(&[way.sent]));
+            return Outcome { sent, reports };
+        }
+        if !progress {
+            std::thread::sleep(PAUSE);
+        }
     }
-    unreachable!()
 }

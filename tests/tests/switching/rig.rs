@@ -135,9 +135,8 @@ impl Rig {
     pub fn stations(&self) -> Vec<(u64, String, String, bool)> {
         let list: Value = serde_json::from_str(&self.switch.must(&["fdb", "show", "--json"]).unwrap()).unwrap();
         let text = |value: &Value| value.as_str().unwrap().to_owned();
-        let station = |s: &Value| {
-            (s["vlan"].as_u64().unwrap(), text(&s["mac"]), text(&s["port"]), s["fixed"].as_bool().unwrap())
-        };
+        let station =
+            |s: &Value| (s["vlan"].as_u64().unwrap(), text(&s["mac"]), text(&s["port"]), s["fixed"].as_bool().unwrap());
         list.as_array().unwrap().iter().map(station).collect()
     }
 
@@ -145,8 +144,7 @@ impl Rig {
     pub fn settle(&self) {
         let mut last = None;
         eventually("quiet switch", LIMIT, || {
-            let now: Vec<_> =
-                self.switch.quiet_status()?.ports.iter().map(|p| (p.rx, p.tx, p.drops.clone())).collect();
+            let now: Vec<_> = self.switch.quiet_status()?.ports.iter().map(|p| (p.rx, p.tx, p.drops.clone())).collect();
             let same = last.as_ref() == Some(&now);
             last = Some(now);
             Ok(same.then_some(()))
