@@ -28,6 +28,9 @@ pub(super) enum Kind {
     Gauge,
 }
 
+/// The values of the labels, and the value.
+pub(super) type Sample = (Vec<String>, f64);
+
 type Counts<T> = fn(&T) -> &BTreeMap<String, u64>;
 
 /// Where the values are, and so what the labels are.
@@ -48,7 +51,7 @@ pub(super) enum Read {
     /// `port`, `queue`, `reason`.
     QueueReasons(Counts<QueueSnapshot>, fn(PortKind) -> Vec<&'static str>),
     /// Labels of its own.
-    Info(&'static [&'static str], fn(&Snapshot) -> Vec<(Vec<String>, f64)>),
+    Info(&'static [&'static str], fn(&Snapshot) -> Vec<Sample>),
 }
 
 impl Entry {
@@ -193,7 +196,7 @@ fn ring_faults(kind: PortKind) -> Vec<&'static str> {
     RingFault::ALL.iter().filter(|_| kind == PortKind::Guest).map(|reason| reason.as_str()).collect()
 }
 
-fn port_info(snapshot: &Snapshot) -> Vec<(Vec<String>, f64)> {
+fn port_info(snapshot: &Snapshot) -> Vec<Sample> {
     let text = |text: &Option<String>| text.clone().unwrap_or_default();
     let labels = |port: &PortSnapshot| {
         let device = [text(&port.socket), text(&port.device), text(&port.driver), text(&port.mac)];
@@ -202,7 +205,7 @@ fn port_info(snapshot: &Snapshot) -> Vec<(Vec<String>, f64)> {
     snapshot.ports.iter().map(|port| (labels(port), 1.0)).collect()
 }
 
-fn port_states(snapshot: &Snapshot) -> Vec<(Vec<String>, f64)> {
+fn port_states(snapshot: &Snapshot) -> Vec<Sample> {
     const GUEST: &[PortState] = &[PortState::Waiting, PortState::Connected, PortState::Running, PortState::Stopped];
     const UPLINK: &[PortState] = &[PortState::Up, PortState::Down];
     let states = |port: &PortSnapshot| {
@@ -213,14 +216,14 @@ fn port_states(snapshot: &Snapshot) -> Vec<(Vec<String>, f64)> {
     snapshot.ports.iter().flat_map(states).collect()
 }
 
-fn guest_info(snapshot: &Snapshot) -> Vec<(Vec<String>, f64)> {
+fn guest_info(snapshot: &Snapshot) -> Vec<Sample> {
     let labels = |port: &PortSnapshot| {
         negotiated(port).map(|n| (vec![port.name.clone(), n.ring.clone(), n.features.clone()], 1.0))
     };
     snapshot.ports.iter().filter_map(labels).collect()
 }
 
-fn xstats(snapshot: &Snapshot) -> Vec<(Vec<String>, f64)> {
+fn xstats(snapshot: &Snapshot) -> Vec<Sample> {
     let of_port = |port: &PortSnapshot| {
         let name = port.name.clone();
         let stats: Vec<_> =

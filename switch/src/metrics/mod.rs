@@ -60,7 +60,7 @@ fn family(entry: &Entry, snapshot: &Snapshot) -> MetricFamily {
         }
         Read::PortReasons(counts, known) => {
             for port in &snapshot.ports {
-                samples.add_reasons(&[port.name.clone()], counts(port), known(port.kind));
+                samples.add_reasons(std::slice::from_ref(&port.name), counts(port), known(port.kind));
             }
         }
     }
