@@ -19,12 +19,12 @@ const IDX: usize = 2;
 const ENTRIES: usize = 4;
 const USED_BYTES: usize = 8;
 
-/// How far ahead of the ring `avail_event` is kept, in entries: half the index space, as far from every index the driver can publish next as it
-/// can be. An event just *behind* the ring would do for a driver that is idle, but one that has published an index and not yet looked
-/// at the event would find it inside its batch, and kick.
+/// How far ahead of the ring `avail_event` is kept, in entries, at least: half the index space, as far from every index the driver can
+/// publish next as it can be. An event just *behind* the ring would do for a driver that is idle, but one that has published an index
+/// and not yet looked at the event would find it inside its batch, and kick.
 const EVENT_DISTANCE: u16 = 1 << 15;
-/// The event is moved along every so many entries, long before the driver reaches it.
-const EVENT_STEP: u16 = 1 << 13;
+/// The event is moved along every so many entries, before a driver that fills the ring to the last entry reaches it.
+const EVENT_STEP: u16 = 1 << 12;
 
 #[derive(Debug)]
 pub(crate) struct SplitRing {
@@ -91,8 +91,10 @@ impl SplitRing {
     }
 
     fn move_event(&mut self) {
-        // The driver kicks when it publishes past `event`, that is from index event + 1 on.
-        let event = self.next_avail.wrapping_add(EVENT_DISTANCE - 1);
+        // The driver kicks when it publishes past `event`, that is from index event + 1 on. It can be a whole ring ahead of us, and we
+        // another step ahead of where the event was moved last: for the largest ring, that is more than half the index space.
+        let distance = EVENT_DISTANCE.max(self.size.saturating_add(EVENT_STEP));
+        let event = self.next_avail.wrapping_add(distance);
         // Relaxed: a driver that reads the old value finds it just as far away.
         self.used.store_u16(self.used_end(), event, Ordering::Relaxed);
         self.event_moved_at = self.next_avail;
@@ -212,12 +214,13 @@ impl SplitRing {
         if old == new {
             return None;
         }
-        // Release: pairs with the driver's acquire of the used index; entries and buffer contents come before it.
-        self.used.store_u16(IDX, new, Ordering::Release);
-        self.published = new;
+        // Before the index: a driver that sees the room it can fill now sees the event that goes with it.
         if self.event_idx && self.next_avail.wrapping_sub(self.event_moved_at) >= EVENT_STEP {
             self.move_event();
         }
+        // Release: pairs with the driver's acquire of the used index; entries and buffer contents come before it.
+        self.used.store_u16(IDX, new, Ordering::Release);
+        self.published = new;
         // Orders our index before our read of the driver's wish; the driver has the same fence between its wish and its read of our index
         // (§2.7.7.2), so that at least one of the two sees the other.
         fence(Ordering::SeqCst);
