@@ -102,15 +102,14 @@ pub(crate) type Taken = (Chain, Result<(), ChainError>);
 
 /// Where a walk puts the buffers of a chain, in order.
 pub(crate) trait Sink<'m> {
+    /// A descriptor was read, whether it has bytes or not. False where the walk has gone on for long enough.
+    #[inline]
+    fn visit(&mut self) -> bool {
+        true
+    }
+
     /// False where there is no more room.
     fn put(&mut self, slice: GuestSlice<'m>) -> bool;
-}
-
-impl<'m, const N: usize> Sink<'m> for ArrayVec<GuestSlice<'m>, N> {
-    #[inline]
-    fn put(&mut self, slice: GuestSlice<'m>) -> bool {
-        self.try_push(slice).is_ok()
-    }
 }
 
 impl<'m, const N: usize> Sink<'m> for ArrayVec<Source<'m>, N> {
@@ -207,7 +206,7 @@ pub(crate) fn put_buffer<'m>(
     direction: Direction,
     sink: &mut impl Sink<'m>,
 ) -> Result<(), ChainError> {
-    if (flags & DESC_F_WRITE != 0) != (direction == Direction::Write) {
+    if !sink.visit() || (flags & DESC_F_WRITE != 0) != (direction == Direction::Write) {
         return Err(ChainError::Malformed);
     }
     if len == 0 {

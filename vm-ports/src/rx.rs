@@ -13,10 +13,13 @@ use crate::memory::{GuestMemory, GuestSlice, Source};
 use crate::net_header::Offload;
 use crate::offload::OffloadError;
 use crate::packet::{CHAIN_SEGMENTS, View};
-use crate::ring::{Chain, Direction, Ring, RingError, RingSetup, Translator};
+use crate::ring::{Chain, ChainError, Direction, Ring, RingError, RingSetup, Sink, Translator};
 
 /// Buffers one frame may be spread over (mergeable receive buffers), at most.
 const FRAME_CHAINS: usize = 256;
+/// Descriptors looked at for one packet, with all the segments it may become, at most. 256 segments into buffers of 19 parts each (Linux
+/// without mergeable buffers) stay below it; a guest that posts descriptors without bytes does not make its neighbours wait.
+const PACKET_DESCRIPTORS: usize = 8192;
 
 /// The device side of one RX virtqueue. Owned by one I/O core at a time.
 #[derive(Debug)]
@@ -120,15 +123,31 @@ impl RxQueue {
         if self.memory.is_truncated() {
             return Err(self.stop_with(RingFault::MemoryLost));
         }
-        if !self.ring.can_stage(FRAME_CHAINS) {
-            self.flush();
-        }
+        let placed = match self.try_place(view) {
+            // What was pushed before takes up the list; once published, it does not.
+            Err(Refusal::Unstaged) if self.ring.mark().staged > 0 => {
+                self.flush();
+                self.try_place(view)
+            }
+            placed => placed,
+        };
+        placed.map_err(|refusal| match refusal {
+            Refusal::Drop(reason) => reason,
+            Refusal::Unstaged => RxDrop::Full,
+            Refusal::BadBuffer => RxDrop::BadBuffer,
+            Refusal::Fault(fault) => self.stop_with(fault),
+        })
+    }
+
+    /// Delivers the packet or leaves the ring as it was, but for bad buffers, which are given back empty.
+    #[inline]
+    fn try_place(&mut self, view: View<'_>) -> Result<u64, Refusal> {
         let mark = self.ring.mark();
         let mut buffers = Buffers {
             ring: &mut self.ring,
             translator: Translator { memory: &self.memory, hint: &mut self.region_hint },
             features: self.features,
-            slices: ArrayVec::new(),
+            parts: Parts { slices: ArrayVec::new(), descriptors_left: PACKET_DESCRIPTORS },
             cursor: Cursor::default(),
             taken: 0,
             frames: 0,
@@ -136,32 +155,21 @@ impl RxQueue {
         let delivered = egress::deliver(view, self.features, &mut buffers);
         let (taken, frames) = (buffers.taken, buffers.frames);
         drop(buffers);
-        match delivered {
-            Ok(()) => Ok(frames),
-            Err(Refusal::Drop(reason)) => {
-                self.ring.rewind(mark);
-                Err(reason)
-            }
-            Err(Refusal::BadBuffer) => {
-                // The bad buffer would be met again and again: give back, empty, all that was taken up to and with it.
-                self.ring.rewind(mark);
-                self.give_back_empty(taken);
-                Err(RxDrop::BadBuffer)
-            }
-            Err(Refusal::Fault(fault)) => {
-                self.ring.rewind(mark);
-                Err(self.stop_with(fault))
-            }
+        let Err(refusal) = delivered else { return Ok(frames) };
+        self.ring.rewind(mark);
+        if let Refusal::BadBuffer = refusal {
+            // The bad buffer would be met again and again: give back, empty, all that was taken up to and with it.
+            self.give_back_empty(taken);
         }
+        Err(refusal)
     }
 
     #[cold]
     fn give_back_empty(&mut self, chains: usize) {
         let mut translator = Translator { memory: &self.memory, hint: &mut self.region_hint };
-        // `chains` were taken since the mark, so they fit the ring's staging.
+        // `chains` were taken since the mark, with room to stage each of them. What is in them no longer matters.
         for _ in 0..chains {
-            let mut ignored = ArrayVec::<GuestSlice<'_>, CHAIN_SEGMENTS>::new();
-            match self.ring.take(&mut translator, Direction::Write, &mut ignored) {
+            match self.ring.take(&mut translator, Direction::Write, &mut Unread) {
                 Ok(Some((chain, _))) => self.ring.stage(chain, 0),
                 _ => break,
             }
@@ -179,6 +187,8 @@ impl RxQueue {
 /// Why a packet was not placed.
 enum Refusal {
     Drop(RxDrop),
+    /// There are buffers, but no room to stage them before the next publication.
+    Unstaged,
     BadBuffer,
     Fault(RingFault),
 }
@@ -194,12 +204,43 @@ struct Buffers<'q, 'm> {
     ring: &'q mut Ring,
     translator: Translator<'q, 'm>,
     features: Features,
-    /// The buffers of the frame begun last.
-    slices: ArrayVec<GuestSlice<'m>, CHAIN_SEGMENTS>,
+    parts: Parts<'m>,
     cursor: Cursor,
     /// Chains taken for the whole packet.
     taken: usize,
     frames: u64,
+}
+
+/// The buffers of the frame begun last, and what may still be read for the packet.
+struct Parts<'m> {
+    slices: ArrayVec<GuestSlice<'m>, CHAIN_SEGMENTS>,
+    descriptors_left: usize,
+}
+
+impl<'m> Sink<'m> for Parts<'m> {
+    #[inline]
+    fn visit(&mut self) -> bool {
+        self.descriptors_left = self.descriptors_left.saturating_sub(1);
+        self.descriptors_left > 0
+    }
+
+    #[inline]
+    fn put(&mut self, slice: GuestSlice<'m>) -> bool {
+        self.slices.try_push(slice).is_ok()
+    }
+}
+
+/// For chains that only have to be found, to be given back.
+struct Unread;
+
+impl<'m> Sink<'m> for Unread {
+    fn visit(&mut self) -> bool {
+        false
+    }
+
+    fn put(&mut self, _: GuestSlice<'m>) -> bool {
+        false
+    }
 }
 
 /// A position in a frame's buffers.
@@ -218,13 +259,15 @@ impl Buffers<'_, '_> {
         let mut chains = ArrayVec::new();
         let mut room = 0;
         while room < total {
-            let first = self.slices.len();
-            let taken = self.ring.take(&mut self.translator, Direction::Write, &mut self.slices);
+            if !self.ring.can_stage(chains.len() + 1) {
+                return Err(Refusal::Unstaged);
+            }
+            let first = self.parts.slices.len();
+            let taken = self.ring.take(&mut self.translator, Direction::Write, &mut self.parts);
             let (chain, walked) = taken.map_err(Refusal::Fault)?.ok_or(Refusal::Drop(RxDrop::Full))?;
             self.taken += 1;
-            // With many mergeable buffers, running out of our own list looks like a bad chain; both end the frame.
-            walked.map_err(|_| Refusal::BadBuffer)?;
-            let len: usize = self.slices[first..].iter().map(GuestSlice::len).sum();
+            walked.map_err(|error| self.judge(error, first))?;
+            let len: usize = self.parts.slices[first..].iter().map(GuestSlice::len).sum();
             if len == 0 {
                 return Err(Refusal::BadBuffer);
             }
@@ -232,12 +275,19 @@ impl Buffers<'_, '_> {
                 return Err(Refusal::Drop(RxDrop::BufferTooSmall));
             }
             let used = len.min(total - room);
-            if !self.ring.can_stage(chains.len() + 1) || chains.try_push((chain, used as u32)).is_err() {
-                return Err(Refusal::Drop(RxDrop::Full));
-            }
+            chains.try_push((chain, used as u32)).map_err(|_| Refusal::Drop(RxDrop::Full))?;
             room += used;
         }
         Ok(chains)
+    }
+
+    /// A chain that could not be walked is bad, unless it is our own list that other chains had filled.
+    #[cold]
+    fn judge(&self, error: ChainError, first: usize) -> Refusal {
+        match error {
+            ChainError::Malformed if first > 0 && self.parts.slices.is_full() => Refusal::Drop(RxDrop::Full),
+            ChainError::Malformed | ChainError::BadAddress => Refusal::BadBuffer,
+        }
     }
 }
 
@@ -247,7 +297,7 @@ impl FrameSink for Buffers<'_, '_> {
     #[inline]
     fn begin(&mut self, len: usize, offload: &Offload) -> Result<(), Refusal> {
         let header_len = self.features.net_header_len();
-        self.slices.clear();
+        self.parts.slices.clear();
         self.cursor = Cursor::default();
         let chains = self.gather(header_len + len)?;
         let header = offload.write(self.features, chains.len() as u16);
@@ -274,7 +324,7 @@ impl Buffers<'_, '_> {
         }
         let mut at = offset - self.cursor.base;
         let mut from = from;
-        while let Some(slice) = self.slices.get(self.cursor.slice) {
+        while let Some(slice) = self.parts.slices.get(self.cursor.slice) {
             if at >= slice.len() {
                 at -= slice.len();
                 self.cursor.base += slice.len();
