@@ -4,6 +4,7 @@
 
 use arrayvec::ArrayVec;
 
+use crate::counters::TxDrop;
 use crate::memory::Source;
 use crate::net_header::Offload;
 
@@ -14,7 +15,9 @@ pub const BURST_BYTES: usize = 64 << 10;
 /// The longest frame there is: a full IP packet with an Ethernet header and one VLAN tag.
 pub const FRAME_MAX: usize = 65_535 + 14 + 4;
 /// The shortest frame that has a header to look at.
-pub const FRAME_MIN: usize = 14;
+pub const FRAME_MIN: usize = ETHERNET_BYTES;
+const ETHERNET_BYTES: usize = 14;
+const VLAN_BYTES: usize = 4;
 /// Parts a packet may be in: enough for any network stack (Linux uses 19), few enough to bound the work.
 pub(crate) const CHAIN_SEGMENTS: usize = 256;
 /// Header bytes kept of a packet with offload work to do: Ethernet, VLAN, IP with options or extensions, TCP with options.
@@ -113,6 +116,14 @@ impl Packet {
         self.offload.shift(4);
     }
 
+    /// Whether the checksum to be completed leaves the link layer's header alone. Somebody downstream will complete it, after that
+    /// header was judged: a checksum stored in it would be a forged address or VLAN tag.
+    #[inline]
+    fn checksum_is_inside(&self) -> bool {
+        let link_layer = ETHERNET_BYTES + if self.vlan_tag().is_some() { VLAN_BYTES } else { 0 };
+        !self.offload.needs_csum || usize::from(self.offload.csum_start) >= link_layer
+    }
+
     #[inline]
     fn bytes<const N: usize>(&self, at: usize) -> [u8; N] {
         let mut out = [0; N];
@@ -187,8 +198,8 @@ impl<'a> Burst<'a> {
         &mut self.packets[index]
     }
 
-    /// Appends a frame that lies in this process's own memory. False, and nothing changed, where there is no room or the frame is
-    /// shorter than [`FRAME_MIN`] or longer than [`FRAME_MAX`].
+    /// Appends a frame that lies in this process's own memory. False, and nothing changed, where there is no room, the frame is
+    /// shorter than [`FRAME_MIN`] or longer than [`FRAME_MAX`], or a checksum is to be stored in its link layer's header.
     pub fn push_frame(&mut self, parts: impl IntoIterator<Item = &'a [u8]>, offload: Offload) -> bool {
         if !self.has_room() {
             return false;
@@ -202,7 +213,7 @@ impl<'a> Burst<'a> {
             }
             len += part.len();
         }
-        self.seal(first, len, offload)
+        self.seal(first, len, offload).is_ok()
     }
 
     /// Where a source appends the parts of the next packet, before it calls [`Burst::seal`].
@@ -212,12 +223,13 @@ impl<'a> Burst<'a> {
     }
 
     /// Makes a packet of the segments from `first` on, `len` bytes in all: reads its headers into the snapshot and leaves the rest as
-    /// its tail. False, with the segments removed, where the length is out of bounds.
+    /// its tail. An error, with the segments removed, where the length is out of bounds or the metadata not about what follows the link
+    /// layer's header.
     #[inline]
-    pub(crate) fn seal(&mut self, first: usize, len: usize, offload: Offload) -> bool {
+    pub(crate) fn seal(&mut self, first: usize, len: usize, offload: Offload) -> Result<(), TxDrop> {
         if !(FRAME_MIN..=FRAME_MAX).contains(&len) {
             self.segments.truncate(first);
-            return false;
+            return Err(TxDrop::BadLength);
         }
         let packet = &mut self.packets[self.count];
         let want = if offload.needs_csum { SNAPSHOT_MAX } else { SNAPSHOT_PLAIN };
@@ -239,9 +251,13 @@ impl<'a> Burst<'a> {
         packet.offload = offload;
         packet.first_segment = at as u16;
         packet.segments = (self.segments.len() - at) as u16;
+        if !packet.checksum_is_inside() {
+            self.segments.truncate(first);
+            return Err(TxDrop::BadOffload);
+        }
         self.count += 1;
         self.bytes += len;
-        true
+        Ok(())
     }
 }
 

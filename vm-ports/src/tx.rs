@@ -165,5 +165,6 @@ fn accept<'a>(burst: &mut Burst<'a>, first: usize, features: Features) -> Result
         }
     }
     let offload = Offload::parse(&header, features, len).ok_or(TxDrop::BadOffload)?;
-    if burst.seal(first, len, offload) { Ok(len) } else { Err(TxDrop::BadLength) }
+    burst.seal(first, len, offload)?;
+    Ok(len)
 }
