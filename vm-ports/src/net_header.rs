@@ -99,7 +99,7 @@ impl Offload {
     /// Whether a receiver with these features takes the packet as it is.
     #[inline]
     pub fn accepted_by(&self, features: Features) -> bool {
-        if !self.needs_csum {
+        if !self.needs_csum && self.gso == Gso::None {
             return true;
         }
         let gso = match self.gso {
