@@ -169,8 +169,9 @@ impl GuestMemory {
     /// Whether the frontend took memory away under us: a mapping has been replaced by zeros, and what it holds means nothing.
     #[inline]
     pub fn is_truncated(&self) -> bool {
-        // Relaxed: the flag only has to be seen eventually; the zeros themselves are harmless.
-        self.regions.iter().any(|r| r.mapping.watch.hit.load(Ordering::Relaxed))
+        // Relaxed: the flags only have to be seen eventually; the zeros themselves are harmless. The first one spares every burst of an
+        // honest process the look at each region.
+        ANY_HIT.load(Ordering::Relaxed) && self.regions.iter().any(|r| r.mapping.watch.hit.load(Ordering::Relaxed))
     }
 
     /// The longest run of host memory that backs `[addr, addr + len)` from its start: all of it, unless it crosses into the next
@@ -193,7 +194,10 @@ impl GuestMemory {
 
     #[cold]
     fn find(&self, addr: GuestPhysAddr) -> Option<usize> {
-        self.regions.iter().position(|r| addr.0.wrapping_sub(r.guest) < r.size)
+        // By bisection: a guest with many slots can make every descriptor a miss.
+        let index = self.regions.partition_point(|r| r.guest <= addr.0).checked_sub(1)?;
+        let region = &self.regions[index];
+        (addr.0 - region.guest < region.size).then_some(index)
     }
 
     /// `len` bytes of ring at a frontend address, which must lie in one region and be aligned to `align`.
@@ -223,11 +227,8 @@ impl Region {
         frontend.checked_add(size).ok_or_else(overflow)?;
         // From offset 0: a hugetlb file cannot be mapped from an offset that is not a multiple of its page size, and frontends send such
         // offsets (QEMU merges adjacent regions).
-        let total = size
-            .checked_add(mmap_offset)
-            .and_then(|end| end.checked_next_multiple_of(huge_page_size(&file)))
-            .and_then(|end| usize::try_from(end).ok())
-            .ok_or_else(overflow)?;
+        let end = size.checked_add(mmap_offset).ok_or_else(overflow)?;
+        let total = mapped_length(&file, end).and_then(|total| usize::try_from(total).ok()).ok_or_else(overflow)?;
         let mmap = MmapRegion::from_file(FileOffset::new(file, 0), total).map_err(|source| MemoryError::Map {
             guest,
             size,
@@ -243,10 +244,16 @@ impl Region {
     }
 }
 
-/// The page size of a hugetlb file, which lengths of its mappings must be a multiple of; 1 for any other file.
-fn huge_page_size(file: &File) -> u64 {
+/// How much to map of a file so that its first `end` bytes are there: whole pages of a hugetlb file, which says its page size where others
+/// say their block size. tmpfs with transparent huge pages does the same and may end within one: nothing is behind a file's end.
+fn mapped_length(file: &File, end: u64) -> Option<u64> {
     const SMALLEST_HUGE_PAGE: u64 = 64 << 10;
-    file.metadata().map(|m| m.blksize()).ok().filter(|&size| size >= SMALLEST_HUGE_PAGE).unwrap_or(1)
+    match file.metadata() {
+        Ok(meta) if meta.blksize() >= SMALLEST_HUGE_PAGE => {
+            Some(end.checked_next_multiple_of(meta.blksize())?.min(meta.len()).max(end))
+        }
+        _ => Some(end),
+    }
 }
 
 /// Writable guest memory inside one mapping; borrowed from the [`GuestMemory`] that keeps it mapped.
@@ -433,6 +440,9 @@ fn prefetch(ptr: *const u8) {
     let _ = ptr;
 }
 
+/// Whether any mapping of this process was ever hit.
+static ANY_HIT: AtomicBool = AtomicBool::new(false);
+
 /// How many mappings the SIGBUS handler can know of.
 const WATCHES: usize = 8192;
 
@@ -454,10 +464,20 @@ impl Watch {
         let watch =
             WATCH_TABLE.iter().find(|w| w.start.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed).is_ok())?;
         watch.hit.store(false, Ordering::Relaxed);
-        watch.len.store(len, Ordering::Relaxed);
+        // Release: pairs with the handler's Acquire, so that a handler that sees this length no longer sees the start of an earlier mapping.
+        watch.len.store(len, Ordering::Release);
         // Release: pairs with the handler's Acquire, so that it sees the length of this mapping, not of an earlier one.
         watch.start.store(start, Ordering::Release);
         Some(watch)
+    }
+
+    /// The range from its start, where `addr` is in it. Another thread may release this watch and claim it again while we read: a start that
+    /// is still the same has the length that was read. (The watch that is looked for stays put: the faulting thread holds its mapping.)
+    fn range_with(&self, addr: usize) -> Option<(usize, usize)> {
+        let start = self.start.load(Ordering::Acquire);
+        let len = self.len.load(Ordering::Acquire);
+        (start > 1 && addr.wrapping_sub(start) < len && self.start.load(Ordering::Relaxed) == start)
+            .then_some((start, len))
     }
 
     fn release(&self) {
@@ -482,10 +502,9 @@ extern "C" fn on_sigbus(signal: libc::c_int, info: *mut libc::siginfo_t, _contex
     // SAFETY: the kernel passes a valid siginfo to an SA_SIGINFO handler, and SIGBUS carries an address.
     let addr = unsafe { (*info).si_addr() } as usize;
     for watch in &WATCH_TABLE {
-        let start = watch.start.load(Ordering::Acquire);
-        let len = watch.len.load(Ordering::Relaxed);
-        if start > 1 && addr.wrapping_sub(start) < len {
+        if let Some((start, len)) = watch.range_with(addr) {
             watch.hit.store(true, Ordering::Relaxed);
+            ANY_HIT.store(true, Ordering::Relaxed);
             // SAFETY: [start, start + len) is one mapping of guest memory that its owner keeps until the watch is released;
             // replacing its pages leaves every pointer into it valid.
             let mapped = unsafe {
