@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
+use crate::process::eventually;
 use crate::switch::{Status, SwitchProcess};
 use crate::testpmd::{Testpmd, TestpmdOptions};
 
@@ -44,9 +45,16 @@ impl Circuit {
         Ok(Self { testpmd, names: guests.map(|(name, _)| name.to_owned()) })
     }
 
-    /// Lets the packets go round until each port of the switch has carried `packets` in each direction; then stops and
-    /// checks that none was lost or dropped, and that nobody kicked. Returns the switch's status after that.
+    /// Lets the packets go round until each port of the switch has carried `packets` in each direction; see
+    /// [`run_while`](Self::run_while).
     pub fn run(&mut self, switch: &SwitchProcess, packets: u64, timeout: Duration) -> Result<Status> {
+        let names = self.names.clone();
+        self.run_while(switch, |start| wait_for(switch, &names, start, packets, timeout))
+    }
+
+    /// Lets the packets go round while `during` does something; then stops and checks that none was lost or dropped, and
+    /// that nobody kicked. Returns the switch's status after that.
+    pub fn run_while(&mut self, switch: &SwitchProcess, during: impl FnOnce(&Status) -> Result<()>) -> Result<Status> {
         for name in &self.names {
             switch.wait_for_port(name, "served rings", |port| port.state == "running")?;
         }
@@ -55,35 +63,20 @@ impl Circuit {
         let start = switch.status()?;
         // Both ports send first, so that the switch learns both addresses before much can be flooded.
         self.testpmd.command(&format!("start tx_first {BURSTS}"))?;
-        let outcome = self.wait_for(switch, packets, timeout);
+        let outcome = during(&start);
         self.testpmd.command("stop")?;
         outcome?;
         let lost = self.lost()?.saturating_sub(before);
-        // What was under way when forwarding stopped still waits in the rings: twice what each port sent first.
+        // What was under way when forwarding stopped still waits in the rings: what both ports sent first.
         ensure!(lost <= 2 * PACKETS, "{lost} packets were lost on their way round");
         let status = switch.quiet_status()?;
-        ensure!(status.drops() == start.drops(), "drops were {:?} and are {:?}", start.drops(), status.drops());
         for name in &self.names {
-            let kicks = status.port(name)?.kicks - start.port(name)?.kicks;
+            let (before, now) = (start.port(name)?, status.port(name)?);
+            ensure!(now.drops == before.drops, "{name}: drops were {:?} and are {:?}", before.drops, now.drops);
+            let kicks = now.kicks - before.kicks;
             ensure!(kicks == 0, "{name} kicked {kicks} times while its core polled");
         }
         Ok(status)
-    }
-
-    fn wait_for(&self, switch: &SwitchProcess, packets: u64, timeout: Duration) -> Result<()> {
-        let start = switch.status()?;
-        let done = || -> Result<bool> {
-            let now = switch.status()?;
-            for name in &self.names {
-                let (before, now) = (start.port(name)?, now.port(name)?);
-                let carried = |before: u64, now: u64| now.saturating_sub(before) >= packets;
-                if !carried(before.rx.packets, now.rx.packets) || !carried(before.tx.packets, now.tx.packets) {
-                    return Ok(false);
-                }
-            }
-            Ok(true)
-        };
-        crate::process::eventually(&format!("{packets} packets at each port"), timeout, || Ok(done()?.then_some(())))
     }
 
     /// Packets that testpmd has sent and not received.
@@ -103,6 +96,20 @@ impl Circuit {
     pub fn quit(self) -> Result<()> {
         self.testpmd.quit()
     }
+}
+
+/// Waits until each port has carried `packets` in each direction since `start`.
+fn wait_for(switch: &SwitchProcess, names: &[String], start: &Status, packets: u64, timeout: Duration) -> Result<()> {
+    eventually(&format!("{packets} packets at each port"), timeout, || {
+        let now = switch.status()?;
+        let mut done = true;
+        for name in names {
+            let (before, now) = (start.port(name)?, now.port(name)?);
+            done &= now.rx.packets.saturating_sub(before.rx.packets) >= packets;
+            done &= now.tx.packets.saturating_sub(before.tx.packets) >= packets;
+        }
+        Ok(done.then_some(()))
+    })
 }
 
 fn mac(index: usize) -> String {

@@ -1,5 +1,6 @@
 //! The usual set-up of an end-to-end test: guests, a host outside, and the switch between them.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -88,7 +89,9 @@ impl LabPlan {
         let servers = outside.as_ref().map(|outside| OutsideServers::start(outside, dir.path())).transpose()?;
         let switch = SwitchProcess::start(&config)?;
         let guests = QemuGuest::start_all(&options).with_context(|| switch.log())?;
-        let lab = Lab { guests, switch, servers, outside, config, _dir: dir, _machine: machine };
+        let made_by_switch = |guest: &&GuestOptions| guest.socket_mode == SocketMode::Client;
+        let switch_sockets = options.iter().filter(made_by_switch).map(|guest| guest.socket.clone()).collect();
+        let lab = Lab { guests, switch, servers, outside, config, switch_sockets, _dir: dir, _machine: machine };
         lab.give_addresses(mtu)?;
         Ok(lab)
     }
@@ -111,6 +114,8 @@ pub struct Lab {
     servers: Option<OutsideServers>,
     outside: Option<Outside>,
     config: SwitchConfig,
+    /// Guests' sockets that the switch made, not QEMU.
+    switch_sockets: Vec<PathBuf>,
     _dir: TempDir,
     _machine: Machine,
 }
@@ -193,12 +198,10 @@ impl Lab {
 
     /// Ends the guests, then the switch, which must stop in time and leave nothing behind.
     pub fn stop(self) -> Result<()> {
-        let Self { guests, switch, servers: _servers, outside: _outside, config, .. } = self;
-        let names: Vec<String> = guests.iter().map(|guest| guest.name().to_owned()).collect();
+        let Self { guests, switch, servers: _servers, outside: _outside, switch_sockets, .. } = self;
         drop(guests);
         switch.stop()?;
-        for name in names {
-            let socket = config.socket(&name);
+        for socket in switch_sockets {
             ensure!(!socket.exists(), "the switch left {} behind", socket.display());
         }
         Ok(())
