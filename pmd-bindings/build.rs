@@ -18,7 +18,7 @@ const PACKAGES: &str = "libdpdk-dev libclang-dev clang pkg-config";
 const FUNCTIONS: &[&str] = &[
     "pmd_.*",
     "rte_dev_(name|probe)",
-    "rte_eal_(init|cleanup|hotplug_remove)",
+    "rte_eal_(init|cleanup|hotplug_remove|get_runtime_dir)",
     "rte_eth_(allmulticast|promiscuous)_(enable|disable)",
     "rte_eth_dev_(close|configure|get_mtu|get_name_by_port|get_port_by_name)",
     "rte_eth_dev_(info_get|set_mtu|socket_id|start|stop)",

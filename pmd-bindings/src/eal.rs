@@ -160,6 +160,7 @@ impl Eal {
             (unsafe { ffi::rte_eal_init(argc, argv.as_mut_ptr()) } >= 0).then_some(())
         });
         let restored = affinity.restore();
+        remove_runtime_directory();
         started?;
         let eal = Self { runtime: Arc::new(Runtime { ports: Mutex::new(Claims::default()) }) };
         restored?;
@@ -223,6 +224,16 @@ fn device_name(devargs: &str) -> Result<(String, String), Error> {
         unsafe { ffi::pmd_parse_device(text.as_ptr(), bus.as_mut_ptr().cast(), name.as_mut_ptr().cast()) }
     })?;
     Ok((ethdev::string_in(&bus), ethdev::string_in(&name)))
+}
+
+/// EAL makes a directory for files that other processes attach by. There are none (`--no-shconf`, `--no-telemetry`), and a
+/// process that is killed could not remove it later. One that is not empty after all stays.
+fn remove_runtime_directory() {
+    // SAFETY: returns a constant buffer of EAL's, terminated, and empty before rte_eal_init has filled it.
+    let path = unsafe { std::ffi::CStr::from_ptr(ffi::rte_eal_get_runtime_dir()) };
+    if let Ok(path) = path.to_str() {
+        let _ = std::fs::remove_dir(path);
+    }
 }
 
 /// EAL's life: whoever holds one keeps DPDK's memory mapped.

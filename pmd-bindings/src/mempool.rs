@@ -74,6 +74,13 @@ impl Mempool {
         Ok(Self { pool: Arc::new(Pool { raw, name: name.to_owned(), data_room, runtime }) })
     }
 
+    /// Gives back to the pool what the calling thread keeps in its cache. A pool whose last handle goes while another
+    /// thread's cache still has mbufs stays in memory: a thread that has done with a pool calls this.
+    pub fn flush_cache(&self) {
+        // SAFETY: the pool lives as long as this handle, and the cache is the calling thread's own.
+        unsafe { ffi::pmd_flush_cache(self.raw()) };
+    }
+
     /// One empty mbuf, or `None` when the pool has none left.
     #[inline]
     pub fn alloc(&self) -> Option<Mbuf> {
@@ -133,12 +140,6 @@ impl Mempool {
 
     pub(crate) fn raw(&self) -> *mut ffi::rte_mempool {
         self.pool.raw.as_ptr()
-    }
-
-    /// Gives what the calling thread has in its cache back to the pool.
-    pub(crate) fn flush_cache(&self) {
-        // SAFETY: the pool lives as long as this handle, and the cache is the calling thread's own.
-        unsafe { ffi::pmd_flush_cache(self.raw()) };
     }
 }
 

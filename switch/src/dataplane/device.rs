@@ -4,11 +4,14 @@ use std::sync::Arc;
 
 use pmd_bindings::{Eal, EthDev, Mempool, PoolUsers, Port, PortConfig, RxOffloads, TxOffloads, pool_size};
 
+use vm_ports::Features;
+
 use super::accounting::{SOURCES_MAX, SourceId, UplinkCounters};
 use super::error::DataplaneError;
 use super::fabric::Fabric;
 use super::mailbox::{Message, UplinkQueues, UplinkShare};
 use super::ports::Way;
+use super::uplink::UplinkLimits;
 use crate::forwarding::PortId;
 
 /// Bytes of an Ethernet header and one VLAN tag: what a frame has beyond its MTU.
@@ -44,19 +47,24 @@ impl Uplink {
         port: PortId,
     ) -> Result<(Self, Vec<UplinkShare>), DataplaneError> {
         let devargs = config.device.to_string();
-        let failed =
-            |source| DataplaneError::Uplink { name: config.name.as_str().to_owned(), device: devargs.clone(), source };
-        let device = eal.hotplug(&devargs).map_err(failed)?;
+        let device = eal.hotplug(&devargs).map_err(|source| failed(config, source))?;
         let configured = configure(eal, device, fabric.len(), config, port);
-        let (device, pool, pairs) = configured.inspect_err(|_| drop(eal.unplug(&devargs))).map_err(failed)?;
-        let frame_max = usize::from(device.negotiated().mtu) + FRAME_OVERHEAD;
+        let (device, pool, pairs) =
+            configured.inspect_err(|_| drop(eal.unplug(&devargs))).map_err(|source| failed(config, source))?;
+        let sources: Vec<SourceId> = pairs.iter().map_while(|_| fabric.take_source()).collect();
+        if sources.len() < pairs.len() {
+            sources.into_iter().for_each(|source| fabric.release_source(source));
+            drop((device, pairs));
+            drop(eal.unplug(&devargs));
+            return Err(DataplaneError::TooManyQueues(SOURCES_MAX));
+        }
+        let limits = limits(&device);
         let mut queues = Vec::new();
         let mut shares = Vec::new();
-        for (core, pair) in pairs.into_iter().enumerate() {
-            let source = fabric.take_source().ok_or(DataplaneError::TooManyQueues(SOURCES_MAX))?;
+        for (core, (source, pair)) in sources.into_iter().zip(pairs).enumerate() {
             let counters = Arc::new(UplinkCounters::default());
             queues.push(UplinkQueue { source, counters: Arc::clone(&counters), core });
-            shares.push(UplinkShare { port, source, queues: pair, pool: pool.clone(), frame_max, counters });
+            shares.push(UplinkShare { port, source, queues: pair, pool: pool.clone(), limits, counters });
         }
         Ok((Self { config: config.clone(), port, device, queues }, shares))
     }
@@ -64,11 +72,6 @@ impl Uplink {
     /// For each core, whose TX queue it sends through: its own where it has one.
     pub(super) fn way(&self, cores: usize) -> Way {
         Way::Uplink((0..cores).map(|core| (core % self.queues.len()) as u16).collect())
-    }
-
-    /// Bytes of the longest frame it sends.
-    pub(super) fn frame_max(&self) -> usize {
-        usize::from(self.device.negotiated().mtu) + FRAME_OVERHEAD
     }
 
     /// Takes the queues from the cores and unplugs the device. The port table does not know it any more.
@@ -79,13 +82,12 @@ impl Uplink {
             fabric.release_source(queue.source);
         }
         drop(device);
-        let devargs = config.device.to_string();
-        eal.unplug(&devargs).map_err(|source| DataplaneError::Uplink {
-            name: config.name.as_str().to_owned(),
-            device: devargs,
-            source,
-        })
+        eal.unplug(&config.device.to_string()).map_err(|source| failed(&config, source))
     }
+}
+
+fn failed(config: &config::UplinkConfig, source: pmd_bindings::Error) -> DataplaneError {
+    DataplaneError::Uplink { name: config.name.as_str().to_owned(), source: Box::new(source) }
 }
 
 /// Gives each core its part.
@@ -93,6 +95,27 @@ pub(super) fn hand_out(fabric: &Fabric, shares: Vec<UplinkShare>) {
     for (core, share) in shares.into_iter().enumerate() {
         fabric.tell(core, Message::AttachUplink(Box::new(share)));
     }
+}
+
+/// What came out of the negotiation with the device, as a queue needs it.
+fn limits(device: &Port) -> UplinkLimits {
+    let negotiated = device.negotiated();
+    let has = |offloads| negotiated.tx_offloads.contains(offloads);
+    let mut accepts = Features::NONE;
+    // The two go together: a packet says that it needs a checksum, not whose.
+    if has(TxOffloads::TCP_CHECKSUM | TxOffloads::UDP_CHECKSUM) {
+        accepts = accepts.with(Features::GUEST_CSUM);
+    }
+    // A packet to be segmented is longer than one mbuf. Its IPv4 header checksum goes with it.
+    let segments = TxOffloads::TCP_SEGMENTATION | TxOffloads::TCP_CHECKSUM | TxOffloads::MULTI_SEGMENT;
+    if accepts.has(Features::GUEST_CSUM) && has(segments | TxOffloads::IPV4_CHECKSUM) {
+        accepts = accepts.with(Features::GUEST_TSO4);
+    }
+    if accepts.has(Features::GUEST_CSUM) && has(segments) {
+        accepts = accepts.with(Features::GUEST_TSO6).with(Features::GUEST_ECN);
+    }
+    let pieces_max = if has(TxOffloads::MULTI_SEGMENT) { usize::from(device.info().max_tx_segments) } else { 1 };
+    UplinkLimits { frame_max: usize::from(negotiated.mtu) + FRAME_OVERHEAD, accepts, pieces_max }
 }
 
 /// One queue pair for each core, or as many as there can be.
@@ -124,7 +147,7 @@ fn configure(
         all_multicast: true,
         rss: wanted > 1,
         rx_offloads: RxOffloads::all().difference(RxOffloads::SCATTER),
-        tx_offloads: TxOffloads::empty(),
+        tx_offloads: TxOffloads::all(),
         ..PortConfig::default()
     };
     let (port, rx, tx) = device.configure(&wishes, &pool)?;

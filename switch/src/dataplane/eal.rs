@@ -37,7 +37,8 @@ pub(super) fn start(config: &config::SwitchConfig) -> Result<Eal, DataplaneError
         log_output: LogOutput::Callback(Box::new(log)),
         ..EalConfig::default()
     });
-    eal.map_err(|source| if huge { DataplaneError::Hugepages(source) } else { DataplaneError::Eal(source) })
+    eal.map_err(Box::new)
+        .map_err(|source| if huge { DataplaneError::Hugepages(source) } else { DataplaneError::Eal(source) })
 }
 
 /// DPDK's log lines among our own. What DPDK calls a notice is for its developers.

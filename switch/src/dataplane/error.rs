@@ -9,10 +9,10 @@ pub(crate) enum DataplaneError {
     #[error(
         "no hugepages for DPDK: {0}; reserve some (echo 512 > /proc/sys/vm/nr_hugepages) or set hugepages = \"auto\""
     )]
-    Hugepages(pmd_bindings::Error),
+    Hugepages(Box<pmd_bindings::Error>),
     /// EAL would not start.
     #[error("DPDK does not start: {0}")]
-    Eal(pmd_bindings::Error),
+    Eal(Box<pmd_bindings::Error>),
     /// An I/O core's thread cannot run where it should.
     #[error(
         "I/O core {core} cannot be pinned to CPU {cpu}: is it online, and allowed to this process (taskset -p $$)?"
@@ -60,13 +60,14 @@ pub(crate) enum DataplaneError {
         source: SessionError,
     },
     /// DPDK would not have an uplink.
-    #[error("uplink {name:?} (device {device:?}): {source}")]
+    #[error(
+        "uplink {name:?} cannot be started: {source}; is the device there (ip link, dpdk-devbind.py --status), and may this \
+         user open it?"
+    )]
     Uplink {
         /// The uplink.
         name: String,
-        /// Its device.
-        device: String,
         /// Why.
-        source: pmd_bindings::Error,
+        source: Box<pmd_bindings::Error>,
     },
 }

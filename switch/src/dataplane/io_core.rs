@@ -272,8 +272,8 @@ impl IoCore {
     }
 
     fn attach_uplink(&mut self, share: UplinkShare) {
-        let UplinkShare { port, source, queues, pool, frame_max, counters } = share;
-        let tx = UplinkTx::new(port, queues.tx, pool, frame_max, Arc::clone(&counters));
+        let UplinkShare { port, source, queues, pool, limits, counters } = share;
+        let tx = UplinkTx::new(port, queues.tx, pool, limits, Arc::clone(&counters));
         self.forwarder.out.uplinks.push(tx);
         let origin = Origin { port, source, flood: TokenBucket::UNLIMITED };
         self.uplinks.push(UplinkRx { origin, rx: queues.rx, counters });

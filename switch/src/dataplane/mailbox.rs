@@ -11,6 +11,7 @@ use vm_ports::QueuePair;
 
 use super::accounting::{SourceId, UplinkCounters};
 use super::ports::PortTable;
+use super::uplink::UplinkLimits;
 use crate::forwarding::{Entry, MacAddr, PortId, PortKind, TokenBucket, VlanId};
 
 /// Messages that can wait.
@@ -66,7 +67,7 @@ pub(super) struct UplinkShare {
     pub(super) source: SourceId,
     pub(super) queues: UplinkQueues,
     pub(super) pool: pmd_bindings::Mempool,
-    pub(super) frame_max: usize,
+    pub(super) limits: UplinkLimits,
     pub(super) counters: Arc<UplinkCounters>,
 }
 

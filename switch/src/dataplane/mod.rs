@@ -39,7 +39,7 @@ pub(crate) use self::error::DataplaneError;
 use self::fabric::Fabric;
 use self::guest::{Guest, GuestQueue};
 use self::mailbox::Message;
-use self::ports::{GUEST_FRAME_MAX, PORTS_MAX, PortEntry, Way};
+use self::ports::{PORTS_MAX, PortEntry, Way};
 use self::report::SourceTotals;
 use crate::forwarding::{MacAddr, PortId, PortKind, PortVlans, SourceCheck, VlanId, VlanSet};
 
@@ -91,7 +91,7 @@ impl Dataplane {
                 self.fabric.tell_all(|| Message::FixStation { vlan, mac, port });
             }
         }
-        let entry = PortEntry { id: port, vlans, check, way: Way::Guest(Vec::new()), frame_max: GUEST_FRAME_MAX };
+        let entry = PortEntry { id: port, vlans, check, way: Way::Guest(Vec::new()) };
         self.fabric.change_table(|table| table.set(entry));
         let sources: Vec<SourceId> = queues.iter().map(|queue| queue.source).collect();
         match Guest::start(config, port, Arc::clone(&self.fabric), queues) {
@@ -132,7 +132,6 @@ impl Dataplane {
             vlans: port_vlans(&config.vlan),
             check: SourceCheck::ANY,
             way: uplink.way(self.fabric.len()),
-            frame_max: uplink.frame_max(),
         };
         self.fabric.change_table(|table| table.set(entry));
         device::hand_out(&self.fabric, shares);

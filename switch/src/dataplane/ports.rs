@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use vm_ports::View;
 use vm_ports::offload::{flow_hash, parse};
-use vm_ports::{FRAME_MAX, View};
 
 use crate::forwarding::{PortId, PortVlans, SourceCheck};
 
@@ -19,8 +19,6 @@ pub(super) struct PortEntry {
     pub(super) vlans: PortVlans,
     pub(super) check: SourceCheck,
     pub(super) way: Way,
-    /// Bytes of the longest frame the port takes that is not to be segmented.
-    pub(super) frame_max: usize,
 }
 
 /// How a port is reached.
@@ -38,9 +36,6 @@ pub(super) struct Receiver {
     pub(super) queue: u16,
     pub(super) core: u16,
 }
-
-/// The largest frame of a guest port, which takes anything its buffers hold.
-pub(super) const GUEST_FRAME_MAX: usize = FRAME_MAX;
 
 impl PortEntry {
     /// Whose ring or queue a packet that came in on `core` leaves by. `None` where the port has none.

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
-use pmd_bindings::{Mbuf, Mempool};
-use vm_ports::offload::OffloadError;
-use vm_ports::{Features, FrameSink, Gso, Offload, Source, View, deliver};
+use pmd_bindings::{Mbuf, Mempool, Network, Transport, TxOffload};
+use vm_ports::offload::{Headers, IpVersion, OffloadError, parse};
+use vm_ports::{FRAME_MAX, Features, FrameSink, Gso, Offload, Source, View, deliver};
 
 use super::accounting::{Charge, CoreCounters, SourceId, UplinkCounters};
 use crate::forwarding::{DropReason, PortId};
@@ -15,16 +15,29 @@ const STAGED: usize = 64;
 /// Frames one packet can become.
 const FRAMES_MAX: usize = vm_ports::offload::MAX_SEGMENTS;
 const STAGED_MAX: usize = STAGED + FRAMES_MAX;
+/// Mbufs one frame can be in: the longest frame in the smallest mbufs.
+const PIECES_MAX: usize = FRAME_MAX.div_ceil(2048);
 /// How often a full TX queue is offered the rest of a burst before that is dropped. A queue drains at the NIC's speed: there is no use in
 /// waiting for long.
 const TX_TRIES: usize = 4;
+
+/// What an uplink can be given to send.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct UplinkLimits {
+    /// Bytes of the longest frame that is not to be segmented.
+    pub(super) frame_max: usize,
+    /// What the device does by itself, in the terms of a virtio receiver: `GUEST_CSUM`, `GUEST_TSO4`, `GUEST_TSO6`.
+    pub(super) accepts: Features,
+    /// Mbufs a frame can be in.
+    pub(super) pieces_max: usize,
+}
 
 /// The TX queue of an uplink.
 pub(super) struct UplinkTx {
     pub(super) port: PortId,
     queue: pmd_bindings::TxQueue,
     pool: Mempool,
-    frame_max: usize,
+    limits: UplinkLimits,
     counters: Arc<UplinkCounters>,
     /// The frames of the packet being written.
     frames: ArrayVec<Mbuf, FRAMES_MAX>,
@@ -38,14 +51,14 @@ impl UplinkTx {
         port: PortId,
         queue: pmd_bindings::TxQueue,
         pool: Mempool,
-        frame_max: usize,
+        limits: UplinkLimits,
         counters: Arc<UplinkCounters>,
     ) -> Self {
         Self {
             port,
             queue,
             pool,
-            frame_max,
+            limits,
             counters,
             frames: ArrayVec::new(),
             staged: ArrayVec::new(),
@@ -61,12 +74,24 @@ impl UplinkTx {
         charge: Charge,
         core: &CoreCounters,
     ) -> Result<(), DropReason> {
-        if view.packet().len() > self.frame_max && view.packet().offload().gso == Gso::None {
+        let offload = view.packet().offload();
+        if view.packet().len() > self.limits.frame_max && offload.gso == Gso::None {
             return Err(DropReason::TooLong);
         }
-        let mut sink = MbufSink { pool: &self.pool, frames: &mut self.frames };
-        // Checksums and segmentation are done here: no uplink is asked to.
-        if let Err(Refused(reason)) = deliver(view, Features::NONE, &mut sink) {
+        let headers = if offload.needs_csum { parse(view.packet().head()).ok() } else { None };
+        let request = headers.and_then(|headers| request(&headers, offload));
+        // What the device cannot be told of in its own terms is done here.
+        let accepts = if request.is_some() { self.limits.accepts } else { Features::NONE };
+        let mut sink = MbufSink {
+            pool: &self.pool,
+            pieces_max: self.limits.pieces_max,
+            request,
+            frames: &mut self.frames,
+            pieces: ArrayVec::new(),
+            ask: None,
+        };
+        let delivered = deliver(view, accepts, &mut sink).and_then(|()| sink.finish());
+        if let Err(Refused(reason)) = delivered {
             self.frames.clear();
             return Err(reason);
         }
@@ -80,8 +105,9 @@ impl UplinkTx {
         Ok(())
     }
 
-    /// The queue, for whoever closes it.
+    /// The queue, for whoever closes it. Called on the core: no mbuf stays behind in its cache.
     pub(super) fn into_queue(self) -> pmd_bindings::TxQueue {
+        self.pool.flush_cache();
         self.queue
     }
 
@@ -125,25 +151,89 @@ impl From<OffloadError> for Refused {
     }
 }
 
-/// Mbufs as a place to write frames to, one frame each.
+/// A checksum or segmentation request in DPDK's terms; `None` for anything but a TCP or UDP checksum in its place.
+fn request(headers: &Headers, offload: &Offload) -> Option<TxOffload> {
+    let (transport, csum_offset) = match headers.transport {
+        vm_ports::offload::Transport::Tcp => (Transport::Tcp, 16),
+        vm_ports::offload::Transport::Udp => (Transport::Udp, 6),
+        _ => return None,
+    };
+    let right = offload.csum_start == headers.l4 && offload.csum_offset == csum_offset;
+    let network = match headers.version {
+        IpVersion::V4 => Network::Ipv4 { checksum: offload.gso != Gso::None },
+        IpVersion::V6 => Network::Ipv6,
+    };
+    right.then_some(TxOffload {
+        l2_len: headers.l3,
+        l3_len: headers.l4 - headers.l3,
+        l4_len: headers.payload - headers.l4,
+        network,
+        transport,
+        segment_size: (offload.gso != Gso::None).then_some(offload.gso_size),
+    })
+}
+
+/// Mbufs as a place to write frames to.
 struct MbufSink<'u> {
     pool: &'u Mempool,
+    pieces_max: usize,
+    /// What the packet needs, where the device can be asked for it.
+    request: Option<TxOffload>,
     frames: &'u mut ArrayVec<Mbuf, FRAMES_MAX>,
+    /// The frame begun last: each mbuf but the last is full.
+    pieces: ArrayVec<Mbuf, PIECES_MAX>,
+    /// What the device is asked to do with that frame.
+    ask: Option<TxOffload>,
+}
+
+impl MbufSink<'_> {
+    /// Makes one mbuf chain of the frame begun last.
+    fn finish(&mut self) -> Result<(), Refused> {
+        let bad = |_| Refused(DropReason::BadOffload);
+        let mut pieces = self.pieces.drain(..);
+        let Some(mut frame) = pieces.next() else { return Ok(()) };
+        for piece in pieces {
+            frame.chain(piece).map_err(|_| Refused(DropReason::TooLong))?;
+        }
+        if let Some(ask) = self.ask.take() {
+            frame.set_tx_offload(&ask).map_err(bad)?;
+        }
+        self.frames.try_push(frame).map_err(|_| Refused(DropReason::BadOffload))
+    }
 }
 
 impl FrameSink for MbufSink<'_> {
     type Error = Refused;
 
-    fn begin(&mut self, len: usize, _offload: &Offload) -> Result<(), Refused> {
-        let mut mbuf = self.pool.alloc().ok_or(Refused(DropReason::NoMbuf))?;
-        mbuf.append(len).ok_or(Refused(DropReason::TooLong))?;
-        self.frames.try_push(mbuf).map_err(|_| Refused(DropReason::BadOffload))
+    fn begin(&mut self, len: usize, offload: &Offload) -> Result<(), Refused> {
+        self.finish()?;
+        let room = usize::from(self.pool.data_room());
+        if len.div_ceil(room) > self.pieces_max {
+            return Err(Refused(DropReason::TooLong));
+        }
+        let mut left = len;
+        while left > 0 {
+            let mut piece = self.pool.alloc().ok_or(Refused(DropReason::NoMbuf))?;
+            let here = left.min(room);
+            piece.append(here).ok_or(Refused(DropReason::TooLong))?;
+            self.pieces.try_push(piece).map_err(|_| Refused(DropReason::TooLong))?;
+            left -= here;
+        }
+        // A segment that was cut here still may have its checksum left to the device, but is not to be cut again.
+        let segment_size = (offload.gso != Gso::None).then_some(offload.gso_size);
+        self.ask = self.request.filter(|_| offload.needs_csum).map(|request| TxOffload { segment_size, ..request });
+        Ok(())
     }
 
     fn write(&mut self, offset: usize, from: Source<'_>) {
-        let frame = self.frames.last_mut().and_then(|mbuf| mbuf.data_mut().get_mut(offset..));
-        if let Some(frame) = frame {
-            from.read(frame);
+        let room = usize::from(self.pool.data_room());
+        let (mut index, mut at, mut from) = (offset / room, offset % room, from);
+        while let Some(piece) = self.pieces.get_mut(index)
+            && !from.is_empty()
+        {
+            let Some(space) = piece.data_mut().get_mut(at..) else { return };
+            from = from.suffix(from.read(space));
+            (index, at) = (index + 1, 0);
         }
     }
 }

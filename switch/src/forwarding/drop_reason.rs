@@ -26,12 +26,8 @@ macro_rules! drop_reasons {
 drop_reasons! {
     /// Shorter than an Ethernet header (or than the VLAN tag that it announces).
     Runt = "runt",
-    /// A descriptor chain that breaks the rules of its ring; there is no packet to look at.
-    MalformedChain = "malformed_chain",
     /// Checksum or segmentation metadata that does not fit the packet.
     BadOffload = "bad_offload",
-    /// The guest had not enabled the queue that it sent from.
-    QueueDisabled = "queue_disabled",
     /// The source address is multicast or zero: nobody's address.
     BadSource = "bad_source",
     /// The source address is not the one that this guest was given.

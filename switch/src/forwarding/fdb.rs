@@ -231,6 +231,7 @@ impl Fdb {
     }
 
     /// Number of entries of a port: learnt, fixed.
+    #[cfg(test)]
     pub(crate) fn port_len(&self, port: PortId) -> (u32, u32) {
         self.ports.get(port.index()).map_or((0, 0), |state| (state.learnt, state.fixed))
     }

@@ -80,10 +80,8 @@ impl std::fmt::Debug for VlanSet {
 pub(crate) struct Tag(pub(crate) u16);
 
 impl Tag {
-    /// Length of a tag in a frame.
-    pub(crate) const LEN: usize = 4;
     /// Where it is in a frame: behind the two addresses.
-    pub(crate) const OFFSET: usize = 12;
+    const OFFSET: usize = 12;
 
     /// The tag at the front of `frame`, if it has one. A frame that announces a tag and ends before it is a runt, as is
     /// one that ends before its type.
@@ -97,13 +95,6 @@ impl Tag {
         // Behind a tag there is a type again.
         let tag = rest.first_chunk::<6>().ok_or(DropReason::Runt)?;
         Ok(Some(Self(u16::from_be_bytes([tag[2], tag[3]]))))
-    }
-
-    /// The four bytes to put at [`Tag::OFFSET`].
-    #[inline]
-    pub(crate) fn to_bytes(self) -> [u8; Self::LEN] {
-        let [high, low] = self.0.to_be_bytes();
-        [CUSTOMER_TAG[0], CUSTOMER_TAG[1], high, low]
     }
 }
 
@@ -242,7 +233,7 @@ mod tests {
         let mut frame = vec![2; 12];
         assert_eq!(Tag::read(&frame[..11]), Err(DropReason::Runt));
         assert_eq!(Tag::read(&frame), Err(DropReason::Runt));
-        frame.extend(Tag(0x2005).to_bytes());
+        frame.extend([0x81, 0x00, 0x20, 0x05]);
         assert_eq!(Tag::read(&frame), Err(DropReason::Runt));
         frame.extend([8, 0]);
         assert_eq!(Tag::read(&frame), Ok(Some(Tag(0x2005))));

@@ -3,7 +3,7 @@
 //! Series of a queue carry no label for the core, since moving the queue would then break them;
 //! `sidecore_queue_io_core` says where it is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use vm_ports::{RingFault, RxDrop, TxDrop};
 
@@ -181,11 +181,10 @@ fn learn_refusals() -> Vec<&'static str> {
 }
 
 fn drop_reasons(kind: PortKind) -> Vec<&'static str> {
-    // An uplink has no descriptor chains to get wrong and no ring to disable.
-    let guest_only = |reason: &DropReason| matches!(reason, DropReason::MalformedChain | DropReason::QueueDisabled);
-    let of_switch = DropReason::ALL.iter().filter(|reason| kind == PortKind::Guest || !guest_only(reason));
-    let at_ring = TxDrop::ALL.iter().filter(|_| kind == PortKind::Guest);
-    of_switch.map(|reason| reason.as_str()).chain(at_ring.map(|reason| reason.as_str())).collect()
+    // An uplink has no ring of ours to be wrong; `bad_offload` is a reason of both.
+    let at_ring = TxDrop::ALL.iter().filter(|_| kind == PortKind::Guest).map(|reason| reason.as_str());
+    let names: BTreeSet<&str> = DropReason::ALL.iter().map(|reason| reason.as_str()).chain(at_ring).collect();
+    names.into_iter().collect()
 }
 
 fn refusals(kind: PortKind) -> Vec<&'static str> {
