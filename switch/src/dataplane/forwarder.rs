@@ -106,14 +106,15 @@ impl Forwarder {
         let Self { table, out, .. } = self;
         let mut ingress = ingress;
         let mut copies = 0;
-        let mut others: u64 = 0;
+        // Copies that each other core is to make.
+        let mut others = [0; config::MAX_IO_CORES];
         for entry in table.iter() {
             if entry.id == origin.port || entry.vlans.egress(ingress.vlan).is_none() {
                 continue;
             }
             // A port without a receiver costs a copy, too: one that is dropped and counted.
             match out.receiver(entry, burst.view(index), out.me) {
-                Ok(receiver) if usize::from(receiver.core) != out.me => others |= 1 << receiver.core,
+                Ok(receiver) if usize::from(receiver.core) != out.me => others[usize::from(receiver.core)] += 1,
                 Ok(receiver) => {
                     out.deliver(entry, receiver, burst, index, &mut ingress, (origin.source, Charge::Copy));
                 }
@@ -121,10 +122,10 @@ impl Forwarder {
             }
             copies += 1;
         }
-        for core in (0..out.to.len()).filter(|core| others & (1 << core) != 0) {
-            let label = label(Errand::Flood, origin, ingress, burst.view(index));
+        for (core, copies) in others.into_iter().enumerate().filter(|(_, copies)| *copies > 0) {
+            let label = label(Errand::Flood { copies }, origin, ingress, burst.view(index));
             if !out.hand_over(core, burst.view(index), label) {
-                out.counters.source(origin.source).settle(Charge::Copy, Err(DropReason::XcoreFull));
+                out.drop_copies(origin.source, copies, DropReason::XcoreFull);
             }
         }
         let outcome = if copies > 0 { Ok(()) } else { Err(DropReason::NoDestination) };
@@ -136,9 +137,12 @@ impl Forwarder {
         let Self { table, out, .. } = self;
         for (index, label) in labels.iter().enumerate() {
             let mut ingress = label.ingress;
-            let Errand::Deliver(port) = label.errand else {
-                out.receive_flood(table, burst, index, label, from);
-                continue;
+            let port = match label.errand {
+                Errand::Deliver(port) => port,
+                Errand::Flood { copies } => {
+                    out.receive_flood(table, burst, index, (label, copies), from);
+                    continue;
+                }
             };
             let found = match table.get(port) {
                 Some(entry) => out.receiver(entry, burst.view(index), from).map(|receiver| (entry, receiver)),
@@ -251,8 +255,17 @@ impl Outputs {
         pushed
     }
 
-    fn receive_flood(&mut self, table: &PortTable, burst: &mut Burst<'_>, index: usize, label: &Label, from: usize) {
+    /// Makes the `expected` copies that this core was asked for. Receivers that went away meanwhile cost theirs.
+    fn receive_flood(
+        &mut self,
+        table: &PortTable,
+        burst: &mut Burst<'_>,
+        index: usize,
+        (label, expected): (&Label, u16),
+        from: usize,
+    ) {
         let mut ingress = label.ingress;
+        let mut made = 0;
         for entry in table.iter() {
             if entry.id == label.port || entry.vlans.egress(ingress.vlan).is_none() {
                 continue;
@@ -262,7 +275,15 @@ impl Outputs {
                 && usize::from(receiver.core) == self.me
             {
                 self.deliver(entry, receiver, burst, index, &mut ingress, (label.source, Charge::Copy));
+                made += 1;
             }
+        }
+        self.drop_copies(label.source, expected.saturating_sub(made), DropReason::ReceiverNotReady);
+    }
+
+    fn drop_copies(&self, source: SourceId, copies: u16, reason: DropReason) {
+        for _ in 0..copies {
+            self.counters.source(source).settle(Charge::Copy, Err(reason));
         }
     }
 

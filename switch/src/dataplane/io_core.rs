@@ -143,7 +143,7 @@ impl IoCore {
             self.next_second += self.cycles_per_s;
             self.now.seconds = self.now.seconds.wrapping_add(1);
         }
-        if self.counters.polls.get() % AGEING_ROUNDS == 0 {
+        if self.counters.polls.get().is_multiple_of(AGEING_ROUNDS) {
             self.forwarder.fdb.age(self.now.seconds, AGEING_BUCKETS);
             self.counters.fdb_entries.set(self.forwarder.fdb.len() as u64);
         }

@@ -27,8 +27,8 @@ const LEARN_MESSAGES: usize = 1024;
 pub(super) enum Errand {
     /// One port.
     Deliver(PortId),
-    /// Every port of its VLAN that the receiving core is to serve.
-    Flood,
+    /// Every port of its VLAN that the receiving core is to serve: so many, as the sending core sees it.
+    Flood { copies: u16 },
 }
 
 /// Everything about a packet but its bytes.
@@ -57,7 +57,8 @@ impl Chunk {
     }
 }
 
-/// The sending end towards one core.
+/// The sending end towards one core. Chunks are boxed because it is their pointers that go round.
+#[allow(clippy::vec_box, reason = "a chunk keeps its place in memory for good; only its pointer moves")]
 pub(super) struct ToCore {
     /// Chunks at hand.
     empty: Vec<Box<Chunk>>,
