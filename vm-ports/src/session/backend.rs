@@ -250,6 +250,8 @@ impl Backend {
 
     fn set_memory(&mut self, memory: Arc<GuestMemory>) {
         self.memory = Some(memory);
+        // What the host was told of it is no longer so.
+        self.announced = false;
         self.renew_environment();
         self.settle();
     }
