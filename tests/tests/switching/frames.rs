@@ -7,68 +7,68 @@ use synthetic_guest::{Frame, Offload, Received};
 
 /// A frame with its metadata, sent or received.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Packet {
-    pub bytes: Vec<u8>,
-    pub offload: Offload,
+pub(crate) struct Packet {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) offload: Offload,
 }
 
 impl Packet {
     /// A frame without metadata.
-    pub fn plain(bytes: Vec<u8>) -> Self {
+    pub(crate) fn plain(bytes: Vec<u8>) -> Self {
         Self { bytes, offload: Offload::default() }
     }
 
     /// The frame that `spec` describes.
-    pub fn new(spec: FrameSpec) -> Self {
+    pub(crate) fn new(spec: FrameSpec) -> Self {
         let template = Template::new(spec);
         Self { bytes: template.bytes().to_vec(), offload: template.offload() }
     }
 
-    pub fn of(received: &Received<'_>) -> Self {
+    pub(crate) fn of(received: &Received<'_>) -> Self {
         let mut bytes = Vec::new();
         received.copy_to(&mut bytes);
         Self { bytes, offload: received.header() }
     }
 
-    pub fn as_frame(&self) -> Frame<'_> {
+    pub(crate) fn as_frame(&self) -> Frame<'_> {
         Frame { bytes: &self.bytes, offload: self.offload }
     }
 }
 
 /// `count` different UDP frames of `len` bytes between stations `from` and `to`.
-pub fn udp(from: u32, to: u32, len: usize, count: u16) -> Vec<Packet> {
+pub(crate) fn udp(from: u32, to: u32, len: usize, count: u16) -> Vec<Packet> {
     (0..count).map(|flow| Packet::new(FrameSpec::udp4(from, to, flow, len))).collect()
 }
 
 /// One such frame.
-pub fn one(from: u32, to: u32) -> Packet {
+pub(crate) fn one(from: u32, to: u32) -> Packet {
     Packet::new(FrameSpec::udp4(from, to, 0, 60))
 }
 
 /// One such frame to any address.
-pub fn addressed(from: u32, to: [u8; 6]) -> Packet {
+pub(crate) fn addressed(from: u32, to: [u8; 6]) -> Packet {
     Packet::new(FrameSpec { to, ..FrameSpec::udp4(from, 0, 0, 60) })
 }
 
 /// The bytes of packets.
-pub fn bytes(packets: &[Packet]) -> Vec<Vec<u8>> {
+pub(crate) fn bytes(packets: &[Packet]) -> Vec<Vec<u8>> {
     packets.iter().map(|packet| packet.bytes.clone()).collect()
 }
 
 /// A frame with an 802.1Q tag of this control field.
-pub fn tagged(frame: &[u8], tci: u16) -> Vec<u8> {
+pub(crate) fn tagged(frame: &[u8], tci: u16) -> Vec<u8> {
     let [high, low] = tci.to_be_bytes();
     [&frame[..12], &[0x81, 0x00, high, low], &frame[12..]].concat()
 }
 
 /// TCP from station 1 to station 2.
-pub fn tcp(version: u8, len: usize) -> FrameSpec {
+pub(crate) fn tcp(version: u8, len: usize) -> FrameSpec {
     let spec = FrameSpec { transport: Transport::Tcp, checksum: Checksum::Partial, ..FrameSpec::udp4(1, 2, 7, len) };
     FrameSpec { ip: addresses(version), ..spec }
 }
 
 /// Addresses of IP version 4 or 6.
-pub fn addresses(version: u8) -> Ip {
+pub(crate) fn addresses(version: u8) -> Ip {
     let v6 = |n| Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, n);
     match version {
         4 => Ip::V4(Ipv4Addr::new(10, 0, 0, 2), Ipv4Addr::new(10, 0, 0, 3)),
@@ -77,22 +77,22 @@ pub fn addresses(version: u8) -> Ip {
 }
 
 /// A TCP or UDP frame, taken apart.
-pub struct Parsed {
+pub(crate) struct Parsed {
     /// Offset of the network header.
-    pub l3: usize,
+    pub(crate) l3: usize,
     /// Offset of the transport header.
-    pub l4: usize,
+    pub(crate) l4: usize,
     /// Offset of the payload.
-    pub payload: usize,
+    pub(crate) payload: usize,
     /// Bytes up to the end of the IP packet.
-    pub end: usize,
+    pub(crate) end: usize,
     v4: bool,
     protocol: u8,
 }
 
 impl Parsed {
     /// Takes a frame apart, tagged or not.
-    pub fn new(frame: &[u8]) -> Self {
+    pub(crate) fn new(frame: &[u8]) -> Self {
         let l3 = if frame[12..14] == [0x81, 0x00] { 18 } else { 14 };
         let word = |at: usize| usize::from(u16::from_be_bytes([frame[at], frame[at + 1]]));
         let v4 = word(l3 - 2) == 0x0800;
@@ -106,19 +106,19 @@ impl Parsed {
     }
 
     /// The TCP sequence number.
-    pub fn sequence(&self, frame: &[u8]) -> u32 {
+    pub(crate) fn sequence(&self, frame: &[u8]) -> u32 {
         let b = &frame[self.l4 + 4..self.l4 + 8];
         u32::from_be_bytes([b[0], b[1], b[2], b[3]])
     }
 
     /// Whether the checksums of IPv4, TCP and UDP are right.
-    pub fn checksums_hold(&self, frame: &[u8]) -> bool {
+    pub(crate) fn checksums_hold(&self, frame: &[u8]) -> bool {
         let ip = !self.v4 || fold(sum(&frame[self.l3..self.l4])) == 0xffff;
         ip && fold(self.pseudo_header(frame) + sum(&frame[self.l4..self.end])) == 0xffff
     }
 
     /// Whether the transport checksum field holds the sum of the pseudo header, as one that is still to be completed does.
-    pub fn checksum_is_partial(&self, frame: &[u8]) -> bool {
+    pub(crate) fn checksum_is_partial(&self, frame: &[u8]) -> bool {
         let at = self.l4 + if self.protocol == 6 { 16 } else { 6 };
         frame[at..at + 2] == fold(self.pseudo_header(frame)).to_be_bytes()
     }

@@ -13,13 +13,13 @@ use tempfile::TempDir;
 use crate::frames::Packet;
 
 /// Longest wait for anything that has to happen.
-pub const LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 
 /// Tests take turns: a switch polls on every CPU it is given.
 static TURN: Mutex<()> = Mutex::new(());
 
 /// A switch to be started.
-pub struct Plan {
+pub(crate) struct Plan {
     dir: TempDir,
     config: SwitchConfig,
     io_cores: Option<Vec<usize>>,
@@ -27,14 +27,14 @@ pub struct Plan {
 
 impl Plan {
     /// One I/O core and no ports.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = SwitchProcess::folder().unwrap();
         let config = SwitchConfig::new(dir.path());
         Self { dir, config, io_cores: None }
     }
 
     /// Three I/O cores: two share the first CPU, the third has the last one.
-    pub fn three_cores() -> Self {
+    pub(crate) fn three_cores() -> Self {
         let last = std::thread::available_parallelism().map_or(1, usize::from) - 1;
         let mut plan = Self::new().key("allow_shared_cpu = true");
         plan.io_cores = Some(vec![0, 0, last]);
@@ -42,30 +42,30 @@ impl Plan {
     }
 
     /// Adds a line to the `[switch]` section.
-    pub fn key(mut self, line: &str) -> Self {
+    pub(crate) fn key(mut self, line: &str) -> Self {
         self.config = self.config.key(line);
         self
     }
 
     /// Adds a guest.
-    pub fn guest(mut self, name: &str, lines: &[&str]) -> Self {
+    pub(crate) fn guest(mut self, name: &str, lines: &[&str]) -> Self {
         self.config = self.config.guest(name, lines);
         self
     }
 
     /// Adds guests that have nothing but a name.
-    pub fn guests(self, names: &[&str]) -> Self {
+    pub(crate) fn guests(self, names: &[&str]) -> Self {
         names.iter().fold(self, |plan, name| plan.guest(name, &[]))
     }
 
     /// Adds an uplink.
-    pub fn uplink(mut self, name: &str, device: &str, lines: &[&str]) -> Self {
+    pub(crate) fn uplink(mut self, name: &str, device: &str, lines: &[&str]) -> Self {
         self.config = self.config.uplink(name, device, lines);
         self
     }
 
     /// Starts the switch, when it is this test's turn.
-    pub fn start(self) -> Rig {
+    pub(crate) fn start(self) -> Rig {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let mut text = self.config.to_toml();
         if let Some(io_cores) = &self.io_cores {
@@ -83,9 +83,9 @@ impl Plan {
 }
 
 /// A running switch.
-pub struct Rig {
+pub(crate) struct Rig {
     // Dropped in this order.
-    pub switch: SwitchProcess,
+    pub(crate) switch: SwitchProcess,
     config: SwitchConfig,
     _dir: TempDir,
     _turn: MutexGuard<'static, ()>,
@@ -93,46 +93,46 @@ pub struct Rig {
 
 impl Rig {
     /// What a plain guest at port `name` is: VERSION_1, split rings of 256 entries, no offload.
-    pub fn config(&self, name: &str) -> GuestConfig {
+    pub(crate) fn config(&self, name: &str) -> GuestConfig {
         GuestConfig::new(self.config.socket(name))
     }
 
     /// Starts a guest at port `name` after `change`s to the plain one. When this returns, the switch serves it.
-    pub fn guest_with(&self, name: &str, change: impl FnOnce(&mut GuestConfig)) -> Node {
+    pub(crate) fn guest_with(&self, name: &str, change: impl FnOnce(&mut GuestConfig)) -> Node {
         let mut config = self.config(name);
         change(&mut config);
         Node::new(Guest::start(config).unwrap())
     }
 
     /// Starts plain guests.
-    pub fn guests<const N: usize>(&self, names: [&str; N]) -> [Node; N] {
+    pub(crate) fn guests<const N: usize>(&self, names: [&str; N]) -> [Node; N] {
         names.map(|name| self.guest_with(name, |_| ()))
     }
 
     /// A port's status.
-    pub fn port(&self, name: &str) -> Port {
+    pub(crate) fn port(&self, name: &str) -> Port {
         self.switch.status().unwrap().port(name).unwrap().clone()
     }
 
     /// A port's drops by reason.
-    pub fn drops(&self, name: &str) -> BTreeMap<String, u64> {
+    pub(crate) fn drops(&self, name: &str) -> BTreeMap<String, u64> {
         self.port(name).drops
     }
 
     /// All that the switch says of itself, as JSON.
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.switch.must(&["status", "--json"]).unwrap()).unwrap()
     }
 
     /// Addresses that were not learnt for `reason`, summed over the cores.
-    pub fn learn_refusals(&self, reason: &str) -> u64 {
+    pub(crate) fn learn_refusals(&self, reason: &str) -> u64 {
         let status = self.json();
         let cores = status["cores"].as_array().unwrap();
         cores.iter().map(|core| core["learn_refusals"][reason].as_u64().unwrap_or(0)).sum()
     }
 
     /// The MAC table: (VLAN, address, port, configured).
-    pub fn stations(&self) -> Vec<(u64, String, String, bool)> {
+    pub(crate) fn stations(&self) -> Vec<(u64, String, String, bool)> {
         let list: Value = serde_json::from_str(&self.switch.must(&["fdb", "show", "--json"]).unwrap()).unwrap();
         let text = |value: &Value| value.as_str().unwrap().to_owned();
         let station =
@@ -141,7 +141,7 @@ impl Rig {
     }
 
     /// Waits until nothing moves between cores any more. (On one core, what was completed was delivered before.)
-    pub fn settle(&self) {
+    pub(crate) fn settle(&self) {
         let mut last = None;
         eventually("quiet switch", LIMIT, || {
             let now: Vec<_> = self.switch.quiet_status()?.ports.iter().map(|p| (p.rx, p.tx, p.drops.clone())).collect();
@@ -154,12 +154,12 @@ impl Rig {
 
     /// The end of a test: the accounting adds up for every source, nobody kicked or wanted to, nothing was logged that
     /// somebody would have to look at, no guest saw a ring or a header that no driver could accept, and the switch stops as it should.
-    pub fn finish(self, nodes: &mut [&mut Node]) {
+    pub(crate) fn finish(self, nodes: &mut [&mut Node]) {
         self.finish_but(nodes, &[]);
     }
 
     /// The same where lines with these words in them are in the log for a reason.
-    pub fn finish_but(self, nodes: &mut [&mut Node], expected: &[&str]) {
+    pub(crate) fn finish_but(self, nodes: &mut [&mut Node], expected: &[&str]) {
         self.settle();
         let status = self.json();
         for port in status["ports"].as_array().unwrap() {
@@ -189,39 +189,39 @@ fn assert_identity(source: &str, accounting: &Value) {
 }
 
 /// A guest.
-pub struct Node {
-    pub guest: Guest,
+pub(crate) struct Node {
+    pub(crate) guest: Guest,
     /// Kicks that the rings asked for before the switch had them.
     unserved: u64,
 }
 
 impl Node {
-    pub fn new(guest: Guest) -> Self {
+    pub(crate) fn new(guest: Guest) -> Self {
         let mut node = Self { guest, unserved: 0 };
         node.unserved = node.kicks_wanted();
         node
     }
 
     /// Connects again as somebody else.
-    pub fn reconnect_as(&mut self, change: impl FnOnce(&mut GuestConfig)) {
+    pub(crate) fn reconnect_as(&mut self, change: impl FnOnce(&mut GuestConfig)) {
         self.guest.reconnect_as(change).unwrap();
         self.unserved = 0;
         self.unserved = self.kicks_wanted();
     }
 
     /// Kicks that the switch wanted since it served the rings.
-    pub fn kicks_wanted(&mut self) -> u64 {
+    pub(crate) fn kicks_wanted(&mut self) -> u64 {
         let pairs = self.guest.pairs().iter_mut();
         pairs.map(|pair| pair.rx.bell().kicks_wanted() + pair.tx.bell().kicks_wanted()).sum::<u64>() - self.unserved
     }
 
     /// Sends all of `packets` on the first queue pair, in order; returns when the switch has given every buffer back.
-    pub fn send(&mut self, packets: &[Packet]) {
+    pub(crate) fn send(&mut self, packets: &[Packet]) {
         self.send_on(0, packets);
     }
 
     /// The same on queue pair `pair`.
-    pub fn send_on(&mut self, pair: usize, packets: &[Packet]) {
+    pub(crate) fn send_on(&mut self, pair: usize, packets: &[Packet]) {
         let tx = &mut self.guest.pair(pair).tx;
         let deadline = Instant::now() + LIMIT;
         let mut sent = 0;
@@ -236,20 +236,20 @@ impl Node {
     }
 
     /// What has arrived, on all queue pairs.
-    pub fn received(&mut self) -> Vec<Packet> {
+    pub(crate) fn received(&mut self) -> Vec<Packet> {
         let count = self.guest.pairs().len();
         (0..count).flat_map(|pair| self.received_on(pair)).collect()
     }
 
     /// What has arrived on queue pair `pair`.
-    pub fn received_on(&mut self, pair: usize) -> Vec<Packet> {
+    pub(crate) fn received_on(&mut self, pair: usize) -> Vec<Packet> {
         let mut packets = Vec::new();
         self.guest.pair(pair).rx.recv_burst(usize::MAX, |frame| packets.push(Packet::of(frame)));
         packets
     }
 
     /// Waits until `count` packets have arrived, and returns them with what came behind them at once.
-    pub fn receive(&mut self, count: usize) -> Vec<Packet> {
+    pub(crate) fn receive(&mut self, count: usize) -> Vec<Packet> {
         let deadline = Instant::now() + LIMIT;
         let mut packets = self.received();
         while packets.len() < count && Instant::now() < deadline {
@@ -260,7 +260,7 @@ impl Node {
     }
 
     /// What has arrived, without metadata.
-    pub fn frames(&mut self) -> Vec<Vec<u8>> {
+    pub(crate) fn frames(&mut self) -> Vec<Vec<u8>> {
         self.received().into_iter().map(|packet| packet.bytes).collect()
     }
 

@@ -8,23 +8,22 @@ use synthetic_guest::verify::{Report, Verdict, Verifier};
 use crate::rig::{LIMIT, Node};
 
 /// Frames from one guest to another. Its flow number is its place in the list of streams.
-pub struct Stream {
-    /// Places of sender and receiver in the list of guests.
-    pub from: usize,
-    pub to: usize,
+pub(crate) struct Stream {
+    /// Place of the sender in the list of guests.
+    pub(crate) from: usize,
     /// Queue pair that it is sent on.
-    pub pair: usize,
-    pub frame: FrameSpec,
-    pub count: u64,
+    pub(crate) pair: usize,
+    pub(crate) frame: FrameSpec,
+    pub(crate) count: u64,
     /// Frames sent and not yet received, at most.
-    pub window: u64,
+    pub(crate) window: u64,
 }
 
 impl Stream {
     /// A UDP stream between the stations that have the guests' places as numbers.
-    pub fn udp(from: usize, to: usize, len: usize, count: u64) -> Self {
+    pub(crate) fn udp(from: usize, to: usize, len: usize, count: u64) -> Self {
         let frame = FrameSpec::udp4(from as u32, to as u32, 0, len);
-        Self { from, to, pair: 0, frame, count, window: 64 }
+        Self { from, pair: 0, frame, count, window: 64 }
     }
 }
 
@@ -35,7 +34,7 @@ struct Progress {
 }
 
 /// Runs all streams to their ends, and returns what each guest received.
-pub fn run(nodes: &mut [&mut Node], streams: &[Stream]) -> Vec<Report> {
+pub(crate) fn run(nodes: &mut [&mut Node], streams: &[Stream]) -> Vec<Report> {
     let mut runner = Runner::new(nodes.len(), streams);
     let mut last_progress = Instant::now();
     while !runner.is_done() {
@@ -50,14 +49,14 @@ pub fn run(nodes: &mut [&mut Node], streams: &[Stream]) -> Vec<Report> {
 }
 
 /// Streams under way, for tests that do something else meanwhile.
-pub struct Runner<'s> {
+pub(crate) struct Runner<'s> {
     streams: &'s [Stream],
     progress: Vec<Progress>,
     verifiers: Vec<Verifier>,
 }
 
 impl<'s> Runner<'s> {
-    pub fn new(nodes: usize, streams: &'s [Stream]) -> Self {
+    pub(crate) fn new(nodes: usize, streams: &'s [Stream]) -> Self {
         let progress = |(flow, stream): (usize, &Stream)| {
             let frame = FrameSpec { flow: flow as u16, ..stream.frame };
             Progress { template: Template::new(frame), sent: 0, received: 0 }
@@ -69,17 +68,17 @@ impl<'s> Runner<'s> {
         }
     }
 
-    pub fn is_done(&self) -> bool {
+    pub(crate) fn is_done(&self) -> bool {
         self.streams.iter().zip(&self.progress).all(|(stream, progress)| progress.received == stream.count)
     }
 
     /// What each guest received so far.
-    pub fn reports(&self) -> Vec<Report> {
+    pub(crate) fn reports(&self) -> Vec<Report> {
         self.verifiers.iter().map(Verifier::report).collect()
     }
 
     /// Steps for a while, or until all is done.
-    pub fn step_for(&mut self, nodes: &mut [&mut Node], time: Duration) {
+    pub(crate) fn step_for(&mut self, nodes: &mut [&mut Node], time: Duration) {
         let end = Instant::now() + time;
         while Instant::now() < end && !self.is_done() {
             if !self.step(nodes) {
@@ -89,7 +88,7 @@ impl<'s> Runner<'s> {
     }
 
     /// Sends and receives what can be at the moment. Whether there was anything.
-    pub fn step(&mut self, nodes: &mut [&mut Node]) -> bool {
+    pub(crate) fn step(&mut self, nodes: &mut [&mut Node]) -> bool {
         let mut moved = false;
         for (flow, (stream, progress)) in self.streams.iter().zip(&mut self.progress).enumerate() {
             let credit = stream.window - (progress.sent - progress.received);
@@ -109,6 +108,12 @@ impl<'s> Runner<'s> {
             *sent += done as u64;
             moved |= done > 0;
         }
+        self.receive(nodes) || moved
+    }
+
+    /// Receives what has arrived. Whether there was anything.
+    pub(crate) fn receive(&mut self, nodes: &mut [&mut Node]) -> bool {
+        let mut moved = false;
         for (node, verifier) in nodes.iter_mut().zip(&mut self.verifiers) {
             for pair in node.guest.pairs() {
                 let progress = &mut self.progress;
