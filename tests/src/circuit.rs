@@ -2,6 +2,7 @@
 //! switch. Nothing is made or used up on the way, so a packet that is missing was lost.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -14,6 +15,9 @@ use crate::testpmd::{Testpmd, TestpmdOptions};
 const BURSTS: u32 = 4;
 const PACKETS: u64 = BURSTS as u64 * 32;
 
+/// Time for the first packets to have gone round.
+const LEARNING_LIMIT: Duration = Duration::from_secs(20);
+
 /// A running circuit. Its ports are guests of the switch.
 #[derive(Debug)]
 pub struct Circuit {
@@ -21,22 +25,26 @@ pub struct Circuit {
     names: [String; 2],
 }
 
+static NEXT_MAC: AtomicU8 = AtomicU8::new(0);
+
 impl Circuit {
-    /// The virtio-user device of a guest of the switch, with more device arguments such as `packed_vq=1`.
+    /// The virtio-user device of a guest of the switch, with more device arguments such as `packed_vq=1`, and an address
+    /// of its own.
     #[must_use]
     pub fn device(index: usize, socket: &Path, more: &str) -> String {
-        let comma = if more.is_empty() { "" } else { "," };
-        format!("net_virtio_user{index},path={},mac={}{comma}{more}", socket.display(), mac(index))
+        device(index, socket, &new_mac(), more)
     }
 
     /// Starts testpmd on the sockets of two guests; nothing is sent yet. `more` are device arguments of both, `eal` are
     /// arguments of DPDK's.
     pub fn start(guests: [(&str, &Path); 2], more: &str, eal: &[&str]) -> Result<Self> {
-        let devices = [Self::device(0, guests[0].1, more), Self::device(1, guests[1].1, more)];
+        let macs = [new_mac(), new_mac()];
+        let device = |index: usize| device(index, guests[index].1, &macs[index], more);
+        let devices = [device(0), device(1)];
         let mut options = TestpmdOptions::new(&[&devices[0], &devices[1]]).with(&[
             "--forward-mode=mac",
-            &format!("--eth-peer=0,{}", mac(1)),
-            &format!("--eth-peer=1,{}", mac(0)),
+            &format!("--eth-peer=0,{}", macs[1]),
+            &format!("--eth-peer=1,{}", macs[0]),
         ]);
         options.eal = eal.iter().map(|arg| (*arg).to_owned()).collect();
         // The driver says which of its receive and transmit paths it has chosen.
@@ -59,10 +67,12 @@ impl Circuit {
             switch.wait_for_port(name, "served rings", |port| port.state == "running")?;
         }
         let before = self.lost()?;
-        // virtio-user rings every doorbell once when it has started, whatever it is told: what counts comes after that.
-        let start = switch.status()?;
-        // Both ports send first, so that the switch learns both addresses before much can be flooded.
+        let earlier = switch.status()?;
         self.testpmd.command(&format!("start tx_first {BURSTS}"))?;
+        // virtio-user rings every doorbell once when it has started, whatever it is told; and until the switch has learnt
+        // both addresses it floods, also to guests that are not there. What counts comes after that.
+        wait_for(switch, &self.names, &earlier, 4 * PACKETS, LEARNING_LIMIT)?;
+        let start = switch.status()?;
         let outcome = during(&start);
         self.testpmd.command("stop")?;
         outcome?;
@@ -112,6 +122,12 @@ fn wait_for(switch: &SwitchProcess, names: &[String], start: &Status, packets: u
     })
 }
 
-fn mac(index: usize) -> String {
-    format!("52:54:00:5c:01:{:02x}", index + 1)
+fn device(index: usize, socket: &Path, mac: &str, more: &str) -> String {
+    let comma = if more.is_empty() { "" } else { "," };
+    format!("net_virtio_user{index},path={},mac={mac}{comma}{more}", socket.display())
+}
+
+/// An address that no other port of this process has.
+fn new_mac() -> String {
+    format!("52:54:00:5c:01:{:02x}", NEXT_MAC.fetch_add(1, Ordering::Relaxed))
 }

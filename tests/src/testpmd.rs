@@ -1,6 +1,7 @@
 //! DPDK's testpmd: a virtio guest (virtio-user) or a vhost backend (net_vhost), driven through its prompt.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -69,6 +70,8 @@ pub struct PortStats {
 pub struct Testpmd {
     process: Process,
     _dir: TempDir,
+    /// EAL's own folder, which a DPDK program leaves behind.
+    runtime_dir: PathBuf,
     prompts_used: u32,
 }
 
@@ -101,7 +104,8 @@ impl Testpmd {
         let log = dir.path().join("testpmd.log");
         let mut process = Process::spawn(&format!("testpmd {name}"), "stdbuf", &args, &log)?;
         process.wait_for_output("testpmd> ", START_DEADLINE)?;
-        Ok(Self { process, _dir: dir, prompts_used: 0 })
+        let runtime_dir = Path::new("/var/run/dpdk").join(prefix);
+        Ok(Self { process, _dir: dir, runtime_dir, prompts_used: 0 })
     }
 
     /// Types a command and returns what testpmd printed before its next prompt.
@@ -175,6 +179,14 @@ impl Testpmd {
             self.process.stop(Signal::TERM, Duration::from_secs(5))?;
         }
         Ok(())
+    }
+}
+
+impl Drop for Testpmd {
+    fn drop(&mut self) {
+        // Ended or not, and there or not.
+        let _ = self.process.kill();
+        let _ = std::fs::remove_dir_all(&self.runtime_dir);
     }
 }
 

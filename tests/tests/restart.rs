@@ -74,10 +74,7 @@ fn guests_with_packed_rings_are_served_again_once_they_reset() {
     lab.take_over(second);
     for number in 0..2 {
         let guest = lab.guest(number);
-        guest
-            .sh("cd /sys/bus/virtio/drivers/virtio_net && device=$(ls -d virtio*) && echo $device >unbind && \
-                 echo $device >bind")
-            .unwrap();
+        guest.restart_driver().unwrap();
         let [v4, v6] = [Family::V4, Family::V6].map(|family| lab.address(number, family));
         guest.configure(&format!("{v4}/24"), &format!("{v6}/64"), 1500).unwrap();
     }

@@ -103,7 +103,10 @@ impl GuestOptions {
     /// The arguments for memory and network.
     pub(super) fn arguments(&self, accel: Accel) -> Vec<String> {
         let memory = self.memory_mib;
-        let mut args = vec!["-smp".to_owned(), self.cpus.to_string(), "-m".to_owned()];
+        // For a machine that can only ever have one CPU, TCG leaves the guest's memory barriers out (QEMU 7.2), although the
+        // switch is another CPU to the guest's rings: interrupts would be lost now and then.
+        let smp = format!("{},maxcpus={}", self.cpus, self.cpus.max(2));
+        let mut args = vec!["-smp".to_owned(), smp, "-m".to_owned()];
         if self.hotplug_mib > 0 {
             args.push(format!("{memory}M,slots=2,maxmem={}M", memory + self.hotplug_mib));
         } else {

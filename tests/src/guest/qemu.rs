@@ -119,6 +119,13 @@ impl QemuGuest {
         Ok(())
     }
 
+    /// Takes the driver off the network device and puts it on again: the device is reset, its rings and its addresses are new.
+    pub fn restart_driver(&self) -> Result<()> {
+        self.sh("cd /sys/bus/virtio/drivers/virtio_net && device=$(ls -d virtio*) && echo $device >unbind && \
+             echo $device >bind")?;
+        Ok(())
+    }
+
     /// What the guest's kernel has printed.
     #[must_use]
     pub fn boot_messages(&self) -> String {

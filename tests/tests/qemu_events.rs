@@ -1,0 +1,89 @@
+//! What a virtual machine's owner does to it while it runs: memory and links that come and go, drivers that start anew.
+#![forbid(unsafe_code)]
+
+use std::time::Duration;
+
+use serde_json::json;
+use sidecore_tests::guest::GUEST_INTERFACE;
+use sidecore_tests::host::Host as _;
+use sidecore_tests::lab::{Family, Lab, LabPlan};
+use sidecore_tests::process::eventually;
+
+const MIB: u64 = 1 << 20;
+
+fn wait_for_memory(lab: &Lab, bytes: u64) {
+    lab.switch()
+        .wait_for_port("vm1", "change of memory", |port| {
+            port.negotiated.as_ref().is_some_and(|negotiated| negotiated.memory_bytes == bytes)
+        })
+        .unwrap();
+}
+
+#[test]
+fn memory_is_plugged_in_and_out() {
+    let lab = LabPlan::new()
+        .unwrap()
+        .guest(|guest| guest.hotplug_mib = 128)
+        .outside("net_af_packet0,iface={}")
+        .start()
+        .unwrap();
+    lab.transfer(0, 1, Family::V4, 1).unwrap();
+    wait_for_memory(&lab, 192 * MIB);
+
+    let mut qmp = lab.guest(0).qmp().unwrap();
+    let memory = json!({ "qom-type": "memory-backend-memfd", "id": "more", "size": 128 * MIB, "share": true });
+    qmp.execute("object-add", memory).unwrap();
+    qmp.execute("device_add", json!({ "driver": "pc-dimm", "id": "dimm0", "memdev": "more" })).unwrap();
+    wait_for_memory(&lab, 320 * MIB);
+    lab.transfer(0, 1, Family::V4, 4).unwrap();
+    lab.transfer(1, 0, Family::V6, 4).unwrap();
+
+    // The guest decides when it gives the memory back.
+    qmp.execute("device_del", json!({ "id": "dimm0" })).unwrap();
+    wait_for_memory(&lab, 192 * MIB);
+    lab.transfer(0, 1, Family::V4, 4).unwrap();
+    lab.transfer(1, 0, Family::V6, 4).unwrap();
+    lab.check().unwrap();
+    lab.stop().unwrap();
+}
+
+fn wait_for_carrier(lab: &Lab, carrier: &str) {
+    let file = format!("cat /sys/class/net/{GUEST_INTERFACE}/carrier");
+    eventually("change of the carrier", Duration::from_secs(10), || {
+        Ok((lab.guest(0).sh(&file)?.trim() == carrier).then_some(()))
+    })
+    .unwrap();
+}
+
+#[test]
+fn the_link_goes_down_and_up() {
+    let lab = LabPlan::new().unwrap().guest(|_| {}).outside("net_af_packet0,iface={}").start().unwrap();
+    lab.ping(0, 1, Family::V4).unwrap();
+    let mut qmp = lab.guest(0).qmp().unwrap();
+    for _ in 0..2 {
+        qmp.execute("set_link", json!({ "name": "net0", "up": false })).unwrap();
+        wait_for_carrier(&lab, "0");
+        qmp.execute("set_link", json!({ "name": "net0", "up": true })).unwrap();
+        wait_for_carrier(&lab, "1");
+        lab.ping(0, 1, Family::V4).unwrap();
+        lab.ping(1, 0, Family::V4).unwrap();
+    }
+    lab.check().unwrap();
+    lab.stop().unwrap();
+}
+
+#[test]
+fn a_driver_starts_anew() {
+    let lab = LabPlan::new().unwrap().guest(|_| {}).outside("net_af_packet0,iface={}").start().unwrap();
+    lab.ping(0, 1, Family::V4).unwrap();
+    let guest = lab.guest(0);
+    for _ in 0..3 {
+        guest.restart_driver().unwrap();
+        let [v4, v6] = [Family::V4, Family::V6].map(|family| lab.address(0, family));
+        guest.configure(&format!("{v4}/24"), &format!("{v6}/64"), 1500).unwrap();
+        lab.ping(0, 1, Family::V4).unwrap();
+        lab.transfer(1, 0, Family::V4, 1).unwrap();
+    }
+    lab.check().unwrap();
+    lab.stop().unwrap();
+}
