@@ -1,0 +1,14 @@
+//! The rings, device side, against drivers that are right, drivers that are wrong, and an oracle.
+
+mod bench;
+mod end_to_end;
+mod hostile_headers;
+mod hostile_packed;
+mod hostile_split;
+mod memory_loss;
+mod notifications;
+mod offload;
+mod oracle;
+mod packed_model;
+mod racing_guest;
+mod receive;

@@ -1,0 +1,249 @@
+//! Receive rings: buffers of every size, too few, too small, and not buffers at all.
+
+use synthetic_guest::hostile::{INDIRECT, NEXT, PackedDescriptor, SplitDescriptor, WRITE, poke};
+use synthetic_guest::packet::{Checksum, FrameSpec, Template, Transport};
+use synthetic_guest::{Features, Indirect, RxShape};
+use vm_ports::{Offload, RingFault, RxDrop};
+
+use crate::bench::{Neighbour, Setup, World, pattern, push, received};
+
+const MERGEABLE: Features = Features(Features::VERSION_1.0 | Features::MRG_RXBUF.0);
+
+fn tiny(features: Features, buffer: usize, ring: u16) -> World {
+    World::new(&Setup { rx_buffer_len: buffer, ..Setup::new(features).ring(ring) })
+}
+
+#[test]
+fn a_frame_fills_tiny_mergeable_buffers_in_order() {
+    for packed in [Features::NONE, Features::RING_PACKED] {
+        for shape in [RxShape::OneBuffer, RxShape::HeaderSeparate, RxShape::Pieces(5)] {
+            let setup = Setup { rx_buffer_len: 64, rx_shape: shape, ..Setup::new(MERGEABLE | packed) };
+            let mut world = World::new(&setup.ring(1024));
+            for len in [14, 51, 52, 53, 64, 116, 117, 1500, 3000] {
+                let frame = pattern(len, len as u8);
+                push(&mut world.rx, &frame).expect("room");
+                assert_eq!(received(&mut world.pair), [frame], "{shape:?} {len}");
+            }
+            let stats = world.pair.rx.stats();
+            assert_eq!((stats.bad_frames, stats.incomplete, stats.bad_num_buffers), (0, 0, 0));
+        }
+    }
+}
+
+#[test]
+fn num_buffers_is_one_without_mergeable_buffers() {
+    let mut world = World::new(&Setup::new(Features::VERSION_1));
+    push(&mut world.rx, &pattern(900, 1)).expect("room");
+    assert_eq!(received(&mut world.pair).len(), 1);
+    assert_eq!(world.pair.rx.stats().bad_num_buffers, 0);
+}
+
+#[test]
+fn a_buffer_too_small_is_kept_for_what_fits() {
+    for packed in [Features::NONE, Features::RING_PACKED] {
+        let mut world = tiny(Features::VERSION_1 | packed, 200, 8);
+        for n in 0..200u8 {
+            assert_eq!(push(&mut world.rx, &pattern(189, n)), Err(RxDrop::BufferTooSmall));
+            assert!(received(&mut world.pair).is_empty());
+            let frame = pattern(188, n);
+            assert_eq!(push(&mut world.rx, &frame), Ok(()));
+            assert_eq!(received(&mut world.pair), [frame]);
+        }
+        assert_eq!(world.refused(RxDrop::BufferTooSmall), 200);
+        assert_eq!(world.pair.rx.in_flight(), 8);
+    }
+}
+
+#[test]
+fn a_frame_for_which_there_are_too_few_buffers_takes_none() {
+    for packed in [Features::NONE, Features::RING_PACKED] {
+        let mut world = tiny(MERGEABLE | packed, 100, 8);
+        world.pair.rx.set_auto_refill(false);
+        assert_eq!(push(&mut world.rx, &pattern(789, 1)), Err(RxDrop::Full));
+        for round in 0..30u8 {
+            let frames = [pattern(388, round), pattern(280, round)];
+            push(&mut world.rx, &frames[0]).expect("four of eight");
+            push(&mut world.rx, &frames[1]).expect("three of four");
+            assert_eq!(push(&mut world.rx, &pattern(89, 2)), Err(RxDrop::Full), "one of two");
+            let last = pattern(88, 3);
+            push(&mut world.rx, &last).expect("one of one");
+            assert_eq!(push(&mut world.rx, &pattern(14, 2)), Err(RxDrop::Full));
+            let [first, second] = frames;
+            assert_eq!(received(&mut world.pair), [first, second, last]);
+            world.pair.rx.fill(8);
+        }
+    }
+}
+
+/// A TCP packet to be cut into segments of 700 bytes.
+fn segments(count: usize) -> Template {
+    let len = 54 + 700 * count;
+    let tcp = FrameSpec { transport: Transport::Tcp, checksum: Checksum::Partial, ..FrameSpec::udp4(1, 2, 0, len) };
+    Template::new(FrameSpec { gso_size: Some(700), ..tcp })
+}
+
+/// Pushes it as often as `results` is long, and shows it to the guest at the end.
+fn push_all(world: &mut World, template: &Template, results: &[Result<(), RxDrop>]) {
+    let sent = template.offload();
+    let (csum_start, csum_offset, gso_size) = (sent.csum_start, sent.csum_offset, sent.gso_size);
+    let offload =
+        Offload { needs_csum: true, gso: vm_ports::Gso::TcpV4, csum_start, csum_offset, gso_size, ..Offload::NONE };
+    let mut buffer = vm_ports::BurstBuffer::default();
+    let mut burst = vm_ports::Burst::new(&mut buffer);
+    assert!(burst.push_frame([template.bytes()], offload));
+    for (n, result) in results.iter().enumerate() {
+        assert_eq!(world.rx.push(burst.view(0)), *result, "packet {n}");
+    }
+    world.rx.flush();
+}
+
+/// Packets that were pushed and not shown yet take up the packed ring's list: that is no lack of buffers.
+#[test]
+fn a_long_burst_of_small_buffers_is_shown_in_between() {
+    for packed in [Features::NONE, Features::RING_PACKED] {
+        let mut world = tiny(MERGEABLE | packed, 160, 8192);
+        // 70 segments in five buffers each: the third packet finds room for another 256 buffers, and needs 350.
+        push_all(&mut world, &segments(70), &[Ok(()); 20]);
+        assert_eq!(received(&mut world.pair).len(), 20 * 70);
+    }
+}
+
+/// The list ends before the bad buffer does: it is not looked at, and nothing is given back that there was no room to note.
+#[test]
+fn a_packet_longer_than_the_list_meets_no_bad_buffer_behind_it() {
+    let mut world = tiny(MERGEABLE | Features::RING_PACKED, 100, 2048);
+    let raw = world.raw_rx();
+    let bad = raw.packed(1024);
+    raw.set_packed(1024, PackedDescriptor { addr: 0, ..bad });
+    // 93 segments in eight or nine buffers each fit the list once: the second packet, at the start of a list, does meet the bad one. In
+    // buffers of 60 bytes a packet is longer than the list, and ends with it.
+    push_all(&mut world, &segments(93), &[Ok(()), Err(RxDrop::BadBuffer), Ok(())]);
+    assert!(world.rx.fault().is_none());
+    let mut world = tiny(MERGEABLE | Features::RING_PACKED, 60, 2048);
+    let raw = world.raw_rx();
+    let bad = raw.packed(1024);
+    raw.set_packed(1024, PackedDescriptor { addr: 0, ..bad });
+    push_all(&mut world, &segments(93), &[Err(RxDrop::Full); 3]);
+    assert!(received(&mut world.pair).is_empty());
+}
+
+#[test]
+fn more_parts_than_a_frame_may_have_is_full_and_takes_no_buffer() {
+    let setup = Setup { rx_buffer_len: 64, rx_shape: RxShape::Pieces(10), ..Setup::new(MERGEABLE).ring(1024) };
+    let mut world = World::new(&setup);
+    assert_eq!(push(&mut world.rx, &pattern(3000, 1)), Err(RxDrop::Full));
+    let frame = pattern(1400, 1);
+    assert_eq!(push(&mut world.rx, &frame), Ok(()));
+    assert_eq!(received(&mut world.pair), [frame]);
+}
+
+#[test]
+fn buffers_that_are_none_are_given_back_empty() {
+    let mut world = tiny(Features::VERSION_1 | Features::INDIRECT_DESC, 200, 16);
+    let mut neighbour = Neighbour::new();
+    let raw = world.raw_rx();
+    let at = world.pair.rx.memory().guest();
+    let end = world.ram.regions()[0].guest + world.ram.regions()[0].size;
+    let table = world.pair.tx.memory().guest();
+    poke(&world.ram, table, &SplitDescriptor { addr: at, len: 200, flags: INDIRECT, next: 0 }.to_bytes())
+        .expect("inside");
+    let good = |addr| SplitDescriptor { addr, len: 200, flags: WRITE, next: 0 };
+    let bad = [
+        SplitDescriptor { flags: 0, ..good(at) },
+        SplitDescriptor { len: 0, ..good(at) },
+        SplitDescriptor { len: u32::MAX, ..good(at) },
+        good(0),
+        good(end - 199),
+        good(u64::MAX - 10),
+        SplitDescriptor { flags: WRITE | NEXT, next: 99, ..good(at) },
+        SplitDescriptor { flags: WRITE | NEXT, next: 0, ..good(at) },
+        SplitDescriptor { addr: table, len: 16, flags: INDIRECT, next: 0 },
+        SplitDescriptor { addr: table, len: 17, flags: INDIRECT, next: 0 },
+    ];
+    let mut index = raw.avail_index();
+    // The driver's own buffers first.
+    for n in 0..16 {
+        push(&mut world.rx, &pattern(100, n)).expect("room");
+    }
+    for (n, descriptor) in bad.into_iter().enumerate() {
+        raw.set_split(0, descriptor);
+        raw.set_split(1, good(at));
+        for head in [0, 1] {
+            raw.set_avail_entry(index % 16, head);
+            index = index.wrapping_add(1);
+        }
+        raw.set_avail_index(index);
+        neighbour.talk(1);
+        assert_eq!(push(&mut world.rx, &pattern(100, 9)), Err(RxDrop::BadBuffer), "{descriptor:?}");
+        assert_eq!(raw.used_entry(index.wrapping_sub(2) % 16), (0, 0));
+        assert_eq!(push(&mut world.rx, &pattern(100, 9)), Ok(()), "the next buffer is good");
+        assert_eq!(raw.used_entry(index.wrapping_sub(1) % 16), (1, 112));
+        assert_eq!(world.refused(RxDrop::BadBuffer), n as u64 + 1);
+    }
+    assert_eq!(world.rx.fault(), None);
+    neighbour.lost_nothing();
+}
+
+#[test]
+fn faults_of_the_receive_ring_stop_it() {
+    for (fault, attack) in [(RingFault::IndexJump, 99u16), (RingFault::BadHead, 0)] {
+        let mut world = tiny(Features::VERSION_1, 200, 16);
+        let mut neighbour = Neighbour::new();
+        let raw = world.raw_rx();
+        if fault == RingFault::IndexJump {
+            raw.set_avail_index(attack);
+        } else {
+            raw.set_avail_entry(0, 16);
+        }
+        for _ in 0..3 {
+            assert_eq!(push(&mut world.rx, &pattern(60, 1)), Err(RxDrop::NotReady));
+            neighbour.talk(1);
+        }
+        assert_eq!((world.rx.fault(), world.rx_faults(fault)), (Some(fault), 1));
+        assert!(!world.rx.is_ready());
+        neighbour.lost_nothing();
+    }
+    let mut world = tiny(Features::VERSION_1 | Features::RING_PACKED, 200, 16);
+    let raw = world.raw_rx();
+    for slot in 0..16 {
+        let descriptor = raw.packed(slot);
+        raw.set_packed(slot, PackedDescriptor { flags: descriptor.flags | NEXT, ..descriptor });
+    }
+    assert_eq!(push(&mut world.rx, &pattern(60, 1)), Err(RxDrop::NotReady));
+    assert_eq!(world.rx.fault(), Some(RingFault::EndlessChain));
+}
+
+#[test]
+fn a_ring_that_is_not_enabled_is_not_touched() {
+    let mut world = tiny(Features::VERSION_1, 200, 16);
+    world.rx.set_enabled(false);
+    assert_eq!(push(&mut world.rx, &pattern(60, 1)), Err(RxDrop::NotReady));
+    assert!(received(&mut world.pair).is_empty());
+    world.rx.set_enabled(true);
+    assert_eq!(push(&mut world.rx, &pattern(60, 1)), Ok(()));
+}
+
+/// Descriptors without bytes cost a walk and give nothing. One packet makes a device look at a bounded number of them, and what was
+/// looked at is given back, so that the next packet does not look at it again.
+#[test]
+fn descriptors_without_bytes_are_walked_once_and_given_back() {
+    let features = MERGEABLE | Features::INDIRECT_DESC;
+    let mut world =
+        World::new(&Setup { indirect: Indirect::Never, rx_buffer_len: 64, ..Setup::new(features).ring(1024) });
+    let raw = world.raw_rx();
+    let (at, table) = (world.pair.rx.memory().guest(), world.pair.tx.memory().guest());
+    for n in 0..256u16 {
+        let last = n == 255;
+        let (len, flags) = if last { (1, WRITE) } else { (0, WRITE | NEXT) };
+        let entry = SplitDescriptor { addr: at, len, flags, next: n + 1 };
+        poke(&world.ram, table + 16 * u64::from(n), &entry.to_bytes()).expect("inside");
+    }
+    for head in 0..1024 {
+        raw.set_split(head, SplitDescriptor { addr: table, len: 16 * 256, flags: INDIRECT, next: 0 });
+    }
+    // 256 descriptors for each byte of the frame, 8,192 looked at: 32 chains.
+    assert_eq!(push(&mut world.rx, &pattern(1000, 1)), Err(RxDrop::BadBuffer));
+    assert_eq!(raw.used_index(), 32, "chains walked and given back for one packet");
+    assert_eq!(push(&mut world.rx, &pattern(1000, 1)), Err(RxDrop::BadBuffer));
+    assert_eq!(raw.used_index(), 64);
+}
