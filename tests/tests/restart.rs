@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use rustix::process::Signal;
 use sidecore_tests::guest::SocketMode;
-use sidecore_tests::host::Host as _;
 use sidecore_tests::lab::{Family, Lab, LabPlan, RECONNECT_LIMIT};
 use sidecore_tests::switch::SwitchProcess;
 
