@@ -1,7 +1,8 @@
-//! Bytes as a virtio-net header and a frame: parsed, tagged, and delivered to a receiver that takes some offloads or none.
+//! Bytes as a virtio-net header and a frame: parsed, tagged, and delivered to a receiver that takes some offloads or
+//! none.
 //!
-//! Checked beyond "no panic": whatever is begun is written to the last byte and not beyond, the link layer's header is not changed by a
-//! checksum, and what the receiver is told is something it negotiated and would itself accept.
+//! Checked beyond "no panic": whatever is begun is written to the last byte and not beyond, the link layer's header is
+//! not changed by a checksum, and what the receiver is told is something it negotiated and would itself accept.
 
 #![no_main]
 #![forbid(unsafe_code)]

@@ -1,4 +1,5 @@
-//! Bytes as guest memory and ring state: a transmit and a receive ring are worked over them, a few bursts with changes in between.
+//! Bytes as guest memory and ring state: a transmit and a receive ring are worked over them, a few bursts with changes
+//! in between.
 //!
 //! Checked beyond "no panic": the bytes of memory that no slot covers stay as they were, and a burst keeps its bounds.
 
@@ -15,7 +16,8 @@ use vm_ports::{
     RingSetup, RxQueue, TxQueue,
 };
 
-/// Guest memory is [0, 64 KiB), the 64 KiB after it from elsewhere in the file, a hole, and a page; between them in the file are canaries.
+/// Guest memory is [0, 64 KiB), the 64 KiB after it from elsewhere in the file, a hole, and a page; between them in the
+/// file are canaries.
 const SLOTS: [(u64, u64, u64); 3] =
     [(0, 0x1_0000, 0x1000), (0x1_0000, 0x1_0000, 0x1_2000), (0x2_1000, 0x1000, 0x2_3000)];
 const FILE_BYTES: u64 = 0x2_5000;

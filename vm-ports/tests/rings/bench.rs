@@ -1,4 +1,5 @@
-//! A driver and a device in one process, on the same memory: the driver's side is `synthetic_guest`, the device's this crate.
+//! A driver and a device in one process, on the same memory: the driver's side is `synthetic_guest`, the device's this
+//! crate.
 
 use std::sync::Arc;
 

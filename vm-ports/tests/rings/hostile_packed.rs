@@ -179,7 +179,8 @@ fn flipped_wrap_bits_are_not_available() {
 
 #[test]
 fn a_driver_that_makes_the_whole_ring_available_for_ever_is_served_a_burst_at_a_time() {
-    // It sets each slot again, for the next lap, before it was used: the device takes what it finds, never more than a burst.
+    // It sets each slot again, for the next lap, before it was used: the device takes what it finds, never more than a
+    // burst.
     let mut attack = Attack::new(8);
     let at = attack.buffers();
     poke(&attack.world.ram, at, &[0; 72]).expect("inside");

@@ -1,5 +1,5 @@
-//! Split rings written by a driver that breaks the rules. Each rule broken is a counted drop of that packet, or the counted stop of that
-//! ring; the packet behind it and the neighbour lose nothing.
+//! Split rings written by a driver that breaks the rules. Each rule broken is a counted drop of that packet, or the
+//! counted stop of that ring; the packet behind it and the neighbour lose nothing.
 
 use synthetic_guest::Features;
 use synthetic_guest::hostile::{INDIRECT, NEXT, RawRing, SplitDescriptor, WRITE, poke};

@@ -38,8 +38,8 @@ fn serve(world: &mut World) {
     world.pull();
 }
 
-/// The driver publishes `batch` frames, the device serves `before` bursts, then the driver looks whether it has to kick; over 70,000
-/// entries and more, with the ring full in between where `batch` allows.
+/// The driver publishes `batch` frames, the device serves `before` bursts, then the driver looks whether it has to
+/// kick; over 70,000 entries and more, with the ring full in between where `batch` allows.
 fn no_kick(features: Features, ring: u16, batch: usize, before: usize) {
     let mut world = small(features, ring);
     let mut sent = 0;
@@ -90,8 +90,8 @@ fn no_kick_is_wanted_of_the_largest_rings() {
     }
 }
 
-/// The largest split ring is half the index space: wherever the device is between two moves of its event, a driver that fills the ring to
-/// the last entry must not pass the event.
+/// The largest split ring is half the index space: wherever the device is between two moves of its event, a driver that
+/// fills the ring to the last entry must not pass the event.
 #[test]
 fn a_driver_that_fills_the_largest_ring_to_the_last_entry_is_not_asked_to_kick() {
     let mut world = small(Features::EVENT_IDX, 32_768);

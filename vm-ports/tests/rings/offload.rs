@@ -1,5 +1,5 @@
-//! Checksums and segmentation from one guest to another: passed through where the receiver takes them, done in software where it does
-//! not, and judged by `etherparse`.
+//! Checksums and segmentation from one guest to another: passed through where the receiver takes them, done in software
+//! where it does not, and judged by `etherparse`.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 

@@ -1,8 +1,8 @@
-//! Split rings against `virtio-queue`: both are given the same memory, with a used ring each, and must find the same buffers, write the
-//! same used entries and want the same notifications.
+//! Split rings against `virtio-queue`: both are given the same memory, with a used ring each, and must find the same
+//! buffers, write the same used entries and want the same notifications.
 //!
-//! Our rules are stricter on purpose where `virtio-queue` has none: a chain has at most 256 descriptors, all of one direction, and an error
-//! in it spoils all of it, where the oracle's iterator just ends.
+//! Our rules are stricter on purpose where `virtio-queue` has none: a chain has at most 256 descriptors, all of one
+//! direction, and an error in it spoils all of it, where the oracle's iterator just ends.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -242,7 +242,8 @@ fn transmit(case: &Case) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-/// What the specification has a device do with a frame, given the chains at hand: used chains with their lengths, and the answer.
+/// What the specification has a device do with a frame, given the chains at hand: used chains with their lengths, and
+/// the answer.
 fn place(chains: &VecDeque<Expected>, total: usize, mergeable: bool) -> (Vec<(u16, u32)>, Result<(), RxDrop>) {
     let (mut used, mut room) = (Vec::new(), 0);
     for chain in chains {
@@ -324,7 +325,7 @@ fn receive(case: &Case) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 120, failure_persistence: None, max_shrink_iters: 4000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 120, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn transmit_rings_agree_with_virtio_queue(case in cases()) {

@@ -1,5 +1,5 @@
-//! Packed rings against a little driver written from the specification alone (virtio 1.2 §2.8), which keeps the ring as plain numbers and
-//! looks at every bit the device writes.
+//! Packed rings against a little driver written from the specification alone (virtio 1.2 §2.8), which keeps the ring as
+//! plain numbers and looks at every bit the device writes.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -95,7 +95,8 @@ impl Model {
         self.at(BUFFERS + BUFFER_BYTES * u64::from(id), BUFFER_BYTES as usize)
     }
 
-    /// Makes a chain available, its first descriptor last; false where there is no room. A frame of `len` bytes begins 12 bytes into it.
+    /// Makes a chain available, its first descriptor last; false where there is no room. A frame of `len` bytes begins
+    /// 12 bytes into it.
     fn add(&mut self, step: &Step, total: usize) -> Option<u16> {
         let parts = usize::from(step.parts).min(total);
         let slots = if step.indirect { 1 } else { parts as u16 };

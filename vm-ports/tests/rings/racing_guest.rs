@@ -1,5 +1,5 @@
-//! A guest that rewrites everything it shares from another thread while the device polls: no panic, and not a byte written outside of the
-//! slots the frontend named.
+//! A guest that rewrites everything it shares from another thread while the device polls: no panic, and not a byte
+//! written outside of the slots the frontend named.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -90,8 +90,9 @@ fn race(features: Features, seed: u64) {
     let setup = Setup { region_size: 4 << 20, ..Setup::new(features).ring(64) };
     let mut world = World::new(&setup);
     let packed = features.contains(Features::RING_PACKED);
-    // The device is told of the middle of the region only; what is before and behind it are the canaries... but for the rings, which a
-    // frontend may put anywhere it likes: they are at the region's beginning, in a slot of their own, far from the rest.
+    // The device is told of the middle of the region only; what is before and behind it are the canaries... but for the
+    // rings, which a frontend may put anywhere it likes: they are at the region's beginning, in a slot of their own,
+    // far from the rest.
     let region = &world.ram.regions()[0];
     let (guest, frontend) = (region.guest, region.frontend);
     let rings = 256 << 10;

@@ -108,15 +108,16 @@ fn a_long_burst_of_small_buffers_is_shown_in_between() {
     }
 }
 
-/// The list ends before the bad buffer does: it is not looked at, and nothing is given back that there was no room to note.
+/// The list ends before the bad buffer does: it is not looked at, and nothing is given back that there was no room to
+/// note.
 #[test]
 fn a_packet_longer_than_the_list_meets_no_bad_buffer_behind_it() {
     let mut world = tiny(MERGEABLE | Features::RING_PACKED, 100, 2048);
     let raw = world.raw_rx();
     let bad = raw.packed(1024);
     raw.set_packed(1024, PackedDescriptor { addr: 0, ..bad });
-    // 93 segments in eight or nine buffers each fit the list once: the second packet, at the start of a list, does meet the bad one. In
-    // buffers of 60 bytes a packet is longer than the list, and ends with it.
+    // 93 segments in eight or nine buffers each fit the list once: the second packet, at the start of a list, does meet
+    // the bad one. In buffers of 60 bytes a packet is longer than the list, and ends with it.
     push_all(&mut world, &segments(93), &[Ok(()), Err(RxDrop::BadBuffer), Ok(())]);
     assert!(world.rx.fault().is_none());
     let mut world = tiny(MERGEABLE | Features::RING_PACKED, 60, 2048);
@@ -223,8 +224,8 @@ fn a_ring_that_is_not_enabled_is_not_touched() {
     assert_eq!(push(&mut world.rx, &pattern(60, 1)), Ok(()));
 }
 
-/// Descriptors without bytes cost a walk and give nothing. One packet makes a device look at a bounded number of them, and what was
-/// looked at is given back, so that the next packet does not look at it again.
+/// Descriptors without bytes cost a walk and give nothing. One packet makes a device look at a bounded number of them,
+/// and what was looked at is given back, so that the next packet does not look at it again.
 #[test]
 fn descriptors_without_bytes_are_walked_once_and_given_back() {
     let features = MERGEABLE | Features::INDIRECT_DESC;

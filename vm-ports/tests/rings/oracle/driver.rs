@@ -61,7 +61,8 @@ impl Driver {
         window.write(0, &descriptor.to_bytes());
     }
 
-    /// Makes a chain available; false when the ring has no room for it. `damage` that needs another shape of chain is left out.
+    /// Makes a chain available; false when the ring has no room for it. `damage` that needs another shape of chain is
+    /// left out.
     pub(super) fn add(&mut self, spec: &ChainSpec) -> Option<Expected> {
         let table =
             spec.direct < spec.parts.len() || matches!(spec.damage, Some(Damage::TableLength | Damage::EmptyTable));
