@@ -173,6 +173,13 @@ fn request(headers: &Headers, offload: &Offload) -> Option<TxOffload> {
     })
 }
 
+fn without_checksum(network: Network) -> Network {
+    match network {
+        Network::Ipv4 { .. } => Network::Ipv4 { checksum: false },
+        Network::Ipv6 => Network::Ipv6,
+    }
+}
+
 /// Mbufs as a place to write frames to.
 struct MbufSink<'u> {
     pool: &'u Mempool,
@@ -219,9 +226,11 @@ impl FrameSink for MbufSink<'_> {
             self.pieces.try_push(piece).map_err(|_| Refused(DropReason::TooLong))?;
             left -= here;
         }
-        // A segment that was cut here still may have its checksum left to the device, but is not to be cut again.
-        let segment_size = (offload.gso != Gso::None).then_some(offload.gso_size);
-        self.ask = self.request.filter(|_| offload.needs_csum).map(|request| TxOffload { segment_size, ..request });
+        self.ask = self.request.filter(|_| offload.needs_csum).map(|request| match offload.gso {
+            // A segment that was cut here may still have its TCP checksum left to the device. The rest is done.
+            Gso::None => TxOffload { segment_size: None, network: without_checksum(request.network), ..request },
+            Gso::TcpV4 | Gso::TcpV6 => request,
+        });
         Ok(())
     }
 

@@ -8,6 +8,7 @@
 //! | `cores` | several I/O cores: order, contents and accounting between them |
 //! | `queues` | several queue pairs: flows and their order |
 //! | `offload` | checksums and segmentation, between guests that can do different things |
+//! | `uplink_offload` | the same, left to an uplink's device |
 //! | `rings` | ring formats, headers and sizes in every mix; kicks |
 //! | `receivers` | receivers without buffers, receivers that come and go |
 //! | `sessions` | memory slots, resets, announcements, reconnection |
@@ -24,4 +25,5 @@ mod rings;
 mod sessions;
 mod stations;
 mod stream;
+mod uplink_offload;
 mod vlan;
