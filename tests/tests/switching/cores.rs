@@ -1,4 +1,5 @@
-//! Several I/O cores, sharing CPUs: what crosses from one to another arrives whole, once, in order, and is accounted for.
+//! Several I/O cores, sharing CPUs: what crosses from one to another arrives whole, once and in order, and is accounted
+//! for.
 
 use synthetic_guest::packet::{Checksum, FrameSpec, Transport};
 use synthetic_guest::{Features, GuestConfig};
@@ -94,7 +95,6 @@ fn segments_of_64_kib() {
     let tcp = FrameSpec { transport: Transport::Tcp, checksum: Checksum::Partial, ..FrameSpec::udp4(0, 0, 0, LONGEST) };
     all_to_all(FrameSpec { gso_size: Some(1448), ..tcp }, 400, 4);
     let ip = addresses(6);
-    // The length of an IPv6 packet does not count its header, but what one of 64 KiB and a header can hold is more than a frame may.
     all_to_all(FrameSpec { ip, gso_size: Some(1428), ..tcp }, 200, 4);
 }
 
@@ -181,7 +181,7 @@ fn what_a_full_ring_between_cores_drops_is_counted() {
 
 #[test]
 fn an_uplink_with_one_queue_is_reached_through_its_owner() {
-    // A net_ring device gives back what it is sent. Each guest is in a VLAN of its own, so that it alone hears its echo.
+    // A net_ring device gives back what it is sent. Each guest is alone in its VLAN, so that it alone hears its echo.
     let rig = Plan::three_cores()
         .guest("g0", &["io_core = 0", "vlan = { access = 10 }"])
         .guest("g1", &["io_core = 1", "vlan = { access = 20 }"])

@@ -117,7 +117,7 @@ impl Parsed {
         ip && fold(self.pseudo_header(frame) + sum(&frame[self.l4..self.end])) == 0xffff
     }
 
-    /// Whether the transport checksum field holds the sum of the pseudo header, as one that is still to be completed does.
+    /// Whether the transport checksum field holds the sum of the pseudo header, as one still to be completed does.
     pub(crate) fn checksum_is_partial(&self, frame: &[u8]) -> bool {
         let at = self.l4 + if self.protocol == 6 { 16 } else { 6 };
         frame[at..at + 2] == fold(self.pseudo_header(frame)).to_be_bytes()

@@ -20,8 +20,8 @@ fn with_pairs(pairs: usize) -> impl FnOnce(&mut GuestConfig) {
     }
 }
 
-/// Sends all flows, a frame of each after the other, and gives for each queue pair of the receiver the flows that arrived there. Checks
-/// that every flow kept to one pair and to its order.
+/// Sends all flows, a frame of each after the other, and gives for each queue pair of the receiver the flows that came
+/// there. Checks that every flow kept to one pair and to its order.
 fn spread(from: &mut Node, to: &mut Node) -> Vec<BTreeSet<u16>> {
     let mut templates: Vec<Template> = (0..FLOWS).map(|flow| Template::new(FrameSpec::udp4(1, 2, flow, 120))).collect();
     let pairs = to.guest.pairs().len();
@@ -98,7 +98,8 @@ fn flows_keep_their_order_and_spread_over_2_4_and_8_pairs() {
     for pairs in [2, 4, 8] {
         multi_queue(&rig, pairs);
         let gone = |name| rig.switch.wait_for_port(name, "an end of the connection", |port| port.state == "waiting");
-        (gone("from").unwrap(), gone("to").unwrap());
+        gone("from").unwrap();
+        gone("to").unwrap();
     }
     assert_eq!(rig.switch.status().unwrap().drops(), BTreeMap::new());
     rig.finish(&mut []);

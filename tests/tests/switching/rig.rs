@@ -153,7 +153,8 @@ impl Rig {
     }
 
     /// The end of a test: the accounting adds up for every source, nobody kicked or wanted to, nothing was logged that
-    /// somebody would have to look at, no guest saw a ring or a header that no driver could accept, and the switch stops as it should.
+    /// somebody would have to look at, no guest saw a ring or a header that no driver could accept, and the switch
+    /// stops as it should.
     pub(crate) fn finish(self, nodes: &mut [&mut Node]) {
         self.finish_but(nodes, &[]);
     }

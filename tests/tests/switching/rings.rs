@@ -144,7 +144,8 @@ fn zero_kicks(features: Features) {
         ["a", "b"].map(|name| rig.guest_with(name, |config| config.session.features = MODERN | features));
     a.send(&[one(0, 1)]);
     b.send(&[one(1, 0)]);
-    (a.received(), b.received());
+    a.received();
+    b.received();
     let streams = [Stream::udp(0, 1, 60, PACKETS), Stream::udp(1, 0, 60, PACKETS)];
     for report in stream::run(&mut [&mut a, &mut b], &streams) {
         assert!(report.is_perfect(PACKETS), "{report:?}");

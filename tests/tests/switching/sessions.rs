@@ -104,7 +104,8 @@ fn rings_are_stopped_and_go_on_where_they_stood() {
         talk(&mut a, &mut b);
         let waits = |name| rig.switch.wait_for_port(name, "an end of the connection", |port| port.state == "waiting");
         drop((a, b));
-        (waits("a").unwrap(), waits("b").unwrap());
+        waits("a").unwrap();
+        waits("b").unwrap();
     }
     rig.finish(&mut []);
 }

@@ -96,7 +96,8 @@ fn one_port_can_hold_so_many_addresses_and_no_more() {
     assert_eq!(rig.stations(), expected);
     assert_eq!(rig.learn_refusals("port_limit"), 92);
     // A known station and one that was not learnt: forwarded, and flooded.
-    (a.frames(), c.frames());
+    a.frames();
+    c.frames();
     c.send(&[one(3, 107), one(3, 108)]);
     assert_eq!((a.frames().len(), b.frames().len()), (2, 1));
     rig.finish(&mut [&mut a, &mut b, &mut c]);
@@ -125,7 +126,8 @@ fn floods_are_policed_and_nothing_else_is() {
     let rig = Plan::new().key("flood_rate_pps = 1000").guests(&["a", "b", "c"]).start();
     let [mut a, mut b, mut c] = rig.guests(["a", "b", "c"]);
     b.send(&[addressed(2, BROADCAST)]);
-    (a.frames(), c.frames());
+    a.frames();
+    c.frames();
     let begin = Instant::now();
     for _ in 0..50 {
         a.send(&vec![addressed(1, BROADCAST); 100]);
@@ -135,8 +137,8 @@ fn floods_are_policed_and_nothing_else_is() {
     let took = begin.elapsed().as_secs_f64();
     let port = rig.port("a");
     let policed = port.drops["flood_policed"];
-    // At once a tenth of a second's worth.
-    let most = 100.0 + 1000.0 * took + 1.0;
+    // At once a tenth of a second's worth; and on a busy machine the core's clock may have begun some time before ours.
+    let most = 100.0 + 1000.0 * (took + 0.2);
     assert!(port.accounting.forwarded >= 100 && port.accounting.forwarded as f64 <= most, "{port:?} in {took} s");
     assert_eq!(port.accounting.forwarded + policed, 5000);
     assert_eq!(port.accounting.copies, 2 * port.accounting.forwarded);
@@ -160,7 +162,9 @@ fn a_silent_station_is_forgotten() {
     a.send(&[addressed(1, BROADCAST)]);
     c.send(&[addressed(3, BROADCAST)]);
     assert_eq!(rig.stations().len(), 3);
-    (a.frames(), b.frames(), c.frames());
+    a.frames();
+    b.frames();
+    c.frames();
     // One of the two goes on talking, and stays.
     let stations = eventually("the end of an entry", LIMIT, || {
         a.send(&[one(1, 2)]);
