@@ -3,9 +3,8 @@
 # rustup installs here; a fresh shell may not know it yet.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-# The demo and the end-to-end tests make namespaces, interfaces and AF_XDP sockets.
-ROOT := $(shell [ "$$(id -u)" -eq 0 ] && echo env || echo sudo -E)
-HOST := $(subst -,_,$(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p' | tr a-z A-Z))
+# The demo makes namespaces, interfaces and AF_XDP sockets; `run-tests` does the same for the end-to-end tests.
+AS_ROOT := $(shell [ "$$(id -u)" -eq 0 ] || echo --config "\"target.'cfg(unix)'.runner='sudo -E'\"")
 
 .PHONY: help build release demo lint test test-full clean
 
@@ -26,7 +25,7 @@ demo: ## Two QEMU guests and an outside host exchange traffic through the switch
 	@scripts/check-rust.sh
 	@scripts/install-deps.sh demo
 	cargo build -p sidecore -p sidecore-tests
-	@CARGO_TARGET_$(HOST)_RUNNER="$(ROOT)" cargo run -q -p sidecore-tests --bin sidecore-demo
+	@cargo run -q $(AS_ROOT) -p sidecore-tests --bin sidecore-demo
 
 lint: ## Check formatting and clippy's opinion (warnings are errors)
 	@scripts/check-rust.sh lint

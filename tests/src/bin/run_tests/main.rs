@@ -36,7 +36,7 @@ fn run() -> Result<bool> {
 
     let deadline = Instant::now() + if rules::full() { LIMIT_FULL } else { LIMIT };
     let mut tally = Tally::default();
-    for step in [Step::unit(), Step::end_to_end()?] {
+    for step in [Step::unit(), Step::end_to_end()] {
         step.run(&skip_log, deadline, &mut tally)?;
     }
     for line in fs::read_to_string(&skip_log)?.lines() {
@@ -50,37 +50,33 @@ fn run() -> Result<bool> {
 /// One call of cargo test.
 struct Step {
     name: &'static str,
-    selection: &'static [&'static str],
-    /// cargo's environment variable for what test binaries run under, where they need more than this user may.
-    runner: Option<(String, &'static str)>,
+    arguments: Vec<&'static str>,
 }
 
 impl Step {
     /// Everything that needs no privilege: unit and property tests of all packages but this one.
     fn unit() -> Self {
-        let selection = &["--workspace", "--exclude", "sidecore-tests"];
-        Self { name: "unit and property tests", selection, runner: None }
+        Self { name: "unit and property tests", arguments: vec!["--workspace", "--exclude", "sidecore-tests"] }
     }
 
     /// The tests of this package: guests, namespaces and the built switch. They need root.
-    fn end_to_end() -> Result<Self> {
-        let runner = if rustix::process::geteuid().is_root() {
-            None
-        } else {
-            Some((format!("CARGO_TARGET_{}_RUNNER", host_triple()?), "sudo -E"))
-        };
-        Ok(Self { name: "end-to-end tests", selection: &["-p", "sidecore-tests"], runner })
+    fn end_to_end() -> Self {
+        let mut arguments = vec!["-p", "sidecore-tests"];
+        if !rustix::process::geteuid().is_root() {
+            arguments.extend(["--config", "target.'cfg(unix)'.runner='sudo -E'"]);
+        }
+        Self { name: "end-to-end tests", arguments }
     }
 
     fn run(self, skip_log: &Path, deadline: Instant, tally: &mut Tally) -> Result<()> {
         println!("==> {}", self.name);
         let seconds = deadline.saturating_duration_since(Instant::now()).as_secs().max(1);
-        let mut child = Command::new("timeout")
-            .args(["--foreground", "-k", "10", &seconds.to_string()])
+        // A test that hangs is ended with all its children, and so is everything when this process is interrupted.
+        let mut child = Command::new("setpriv")
+            .args(["--pdeathsig", "TERM", "--", "timeout", "-k", "10", &seconds.to_string()])
             .arg(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
             .args(["test", "--no-fail-fast"])
-            .args(self.selection)
-            .envs(self.runner)
+            .args(&self.arguments)
             .env(rules::SKIP_LOG, skip_log)
             .current_dir(paths::workspace())
             .stdin(Stdio::null())
@@ -101,12 +97,4 @@ impl Step {
         }
         Ok(())
     }
-}
-
-/// This machine's target in the form of cargo's environment variables.
-fn host_triple() -> Result<String> {
-    let output = Command::new("rustc").arg("-vV").output().context("cannot run rustc")?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let triple = text.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc names no host")?;
-    Ok(triple.to_uppercase().replace('-', "_"))
 }
