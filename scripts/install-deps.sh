@@ -12,8 +12,15 @@ top=$(dirname "$here")
 # A compiler for the generated shims and for linking, DPDK's headers and drivers, and libclang for bindgen.
 build_packages=(build-essential pkg-config libdpdk-dev libclang-dev clang)
 
-# QEMU guests (busybox, iperf3 and the kernel below make their image), and the namespaces around them.
-demo_packages=(qemu-system-x86 busybox-static iperf3 iproute2 ethtool)
+# QEMU guests (iperf3, busybox and the kernel below make their image), and the namespaces around them.
+demo_packages=(qemu-system-x86 iperf3 iproute2 ethtool)
+
+is_installed() {
+    [[ $(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null) == installed ]]
+}
+
+# Of the two busybox packages, which exclude each other, whichever is there already.
+is_installed busybox || demo_packages+=(busybox-static)
 
 # dpdk-testpmd, the second real driver, is in dpdk-dev.
 test_packages=(dpdk-dev)
@@ -34,10 +41,6 @@ for group in "${@:-build}"; do
         *) fail "unknown group '$group': use build, demo or test" ;;
     esac
 done
-
-is_installed() {
-    [[ $(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null) == installed ]]
-}
 
 # Runs a command as root, or says what to run by hand.
 as_root() {
@@ -104,7 +107,7 @@ fetch_guest_kernel() {
     mv "$guest_kernel_dir.new" "$guest_kernel_dir"
 }
 
-command -v dpkg-query >/dev/null ||
+command -v apt-get >/dev/null && command -v dpkg-query >/dev/null ||
     fail "this is not a Debian-like system. Install by hand what corresponds to: ${wanted[*]}"
 
 missing=()

@@ -97,6 +97,8 @@ impl Console {
                 self.received.extend_from_slice(&chunk[..count]);
                 Ok(true)
             }
+            // A signal: look at the deadline again.
+            Err(error) if error.kind() == ErrorKind::Interrupted => Ok(true),
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(false),
             Err(error) => Err(error).context("cannot read the guest's serial line"),
         }

@@ -1,15 +1,16 @@
 //! The guests' kernel and initramfs, built from what the system's packages hold.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest as _, Sha256};
 
 use super::cpio::Archive;
 use crate::paths;
-use crate::process::must;
+use crate::process::run;
 
 /// TCP port on which every guest answers a stream with its SHA-256.
 pub const DIGEST_PORT: u16 = 5000;
@@ -49,9 +50,21 @@ impl GuestImage {
             fs::write(&partial, build(&modules)?)?;
             // Another test may be doing the same: whoever renames last leaves the same content.
             fs::rename(&partial, &initramfs)?;
+            remove_older(&initramfs)?;
         }
         Ok(Self { kernel, initramfs, version })
     }
+}
+
+/// Removes images that were built from something else.
+fn remove_older(initramfs: &Path) -> Result<()> {
+    let dir = initramfs.parent().context("an image without a folder")?;
+    for path in fs::read_dir(dir)?.flatten().map(|entry| entry.path()) {
+        if path != initramfs && path.extension().is_some_and(|extension| extension == "cpio") {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
 }
 
 /// The newest cloud kernel: installed, or unpacked by scripts/install-deps.sh. With the root of its files and its version.
@@ -104,7 +117,10 @@ fn build(modules: &Path) -> Result<Vec<u8>> {
     archive.file("bin/busybox", &fs::read(BUSYBOX)?);
     archive.symlink("bin/sh", "busybox");
     archive.file("bin/iperf3", &fs::read(IPERF3)?);
-    for library in shared_libraries(IPERF3)? {
+    let mut libraries = shared_libraries(IPERF3)?;
+    // A busybox that is not the static one will do as well.
+    libraries.extend(shared_libraries(BUSYBOX)?);
+    for library in libraries {
         archive.file(library.trim_start_matches('/'), &fs::read(&library).with_context(|| library.clone())?);
     }
     let mut order = String::new();
@@ -122,15 +138,15 @@ fn build(modules: &Path) -> Result<Vec<u8>> {
     Ok(archive.finish())
 }
 
-/// Paths of the shared libraries of a program, the loader included.
-fn shared_libraries(program: &str) -> Result<Vec<String>> {
-    let listing = must(&["ldd", program])?;
-    let paths: Vec<String> = listing
+/// Paths of the shared libraries of a program, the loader included. None for a static one.
+fn shared_libraries(program: &str) -> Result<BTreeSet<String>> {
+    let listing = run(&["ldd", program], Duration::from_secs(10))?;
+    let listing = String::from_utf8_lossy(&listing.stdout).into_owned();
+    let paths: BTreeSet<String> = listing
         .lines()
         .filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')))
         .map(str::to_owned)
         .collect();
-    ensure!(!paths.is_empty(), "ldd lists no libraries for {program}");
     for path in &paths {
         let known = path.starts_with("/lib/x86_64-linux-gnu/") || path.starts_with("/lib64/");
         ensure!(known, "{program} needs {path}, a place the guest image does not have");
