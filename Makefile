@@ -39,6 +39,7 @@ test: lint ## Checks, unit, property and end-to-end tests, under 25 minutes on t
 	@cargo run -q -p sidecore-tests --bin run-tests
 
 test-full: export SIDECORE_TEST_FULL := 1
+test-full: export PROPTEST_CASES := 4096
 test-full: test ## The same with 64 MiB transfers and longer property tests
 
 clean: ## Remove everything that was built
