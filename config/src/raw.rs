@@ -85,12 +85,13 @@ pub struct RawSwitch {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_048_576), extend("default" = 1024))]
     pub learn_limit_per_port: Option<i64>,
-    /// New or moved stations accepted from one port per second: a number from 1 to 10000000. Default: 1000.
+    /// New or moved stations accepted from one port per second, on each I/O core that serves it: a number from 1 to
+    /// 10000000. Default: 1000.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10_000_000), extend("default" = 1000))]
     pub learn_rate_per_s: Option<i64>,
-    /// Broadcast, multicast and unknown unicast packets accepted from one port per second; more are dropped and
-    /// counted: a number from 0 to 100000000, where 0 is no limit. Default: 50000.
+    /// Broadcast, multicast and unknown unicast packets accepted from one guest per second, on each I/O core that serves
+    /// it; more are dropped and counted: a number from 0 to 100000000, where 0 is no limit. Default: 50000.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100_000_000), extend("default" = 50_000))]
     pub flood_rate_pps: Option<i64>,

@@ -107,11 +107,15 @@ pub enum RingFault {
     /// The frontend truncated the memory the ring or its buffers are in.
     #[error("the frontend took guest memory away")]
     MemoryLost,
+    /// The frontend made the ring's call eventfd block its writer.
+    #[error("the frontend made the ring's call eventfd block")]
+    CallBlocked,
 }
 
 impl RingFault {
     /// Every reason.
-    pub const ALL: [Self; 4] = [Self::IndexJump, Self::BadHead, Self::EndlessChain, Self::MemoryLost];
+    pub const ALL: [Self; 5] =
+        [Self::IndexJump, Self::BadHead, Self::EndlessChain, Self::MemoryLost, Self::CallBlocked];
 
     /// The value of the `reason` label.
     pub const fn as_str(self) -> &'static str {
@@ -120,6 +124,7 @@ impl RingFault {
             Self::BadHead => "bad_head",
             Self::EndlessChain => "endless_chain",
             Self::MemoryLost => "memory_lost",
+            Self::CallBlocked => "call_blocked",
         }
     }
 }

@@ -13,6 +13,8 @@ mod call;
 mod counters;
 mod egress;
 mod features;
+#[allow(unsafe_code, reason = "a signal handler and a signal to one thread")]
+mod interrupt;
 #[allow(unsafe_code, reason = "the one file that touches mapped guest memory")]
 mod memory;
 mod net_header;
@@ -30,6 +32,7 @@ pub use address::{FrontendAddr, GuestPhysAddr};
 pub use counters::{Counter, QueueCounters, RingFault, RxCounters, RxDrop, TxCounters, TxDrop};
 pub use egress::{FrameSink, deliver};
 pub use features::Features;
+pub use interrupt::{interrupt, join};
 pub use memory::{GuestMemory, GuestSlice, MemoryError, MemorySlot, Source};
 pub use net_header::{Gso, NET_HEADER_MAX, Offload};
 pub use packet::{BURST_BYTES, BURST_PACKETS, Burst, BurstBuffer, FRAME_MAX, FRAME_MIN, Packet, View};

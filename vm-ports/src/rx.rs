@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 
-use crate::call::Call;
+use crate::call::{Call, Signal};
 use crate::counters::{QueueCounters, RingFault, RxDrop};
 use crate::egress::{self, FrameSink};
 use crate::features::Features;
@@ -64,7 +64,21 @@ impl RxQueue {
     /// Sets the eventfd that interrupts the guest, signals it once (a delivery may have been published to the old one) and returns the
     /// old one.
     pub fn set_call(&mut self, call: Option<File>) -> Option<File> {
-        self.call.replace(call)
+        let (old, signal) = self.call.replace(call);
+        if signal == Signal::Blocked {
+            self.called(signal);
+        }
+        old
+    }
+
+    #[inline]
+    fn called(&mut self, signal: Signal) {
+        let counters = &self.counters.rx;
+        match signal {
+            Signal::Sent => counters.calls.add(1),
+            Signal::Suppressed => counters.calls_suppressed.add(1),
+            Signal::Blocked => drop(self.stop_with(RingFault::CallBlocked)),
+        }
     }
 
     /// A ring that is started but not enabled is not touched.
@@ -96,9 +110,9 @@ impl RxQueue {
         let pushed = if self.is_ready() { self.place(view) } else { Err(RxDrop::NotReady) };
         let counters = &self.counters.rx;
         match pushed {
-            Ok(frames) => {
+            Ok(Placed { frames, bytes }) => {
                 counters.packets.add(frames);
-                counters.bytes.add(view.packet().len() as u64);
+                counters.bytes.add(bytes);
                 Ok(())
             }
             Err(reason) => {
@@ -112,14 +126,14 @@ impl RxQueue {
     #[inline]
     pub fn flush(&mut self) {
         if let Some(wanted) = self.ring.publish() {
-            let counters = &self.counters.rx;
-            if self.call.signal(wanted) { counters.calls.add(1) } else { counters.calls_suppressed.add(1) }
+            let signal = self.call.signal(wanted);
+            self.called(signal);
         }
     }
 
-    /// Delivers the packet and returns how many frames it became.
+    /// Delivers the packet and returns what it became.
     #[inline]
-    fn place(&mut self, view: View<'_>) -> Result<u64, RxDrop> {
+    fn place(&mut self, view: View<'_>) -> Result<Placed, RxDrop> {
         if self.memory.is_truncated() {
             return Err(self.stop_with(RingFault::MemoryLost));
         }
@@ -141,7 +155,7 @@ impl RxQueue {
 
     /// Delivers the packet or leaves the ring as it was, but for bad buffers, which are given back empty.
     #[inline]
-    fn try_place(&mut self, view: View<'_>) -> Result<u64, Refusal> {
+    fn try_place(&mut self, view: View<'_>) -> Result<Placed, Refusal> {
         let mark = self.ring.mark();
         let mut buffers = Buffers {
             ring: &mut self.ring,
@@ -150,12 +164,12 @@ impl RxQueue {
             parts: Parts { slices: ArrayVec::new(), descriptors_left: PACKET_DESCRIPTORS },
             cursor: Cursor::default(),
             taken: 0,
-            frames: 0,
+            placed: Placed::default(),
         };
         let delivered = egress::deliver(view, self.features, &mut buffers);
-        let (taken, frames) = (buffers.taken, buffers.frames);
+        let (taken, placed) = (buffers.taken, buffers.placed);
         drop(buffers);
-        let Err(refusal) = delivered else { return Ok(frames) };
+        let Err(refusal) = delivered else { return Ok(placed) };
         self.ring.rewind(mark);
         if let Refusal::BadBuffer = refusal {
             // The bad buffer would be met again and again: give back, empty, all that was taken up to and with it.
@@ -184,6 +198,14 @@ impl RxQueue {
     }
 }
 
+/// What a packet became: one frame, or several segments.
+#[derive(Clone, Copy, Debug, Default)]
+struct Placed {
+    frames: u64,
+    /// Without virtio-net headers.
+    bytes: u64,
+}
+
 /// Why a packet was not placed.
 enum Refusal {
     Drop(RxDrop),
@@ -208,7 +230,7 @@ struct Buffers<'q, 'm> {
     cursor: Cursor,
     /// Chains taken for the whole packet.
     taken: usize,
-    frames: u64,
+    placed: Placed,
 }
 
 /// The buffers of the frame begun last, and what may still be read for the packet.
@@ -304,7 +326,8 @@ impl FrameSink for Buffers<'_, '_> {
         for (chain, written) in chains {
             self.ring.stage(chain, written);
         }
-        self.frames += 1;
+        self.placed.frames += 1;
+        self.placed.bytes += len as u64;
         self.write_at(0, Source::from(&header[..header_len]));
         Ok(())
     }

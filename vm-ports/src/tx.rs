@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::sync::Arc;
 
-use crate::call::Call;
+use crate::call::{Call, Signal};
 use crate::counters::{QueueCounters, RingFault, TxCounters, TxDrop};
 use crate::features::Features;
 use crate::memory::{GuestMemory, Source};
@@ -54,7 +54,21 @@ impl TxQueue {
     /// Sets the eventfd that interrupts the guest, signals it once (a completion may have been published to the old one) and
     /// returns the old one.
     pub fn set_call(&mut self, call: Option<File>) -> Option<File> {
-        self.call.replace(call)
+        let (old, signal) = self.call.replace(call);
+        if signal == Signal::Blocked {
+            self.called(signal);
+        }
+        old
+    }
+
+    #[inline]
+    fn called(&mut self, signal: Signal) {
+        let counters = &self.counters.tx;
+        match signal {
+            Signal::Sent => counters.calls.add(1),
+            Signal::Suppressed => counters.calls_suppressed.add(1),
+            Signal::Blocked => self.fault = Some(stop(counters, RingFault::CallBlocked)),
+        }
     }
 
     /// A ring that is started but not enabled is drained and its packets discarded (vhost-user, "Ring states").
@@ -131,8 +145,8 @@ impl TxQueue {
     #[inline]
     pub fn complete(&mut self) {
         if let Some(wanted) = self.ring.publish() {
-            let counters = &self.counters.tx;
-            if self.call.signal(wanted) { counters.calls.add(1) } else { counters.calls_suppressed.add(1) }
+            let signal = self.call.signal(wanted);
+            self.called(signal);
         }
     }
 }

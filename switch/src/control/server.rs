@@ -19,6 +19,8 @@ const MAX_CONNECTIONS: usize = 16;
 
 /// How long a client may take to send a request, and to take its response.
 const DEADLINE: Duration = Duration::from_secs(2);
+/// The first of these where half of the connections are taken.
+const IMPATIENCE: Duration = Duration::from_millis(100);
 
 /// Serves the socket until the task is dropped.
 pub(crate) async fn serve(listener: UnixListener, mailbox: Mailbox) {
@@ -28,9 +30,9 @@ pub(crate) async fn serve(listener: UnixListener, mailbox: Mailbox) {
         let Ok(permit) = connections.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let mailbox = mailbox.clone();
+                let (mailbox, connections) = (mailbox.clone(), Arc::clone(&connections));
                 tokio::spawn(async move {
-                    if let Err(error) = connection(stream, &mailbox).await {
+                    if let Err(error) = connection(stream, &mailbox, &connections).await {
                         debug!("control connection closed: {error}");
                     }
                     drop(permit);
@@ -45,14 +47,16 @@ pub(crate) async fn serve(listener: UnixListener, mailbox: Mailbox) {
     }
 }
 
-async fn connection(stream: UnixStream, mailbox: &Mailbox) -> io::Result<()> {
+async fn connection(stream: UnixStream, mailbox: &Mailbox, connections: &Semaphore) -> io::Result<()> {
+    // A client says what it wants as soon as it is connected. Where many do not, those that do must not wait for them.
+    let patience = if connections.available_permits() < MAX_CONNECTIONS / 2 { IMPATIENCE } else { DEADLINE };
     let (read, mut write) = stream.into_split();
     let mut read = BufReader::new(read);
     let mut line = Vec::new();
     loop {
         line.clear();
         let mut bounded = (&mut read).take(MAX_REQUEST as u64);
-        timeout(DEADLINE, bounded.read_until(b'\n', &mut line)).await??;
+        timeout(patience, bounded.read_until(b'\n', &mut line)).await??;
         if line.is_empty() {
             return Ok(());
         }

@@ -28,6 +28,13 @@ pub(super) fn start(config: &config::SwitchConfig) -> Result<Eal, DataplaneError
             free >= u64::from(wanted)
         }
     };
+    if let Some(wanted_mib) = config.memory_mib {
+        let (available_mib, kind) = if huge { (free, "hugepages") } else { (available_mib(), "memory") };
+        // EAL would take what there is, and the machine with it, before it said so.
+        if u64::from(wanted_mib) > available_mib {
+            return Err(DataplaneError::Memory { wanted_mib, available_mib, kind });
+        }
+    }
     let eal = Eal::init(EalConfig {
         program: "sidecore".into(),
         hugepages: if huge { Hugepages::InMemory } else { Hugepages::Off },
@@ -48,6 +55,15 @@ fn log(level: LogLevel, line: &str) {
         LogLevel::Warning => tracing::warn!("dpdk: {line}"),
         _ => tracing::debug!("dpdk: {line}"),
     }
+}
+
+/// Memory that can be had without swapping, in MiB.
+fn available_mib() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
+    // A kernel that does not say is taken at its word by EAL.
+    kib.map_or(u64::MAX, |kib| kib / 1024)
 }
 
 /// Free hugepages of every size together, in MiB.

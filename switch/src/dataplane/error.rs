@@ -10,8 +10,18 @@ pub(crate) enum DataplaneError {
         "no hugepages for DPDK: {0}; reserve some (echo 512 > /proc/sys/vm/nr_hugepages) or set hugepages = \"auto\""
     )]
     Hugepages(Box<pmd_bindings::Error>),
+    /// More memory is asked for than there is.
+    #[error("switch.memory_mib is {wanted_mib}, and {available_mib} MiB of {kind} are free: lower it, or free some")]
+    Memory {
+        /// What the configuration asks for.
+        wanted_mib: u32,
+        /// What there is.
+        available_mib: u64,
+        /// Of which kind.
+        kind: &'static str,
+    },
     /// EAL would not start.
-    #[error("DPDK does not start: {0}")]
+    #[error("DPDK does not start: {0}; if it is memory that is missing, change switch.memory_mib")]
     Eal(Box<pmd_bindings::Error>),
     /// An I/O core's thread cannot run where it should.
     #[error(
@@ -26,6 +36,9 @@ pub(crate) enum DataplaneError {
     /// An I/O core's thread cannot be started.
     #[error("I/O core {0} does not start: {1}")]
     CoreThread(usize, String),
+    /// The thread that looks after the I/O cores cannot be started.
+    #[error("the thread that looks after the I/O cores does not start: {0}; raise the limit on threads (ulimit -u)")]
+    Rescue(std::io::Error),
     /// A port of that name is there.
     #[error("there is a port named {0:?} already: choose another name, or remove that port first")]
     NameTaken(String),
@@ -38,10 +51,12 @@ pub(crate) enum DataplaneError {
         name: String,
     },
     /// All port numbers are taken.
-    #[error("{0} ports are all there can be")]
+    #[error("{0} ports are all there can be: take guests or uplinks out")]
     TooManyPorts(usize),
     /// All sources are taken.
-    #[error("{0} queue pairs and uplink queues are all there can be")]
+    #[error(
+        "{0} queue pairs and uplink queues are all there can be: lower queue_pairs of some guests, or take some out"
+    )]
     TooManyQueues(usize),
     /// The scheduler knows no place for a queue pair.
     #[error("guest {name:?}: {source}")]

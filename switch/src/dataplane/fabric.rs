@@ -13,6 +13,7 @@ use super::error::DataplaneError;
 use super::io_core::{CoreSetup, IoCore};
 use super::mailbox::{Limits, Mailbox, Message, Reply, UplinkQueues, mailbox};
 use super::ports::{PORTS_MAX, PortTable};
+use super::rescue::{CoreThread, Rescue};
 use super::xcore::connect;
 use crate::forwarding::{Entry, Fdb, FdbSettings, PortId, TokenBucket};
 
@@ -25,13 +26,15 @@ pub(super) struct Fabric {
     /// The port table, as it will be published next.
     table: Mutex<PortTable>,
     sources: Mutex<Vec<bool>>,
+    /// Frees cores that a frontend has made to wait, for as long as there are cores.
+    rescue: Option<Rescue>,
 }
 
 struct Core {
     cpu: usize,
     mailbox: Mailbox,
     counters: Arc<CoreCounters>,
-    thread: Mutex<Option<JoinHandle<IoCore>>>,
+    thread: CoreThread,
 }
 
 impl Fabric {
@@ -44,6 +47,7 @@ impl Fabric {
             cores: Vec::with_capacity(cpus.len()),
             table: Mutex::new(PortTable::default()),
             sources: Mutex::new(vec![false; SOURCES_MAX]),
+            rescue: None,
         };
         for (index, links) in connect(cpus.len()).into_iter().enumerate() {
             let cpu = cpus[index];
@@ -61,8 +65,10 @@ impl Fabric {
                 shares_cpu: cpus.iter().filter(|other| **other == cpu).count() > 1,
             };
             let thread = start_core(Arc::clone(eal), setup, cpu)?;
-            fabric.cores.push(Core { cpu, mailbox: sender, counters, thread: Mutex::new(Some(thread)) });
+            fabric.cores.push(Core { cpu, mailbox: sender, counters, thread: Arc::new(Mutex::new(Some(thread))) });
         }
+        let cores = fabric.cores.iter().map(|core| (Arc::clone(&core.counters), Arc::clone(&core.thread))).collect();
+        fabric.rescue = Some(Rescue::start(cores).map_err(DataplaneError::Rescue)?);
         Ok(fabric)
     }
 
@@ -157,7 +163,7 @@ impl Fabric {
             let thread = core.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
             if let Some(thread) = thread {
                 // A core that panicked has ended the process already (panic = abort in release builds).
-                drop(thread.join());
+                drop(vm_ports::join(thread));
             }
         }
     }

@@ -18,8 +18,6 @@ use crate::forwarding::{
 pub(super) struct Origin {
     pub(super) port: PortId,
     pub(super) source: SourceId,
-    /// Polices what the source floods.
-    pub(super) flood: TokenBucket,
 }
 
 /// Everything a core needs to forward.
@@ -27,6 +25,8 @@ pub(super) struct Forwarder {
     pub(super) table: Arc<PortTable>,
     pub(super) fdb: Fdb,
     pub(super) out: Outputs,
+    /// What each port may flood from this core, by port: all its queues here together.
+    pub(super) floods: Box<[TokenBucket]>,
 }
 
 /// Where a packet is to go.
@@ -38,7 +38,7 @@ enum Target {
 
 impl Forwarder {
     /// Forwards every packet of a burst that came in on this core, in order, and publishes once at the end.
-    pub(super) fn forward(&mut self, burst: &mut Burst<'_>, origin: &mut Origin, now: Now) {
+    pub(super) fn forward(&mut self, burst: &mut Burst<'_>, origin: &Origin, now: Now) {
         for index in 0..burst.len() {
             match self.route(burst.packet_mut(index), origin, now) {
                 Ok((ingress, Target::One(port))) => self.unicast(burst, index, origin, ingress, port),
@@ -51,7 +51,7 @@ impl Forwarder {
 
     /// Source check, VLAN, learning, look-up: all on the snapshot.
     #[inline]
-    fn route(&mut self, packet: &Packet, origin: &mut Origin, now: Now) -> Result<(Ingress, Target), DropReason> {
+    fn route(&mut self, packet: &Packet, origin: &Origin, now: Now) -> Result<(Ingress, Target), DropReason> {
         let entry = self.table.get(origin.port).ok_or(DropReason::PortGone)?;
         let source = MacAddr(packet.source());
         entry.check.check(source)?;
@@ -71,7 +71,9 @@ impl Forwarder {
                 None => Target::Flood,
             },
         };
-        if matches!(target, Target::Flood) && !origin.flood.take(now.cycles) {
+        if matches!(target, Target::Flood)
+            && self.floods.get_mut(origin.port.index()).is_some_and(|bucket| !bucket.take(now.cycles))
+        {
             return Err(DropReason::FloodPoliced);
         }
         Ok((ingress, target))

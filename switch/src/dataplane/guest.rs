@@ -114,6 +114,11 @@ impl Guest {
         new
     }
 
+    /// Tells the session to end, without waiting for it.
+    pub(super) fn begin_stop(&self) {
+        self.session.begin_stop();
+    }
+
     /// Ends the session: every queue pair is back, the socket is gone.
     pub(super) fn stop(self) -> Arc<GuestHost> {
         self.session.stop();

@@ -13,10 +13,10 @@ use vm_ports::{BURST_PACKETS, Burst, BurstBuffer, Offload, QueueCounters, QueueP
 use super::accounting::{Charge, CoreCounters, SourceId, UplinkCounters};
 use super::forwarder::{Forwarder, Origin, Outputs};
 use super::mailbox::{Limits, Message, UplinkQueues, UplinkShare};
-use super::ports::PortTable;
+use super::ports::{PORTS_MAX, PortTable};
 use super::uplink::UplinkTx;
 use super::xcore::{FromCore, Label, Links};
-use crate::forwarding::{DropReason, Entry, Fdb, MacAddr, Now, PortId, TokenBucket};
+use crate::forwarding::{DropReason, Entry, Fdb, MacAddr, Now, PortId, PortKind, TokenBucket};
 
 /// Every so many rounds a few buckets of the FDB are aged, so that its cost is spread thin.
 const AGEING_ROUNDS: u64 = 64;
@@ -50,7 +50,7 @@ pub(super) struct CoreSetup {
     pub(super) links: Links,
     pub(super) counters: Arc<CoreCounters>,
     pub(super) fdb: Fdb,
-    /// What a source may flood.
+    /// What a guest's port may flood.
     pub(super) flood: TokenBucket,
     /// Cycle counter at the switch's start, and its speed.
     pub(super) epoch: u64,
@@ -70,6 +70,8 @@ pub(super) struct IoCore {
     buffer: BurstBuffer,
     counters: Arc<CoreCounters>,
     flood: TokenBucket,
+    /// Ports whose floods are policed.
+    policed: Vec<PortId>,
     cycles_per_s: u64,
     next_second: u64,
     now: Now,
@@ -89,10 +91,12 @@ impl IoCore {
                 table: Arc::new(PortTable::default()),
                 fdb,
                 out: Outputs::new(index, links.to, Arc::clone(&counters)),
+                floods: vec![TokenBucket::UNLIMITED; PORTS_MAX].into_boxed_slice(),
             },
             buffer: BurstBuffer::default(),
             counters,
             flood,
+            policed: Vec::with_capacity(PORTS_MAX),
             cycles_per_s,
             next_second: epoch + cycles_per_s,
             now: Now { seconds: 0, cycles: epoch },
@@ -157,7 +161,7 @@ impl IoCore {
         }
         let mut burst = Burst::new(buffer);
         guest.tx.pull(&mut burst);
-        forwarder.forward(&mut burst, &mut guest.origin, *now);
+        forwarder.forward(&mut burst, &guest.origin, *now);
         drop(burst);
         guest.tx.complete();
         true
@@ -185,7 +189,7 @@ impl IoCore {
                 }
                 next += 1;
             }
-            forwarder.forward(&mut burst, &mut uplink.origin, *now);
+            forwarder.forward(&mut burst, &uplink.origin, *now);
         }
         Mbuf::free_bulk(&mut mbufs);
         true
@@ -225,9 +229,12 @@ impl IoCore {
                 Message::Table(table, reply) => {
                     answer(&reply, std::mem::replace(&mut self.forwarder.table, table));
                 }
-                Message::OpenPort { port, kind, limit } => self.forwarder.fdb.open_port(port, kind, limit),
+                Message::OpenPort { port, kind, limit } => self.open_port(port, kind, limit),
                 Message::FlushPort(port) => self.forwarder.fdb.flush_port(port),
-                Message::ClosePort(port) => self.forwarder.fdb.close_port(port),
+                Message::ClosePort(port) => {
+                    self.policed.retain(|policed| *policed != port);
+                    self.forwarder.fdb.close_port(port);
+                }
                 Message::FixStation { vlan, mac, port } => {
                     if let Err(refusal) = self.forwarder.fdb.insert_fixed(vlan, mac, port) {
                         self.counters.learn_refusals[refusal.index()].add(1);
@@ -242,9 +249,19 @@ impl IoCore {
         true
     }
 
+    /// Guests are policed; an uplink brings what a whole network floods.
+    fn open_port(&mut self, port: PortId, kind: PortKind, limit: u32) {
+        self.forwarder.fdb.open_port(port, kind, limit);
+        let policer = if kind == PortKind::Guest { self.flood } else { TokenBucket::UNLIMITED };
+        if let Some(bucket) = self.forwarder.floods.get_mut(port.index()) {
+            *bucket = policer;
+            self.policed.extend((kind == PortKind::Guest).then_some(port));
+        }
+    }
+
     fn tune(&mut self, limits: Limits) {
         self.flood = limits.flood;
-        self.guests.iter_mut().for_each(|guest| guest.origin.flood = limits.flood);
+        self.policed.iter().for_each(|port| self.forwarder.floods[port.index()] = limits.flood);
         self.forwarder.fdb.tune(limits.ageing_s, limits.learn, limits.learn_max);
     }
 
@@ -253,7 +270,7 @@ impl IoCore {
             self.forwarder.out.add_rx(port, queue, rx);
         }
         if let Some(tx) = pair.tx.take() {
-            self.guests.push(GuestTx { queue, origin: Origin { port, source, flood: self.flood }, tx });
+            self.guests.push(GuestTx { queue, origin: Origin { port, source }, tx });
         }
         self.attached.push(Attached { port, queue, counters: Arc::clone(pair.counters()) });
         self.counters.queue_pairs.set(self.attached.len() as u64);
@@ -275,7 +292,7 @@ impl IoCore {
         let UplinkShare { port, source, queues, pool, limits, counters } = share;
         let tx = UplinkTx::new(port, queues.tx, pool, limits, Arc::clone(&counters));
         self.forwarder.out.uplinks.push(tx);
-        let origin = Origin { port, source, flood: TokenBucket::UNLIMITED };
+        let origin = Origin { port, source };
         self.uplinks.push(UplinkRx { origin, rx: queues.rx, counters });
     }
 
@@ -292,8 +309,8 @@ impl IoCore {
         let Self { forwarder, buffer, now, .. } = self;
         let mut burst = Burst::new(buffer);
         burst.push_frame([&frame[..]], Offload::NONE);
-        let mut origin = Origin { port, source, flood: TokenBucket::UNLIMITED };
-        forwarder.forward(&mut burst, &mut origin, *now);
+        let origin = Origin { port, source };
+        forwarder.forward(&mut burst, &origin, *now);
     }
 
     fn stations(&self, from: usize, count: usize) -> Option<Vec<Entry>> {

@@ -57,7 +57,7 @@ pub(super) struct Limits {
     /// Addresses each port may learn: how fast, and how many.
     pub(super) learn: TokenBucket,
     pub(super) learn_max: u32,
-    /// What each source may flood.
+    /// What each guest's port may flood.
     pub(super) flood: TokenBucket,
 }
 

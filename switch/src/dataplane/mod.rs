@@ -23,6 +23,7 @@ mod io_core;
 mod mailbox;
 mod ports;
 mod report;
+mod rescue;
 mod uplink;
 mod watch;
 mod xcore;
@@ -160,6 +161,8 @@ impl Dataplane {
 
     /// Ends everything: sessions, devices, cores.
     pub(crate) fn stop(mut self) {
+        // All sessions at once: each has to wait for the cores, and they need not do so one after the other.
+        self.guests.iter().for_each(Guest::begin_stop);
         for guest in self.guests.drain(..) {
             guest.stop();
         }

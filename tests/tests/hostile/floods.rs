@@ -192,7 +192,7 @@ fn mutate(stage: &mut Stage, tx: &RawRing, packed: bool, before: u64) -> Result<
             std::thread::yield_now();
         }
         let port = stage.port("mallory")?;
-        Ok((port.state == "stopped" || port.tx - before > 20_000).then_some(()))
+        Ok((port.state == "stopped" || port.tx - before > 5_000).then_some(()))
     })?;
     stage.eve_sends(64, 500)
 }

@@ -63,13 +63,7 @@ struct Way {
 impl Way {
     fn new(from: u32, to: u32) -> Self {
         let spec = FrameSpec::udp4(from, to, from as u16, FRAME_LEN);
-        Self {
-            template: Template::new(spec),
-            sent: 0,
-            verifier: Verifier::new(),
-            received: 0,
-            since: Instant::now(),
-        }
+        Self { template: Template::new(spec), sent: 0, verifier: Verifier::new(), received: 0, since: Instant::now() }
     }
 
     fn under_way(&self) -> u64 {

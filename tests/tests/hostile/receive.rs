@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use sidecore_tests::process::eventually;
 use synthetic_guest::hostile::{INDIRECT, NEXT, PackedDescriptor, RawRing, SplitDescriptor, WRITE};
-use synthetic_guest::{Base, Features, Guest};
+use synthetic_guest::{Features, Guest};
 
 use crate::stage::{ALL_FEATURES, PortState, SOON, Stage};
 

@@ -258,12 +258,7 @@ impl Stage {
     }
 
     /// Waits until a port satisfies `condition`.
-    pub(crate) fn wait_for(
-        &self,
-        name: &str,
-        what: &str,
-        condition: impl Fn(&PortState) -> bool,
-    ) -> Result<PortState> {
+    pub(crate) fn wait_for(&self, name: &str, what: &str, condition: impl Fn(&PortState) -> bool) -> Result<PortState> {
         eventually(&format!("{what} at {name}"), SOON, || Ok(Some(self.port(name)?).filter(&condition)))
             .with_context(|| format!("{name} is {:?}", self.port(name)))
     }

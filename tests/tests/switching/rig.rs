@@ -94,7 +94,10 @@ pub(crate) struct Rig {
 impl Rig {
     /// What a plain guest at port `name` is: VERSION_1, split rings of 256 entries, no offload.
     pub(crate) fn config(&self, name: &str) -> GuestConfig {
-        GuestConfig::new(self.config.socket(name))
+        let mut config = GuestConfig::new(self.config.socket(name));
+        // An answer takes turns of I/O cores that share their CPUs with all else that runs here.
+        config.session.reply_timeout = LIMIT;
+        config
     }
 
     /// Starts a guest at port `name` after `change`s to the plain one. When this returns, the switch serves it.

@@ -174,6 +174,9 @@ impl Backend {
 
     pub(super) fn set_vring_call(&mut self, index: u32, file: Option<File>) -> Result<()> {
         let call = file.map(eventfd::accept).transpose()?;
+        if call.is_some() && self.rings.calls_forfeited() {
+            return Err(Refusal::CallsForfeited);
+        }
         self.change(|rings| rings.set_call(index, call))
     }
 

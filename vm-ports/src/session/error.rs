@@ -86,6 +86,10 @@ pub(super) enum Refusal {
     AnnounceAddress,
     #[error("a file descriptor that is not an eventfd")]
     NotAnEventFd,
+    #[error(
+        "a call eventfd, after one of this port's was made to block: remove the port and add it again to have calls"
+    )]
+    CallsForfeited,
     #[error("guest memory in {0}")]
     MemoryBacking(String),
     #[error("a memory region past the end of its file of {length} bytes")]

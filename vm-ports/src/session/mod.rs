@@ -114,17 +114,22 @@ impl SessionHandle {
         &self.counters
     }
 
+    /// Tells the session to end, without waiting for it: to end several at once. [`SessionHandle::stop`] waits.
+    pub fn begin_stop(&self) {
+        self.control.stop.store(true, Ordering::Release);
+        self.control.interrupt(true);
+    }
+
     /// Takes every queue pair back, closes the connection, removes the socket. Returns when all that is done.
     pub fn stop(mut self) {
         self.stop_and_join();
     }
 
     fn stop_and_join(&mut self) {
-        self.control.stop.store(true, Ordering::Release);
-        self.control.interrupt(true);
+        self.begin_stop();
         if let Some(thread) = self.thread.take() {
             // A session's thread has no way to panic; if it did, there would be nothing left to stop.
-            let _ = thread.join();
+            let _ = crate::interrupt::join(thread);
         }
     }
 }

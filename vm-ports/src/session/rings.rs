@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::error::Refusal;
 use super::{QueueHost, eventfd};
 use crate::address::FrontendAddr;
-use crate::counters::QueueCounters;
+use crate::counters::{QueueCounters, RingFault};
 use crate::features::Features;
 use crate::memory::GuestMemory;
 use crate::queue::QueuePair;
@@ -156,6 +156,15 @@ impl Rings {
         Ok(())
     }
 
+    /// Whether a frontend of this port has ever made a call block: each that did would hold up a core for some milliseconds, so
+    /// there are no more.
+    pub(super) fn calls_forfeited(&self) -> bool {
+        let blocked = RingFault::CallBlocked as usize;
+        self.pairs
+            .iter()
+            .any(|pair| pair.counters.tx.faults[blocked].get() + pair.counters.rx.faults[blocked].get() > 0)
+    }
+
     /// Changes what all rings run with. On return no core and no ring refers to the memory there was before, and every
     /// ring that can run with the new one does.
     pub(super) fn set_environment(&mut self, environment: Option<Environment>) {
@@ -265,12 +274,16 @@ impl Rings {
     }
 
     fn start_in(&mut self, pair: &mut QueuePair, index: usize) -> Result<(), RingError> {
+        let forfeited = self.calls_forfeited();
         let ring = &mut self.rings[index];
         let (Some(Environment { features, memory }), Some(setup)) = (&self.environment, ring.setup(index)) else {
             return Ok(());
         };
         let counters = Arc::clone(&self.pairs[index / 2].counters);
         let memory = Arc::clone(memory);
+        if forfeited {
+            ring.call = None;
+        }
         if index.is_multiple_of(2) {
             let mut queue = RxQueue::start(*features, memory, &setup, counters)?;
             queue.set_enabled(ring.enabled);

@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::error::SessionError;
@@ -57,14 +58,22 @@ impl Listener {
         Ok(())
     }
 
-    /// The next frontend that waits to be served.
+    /// The next frontend that waits to be served. Those that no longer do are passed over: a backlog of them must not
+    /// keep the next one waiting.
     pub(super) fn accept(&self) -> io::Result<Option<UnixStream>> {
-        match self.listener.accept() {
-            Ok((socket, _)) => Ok(Some(socket)),
-            Err(error) => match error.kind() {
-                io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted => Ok(None),
-                _ => Err(error),
-            },
+        loop {
+            match self.listener.accept() {
+                Ok((socket, _)) if is_gone(&socket) => {}
+                Ok((socket, _)) => return Ok(Some(socket)),
+                Err(error) => {
+                    return match error.kind() {
+                        io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted => {
+                            Ok(None)
+                        }
+                        _ => Err(error),
+                    };
+                }
+            }
         }
     }
 
@@ -81,6 +90,14 @@ impl Drop for Listener {
             let _ = fs::remove_file(&self.path);
         }
     }
+}
+
+/// Whether the other end is closed.
+fn is_gone(socket: &UnixStream) -> bool {
+    let mut fds = [PollFd::new(socket, PollFlags::empty())];
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let found = rustix::event::poll(&mut fds, Some(&at_once));
+    found.is_ok_and(|ready| ready > 0) && fds[0].revents().contains(PollFlags::HUP)
 }
 
 /// Checks what can be known of a path before anything is done with it.
