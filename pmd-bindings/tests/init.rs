@@ -2,22 +2,16 @@
 
 mod common;
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use pmd_bindings::{Eal, EalConfig, Error, EthDev, LogLevel, LogOutput, tsc, tsc_hz};
 
-/// Where DPDK keeps run-time files, depending on who runs it.
-fn runtime_files() -> BTreeSet<PathBuf> {
-    let folders =
-        ["/run/dpdk".into(), "/tmp/dpdk".into(), std::env::var("XDG_RUNTIME_DIR").unwrap_or_default() + "/dpdk"];
-    let mut found = BTreeSet::new();
-    for folder in folders {
-        let Ok(entries) = std::fs::read_dir(Path::new(&folder)) else { continue };
-        found.extend(entries.flatten().map(|entry| entry.path()));
-    }
-    found
+/// What DPDK keeps in the file system for a process that runs under `prefix`, wherever it does so for this user.
+fn runtime_files(prefix: &str) -> Vec<PathBuf> {
+    let user = std::env::var("XDG_RUNTIME_DIR").unwrap_or_default() + "/dpdk";
+    let folders = ["/run/dpdk", "/tmp/dpdk", &user];
+    folders.iter().map(|folder| Path::new(folder).join(prefix)).filter(|path| path.exists()).collect()
 }
 
 fn allowed_cpus() -> String {
@@ -27,7 +21,7 @@ fn allowed_cpus() -> String {
 
 #[test]
 fn eal_starts_once_and_leaves_nothing_behind() {
-    let (files, cpus) = (runtime_files(), allowed_cpus());
+    let (prefix, cpus) = (format!("init-test-{}", std::process::id()), allowed_cpus());
     let lines = Arc::new(Mutex::new(Vec::new()));
     let sink = Arc::clone(&lines);
     let callback = move |level: LogLevel, line: &str| sink.lock().unwrap().push((level, line.to_owned()));
@@ -39,6 +33,7 @@ fn eal_starts_once_and_leaves_nothing_behind() {
         log_level: LogLevel::Debug,
         log_output: LogOutput::Callback(Box::new(callback)),
         vdevs: vec!["net_null0".into()],
+        file_prefix: Some(prefix.clone()),
         ..common::config()
     })
     .unwrap();
@@ -48,7 +43,7 @@ fn eal_starts_once_and_leaves_nothing_behind() {
     assert!(Eal::version().starts_with("DPDK "));
     assert!(tsc_hz() > 1_000_000);
     assert!(tsc() < tsc());
-    assert_eq!(runtime_files(), files);
+    assert_eq!(runtime_files(&prefix), Vec::<PathBuf>::new());
 
     let ports = EthDev::all(&eal).unwrap();
     assert_eq!(ports.iter().map(EthDev::name).collect::<Vec<_>>(), ["net_null0"]);
@@ -62,6 +57,6 @@ fn eal_starts_once_and_leaves_nothing_behind() {
         assert!(lines.iter().all(|(_, line)| !line.is_empty() && !line.ends_with('\n')));
     }
     drop(eal);
-    assert_eq!(runtime_files(), files);
+    assert_eq!(runtime_files(&prefix), Vec::<PathBuf>::new());
     assert!(matches!(Eal::init(common::config()), Err(Error::AlreadyInitialised)), "not even after its end");
 }

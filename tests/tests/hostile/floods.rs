@@ -107,9 +107,9 @@ fn floods_of_packets_for_nobody() {
         let offered = flood(&rings);
         stage.wait_for("mallory", "all packets pulled", |port| port.tx - before.tx == offered)?;
         let policed = stage.port("mallory")?.drops_of("flood_policed") - before.drops_of("flood_policed");
-        // 1,000 a second and 100 at once, for each queue.
+        // 1,000 a second and 100 at once for the port, however many queues it has: here all of them are on one core.
         let seconds = duration().as_secs() + 2;
-        let allowed = QUEUE_PAIRS as u64 * (1000 * seconds + 100);
+        let allowed = 1000 * seconds + 100;
         ensure!(policed + allowed >= offered, "{policed} of {offered} were policed");
         ensure!(policed > 0, "a flood that was not policed: {offered} packets");
         Ok(())
@@ -192,7 +192,7 @@ fn mutate(stage: &mut Stage, tx: &RawRing, packed: bool, before: u64) -> Result<
             std::thread::yield_now();
         }
         let port = stage.port("mallory")?;
-        Ok((port.state == "stopped" || port.tx - before > 5_000).then_some(()))
+        Ok((port.state == "stopped" || port.tx - before > 500).then_some(()))
     })?;
     stage.eve_sends(64, 500)
 }
