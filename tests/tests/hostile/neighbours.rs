@@ -21,7 +21,7 @@ const FRAME_LEN: usize = 200;
 /// Between looks that find nothing: the CPU is not ours alone.
 const PAUSE: Duration = Duration::from_micros(50);
 /// How long the last packets may take.
-const LAST: Duration = Duration::from_secs(5);
+const LAST: Duration = Duration::from_secs(15);
 
 /// What became of the packets of both directions.
 #[derive(Debug)]
@@ -109,6 +109,7 @@ fn config(socket: std::path::PathBuf) -> GuestConfig {
     config.ram.backing = Backing::Pages;
     config.session.features = Features::VERSION_1 | Features::EVENT_IDX;
     config.rx_ring = RX_RING;
+    config.session.reply_timeout = LAST;
     config
 }
 

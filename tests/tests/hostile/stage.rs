@@ -24,7 +24,7 @@ use crate::neighbours::Neighbours;
 pub(crate) const STALL_LIMIT: Duration = Duration::from_secs(1);
 
 /// How long counters may take to say what happened.
-pub(crate) const SOON: Duration = Duration::from_secs(5);
+pub(crate) const SOON: Duration = Duration::from_secs(15);
 
 /// Numbers of the guests: of their ports and MAC addresses.
 pub(crate) const LEFT: u32 = 1;
@@ -288,12 +288,16 @@ impl Stage {
         format!("{}\n{}", self.switch.must(&["status"]).unwrap_or_default(), self.switch.process().tail())
     }
 
-    /// The end: every packet of the neighbours arrived, everything is accounted for, and the switch stops in time.
+    /// The end: every packet of the neighbours arrived, everything is accounted for, and the switch stops.
     pub(crate) fn finish(mut self) -> Result<()> {
         let Some(neighbours) = self.neighbours.take() else { bail!("the neighbours have stopped") };
         neighbours.stop()?.check().with_context(|| self.explain())?;
         self.switch.quiet_status()?;
-        self.switch.stop_with(Signal::TERM)
+        // How fast it stops is for tests that have the machine to themselves: `lifecycle`.
+        let (status, _) = self.switch.process().stop(Signal::TERM, SOON)?;
+        ensure!(status.success(), "the switch ended with {status}");
+        ensure!(!self.config.control_socket().exists(), "the control socket is left behind");
+        Ok(())
     }
 }
 
@@ -301,6 +305,7 @@ impl Stage {
 pub(crate) fn plain(config: &SwitchConfig, port: &str) -> GuestConfig {
     let mut guest = GuestConfig::new(config.socket(port));
     guest.ram.backing = Backing::Pages;
+    guest.session.reply_timeout = SOON;
     guest
 }
 

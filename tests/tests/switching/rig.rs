@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::Value;
 use sidecore_tests::process::eventually;
 use sidecore_tests::switch::{Port, SwitchConfig, SwitchProcess};
@@ -78,7 +79,7 @@ impl Plan {
         let (file, log) = (self.dir.path().join("sidecore.toml"), self.dir.path().join("sidecore.log"));
         std::fs::write(&file, text).unwrap();
         let switch = SwitchProcess::start_file(&file, &self.config.control_socket(), &log).unwrap();
-        Rig { switch, config: self.config, _dir: self.dir, _turn: turn }
+        Rig { switch, config: self.config, shares_cpus: self.io_cores.is_some(), _dir: self.dir, _turn: turn }
     }
 }
 
@@ -87,6 +88,7 @@ pub(crate) struct Rig {
     // Dropped in this order.
     pub(crate) switch: SwitchProcess,
     config: SwitchConfig,
+    shares_cpus: bool,
     _dir: TempDir,
     _turn: MutexGuard<'static, ()>,
 }
@@ -181,7 +183,17 @@ impl Rig {
             let bad = ["WARN", "ERROR", "panicked"].iter().find(|word| line.contains(**word));
             assert!(bad.is_none(), "{line}");
         }
-        self.switch.stop().unwrap();
+        self.stop();
+    }
+
+    /// Within a second, where every I/O core has a CPU to answer on. Cores that share one with each other, and with all
+    /// else that runs here, take turns.
+    fn stop(mut self) {
+        if !self.shares_cpus {
+            return self.switch.stop().unwrap();
+        }
+        let (status, _) = self.switch.process().stop(Signal::TERM, LIMIT).unwrap();
+        assert!(status.success() && !self.config.control_socket().exists(), "{status}");
     }
 }
 
