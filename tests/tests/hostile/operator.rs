@@ -144,7 +144,6 @@ fn a_start_where_a_guests_socket_is_somebody_elses() {
     elsewhere.fails(&nobody, &["vm2.sock", "ermission"], AT_ONCE).unwrap();
     // The first one has noticed nothing.
     assert!(switch.status().unwrap().port("vm1").is_ok());
-    switch.stop().unwrap();
 }
 
 #[test]
@@ -165,5 +164,4 @@ fn a_state_file_that_can_no_longer_be_written_changes_nothing() {
     assert!(switch.status().unwrap().ports.is_empty());
     std::fs::remove_dir(folder.path().join("state.json.new")).unwrap();
     switch.must(&["guest", "add", "x", "--socket", &socket]).unwrap();
-    switch.stop().unwrap();
 }
