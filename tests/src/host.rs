@@ -21,9 +21,9 @@ pub trait Host {
     /// Runs a shell script to its end. An error means that it could not be run, or did not end in time.
     fn exec(&self, script: &str, timeout: Duration) -> Result<Outcome>;
 
-    /// Runs a script that must end with status 0 within ten seconds, and returns what it printed.
+    /// Runs a script that must end with status 0 within a minute, and returns what it printed.
     fn sh(&self, script: &str) -> Result<String> {
-        self.sh_within(script, Duration::from_secs(10))
+        self.sh_within(script, Duration::from_secs(60))
     }
 
     /// Runs a script that must end with status 0 in time, and returns what it printed.

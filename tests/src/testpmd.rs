@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use crate::process::Process;
 
 const START_DEADLINE: Duration = Duration::from_secs(30);
-const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
+const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 

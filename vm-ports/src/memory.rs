@@ -137,6 +137,11 @@ impl GuestMemory {
         Self::from_regions(regions)
     }
 
+    /// Whether this very region is there.
+    pub(crate) fn has_slot(&self, guest: GuestPhysAddr, frontend: FrontendAddr, size: u64) -> bool {
+        self.regions.iter().any(|r| r.guest == guest.0 && r.frontend == frontend.0 && r.size == size)
+    }
+
     fn from_regions(mut regions: Vec<Region>) -> Result<Arc<Self>, MemoryError> {
         regions.sort_by_key(|r| r.frontend);
         for pair in regions.windows(2) {

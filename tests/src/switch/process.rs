@@ -16,7 +16,7 @@ use crate::process::{Process, eventually, run};
 pub const SWITCH_STOP_LIMIT: Duration = Duration::from_secs(1);
 
 const READY_DEADLINE: Duration = Duration::from_secs(20);
-const COMMAND_DEADLINE: Duration = Duration::from_secs(10);
+const COMMAND_DEADLINE: Duration = Duration::from_secs(30);
 
 /// A running switch. Dropping it ends it; [`stop`](Self::stop) also checks how it ends.
 #[derive(Debug)]
@@ -88,7 +88,7 @@ impl SwitchProcess {
 
     /// Waits until the accounting identity holds with nothing in flight; then returns the status.
     pub fn quiet_status(&self) -> Result<Status> {
-        eventually("quiet moment in the accounting", Duration::from_secs(5), || {
+        eventually("quiet moment in the accounting", Duration::from_secs(20), || {
             let status = self.status()?;
             let quiet = status.accounting.in_flight == 0 && status.accounting.unaccounted() == 0;
             Ok(quiet.then_some(status))

@@ -36,6 +36,8 @@ pub(super) fn slot(region: &VhostUserMemoryRegion, file: File) -> Result<MemoryS
 /// `memory` with one slot more.
 pub(super) fn add(memory: Option<&Arc<GuestMemory>>, slot: MemorySlot) -> Result<Arc<GuestMemory>, Refusal> {
     Ok(match memory {
+        // QEMU 7.2 adds each region once for every queue pair: the second time there is nothing to do.
+        Some(memory) if memory.has_slot(slot.guest, slot.frontend, slot.size) => Arc::clone(memory),
         Some(memory) if memory.slots() >= MAX_SLOTS => return Err(Refusal::TooManySlots(MAX_SLOTS)),
         Some(memory) => memory.with_slot(slot)?,
         None => GuestMemory::map(vec![slot])?,
