@@ -109,11 +109,6 @@ fn the_guest_is_the_server() {
     let switch = SwitchProcess::start(&config).unwrap();
     let mut circuit = circuit(&config, "server=1");
     assert_clean(&circuit.run(&switch, PACKETS, TIMEOUT).unwrap());
-
-    // The switch goes away without a word and comes back: the guests are served again.
-    switch.kill().unwrap();
-    let switch = SwitchProcess::start(&config).unwrap();
-    assert_clean(&circuit.run(&switch, PACKETS, TIMEOUT).unwrap());
     circuit.quit().unwrap();
     switch.stop().unwrap();
 }
