@@ -100,17 +100,32 @@ fn rings_of_another_size() {
     run("queue_size=1024", &[], "Rx path");
 }
 
-#[test]
-fn the_guest_is_the_server() {
+/// The guest listens, and the switch that connects to it is killed and started again, twice.
+fn the_guest_is_the_server(more: &str) {
     let _machine = Machine::exclusive().unwrap();
     let dir = SwitchProcess::folder().unwrap();
     let role = &["socket_role = \"client\""];
     let config = SwitchConfig::new(dir.path()).guest("a", role).guest("b", role);
-    let switch = SwitchProcess::start(&config).unwrap();
-    let mut circuit = circuit(&config, "server=1");
+    let mut switch = SwitchProcess::start(&config).unwrap();
+    let mut circuit = circuit(&config, more);
     assert_clean(&circuit.run(&switch, PACKETS, TIMEOUT).unwrap());
+    for _ in 0..2 {
+        switch.kill().unwrap();
+        switch = SwitchProcess::start(&config).unwrap();
+        assert_clean(&circuit.run(&switch, PACKETS, TIMEOUT).unwrap());
+    }
     circuit.quit().unwrap();
     switch.stop().unwrap();
+}
+
+#[test]
+fn split_on_a_server() {
+    the_guest_is_the_server("server=1,in_order=0");
+}
+
+#[test]
+fn packed_on_a_server() {
+    the_guest_is_the_server("server=1,packed_vq=1,in_order=0");
 }
 
 #[test]

@@ -60,8 +60,8 @@ pub enum MemoryError {
         /// What the mapping library said.
         source: vm_memory::mmap::MmapRegionError,
     },
-    /// `REM_MEM_REG` for a region that is not there.
-    #[error("there is no memory region at {0} to remove")]
+    /// `REM_MEM_REG` for a part of a region, or for more than one.
+    #[error("no memory region begins at {0} and has the size and the frontend's address that were given")]
     NoSuchSlot(GuestPhysAddr),
     /// More mappings than the process keeps a `SIGBUS` record of.
     #[error("more than {0} guest memory regions are mapped by this process")]
@@ -122,7 +122,8 @@ impl GuestMemory {
         Self::from_regions(regions)
     }
 
-    /// The same memory with one slot less (`REM_MEM_REG`). All three values must match, as vhost-user asks.
+    /// The same memory with one slot less (`REM_MEM_REG`). All three values must match, as vhost-user asks; where there is no memory
+    /// at all, nothing has to be removed.
     pub fn without_slot(
         &self,
         guest: GuestPhysAddr,
@@ -131,7 +132,8 @@ impl GuestMemory {
     ) -> Result<Arc<Self>, MemoryError> {
         let mut regions = self.regions.clone();
         regions.retain(|r| !(r.guest == guest.0 && r.frontend == frontend.0 && r.size == size));
-        if regions.len() == self.regions.len() {
+        let end = guest.0.saturating_add(size);
+        if regions.len() == self.regions.len() && regions.iter().any(|r| guest.0 < r.guest + r.size && r.guest < end) {
             return Err(MemoryError::NoSuchSlot(guest));
         }
         Self::from_regions(regions)

@@ -29,7 +29,8 @@ pub struct RingSetup {
     pub driver: FrontendAddr,
     /// The device area: split's used ring, packed's device event suppression.
     pub device: FrontendAddr,
-    /// Where to begin, as `SET_VRING_BASE` gives it: split's available index; packed's index with the wrap counter in bit 15.
+    /// Where to begin, as `SET_VRING_BASE` gives it: packed's index with the wrap counter in bit 15. A split ring begins at the used
+    /// index in its memory, which is the same for every frontend that knows where its device stopped.
     pub base: u32,
 }
 

@@ -55,7 +55,12 @@ impl SplitRing {
         let area = |area, addr, len, align| {
             memory.ring_area(addr, len, align).ok_or(RingError::Area { index, area, addr, len })
         };
-        let base = setup.base as u16;
+        let descriptors = area("descriptor table", setup.descriptors, entries * DESCRIPTOR_BYTES, 16)?;
+        let avail = area("available ring", setup.driver, ENTRIES + entries * 2 + event, 2)?;
+        let used = area("used ring", setup.device, ENTRIES + entries * USED_BYTES + event, 4)?;
+        // Buffers complete in order, so the used index is also where to take the next one. It is `setup.base` for every frontend that knows
+        // where its device stopped; DPDK's virtio-user says 0 to a device that comes back, whatever the ring in its memory has seen.
+        let base = used.load_u16(IDX, Ordering::Relaxed);
         let mut ring = Self {
             size,
             event_idx,
@@ -64,9 +69,9 @@ impl SplitRing {
             next_used: base,
             published: base,
             event_moved_at: base,
-            descriptors: area("descriptor table", setup.descriptors, entries * DESCRIPTOR_BYTES, 16)?,
-            avail: area("available ring", setup.driver, ENTRIES + entries * 2 + event, 2)?,
-            used: area("used ring", setup.device, ENTRIES + entries * USED_BYTES + event, 4)?,
+            descriptors,
+            avail,
+            used,
         };
         ring.suppress_kicks();
         Ok(ring)

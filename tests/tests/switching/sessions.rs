@@ -45,13 +45,15 @@ fn memory_slots_are_added_and_removed_while_packets_flow() {
             talk(&mut a, &mut b);
         }
     }
-    // There twice, and not there: refused, without harm.
-    let region = &a.guest.ram().regions()[4];
-    assert!(a.guest.session().add_region(region).is_err());
-    a.guest.session().remove_region(region).unwrap();
-    assert!(a.guest.session().remove_region(region).is_err());
-    talk(&mut a, &mut b);
-    rig.finish_but(&mut [&mut a, &mut b], &["request refused"]);
+    // QEMU 7.2 asks once for each of a guest's queue pairs: the repetition changes nothing.
+    for (add, bytes) in [(true, 24 << 20), (false, 20 << 20), (false, 20 << 20), (true, 24 << 20)] {
+        let region = &a.guest.ram().regions()[4];
+        let session = a.guest.session();
+        if add { session.add_region(region) } else { session.remove_region(region) }.unwrap();
+        assert_eq!(rig.port("a").negotiated.unwrap().memory_bytes, bytes);
+        talk(&mut a, &mut b);
+    }
+    rig.finish(&mut [&mut a, &mut b]);
 }
 
 #[test]

@@ -120,13 +120,11 @@ impl Backend {
         Ok(())
     }
 
-    /// REM_MEM_REG. QEMU fills in 0 for the offset, so the other three decide.
+    /// REM_MEM_REG. QEMU fills in 0 for the offset, so the other three decide. QEMU 7.2 removes each region once for every queue pair.
     pub(super) fn remove_mem_region(&mut self, region: &VhostUserMemoryRegion) -> Result<()> {
+        let Some(memory) = &self.memory else { return Ok(()) };
         let guest = GuestPhysAddr(region.guest_phys_addr);
-        let memory = match &self.memory {
-            Some(memory) => memory.without_slot(guest, FrontendAddr(region.user_addr), region.memory_size)?,
-            None => return Err(crate::memory::MemoryError::NoSuchSlot(guest).into()),
-        };
+        let memory = memory.without_slot(guest, FrontendAddr(region.user_addr), region.memory_size)?;
         self.set_memory(memory);
         Ok(())
     }

@@ -87,8 +87,15 @@ fn bad_memory_is_refused_and_the_old_stays() {
     }
     let overlap = single([m / 2, m, FRONTEND + 4 * m, 0]);
     assert_eq!(peer.acknowledged(Req::ADD_MEM_REG, &overlap, &[&a]), Some(false));
-    let unknown = single([m, m, FRONTEND + m, 0]);
-    assert_eq!(peer.acknowledged(Req::REM_MEM_REG, &unknown, &[]), Some(false));
+    // A part of a region, one beside its frontend address, more than a region; only what touches no memory is as good as gone.
+    for (region, gone) in [
+        ([0, m / 2, FRONTEND, 0], false),
+        ([0, m, FRONTEND + m, 0], false),
+        ([m - 1, u64::MAX, FRONTEND, 0], false),
+        ([m, m, FRONTEND + m, 0], true),
+    ] {
+        assert_eq!(peer.acknowledged(Req::REM_MEM_REG, &single(region), &[]), Some(gone), "{region:x?}");
+    }
     assert_eq!(port.host.out(), [(0, true, true)]);
     port.stop();
 }
