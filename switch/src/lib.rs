@@ -1,0 +1,25 @@
+//! Sidecore, a poll-mode switch for virtual machines: everything but the binary's first line.
+//!
+//! A library so that a core's own poll function can be measured without a process, a session or a thread around it. It offers
+//! nothing to other programs.
+#![forbid(unsafe_code)]
+
+mod cli;
+mod control;
+mod daemon;
+mod dataplane;
+mod forwarding;
+mod http;
+mod logging;
+mod metrics;
+mod snapshot;
+mod state;
+mod words;
+
+use std::process::ExitCode;
+
+/// What the binary `sidecore` does.
+#[must_use]
+pub fn main() -> ExitCode {
+    cli::main()
+}
