@@ -320,10 +320,23 @@ impl<'m> GuestSlice<'m> {
         n
     }
 
-    /// Tells the CPU that this will be touched soon.
+    /// Writes `bytes` with as few stores as there can be; nothing where there is no room for all of them.
     #[inline]
-    pub fn prefetch(&self) {
-        prefetch(self.ptr.0);
+    pub(crate) fn write_array<const N: usize>(&self, bytes: &[u8; N]) {
+        if self.len() >= N {
+            // SAFETY: as for `write_source`; `N` bytes are inside `self`'s mapping.
+            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.ptr.0, N) };
+        }
+    }
+
+    /// Tells the CPU that the first `len` bytes will be written soon.
+    #[inline]
+    pub(crate) fn prefetch_write(&self, len: usize) {
+        let mut at = 0;
+        while at < len.min(self.len()) {
+            prefetch_write(self.ptr.0.wrapping_add(at));
+            at += CACHE_LINE;
+        }
     }
 }
 
@@ -374,6 +387,16 @@ impl Source<'_> {
     pub fn suffix(self, skip: usize) -> Self {
         let skip = skip.min(self.len());
         Self { ptr: self.ptr.wrapping_add(skip), len: self.len - skip as u32, bytes: PhantomData }
+    }
+
+    /// Tells the CPU that the first `len` bytes will be read soon.
+    #[inline]
+    pub(crate) fn prefetch(&self, len: usize) {
+        let mut at = 0;
+        while at < len.min(self.len()) {
+            prefetch(self.ptr.wrapping_add(at));
+            at += CACHE_LINE;
+        }
     }
 
     /// Reads as many bytes as fit in both into `to`; returns how many.
@@ -446,6 +469,34 @@ fn prefetch(ptr: *const u8) {
     #[cfg(not(target_arch = "x86_64"))]
     let _ = ptr;
 }
+
+/// The same for a line that is to be written: it is taken from the other CPU at once, not when the store is made.
+#[inline]
+fn prefetch_write(ptr: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: as for `prefetch`.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_ET0 }>(ptr.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = ptr;
+}
+
+/// Orders every store before it ahead of every load after it, as seen by any other CPU: what a ring's publication needs before the driver's
+/// wish for a call is read. One serves all rings that were published before it.
+#[inline]
+pub fn full_fence() {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a word of this thread's stack is ORed with 0: nothing changes. A locked instruction orders stores before loads (Intel SDM,
+    // volume 3, "Memory Ordering") and costs less than MFENCE; the compiler moves no memory access across it.
+    unsafe {
+        std::arch::asm!("lock or dword ptr [rsp - 128], 0", options(nostack));
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    std::sync::atomic::fence(Ordering::SeqCst);
+}
+
+const CACHE_LINE: usize = 64;
 
 /// Whether any mapping of this process was ever hit.
 static ANY_HIT: AtomicBool = AtomicBool::new(false);

@@ -1,7 +1,7 @@
 //! The packed virtqueue, device side (virtio 1.2 §2.8).
 
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::Ordering;
 
 use crate::counters::RingFault;
 use crate::memory::{GuestMemory, RingArea};
@@ -34,6 +34,8 @@ pub(crate) struct PackedRing {
     next_used: u16,
     avail_wrap: bool,
     used_wrap: bool,
+    /// The first slot that was published and not yet judged for a call.
+    uncalled: Option<u16>,
     /// Used descriptors that the driver has not been shown.
     staged: Vec<Staged>,
     descriptors: RingArea,
@@ -75,6 +77,7 @@ impl PackedRing {
             next_used: next,
             avail_wrap: wrap,
             used_wrap: wrap,
+            uncalled: None,
             staged: Vec::with_capacity(STAGED_MAX),
             descriptors: area("descriptor ring", setup.descriptors, usize::from(size) * DESCRIPTOR_BYTES, 16)?,
             driver_event: area("driver event suppression", setup.driver, EVENT_BYTES, 4)?,
@@ -100,6 +103,16 @@ impl PackedRing {
         // Acquire: pairs with the driver's release of the first descriptor's flags, which it writes last (§2.8.6).
         let flags = self.descriptors.load_u16(Self::at(self.next_avail) + FLAGS, Ordering::Acquire);
         (flags & DESC_F_AVAIL != 0) == self.avail_wrap && (flags & DESC_F_USED != 0) != self.avail_wrap
+    }
+
+    /// As the split ring's.
+    #[inline]
+    pub(crate) fn peek(&self, ahead: u16) -> Option<(u64, u32)> {
+        let slot = self.next_avail + ahead;
+        let slot =
+            if slot < self.size { slot } else { slot.checked_sub(self.size).filter(|slot| *slot < self.size)? };
+        let descriptor = self.descriptor(slot);
+        Some((descriptor.addr, descriptor.len()))
     }
 
     #[inline]
@@ -193,8 +206,8 @@ impl PackedRing {
     }
 
     #[inline]
-    pub(crate) fn publish(&mut self) -> Option<bool> {
-        let first = *self.staged.first()?;
+    pub(crate) fn publish(&mut self) -> bool {
+        let Some(&first) = self.staged.first() else { return false };
         // All but the first become used before the first does, and the driver looks at them in order: it sees the burst whole, with the
         // one release below.
         for used in &self.staged[1..] {
@@ -205,9 +218,8 @@ impl PackedRing {
         // Release: pairs with the driver's acquire of these flags; buffer contents and the rest of the burst come before it.
         self.descriptors.store_u16(Self::at(first.slot) + FLAGS, first.flags, Ordering::Release);
         self.staged.clear();
-        // As for the split ring: our publication before our read of the driver's wish.
-        fence(Ordering::SeqCst);
-        Some(self.wants_call(first.slot))
+        self.uncalled.get_or_insert(first.slot);
+        true
     }
 
     #[inline]
@@ -217,10 +229,12 @@ impl PackedRing {
         self.descriptors.store_u16(at + ID, used.id, Ordering::Relaxed);
     }
 
-    /// Whether the driver wants to hear of what was used from slot `old` up to `next_used` (§2.8.10, §2.8.14).
+    /// Whether the driver wants a call for what was published since this was asked last (§2.8.10, §2.8.14); `None` where nothing was. The
+    /// fence before this is as for the split ring.
     #[inline]
-    fn wants_call(&self, old: u16) -> bool {
-        match self.driver_event.load_u16(EVENT_FLAGS, Ordering::Acquire) & 3 {
+    pub(crate) fn wants_call(&mut self) -> Option<bool> {
+        let old = self.uncalled.take()?;
+        Some(match self.driver_event.load_u16(EVENT_FLAGS, Ordering::Acquire) & 3 {
             EVENT_F_ENABLE => true,
             EVENT_F_DISABLE => false,
             EVENT_F_DESC => {
@@ -235,7 +249,7 @@ impl PackedRing {
             }
             // Reserved: a call too many does no harm.
             _ => true,
-        }
+        })
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! What is checked is the snapshot and what is delivered is the snapshot: a guest that rewrites its headers in between changes nothing.
 
+use std::ops::Range;
+
 use arrayvec::ArrayVec;
 
 use crate::counters::TxDrop;
@@ -181,7 +183,19 @@ impl<'a> Burst<'a> {
     /// Whether one more packet of any legal shape fits.
     #[inline]
     pub fn has_room(&self) -> bool {
-        self.count < BURST_PACKETS && self.bytes < BURST_BYTES && self.segments.remaining_capacity() >= CHAIN_SEGMENTS
+        self.count < BURST_PACKETS && self.room() > 0 && self.has_segments()
+    }
+
+    /// Bytes that are left of [`BURST_BYTES`].
+    #[inline]
+    pub(crate) fn room(&self) -> usize {
+        BURST_BYTES.saturating_sub(self.bytes)
+    }
+
+    /// Whether the parts of any legal packet can be appended.
+    #[inline]
+    pub(crate) fn has_segments(&self) -> bool {
+        self.segments.remaining_capacity() >= CHAIN_SEGMENTS
     }
 
     /// Packet `index` with its tail. `index` is below [`Burst::len`].
@@ -213,7 +227,11 @@ impl<'a> Burst<'a> {
             }
             len += part.len();
         }
-        self.seal(first, len, offload).is_ok()
+        let sealed = self.seal(first..self.segments.len(), len, offload).is_ok();
+        if !sealed {
+            self.segments.truncate(first);
+        }
+        sealed
     }
 
     /// Where a source appends the parts of the next packet, before it calls [`Burst::seal`].
@@ -222,21 +240,19 @@ impl<'a> Burst<'a> {
         &mut self.segments
     }
 
-    /// Makes a packet of the segments from `first` on, `len` bytes in all: reads its headers into the snapshot and leaves the rest as
-    /// its tail. An error, with the segments removed, where the length is out of bounds or the metadata not about what follows the link
-    /// layer's header.
+    /// Makes a packet of some of the segments, `len` bytes in all: reads its headers into the snapshot and leaves the rest as its tail. An
+    /// error where the length is out of bounds or the metadata not about what follows the link layer's header; the segments are left.
     #[inline]
-    pub(crate) fn seal(&mut self, first: usize, len: usize, offload: Offload) -> Result<(), TxDrop> {
+    pub(crate) fn seal(&mut self, parts: Range<usize>, len: usize, offload: Offload) -> Result<(), TxDrop> {
         if !(FRAME_MIN..=FRAME_MAX).contains(&len) {
-            self.segments.truncate(first);
             return Err(TxDrop::BadLength);
         }
         let packet = &mut self.packets[self.count];
         let want = if offload.needs_csum { SNAPSHOT_MAX } else { SNAPSHOT_PLAIN };
         let head = &mut packet.head[HEADROOM..HEADROOM + want];
         let mut filled = 0;
-        let mut at = first;
-        while let Some(segment) = self.segments.get_mut(at) {
+        let mut at = parts.start;
+        for segment in &mut self.segments[parts.clone()] {
             let n = segment.read(&mut head[filled..]);
             filled += n;
             if n < segment.len() {
@@ -250,9 +266,8 @@ impl<'a> Burst<'a> {
         packet.len = len as u32;
         packet.offload = offload;
         packet.first_segment = at as u16;
-        packet.segments = (self.segments.len() - at) as u16;
+        packet.segments = (parts.end - at) as u16;
         if !packet.checksum_is_inside() {
-            self.segments.truncate(first);
             return Err(TxDrop::BadOffload);
         }
         self.count += 1;

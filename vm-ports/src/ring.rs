@@ -308,10 +308,33 @@ impl Ring {
         either!(self, ring => ring.rewind(mark));
     }
 
-    /// Shows the driver all that was staged. `None` where there was nothing, else whether it wants a call.
+    /// Prepares for `chains` of them to be taken. A hint.
     #[inline]
-    pub(crate) fn publish(&mut self) -> Option<bool> {
+    pub(crate) fn expect(&mut self, chains: usize) {
+        if let Self::Split(ring) = self {
+            ring.expect(chains);
+        }
+    }
+
+    /// Where the chain `ahead` of the next one begins, as far as that is known now. A hint, which may be wrong.
+    #[inline]
+    pub(crate) fn peek(&self, ahead: u16) -> Option<(u64, u32)> {
+        either!(self, ring => ring.peek(ahead))
+    }
+
+    /// Shows the driver all that was staged. False where there was nothing. [`Ring::wants_call`] comes next, after a [`full_fence`] that
+    /// any number of rings can share.
+    ///
+    /// [`full_fence`]: crate::memory::full_fence
+    #[inline]
+    pub(crate) fn publish(&mut self) -> bool {
         either!(self, ring => ring.publish())
+    }
+
+    /// Whether the driver wants a call for what was published since this was asked last; `None` where nothing was.
+    #[inline]
+    pub(crate) fn wants_call(&mut self) -> Option<bool> {
+        either!(self, ring => ring.wants_call())
     }
 
     /// The base for `GET_VRING_BASE`.

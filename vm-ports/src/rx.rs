@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 
+use crate::address::GuestPhysAddr;
 use crate::call::{Call, Signal};
 use crate::counters::{QueueCounters, RingFault, RxDrop};
 use crate::egress::{self, FrameSink};
 use crate::features::Features;
-use crate::memory::{GuestMemory, GuestSlice, Source};
-use crate::net_header::Offload;
+use crate::memory::{GuestMemory, GuestSlice, Source, full_fence};
+use crate::net_header::{NET_HEADER_MAX, Offload};
 use crate::offload::OffloadError;
 use crate::packet::{CHAIN_SEGMENTS, View};
 use crate::ring::{Chain, ChainError, Direction, Ring, RingError, RingSetup, Sink, Translator};
@@ -20,6 +21,10 @@ const FRAME_CHAINS: usize = 256;
 /// Descriptors looked at for one packet, with all the segments it may become, at most. 256 segments into buffers of 19 parts each (Linux
 /// without mergeable buffers) stay below it; a guest that posts descriptors without bytes does not make its neighbours wait.
 const PACKET_DESCRIPTORS: usize = 8192;
+
+/// How many packets before its turn a buffer is looked up and its first lines taken over from the guest's CPU, and how many bytes of it.
+const AHEAD: u16 = 4;
+const WRITE_AHEAD: usize = 128;
 
 /// The device side of one RX virtqueue. Owned by one I/O core at a time.
 #[derive(Debug)]
@@ -122,13 +127,27 @@ impl RxQueue {
         }
     }
 
-    /// Shows the guest all that was pushed: one publication, and a call if the guest wants one.
+    /// Shows the guest all that was pushed, with one publication. [`RxQueue::notify`] comes next, after a [`fence`](crate::fence).
     #[inline]
-    pub fn flush(&mut self) {
-        if let Some(wanted) = self.ring.publish() {
+    pub fn publish(&mut self) {
+        self.ring.publish();
+    }
+
+    /// Calls the guest if it wants to hear of what was published.
+    #[inline]
+    pub fn notify(&mut self) {
+        if let Some(wanted) = self.ring.wants_call() {
             let signal = self.call.signal(wanted);
             self.called(signal);
         }
+    }
+
+    /// Shows the guest all that was pushed: one publication, and a call if the guest wants one.
+    #[inline]
+    pub fn flush(&mut self) {
+        self.publish();
+        full_fence();
+        self.notify();
     }
 
     /// Delivers the packet and returns what it became.
@@ -136,6 +155,9 @@ impl RxQueue {
     fn place(&mut self, view: View<'_>) -> Result<Placed, RxDrop> {
         if self.memory.is_truncated() {
             return Err(self.stop_with(RingFault::MemoryLost));
+        }
+        if let Some(placed) = self.place_in_one(view) {
+            return Ok(placed);
         }
         let placed = match self.try_place(view) {
             // What was pushed before takes up the list; once published, it does not.
@@ -151,6 +173,47 @@ impl RxQueue {
             Refusal::BadBuffer => RxDrop::BadBuffer,
             Refusal::Fault(fault) => self.stop_with(fault),
         })
+    }
+
+    /// Delivers a packet that the guest takes as it is into one buffer in one piece: what nearly every packet and buffer is. `None`, and the
+    /// ring as it was, for any other.
+    #[inline]
+    fn place_in_one(&mut self, view: View<'_>) -> Option<Placed> {
+        let Self { ring, features, region_hint, memory, .. } = self;
+        let packet = view.packet();
+        if !packet.offload().accepted_by(*features) || !ring.can_stage(1) {
+            return None;
+        }
+        if let Some((addr, len)) = ring.peek(AHEAD)
+            && let Some(buffer) = memory.translate(region_hint, GuestPhysAddr(addr), len)
+        {
+            buffer.prefetch_write(WRITE_AHEAD);
+        }
+        let mark = ring.mark();
+        let mut buffer = OneBuffer(None);
+        let taken = ring.take(&mut Translator { memory, hint: region_hint }, Direction::Write, &mut buffer);
+        let header = packet.offload().write(*features, 1);
+        let header_len = features.net_header_len();
+        let total = header_len + packet.len();
+        let (Ok(Some((chain, Ok(())))), Some(buffer)) = (taken, buffer.0) else {
+            ring.rewind(mark);
+            return None;
+        };
+        if buffer.len() < total {
+            ring.rewind(mark);
+            return None;
+        }
+        ring.stage(chain, total as u32);
+        if header_len == NET_HEADER_MAX {
+            buffer.write_array(&header);
+        } else {
+            buffer.write(&header[..header_len]);
+        }
+        let mut at = header_len;
+        for part in std::iter::once(&Source::from(packet.head())).chain(view.tail()) {
+            at += buffer.suffix(at).write_source(*part);
+        }
+        Some(Placed { frames: 1, bytes: packet.len() as u64 })
     }
 
     /// Delivers the packet or leaves the ring as it was, but for bad buffers, which are given back empty.
@@ -195,6 +258,16 @@ impl RxQueue {
         self.fault = Some(fault);
         self.counters.rx.faults[fault as usize].add(1);
         RxDrop::NotReady
+    }
+}
+
+/// A chain of one buffer in one piece.
+struct OneBuffer<'m>(Option<GuestSlice<'m>>);
+
+impl<'m> Sink<'m> for OneBuffer<'m> {
+    #[inline]
+    fn put(&mut self, slice: GuestSlice<'m>) -> bool {
+        self.0.replace(slice).is_none()
     }
 }
 

@@ -1,7 +1,7 @@
 //! The split virtqueue, device side (virtio 1.2 §2.7).
 
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::Ordering;
 
 use crate::counters::RingFault;
 use crate::memory::{GuestMemory, RingArea};
@@ -36,6 +36,8 @@ pub(crate) struct SplitRing {
     next_used: u16,
     /// What the driver has been shown of `next_used`.
     published: u16,
+    /// What of that it has been judged for a call.
+    called: u16,
     /// `next_avail` when the event was last moved.
     event_moved_at: u16,
     descriptors: RingArea,
@@ -68,6 +70,7 @@ impl SplitRing {
             next_avail: base,
             next_used: base,
             published: base,
+            called: base,
             event_moved_at: base,
             descriptors,
             avail,
@@ -123,10 +126,40 @@ impl SplitRing {
     #[inline]
     pub(crate) fn has_work(&mut self) -> bool {
         if self.avail_idx == self.next_avail {
-            // Acquire: pairs with the driver's release of its index, so that entries and descriptors before it are seen.
-            self.avail_idx = self.avail.load_u16(IDX, Ordering::Acquire);
+            self.look();
         }
         self.avail_idx != self.next_avail
+    }
+
+    /// Reads the driver's index anew where fewer than `chains` are known to be there.
+    #[inline]
+    pub(crate) fn expect(&mut self, chains: usize) {
+        if usize::from(self.avail_idx.wrapping_sub(self.next_avail)) < chains {
+            self.look();
+        }
+    }
+
+    #[inline]
+    fn look(&mut self) {
+        // Acquire: pairs with the driver's release of its index, so that entries and descriptors before it are seen.
+        self.avail_idx = self.avail.load_u16(IDX, Ordering::Acquire);
+    }
+
+    /// The buffer of the chain `ahead` of the next one, as far as it is known without following it: a hint, unchecked. Has the descriptor
+    /// of the one twice as far ahead brought into the cache.
+    #[inline]
+    pub(crate) fn peek(&self, ahead: u16) -> Option<(u64, u32)> {
+        let known = self.avail_idx.wrapping_sub(self.next_avail);
+        let head = |ahead: u16| {
+            self.avail.load_u16(ENTRIES + self.slot(self.next_avail.wrapping_add(ahead)) * 2, Ordering::Relaxed)
+        };
+        if known > 2 * ahead {
+            self.descriptors.prefetch(usize::from(head(2 * ahead) & (self.size - 1)) * DESCRIPTOR_BYTES);
+        }
+        (known > ahead).then(|| {
+            let descriptor = self.descriptor(head(ahead) & (self.size - 1));
+            (descriptor.addr, descriptor.len())
+        })
     }
 
     #[inline]
@@ -214,25 +247,32 @@ impl SplitRing {
     }
 
     #[inline]
-    pub(crate) fn publish(&mut self) -> Option<bool> {
-        let (old, new) = (self.published, self.next_used);
-        if old == new {
-            return None;
+    pub(crate) fn publish(&mut self) -> bool {
+        if self.published == self.next_used {
+            return false;
         }
         // Before the index: a driver that sees the room it can fill now sees the event that goes with it.
         if self.event_idx && self.next_avail.wrapping_sub(self.event_moved_at) >= EVENT_STEP {
             self.move_event();
         }
         // Release: pairs with the driver's acquire of the used index; entries and buffer contents come before it.
-        self.used.store_u16(IDX, new, Ordering::Release);
-        self.published = new;
-        // Orders our index before our read of the driver's wish; the driver has the same fence between its wish and its read of our index
-        // (§2.7.7.2), so that at least one of the two sees the other.
-        fence(Ordering::SeqCst);
-        Some(if self.event_idx {
-            need_event(self.avail.load_u16(self.avail_end(), Ordering::Relaxed), new, old)
-        } else {
-            self.avail.load_u16(0, Ordering::Relaxed) & AVAIL_F_NO_INTERRUPT == 0
+        self.used.store_u16(IDX, self.next_used, Ordering::Release);
+        self.published = self.next_used;
+        true
+    }
+
+    /// Whether the driver wants a call for what was published since this was asked last; `None` where nothing was. (§2.7.7.2: the fence
+    /// before this orders our index before our read of the driver's wish; the driver has the same between its wish and its read of our
+    /// index, so that at least one of the two sees the other.)
+    #[inline]
+    pub(crate) fn wants_call(&mut self) -> Option<bool> {
+        let old = std::mem::replace(&mut self.called, self.published);
+        (old != self.published).then(|| {
+            if self.event_idx {
+                need_event(self.avail.load_u16(self.avail_end(), Ordering::Relaxed), self.published, old)
+            } else {
+                self.avail.load_u16(0, Ordering::Relaxed) & AVAIL_F_NO_INTERRUPT == 0
+            }
         })
     }
 }

@@ -3,13 +3,19 @@
 use std::fs::File;
 use std::sync::Arc;
 
+use arrayvec::ArrayVec;
+
 use crate::call::{Call, Signal};
 use crate::counters::{QueueCounters, RingFault, TxCounters, TxDrop};
 use crate::features::Features;
-use crate::memory::{GuestMemory, Source};
+use crate::memory::{GuestMemory, Source, full_fence};
 use crate::net_header::{NET_HEADER_MAX, Offload};
 use crate::packet::{BURST_PACKETS, Burst, FRAME_MAX, FRAME_MIN};
 use crate::ring::{ChainError, Direction, Ring, RingError, RingSetup, Translator};
+
+/// Bytes at the beginning of each buffer that are brought into the cache before they are read: headers. What follows is a sequence, which
+/// the CPU's own prefetchers recognise.
+const READ_AHEAD: usize = 128;
 
 /// The device side of one TX virtqueue. Owned by one I/O core at a time.
 #[derive(Debug)]
@@ -107,8 +113,11 @@ impl TxQueue {
             *fault = Some(stop(counters, RingFault::MemoryLost));
             return;
         }
-        let (mut packets, mut bytes) = (0, 0);
-        while packets < BURST_PACKETS && burst.has_room() && ring.can_stage(1) {
+        ring.expect(BURST_PACKETS);
+        // First all chains, so that what they hold is on its way to this CPU at the same time; then the packets in them.
+        let mut chains = ArrayVec::<Found, BURST_PACKETS>::new();
+        let mut room = burst.room();
+        while !chains.is_full() && room > 0 && burst.has_segments() && ring.can_stage(1) {
             let first = burst.segments_mut().len();
             let (chain, walked) = match ring.take(&mut translator, Direction::Read, burst.segments_mut()) {
                 Ok(Some(taken)) => taken,
@@ -120,19 +129,29 @@ impl TxQueue {
                 }
             };
             ring.stage(chain, 0);
-            packets += 1;
-            let accepted = match walked {
+            if walked.is_err() {
+                burst.segments_mut().truncate(first);
+            }
+            let parts = &burst.segments_mut()[first..];
+            let (count, len) = (parts.len(), parts.iter().map(Source::len).sum::<usize>());
+            parts.iter().take(2).for_each(|part| part.prefetch(READ_AHEAD));
+            room = room.saturating_sub(len);
+            let walked = walked.map_err(|error| match error {
+                ChainError::Malformed => TxDrop::MalformedChain,
+                ChainError::BadAddress => TxDrop::BadAddress,
+            });
+            chains.push(Found { first, count, len, walked });
+        }
+        let (packets, mut bytes) = (chains.len(), 0);
+        for chain in chains {
+            let accepted = match chain.walked {
                 Ok(()) if !*enabled => Err(TxDrop::RingDisabled),
-                Ok(()) => accept(burst, first, *features),
-                Err(ChainError::Malformed) => Err(TxDrop::MalformedChain),
-                Err(ChainError::BadAddress) => Err(TxDrop::BadAddress),
+                Ok(()) => accept(burst, &chain, *features),
+                Err(reason) => Err(reason),
             };
             match accepted {
                 Ok(len) => bytes += len,
-                Err(reason) => {
-                    burst.segments_mut().truncate(first);
-                    counters.drops[reason as usize].add(1);
-                }
+                Err(reason) => counters.drops[reason as usize].add(1),
             }
         }
         if packets > 0 {
@@ -141,14 +160,36 @@ impl TxQueue {
         }
     }
 
-    /// Gives everything pulled back to the guest: one publication, and a call if the guest wants one.
+    /// Gives everything pulled back to the guest, with one publication. [`TxQueue::notify`] comes next, after a [`fence`](crate::fence).
     #[inline]
-    pub fn complete(&mut self) {
-        if let Some(wanted) = self.ring.publish() {
+    pub fn publish(&mut self) {
+        self.ring.publish();
+    }
+
+    /// Calls the guest if it wants to hear of what was published.
+    #[inline]
+    pub fn notify(&mut self) {
+        if let Some(wanted) = self.ring.wants_call() {
             let signal = self.call.signal(wanted);
             self.called(signal);
         }
     }
+
+    /// Gives everything pulled back to the guest: one publication, and a call if the guest wants one.
+    #[inline]
+    pub fn complete(&mut self) {
+        self.publish();
+        full_fence();
+        self.notify();
+    }
+}
+
+/// A chain that was taken: its parts are `count` segments of the burst from `first` on, of `len` bytes in all.
+struct Found {
+    first: usize,
+    count: usize,
+    len: usize,
+    walked: Result<(), TxDrop>,
 }
 
 fn stop(counters: &TxCounters, reason: RingFault) -> RingFault {
@@ -156,21 +197,18 @@ fn stop(counters: &TxCounters, reason: RingFault) -> RingFault {
     reason
 }
 
-/// Makes a packet of the segments from `first` on: virtio-net header, then the frame. Returns the frame's length.
+/// Makes a packet of a chain: virtio-net header, then the frame. Returns the frame's length.
 #[inline]
-fn accept<'a>(burst: &mut Burst<'a>, first: usize, features: Features) -> Result<usize, TxDrop> {
+fn accept(burst: &mut Burst<'_>, chain: &Found, features: Features) -> Result<usize, TxDrop> {
     let header_len = features.net_header_len();
-    let parts: &mut [Source<'a>] = &mut burst.segments_mut()[first..];
-    // A chain has at most CHAIN_SEGMENTS parts of less than 4 GiB, so this cannot overflow.
-    let total: usize = parts.iter().map(Source::len).sum();
-    let len = total.checked_sub(header_len).ok_or(TxDrop::BadLength)?;
+    let len = chain.len.checked_sub(header_len).ok_or(TxDrop::BadLength)?;
     if !(FRAME_MIN..=FRAME_MAX).contains(&len) {
         return Err(TxDrop::BadLength);
     }
     let mut header = [0; NET_HEADER_MAX];
     let mut filled = 0;
     // Any layout: the header may share its buffer with the frame or be spread over several (§2.7.4).
-    for part in parts {
+    for part in &mut burst.segments_mut()[chain.first..chain.first + chain.count] {
         let n = part.read(&mut header[filled..header_len]);
         *part = part.suffix(n);
         filled += n;
@@ -179,6 +217,6 @@ fn accept<'a>(burst: &mut Burst<'a>, first: usize, features: Features) -> Result
         }
     }
     let offload = Offload::parse(&header, features, len).ok_or(TxDrop::BadOffload)?;
-    burst.seal(first, len, offload)?;
+    burst.seal(chain.first..chain.first + chain.count, len, offload)?;
     Ok(len)
 }
