@@ -89,6 +89,12 @@ impl Packet {
         self.bytes(6)
     }
 
+    /// Destination and source address, as they lie in the frame.
+    #[inline]
+    pub fn addresses(&self) -> [u8; 12] {
+        self.bytes(0)
+    }
+
     /// The tag control information, where the outermost EtherType is 802.1Q's.
     #[inline]
     pub fn vlan_tag(&self) -> Option<u16> {

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
-use vm_ports::{BURST_PACKETS, Burst, Packet, RxDrop, RxQueue, View};
+use vm_ports::{BURST_PACKETS, Burst, Packet, RxDrop, RxQueue, TxQueue, View};
 
 use super::accounting::{Charge, CoreCounters, SourceId};
 use super::ports::{PORT_QUEUES_MAX, PORTS_MAX, PortEntry, PortTable, Receiver, Way};
 use super::uplink::UplinkTx;
 use super::xcore::{Errand, Label, ToCore};
 use crate::forwarding::{
-    Destination, DropReason, Egress, Fdb, Ingress, Learned, MacAddr, Now, PortId, Tag, TokenBucket,
+    Destination, DropReason, Egress, Fdb, Ingress, Learned, MacAddr, Now, PortId, Tag, TokenBucket, VlanId,
 };
 
 /// Where packets of a burst came from.
@@ -27,6 +27,15 @@ pub(super) struct Forwarder {
     pub(super) out: Outputs,
     /// What each port may flood from this core, by port: all its queues here together.
     pub(super) floods: Box<[TokenBucket]>,
+    /// How the burst's last packet went.
+    pub(super) last: Option<Known>,
+}
+
+/// A known sender's packets to a known station: within a burst, what was looked up for one holds for the next.
+pub(super) struct Known {
+    addresses: [u8; 12],
+    vlan: VlanId,
+    to: PortId,
 }
 
 /// Where a packet is to go.
@@ -37,8 +46,9 @@ enum Target {
 }
 
 impl Forwarder {
-    /// Forwards every packet of a burst that came in on this core, in order, and publishes once at the end.
+    /// Forwards every packet of a burst that came in on this core, in order. [`Forwarder::finish`] comes next.
     pub(super) fn forward(&mut self, burst: &mut Burst<'_>, origin: &Origin, now: Now) {
+        self.last = None;
         for index in 0..burst.len() {
             match self.route(burst.packet_mut(index), origin, now) {
                 Ok((ingress, Target::One(port))) => self.unicast(burst, index, origin, ingress, port),
@@ -46,7 +56,25 @@ impl Forwarder {
                 Err(reason) => self.out.counters.source(origin.source).settle(Charge::Unicast, Err(reason)),
             }
         }
-        self.out.flush();
+    }
+
+    /// Ends a burst: all receivers see what they got and the sender, if it is a guest, gets its buffers back, each by one publication; then
+    /// come the calls. One fence between the two serves all of them.
+    #[inline]
+    pub(super) fn finish(&mut self, sender: Option<&mut TxQueue>) {
+        self.out.publish();
+        match sender {
+            Some(tx) => {
+                tx.publish();
+                vm_ports::fence();
+                self.out.notify();
+                tx.notify();
+            }
+            None => {
+                vm_ports::fence();
+                self.out.notify();
+            }
+        }
     }
 
     /// Source check, VLAN, learning, look-up: all on the snapshot.
@@ -56,7 +84,15 @@ impl Forwarder {
         let source = MacAddr(packet.source());
         entry.check.check(source)?;
         let ingress = entry.vlans.ingress(Tag::read(packet.head())?)?;
-        match self.fdb.learn(ingress.vlan, source, origin.port, now) {
+        let addresses = packet.addresses();
+        if let Some(last) = &self.last
+            && last.addresses == addresses
+            && last.vlan == ingress.vlan
+        {
+            return Ok((ingress, Target::One(last.to)));
+        }
+        let learned = self.fdb.learn(ingress.vlan, source, origin.port, now);
+        match learned {
             Learned::Known => {}
             Learned::Refreshed(message) | Learned::New(message) | Learned::Moved(message) => self.out.tell(message),
             Learned::Refused(refusal) => self.out.counters.learn_refusals[refusal.index()].add(1),
@@ -71,6 +107,9 @@ impl Forwarder {
                 None => Target::Flood,
             },
         };
+        if let (Learned::Known, Target::One(to)) = (learned, target) {
+            self.last = Some(Known { addresses, vlan: ingress.vlan, to });
+        }
         if matches!(target, Target::Flood)
             && self.floods.get_mut(origin.port.index()).is_some_and(|bucket| !bucket.take(now.cycles))
         {
@@ -134,7 +173,7 @@ impl Forwarder {
         out.counters.source(origin.source).settle(Charge::Unicast, outcome);
     }
 
-    /// Delivers a burst that core `from` handed over.
+    /// Delivers a burst that core `from` handed over. [`Forwarder::finish`] comes next.
     pub(super) fn receive(&mut self, burst: &mut Burst<'_>, labels: &ArrayVec<Label, BURST_PACKETS>, from: usize) {
         let Self { table, out, .. } = self;
         for (index, label) in labels.iter().enumerate() {
@@ -159,7 +198,6 @@ impl Forwarder {
                 Err(reason) => out.counters.source(label.source).settle(Charge::Arrived, Err(reason)),
             }
         }
-        out.flush();
     }
 }
 
@@ -340,11 +378,11 @@ impl Outputs {
     }
 
     /// Shows every receiver what it got.
-    pub(super) fn flush(&mut self) {
-        for at in self.touched.drain(..) {
-            if let Some(slot) = self.rx.get_mut(usize::from(at)) {
-                slot.touched = false;
-                slot.rx.flush();
+    #[inline]
+    fn publish(&mut self) {
+        for at in &self.touched {
+            if let Some(slot) = self.rx.get_mut(usize::from(*at)) {
+                slot.rx.publish();
             }
         }
         for uplink in &mut self.uplinks {
@@ -355,6 +393,17 @@ impl Outputs {
             self.to_touched &= self.to_touched - 1;
             if let Some(Some(to)) = self.to.get_mut(core as usize) {
                 to.flush();
+            }
+        }
+    }
+
+    /// Calls the receivers that want it.
+    #[inline]
+    fn notify(&mut self) {
+        for at in self.touched.drain(..) {
+            if let Some(slot) = self.rx.get_mut(usize::from(at)) {
+                slot.touched = false;
+                slot.rx.notify();
             }
         }
     }

@@ -92,6 +92,7 @@ impl IoCore {
                 fdb,
                 out: Outputs::new(index, links.to, Arc::clone(&counters)),
                 floods: vec![TokenBucket::UNLIMITED; PORTS_MAX].into_boxed_slice(),
+                last: None,
             },
             buffer: BurstBuffer::default(),
             counters,
@@ -163,7 +164,7 @@ impl IoCore {
         guest.tx.pull(&mut burst);
         forwarder.forward(&mut burst, &guest.origin, *now);
         drop(burst);
-        guest.tx.complete();
+        forwarder.finish(Some(&mut guest.tx));
         true
     }
 
@@ -190,6 +191,8 @@ impl IoCore {
                 next += 1;
             }
             forwarder.forward(&mut burst, &uplink.origin, *now);
+            drop(burst);
+            forwarder.finish(None);
         }
         Mbuf::free_bulk(&mut mbufs);
         true
@@ -212,6 +215,7 @@ impl IoCore {
             let chunks = link.pull(&mut burst, &mut labels);
             forwarder.receive(&mut burst, &labels, core);
             drop(burst);
+            forwarder.finish(None);
             link.release(chunks);
             worked = true;
         }
@@ -311,6 +315,8 @@ impl IoCore {
         burst.push_frame([&frame[..]], Offload::NONE);
         let origin = Origin { port, source };
         forwarder.forward(&mut burst, &origin, *now);
+        drop(burst);
+        forwarder.finish(None);
     }
 
     fn stations(&self, from: usize, count: usize) -> Option<Vec<Entry>> {
