@@ -31,5 +31,5 @@ pub use raw::{
     All, Hugepages, LogFormat, LogLevel, RawAccount, RawConfig, RawGuest, RawSwitch, RawTrunk, RawUplink, RawVlan,
     SocketRole, schema,
 };
-pub use types::{Account, CpuId, MacAddr, PortName, SocketAccess, SocketMode, VlanId};
+pub use types::{Account, CpuId, MacAddr, PortName, SocketAccess, SocketMode, Station, VlanId};
 pub use vlan::{Tagged, Vlan};

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::device::Device;
 use crate::raw::{Hugepages, LogFormat, LogLevel, RawConfig, RawGuest, RawSwitch, RawUplink, SocketRole};
-use crate::types::{CpuId, MacAddr, PortName, SocketAccess};
+use crate::types::{CpuId, MacAddr, PortName, SocketAccess, Station};
 use crate::vlan::Vlan;
 
 /// A whole configuration: no two ports share a name, a socket or a device.
@@ -78,6 +78,8 @@ pub struct GuestConfig {
     pub mac: Option<MacAddr>,
     /// Drop what the guest sends from another address.
     pub anti_spoof: bool,
+    /// Addresses that are always behind this port, besides `mac`.
+    pub stations: Vec<Station>,
     /// The MTU the guest is told, 68 to 65535; none: none.
     pub mtu: Option<u16>,
     /// VLANs of the port.
@@ -115,6 +117,8 @@ pub struct UplinkConfig {
     pub device: Device,
     /// Receive and transmit queues, 1 to 64; none: one per I/O core, or as many as the device has.
     pub queues: Option<u16>,
+    /// Addresses that are always behind this port.
+    pub stations: Vec<Station>,
     /// The MTU, 68 to 65535; none: the device's own.
     pub mtu: Option<u16>,
     /// VLANs of the port.

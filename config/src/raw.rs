@@ -151,6 +151,11 @@ pub struct RawGuest {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = false))]
     pub anti_spoof: Option<bool>,
+    /// Addresses that are always behind this port, whatever other ports send: a list such as ["52:54:00:00:00:02"], of stations
+    /// that a guest bridges to, for example.
+    /// They are in every VLAN that the port names, never age out and cannot be learnt elsewhere. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stations: Option<Vec<String>>,
     /// The MTU the guest is told, in bytes: a number from 68 to 65535. Default: none is told, drivers take 1500.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 68, max = 65_535))]
@@ -205,6 +210,11 @@ pub struct RawUplink {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 64))]
     pub queues: Option<i64>,
+    /// Addresses that are always behind this port, whatever other ports send: a list such as ["52:54:00:00:00:02"], of stations
+    /// that guests rely on, a router for example.
+    /// They are in every VLAN that the port names, never age out and cannot be learnt elsewhere. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stations: Option<Vec<String>>,
     /// The MTU of the device, in bytes: a number from 68 to 65535, at most 3520 on net_af_xdp. Default: what the
     /// device has.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -2,7 +2,7 @@
 
 use crate::model::{Config, GuestConfig, SwitchConfig, UplinkConfig};
 use crate::raw::{All, RawAccount, RawConfig, RawGuest, RawSwitch, RawTrunk, RawUplink, RawVlan, SocketRole};
-use crate::types::Account;
+use crate::types::{Account, Station};
 use crate::vlan::{Tagged, Vlan};
 
 impl From<Config> for RawConfig {
@@ -54,6 +54,7 @@ impl From<GuestConfig> for RawGuest {
             io_core: guest.io_core.and_then(|core| i64::try_from(core).ok()),
             mac: guest.mac.map(Into::into),
             anti_spoof: Some(guest.anti_spoof),
+            stations: list(guest.stations),
             mtu: guest.mtu.map(i64::from),
             vlan: Some(guest.vlan.into()),
             packed: Some(guest.features.packed),
@@ -73,10 +74,16 @@ impl From<UplinkConfig> for RawUplink {
             name: uplink.name.into(),
             device: uplink.device.to_string(),
             queues: uplink.queues.map(i64::from),
+            stations: list(uplink.stations),
             mtu: uplink.mtu.map(i64::from),
             vlan: Some(uplink.vlan.into()),
         }
     }
+}
+
+/// A list that is left out where it is empty.
+fn list(stations: Vec<Station>) -> Option<Vec<String>> {
+    (!stations.is_empty()).then(|| stations.into_iter().map(Into::into).collect())
 }
 
 impl From<Vlan> for RawVlan {

@@ -75,6 +75,34 @@ impl fmt::Display for MacAddr {
     }
 }
 
+/// An address that is always behind one port: a station's, or all zeros, which is where a DPDK net_null device says its frames are to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Station([u8; 6]);
+
+impl Station {
+    const ZERO: &str = "00:00:00:00:00:00";
+
+    /// The six octets in the order they have on the wire.
+    pub fn octets(self) -> [u8; 6] {
+        self.0
+    }
+}
+
+impl FromStr for Station {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        if text == Self::ZERO { Ok(Self([0; 6])) } else { text.parse::<MacAddr>().map(|mac| Self(mac.0)) }
+    }
+}
+
+impl fmt::Display for Station {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&MacAddr(self.0), f)
+    }
+}
+
 /// A VLAN, 1 to 4094 (IEEE 802.1Q-2018 §9.6: 0 means "no VLAN", 4095 is reserved).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "i64", into = "i64")]
@@ -247,4 +275,4 @@ macro_rules! through_text {
         }
     )*};
 }
-through_text!(MacAddr, PortName, SocketMode);
+through_text!(MacAddr, PortName, SocketMode, Station);

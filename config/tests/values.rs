@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use config::{
     Account, Config, CpuId, Device, GuestConfig, GuestFeatures, Hugepages, LogFormat, LogLevel, MacAddr, Machine,
-    RawGuest, RawUplink, SocketAccess, SocketMode, SocketRole, SwitchConfig, Tagged, UplinkConfig, Vlan, VlanId,
+    RawGuest, RawUplink, SocketAccess, SocketMode, SocketRole, Station, SwitchConfig, Tagged, UplinkConfig, Vlan,
+    VlanId,
 };
 use proptest::collection::{btree_set, vec};
 use proptest::option;
@@ -182,9 +183,16 @@ fn features() -> impl Strategy<Value = GuestFeatures> {
     })
 }
 
+fn stations() -> impl Strategy<Value = Vec<Station>> {
+    let zero = Just("00:00:00:00:00:00".parse().unwrap());
+    let station = prop_oneof![zero, mac().prop_map(|mac| mac.to_string().parse().unwrap())];
+    proptest::collection::vec(station, 0..3)
+}
+
 prop_compose! {
     fn guest()(
         mac in option::of(mac()),
+        stations in stations(),
         spoof in any::<bool>(),
         client in any::<bool>(),
         access in access(),
@@ -204,6 +212,7 @@ prop_compose! {
             io_core,
             mac,
             anti_spoof: spoof && mac.is_some(),
+            stations,
             mtu,
             vlan,
             features,
@@ -219,10 +228,18 @@ prop_compose! {
             Just("net_ring0"),
         ],
         queues in option::of(1u16..=2),
+        stations in stations(),
         mtu in option::of(68u16..=3520),
         vlan in vlan(),
     ) -> UplinkConfig {
-        UplinkConfig { name: "x".parse().unwrap(), device: device.parse::<Device>().unwrap(), queues, mtu, vlan }
+        UplinkConfig {
+            name: "x".parse().unwrap(),
+            device: device.parse::<Device>().unwrap(),
+            queues,
+            stations,
+            mtu,
+            vlan,
+        }
     }
 }
 

@@ -37,6 +37,7 @@ pub(crate) fn guest(
         let remedy = "set mac to the guest's address, or remove anti_spoof";
         section.problem("anti_spoof", "without mac nothing says which address is the guest's", remedy);
     }
+    let stations = section.stations(raw.stations.as_deref());
     let mtu = section.number("mtu", raw.mtu, 68..=65_535);
     let vlan = vlan(&mut section, raw.vlan.as_ref()).unwrap_or(Vlan::GUEST_DEFAULT);
     let features = features(&mut section, raw);
@@ -50,6 +51,7 @@ pub(crate) fn guest(
         io_core,
         mac,
         anti_spoof,
+        stations,
         mtu,
         vlan,
         features,

@@ -19,6 +19,7 @@ use std::str::FromStr;
 use crate::error::ValueError;
 use crate::machine::Machine;
 use crate::report::{Key, Report};
+use crate::types::Station;
 
 /// What a section is checked against besides itself.
 pub(crate) struct Surroundings<'a> {
@@ -59,6 +60,19 @@ impl<'r, 's> Section<'r, 's> {
 
     fn parse<T: FromStr<Err = ValueError>>(&mut self, name: &str, text: &str) -> Option<T> {
         self.accept(name, text.parse())
+    }
+
+    /// The addresses that are right; what is wrong is reported.
+    fn stations(&mut self, texts: Option<&[String]>) -> Vec<Station> {
+        let key = self.key.name("stations");
+        let mut stations = Vec::new();
+        for (index, text) in texts.unwrap_or_default().iter().enumerate() {
+            match text.parse() {
+                Ok(station) => stations.push(station),
+                Err(error) => self.report.add(&key.index(index), error),
+            }
+        }
+        stations
     }
 
     /// A number in `range`; none if there is none or it is out of range.

@@ -19,6 +19,7 @@ pub(crate) fn uplink(
     let name = section.parse("name", &raw.name);
     let device: Option<Device> = section.parse("device", &raw.device);
     let queues = queues(&mut section, raw.queues, around);
+    let stations = section.stations(raw.stations.as_deref());
     let mtu = section.number("mtu", raw.mtu, 68..=65_535);
     if let (Some(device), Some(mtu)) = (&device, mtu)
         && let Some(max) = device.max_mtu().filter(|max| mtu > *max)
@@ -29,7 +30,7 @@ pub(crate) fn uplink(
     }
     let vlan = vlan(&mut section, raw.vlan.as_ref()).unwrap_or(Vlan::UPLINK_DEFAULT);
     let (name, device) = (name?, device?);
-    section.finish(UplinkConfig { name, device, queues, mtu, vlan })
+    section.finish(UplinkConfig { name, device, queues, stations, mtu, vlan })
 }
 
 fn queues(section: &mut Section<'_, '_>, raw: Option<i64>, around: &Surroundings<'_>) -> Option<u16> {

@@ -72,6 +72,9 @@ pub(super) struct AddGuest {
     /// Drop what the guest sends from another address than --mac.
     #[arg(long)]
     anti_spoof: bool,
+    /// An address that is always behind the guest, besides --mac; may be given more than once.
+    #[arg(long = "station", value_name = "MAC")]
+    stations: Vec<String>,
     /// The MTU the guest is told.
     #[arg(long, value_name = "BYTES")]
     mtu: Option<i64>,
@@ -154,6 +157,7 @@ impl AddGuest {
             io_core: self.io_core,
             mac: self.mac,
             anti_spoof: self.anti_spoof.then_some(true),
+            stations: (!self.stations.is_empty()).then_some(self.stations),
             mtu: self.mtu,
             vlan: self.vlan.into_raw(),
             packed: unless(self.no_packed),

@@ -44,6 +44,9 @@ pub(super) struct AddUplink {
     /// Queues of the device, at most one for each I/O core [default: as many as both have].
     #[arg(long, value_name = "N")]
     queues: Option<i64>,
+    /// An address that is always behind the uplink, a router's for example; may be given more than once.
+    #[arg(long = "station", value_name = "MAC")]
+    stations: Vec<String>,
     /// The MTU of the device [default: what it has].
     #[arg(long, value_name = "BYTES")]
     mtu: Option<i64>,
@@ -53,8 +56,15 @@ pub(super) struct AddUplink {
 
 pub(super) fn execute(client: &Client, command: UplinkCommand) -> Result<()> {
     match command {
-        UplinkCommand::Add(AddUplink { name, device, queues, mtu, vlan }) => {
-            let raw = RawUplink { name, device, queues, mtu, vlan: vlan.into_raw() };
+        UplinkCommand::Add(AddUplink { name, device, queues, stations, mtu, vlan }) => {
+            let raw = RawUplink {
+                name,
+                device,
+                queues,
+                stations: (!stations.is_empty()).then_some(stations),
+                mtu,
+                vlan: vlan.into_raw(),
+            };
             super::change(client, &Request::UplinkAdd { uplink: serde_json::to_value(raw)? })
         }
         UplinkCommand::Remove { name } => super::change(client, &Request::UplinkRemove { name }),

@@ -85,13 +85,9 @@ impl Dataplane {
             _ => SourceCheck::ANY,
         };
         let vlans = port_vlans(&config.vlan);
-        let fixed = config.mac.map(|mac| (MacAddr(mac.octets()), vlan_ids(&config.vlan)));
         self.open_port(port, PortKind::Guest);
-        if let Some((mac, vlans)) = fixed {
-            for vlan in vlans {
-                self.fabric.tell_all(|| Message::FixStation { vlan, mac, port });
-            }
-        }
+        let stations = config.stations.iter().map(|station| station.octets());
+        self.fix_stations(port, config.mac.map(|mac| mac.octets()).into_iter().chain(stations), &config.vlan);
         let entry = PortEntry { id: port, vlans, check, way: Way::Guest(Vec::new()) };
         self.fabric.change_table(|table| table.set(entry));
         let sources: Vec<SourceId> = queues.iter().map(|queue| queue.source).collect();
@@ -104,6 +100,16 @@ impl Dataplane {
                 self.close_port(port);
                 sources.into_iter().for_each(|source| self.fabric.release_source(source));
                 Err(error)
+            }
+        }
+    }
+
+    /// Makes addresses those of a port, in every VLAN that it names.
+    fn fix_stations(&self, port: PortId, addresses: impl Iterator<Item = [u8; 6]>, vlan: &config::Vlan) {
+        let vlans = vlan_ids(vlan);
+        for mac in addresses.map(MacAddr) {
+            for &vlan in &vlans {
+                self.fabric.tell_all(|| Message::FixStation { vlan, mac, port });
             }
         }
     }
@@ -128,6 +134,7 @@ impl Dataplane {
         let (uplink, shares) = Uplink::start(&self.eal, &self.fabric, config, port)?;
         shares.iter().for_each(|share| self.baselines[share.source.index()] = self.totals(share.source));
         self.open_port(port, PortKind::Uplink);
+        self.fix_stations(port, config.stations.iter().map(|station| station.octets()), &config.vlan);
         let entry = PortEntry {
             id: port,
             vlans: port_vlans(&config.vlan),

@@ -191,9 +191,10 @@ impl Fdb {
         place.map(|place| self.put(place, key, value)).is_ok()
     }
 
-    /// Fixes `mac` to `port`, wherever it was learnt before.
+    /// Fixes `mac` to `port`, wherever it was learnt before. It may be all zeros: no station has that address, and frames for it still have
+    /// to go somewhere.
     pub(crate) fn insert_fixed(&mut self, vlan: VlanId, mac: MacAddr, port: PortId) -> Result<(), LearnRefusal> {
-        if !mac.is_station() {
+        if mac.is_multicast() {
             return Err(LearnRefusal::BadSource);
         }
         let state = self.ports.get(port.index()).filter(|state| state.kind.is_some());

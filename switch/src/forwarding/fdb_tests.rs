@@ -147,8 +147,13 @@ fn what_is_not_a_station_is_refused() {
     let mut fdb = table();
     for bad in [MacAddr([0; 6]), MacAddr([0xff; 6]), MacAddr([1, 0, 0x5e, 0, 0, 1])] {
         assert_eq!(fdb.learn(V, bad, G1, at(0)), Learned::Refused(LearnRefusal::BadSource));
-        assert_eq!(fdb.insert_fixed(V, bad, G1), Err(LearnRefusal::BadSource));
+        assert_eq!(fdb.insert_fixed(V, bad, G1).is_err(), bad.is_multicast());
     }
+    // What is for no station has a place if it was configured, and can be learnt from nobody.
+    let nobody = MacAddr([0; 6]);
+    assert_eq!((fdb.lookup(V, nobody), fdb.len()), (Some(G1), 1));
+    assert_eq!(fdb.learn(V, nobody, G2, at(0)), Learned::Refused(LearnRefusal::BadSource));
+    fdb.close_port(G1);
     assert_eq!(fdb.learn(V, mac(1), PortId(9), at(0)), Learned::Refused(LearnRefusal::UnknownPort));
     fdb.open_port(PortId(9), PortKind::Guest, 1);
     fdb.flush_port(PortId(9));

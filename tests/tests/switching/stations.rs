@@ -63,6 +63,23 @@ fn a_configured_address_is_fixed() {
 }
 
 #[test]
+fn stations_are_always_behind_their_port() {
+    let list = |number| format!("stations = [\"{}\", \"{}\"]", text(number), text(number + 1));
+    let rig =
+        Plan::new().guest("a", &[&list(5)]).guests(&["b"]).uplink("net", "net_null0,no-rx=1", &[&list(7)]).start();
+    let [mut a, mut b] = rig.guests(["a", "b"]);
+    assert_eq!(rig.stations(), [5, 6, 7, 8].map(|n| (1, text(n), if n < 7 { "a" } else { "net" }.to_owned(), true)));
+    // A guest that claims to be the router behind the uplink gets nothing that is for it.
+    a.send(&vec![one(7, 2); 3]);
+    b.send(&vec![one(2, 7); 4]);
+    b.send(&[one(2, 5), one(2, 6)]);
+    assert_eq!((a.frames().len(), b.frames().len()), (2, 3));
+    assert_eq!(rig.learn_refusals("fixed"), 3);
+    assert_eq!(rig.port("net").tx.packets, 3 + 4, "flooded, and for the router");
+    rig.finish(&mut [&mut a, &mut b]);
+}
+
+#[test]
 fn a_learnt_address_cannot_be_stolen() {
     let rig = Plan::new().guests(&["a", "thief", "c"]).start();
     let [mut a, mut thief, mut c] = rig.guests(["a", "thief", "c"]);
