@@ -6,10 +6,10 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 # The demo makes namespaces, interfaces and AF_XDP sockets; `run-tests` does the same for the end-to-end tests.
 AS_ROOT := $(shell [ "$$(id -u)" -eq 0 ] || echo --config "\"target.'cfg(unix)'.runner='sudo -E'\"")
 
-.PHONY: help build release demo lint test test-full clean
+.PHONY: help build release demo lint test test-full bench-instr clean
 
 help: ## Show this list
-	@sed -n 's/^\([a-z-]*\):[^#]*## /\1|/p' Makefile | while IFS='|' read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1|/p' Makefile | while IFS='|' read -r name text; do printf '  make %-11s %s\n' "$$name" "$$text"; done
 
 build: ## Install what building needs, and build the switch
 	@scripts/check-rust.sh
@@ -41,6 +41,11 @@ test: lint ## Checks, unit, property and end-to-end tests, under 25 minutes on t
 test-full: export SIDECORE_TEST_FULL := 1
 test-full: export PROPTEST_CASES := 4096
 test-full: test ## The same with 64 MiB transfers and longer property tests
+
+bench-instr: ## Count the instructions a packet costs, and hold them against their budgets
+	@scripts/check-rust.sh
+	@scripts/install-deps.sh bench
+	cargo bench -p sidecore --bench instructions
 
 clean: ## Remove everything that was built
 	cargo clean

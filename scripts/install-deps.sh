@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Installs the Debian packages Sidecore is built, shown and tested with. Quick and silent when all are there.
 #
-#   scripts/install-deps.sh [build] [demo] [test]      default: build
+#   scripts/install-deps.sh [build] [bench] [demo] [test]      default: build
 #
-# "demo" and "test" include "build". Needs apt (Debian 12 or a relative), and root or sudo when something is missing.
+# "bench", "demo" and "test" include "build", and "test" includes "bench" as far as that can be had. Needs apt (Debian 12 or
+# a relative), and root or sudo when something is missing.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -22,8 +23,11 @@ is_installed() {
 # Of the two busybox packages, which exclude each other, whichever is there already.
 is_installed busybox || demo_packages+=(busybox-static)
 
-# dpdk-testpmd, the second real driver, is in dpdk-dev.
-test_packages=(dpdk-dev)
+# dpdk-testpmd, the second real driver, is in dpdk-dev; strace watches the I/O cores.
+test_packages=(dpdk-dev strace)
+
+# callgrind, which counts instructions.
+bench_packages=(valgrind)
 
 say() { printf 'install-deps: %s\n' "$*"; }
 fail() {
@@ -32,13 +36,19 @@ fail() {
 }
 
 wanted=()
+optional=()
 kernel=no
 for group in "${@:-build}"; do
     case $group in
         build) wanted+=("${build_packages[@]}") ;;
         demo) wanted+=("${build_packages[@]}" "${demo_packages[@]}") kernel=yes ;;
-        test) wanted+=("${build_packages[@]}" "${demo_packages[@]}" "${test_packages[@]}") kernel=yes ;;
-        *) fail "unknown group '$group': use build, demo or test" ;;
+        bench) wanted+=("${build_packages[@]}" "${bench_packages[@]}") ;;
+        test)
+            wanted+=("${build_packages[@]}" "${demo_packages[@]}" "${test_packages[@]}")
+            optional+=("${bench_packages[@]}")
+            kernel=yes
+            ;;
+        *) fail "unknown group '$group': use build, bench, demo or test" ;;
     esac
 done
 
@@ -115,4 +125,8 @@ for package in "${wanted[@]}"; do
     is_installed "$package" || missing+=("$package")
 done
 [[ ${#missing[@]} -eq 0 ]] || install_packages "${missing[@]}"
+for package in "${optional[@]}"; do
+    # What needs it is skipped, and says so.
+    is_installed "$package" || (missing=("$package") && install_packages "$package") || say "going on without $package"
+done
 [[ $kernel == no ]] || has_guest_kernel || fetch_guest_kernel

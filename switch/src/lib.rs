@@ -1,7 +1,7 @@
 //! Sidecore, a poll-mode switch for virtual machines: everything but the binary's first line.
 //!
-//! A library so that a core's own poll function can be measured without a process, a session or a thread around it. It offers
-//! nothing to other programs.
+//! A library so that a core's own poll function can be measured without a process, a session or a thread around it
+//! ([`rig`]). It offers nothing to other programs.
 #![forbid(unsafe_code)]
 
 mod cli;
@@ -17,6 +17,9 @@ mod state;
 mod words;
 
 use std::process::ExitCode;
+
+#[doc(hidden)]
+pub use dataplane::rig;
 
 /// What the binary `sidecore` does.
 #[must_use]

@@ -98,7 +98,7 @@ pub(super) fn hand_out(fabric: &Fabric, shares: Vec<UplinkShare>) {
 }
 
 /// What came out of the negotiation with the device, as a queue needs it.
-fn limits(device: &Port) -> UplinkLimits {
+pub(super) fn limits(device: &Port) -> UplinkLimits {
     let negotiated = device.negotiated();
     let has = |offloads| negotiated.tx_offloads.contains(offloads);
     let mut accepts = Features::NONE;
@@ -119,7 +119,7 @@ fn limits(device: &Port) -> UplinkLimits {
 }
 
 /// One queue pair for each core, or as many as there can be.
-fn configure(
+pub(super) fn configure(
     eal: &Eal,
     device: EthDev,
     cores: usize,

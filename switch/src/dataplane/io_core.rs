@@ -74,6 +74,8 @@ pub(super) struct IoCore {
     policed: Vec<PortId>,
     cycles_per_s: u64,
     next_second: u64,
+    /// Cycle counter when the last round ended.
+    round_start: u64,
     now: Now,
     shares_cpu: bool,
 }
@@ -100,6 +102,7 @@ impl IoCore {
             policed: Vec::with_capacity(PORTS_MAX),
             cycles_per_s,
             next_second: epoch + cycles_per_s,
+            round_start: epoch,
             now: Now { seconds: 0, cycles: epoch },
             shares_cpu,
         }
@@ -107,30 +110,37 @@ impl IoCore {
 
     /// Polls until it is told to stop. What it owned is dropped by whoever takes the thread's result.
     pub(super) fn run(mut self) -> Self {
-        let mut round_start = tsc();
-        loop {
-            if !self.read_mailbox() {
-                return self;
-            }
-            let worked = self.poll();
-            let end = tsc();
-            self.tick(end);
-            let cycles = end.wrapping_sub(round_start);
-            round_start = end;
-            if worked {
-                self.counters.busy_cycles.add(cycles)
-            } else {
-                self.counters.idle_cycles.add(cycles)
-            }
-            self.counters.polls.add(1);
+        self.round_start = tsc();
+        while let Some(worked) = self.turn() {
             if !worked && self.shares_cpu {
                 std::thread::yield_now();
             }
         }
+        self
+    }
+
+    /// Does what it was told, then one round, and accounts for the time. Whether there was anything to do; `None`: stop.
+    #[inline]
+    pub(super) fn turn(&mut self) -> Option<bool> {
+        if !self.read_mailbox() {
+            return None;
+        }
+        let worked = self.poll();
+        let end = tsc();
+        self.tick(end);
+        let cycles = end.wrapping_sub(self.round_start);
+        self.round_start = end;
+        if worked {
+            self.counters.busy_cycles.add(cycles)
+        } else {
+            self.counters.idle_cycles.add(cycles)
+        }
+        self.counters.polls.add(1);
+        Some(worked)
     }
 
     /// One round over everything this core owns. Whether there was anything to do.
-    fn poll(&mut self) -> bool {
+    pub(super) fn poll(&mut self) -> bool {
         let mut worked = self.poll_cores();
         for index in 0..self.uplinks.len() {
             worked |= self.poll_uplink(index);
@@ -223,7 +233,7 @@ impl IoCore {
     }
 
     /// Does what it was told since the last round. False: stop.
-    fn read_mailbox(&mut self) -> bool {
+    pub(super) fn read_mailbox(&mut self) -> bool {
         while let Some(message) = self.mailbox.try_pop() {
             match message {
                 Message::Attach { port, queue, source, pair } => self.attach(port, queue, source, *pair),

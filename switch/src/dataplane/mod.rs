@@ -10,6 +10,7 @@
 //!                                                xcore       to and from the other cores
 //! accounting what each core counts ◀─────────────┘
 //! report     counters into a snapshot
+//! rig        cores without threads, for benches and tests
 //! ```
 
 mod accounting;
@@ -24,6 +25,7 @@ mod mailbox;
 mod ports;
 mod report;
 mod rescue;
+pub mod rig;
 mod uplink;
 mod watch;
 mod xcore;

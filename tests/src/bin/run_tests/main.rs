@@ -15,6 +15,9 @@ use anyhow::{Context, Result};
 use sidecore_tests::{paths, rules};
 use tally::Tally;
 
+/// All tests, whichever fails.
+const TEST: &[&str] = &["test", "--no-fail-fast"];
+
 /// A cargo invocation that is not done by then hangs.
 const LIMIT: Duration = Duration::from_secs(24 * 60);
 const LIMIT_FULL: Duration = Duration::from_secs(3 * 60 * 60);
@@ -39,6 +42,13 @@ fn run() -> Result<bool> {
     for step in [Step::unit(), Step::end_to_end()] {
         step.run(&skip_log, deadline, &mut tally)?;
     }
+    if has_valgrind() {
+        Step::budgets().run(&skip_log, deadline, &mut tally)?;
+    } else {
+        // Skipped tests are passed ones to libtest, and are taken off.
+        tally.pass();
+        tally.skip("instruction_budgets: valgrind cannot be installed");
+    }
     for line in fs::read_to_string(&skip_log)?.lines() {
         tally.skip(line);
     }
@@ -47,16 +57,22 @@ fn run() -> Result<bool> {
     Ok(tally.is_success(&listed))
 }
 
-/// One call of cargo test.
+fn has_valgrind() -> bool {
+    Command::new("valgrind").arg("--version").stdout(Stdio::null()).status().is_ok_and(|status| status.success())
+}
+
+/// One call of cargo.
 struct Step {
     name: &'static str,
+    command: &'static [&'static str],
     arguments: Vec<&'static str>,
 }
 
 impl Step {
     /// Everything that needs no privilege: unit and property tests of all packages but this one.
     fn unit() -> Self {
-        Self { name: "unit and property tests", arguments: vec!["--workspace", "--exclude", "sidecore-tests"] }
+        let arguments = vec!["--workspace", "--exclude", "sidecore-tests"];
+        Self { name: "unit and property tests", command: TEST, arguments }
     }
 
     /// The tests of this package: guests, namespaces and the built switch. They need root.
@@ -65,7 +81,13 @@ impl Step {
         if !rustix::process::geteuid().is_root() {
             arguments.extend(["--config", "target.'cfg(unix)'.runner='sudo -E'"]);
         }
-        Self { name: "end-to-end tests", arguments }
+        Self { name: "end-to-end tests", command: TEST, arguments }
+    }
+
+    /// What a packet may cost in instructions: one check for all figures.
+    fn budgets() -> Self {
+        let arguments = vec!["-p", "sidecore", "--bench", "instructions"];
+        Self { name: "instruction budgets", command: &["bench"], arguments }
     }
 
     fn run(self, skip_log: &Path, deadline: Instant, tally: &mut Tally) -> Result<()> {
@@ -75,7 +97,7 @@ impl Step {
         let mut child = Command::new("setpriv")
             .args(["--pdeathsig", "TERM", "--", "timeout", "-k", "10", &seconds.to_string()])
             .arg(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-            .args(["test", "--no-fail-fast"])
+            .args(self.command)
             .args(&self.arguments)
             .env(rules::SKIP_LOG, skip_log)
             .current_dir(paths::workspace())
@@ -93,7 +115,10 @@ impl Step {
         let status = child.wait()?;
         // A test binary that does not compile, crashes or hangs prints no result of its own.
         if !status.success() && tally.failed == failed_before {
-            tally.fail(&format!("{}: cargo test ended with {status}", self.name));
+            tally.fail(&format!("{}: cargo {} ended with {status}", self.name, self.command[0]));
+        }
+        if status.success() && self.command != TEST {
+            tally.pass();
         }
         Ok(())
     }

@@ -1,0 +1,50 @@
+//! The function callgrind counts in, and how often it is called.
+
+use crate::rig::{BURST, RING};
+
+/// Refills that are counted, after one that is not.
+const FILLS: usize = 8;
+/// Rounds that are counted where there is nothing to do.
+const EMPTY_ROUNDS: usize = 1000;
+
+/// Something that has rounds to count.
+pub(crate) trait Rounds {
+    /// Before the rounds that empty the rings: not counted.
+    fn fill(&mut self) {}
+    /// What is counted. Whether there was anything to do.
+    fn round(&mut self) -> bool;
+    /// After them: not counted.
+    fn drain(&mut self) {}
+}
+
+/// Callgrind counts while this function runs, and knows it by its name (`callgrind.rs`).
+#[inline(never)]
+pub(crate) fn counted_round<R: Rounds>(rounds: &mut R) -> bool {
+    std::hint::black_box(rounds.round())
+}
+
+/// Rounds with a full burst each, the rings refilled between them.
+pub(crate) fn busy<R: Rounds>(rounds: &mut R) {
+    for fill in 0..=FILLS {
+        rounds.fill();
+        for _ in 0..RING / BURST {
+            let worked = if fill == 0 { rounds.round() } else { counted_round(rounds) };
+            assert!(worked, "there is a burst for every round");
+        }
+        rounds.drain();
+    }
+}
+
+/// Packets in the rounds that [`busy`] counts.
+pub(crate) const BUSY_PACKETS: u64 = (FILLS * RING) as u64;
+
+/// Rounds with nothing to do.
+pub(crate) fn empty<R: Rounds>(rounds: &mut R) {
+    rounds.round();
+    for _ in 0..EMPTY_ROUNDS {
+        assert!(!counted_round(rounds), "there is nothing to do");
+    }
+}
+
+/// Rounds that [`empty`] counts.
+pub(crate) const EMPTY: u64 = EMPTY_ROUNDS as u64;

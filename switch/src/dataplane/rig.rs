@@ -1,0 +1,200 @@
+//! I/O cores without threads, sessions or a clock of their own: benches and tests poll them one round at a time and see exactly what a
+//! round does. Ports come to a core the way they do in the running switch: through its mailbox.
+
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+
+use pmd_bindings::{Eal, Mbuf, Mempool, Port};
+use vm_ports::QueuePair;
+
+use super::accounting::{CoreCounters, SourceId, UplinkCounters};
+use super::device;
+use super::io_core::{CoreSetup, IoCore};
+use super::mailbox::{Mailbox, Message, UplinkShare, mailbox};
+use super::ports::{PORTS_MAX, PortEntry, PortTable, Receiver, Way};
+use super::xcore::connect;
+use crate::forwarding::{Fdb, FdbSettings, MacAddr, PortId, PortKind, PortVlans, SourceCheck, TokenBucket, VlanId};
+
+/// Stations a core has room for: what `fdb_entries` is by default.
+const STATIONS: usize = 16_384;
+/// Addresses a port may learn, at once too.
+const LEARN_LIMIT: u32 = 1024;
+/// The speed of the rig's clock.
+const CYCLES_PER_S: u64 = 1_000_000_000;
+
+/// A port of a rig.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RigPort(PortId);
+
+/// What became of the packets of all ports, on all cores.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Packets delivered to the one port they were for, or flooded.
+    pub forwarded: u64,
+    /// Packets dropped, for whatever reason.
+    pub dropped: u64,
+}
+
+/// Some I/O cores, connected to each other, and their ports.
+pub struct Rig {
+    cores: Vec<RigCore>,
+    table: PortTable,
+    ports: u16,
+    sources: u16,
+    /// Dropped after the cores, which hold the queues.
+    devices: Vec<Port>,
+}
+
+struct RigCore {
+    core: IoCore,
+    mailbox: Mailbox,
+    counters: Arc<CoreCounters>,
+}
+
+impl Rig {
+    /// This many cores, without ports.
+    #[must_use]
+    pub fn new(cores: usize) -> Self {
+        let once = std::num::NonZeroU32::MIN;
+        let learn = std::num::NonZeroU32::new(LEARN_LIMIT).unwrap_or(once);
+        // A seed that is always the same, so that every run does the same.
+        let fdb = FdbSettings {
+            capacity: STATIONS,
+            ports: PORTS_MAX,
+            ageing_s: learn,
+            learn_rate: learn,
+            learn_burst: learn,
+            cycles_per_s: CYCLES_PER_S,
+            seed: [1, 2, 3, 4],
+        };
+        let cores = connect(cores).into_iter().enumerate().map(|(index, links)| {
+            let (sender, receiver) = mailbox();
+            let counters = Arc::new(CoreCounters::new());
+            let core = IoCore::new(CoreSetup {
+                index,
+                mailbox: receiver,
+                links,
+                counters: Arc::clone(&counters),
+                fdb: Fdb::new(&fdb),
+                flood: TokenBucket::UNLIMITED,
+                epoch: 0,
+                cycles_per_s: CYCLES_PER_S,
+                shares_cpu: false,
+            });
+            RigCore { core, mailbox: sender, counters }
+        });
+        Self { cores: cores.collect(), table: PortTable::default(), ports: 0, sources: 0, devices: Vec::new() }
+    }
+
+    /// A guest all of whose queue pairs are on one core.
+    pub fn add_guest(&mut self, core: usize, pairs: impl IntoIterator<Item = QueuePair>) -> RigPort {
+        let port = self.open_port(PortKind::Guest);
+        let mut receivers = Vec::new();
+        for (queue, pair) in pairs.into_iter().enumerate() {
+            let source = self.take_source();
+            self.tell(core, Message::Attach { port, queue, source, pair: Box::new(pair) });
+            receivers.push(Receiver { queue: queue as u16, core: core as u16 });
+        }
+        self.publish(port, Way::Guest(receivers));
+        RigPort(port)
+    }
+
+    /// An uplink with a queue for each core. Every mbuf of its pool holds `frame` from the beginning: what a device like net_null, which
+    /// does not touch its packets, "receives".
+    ///
+    /// # Errors
+    /// A device that EAL does not know or that cannot be configured.
+    pub fn add_uplink(&mut self, eal: &Eal, device: &str, frame: &[u8]) -> Result<RigPort, Box<dyn std::error::Error>> {
+        let config = config::UplinkConfig {
+            name: "uplink".parse()?,
+            device: device.parse()?,
+            queues: None,
+            mtu: None,
+            vlan: config::Vlan::Access(config::VlanId::DEFAULT),
+        };
+        let port = self.open_port(PortKind::Uplink);
+        let device = eal.hotplug(device)?;
+        let (device, pool, pairs) = device::configure(eal, device, self.cores.len(), &config, port)?;
+        prefill(&pool, frame);
+        let limits = device::limits(&device);
+        for (core, queues) in pairs.into_iter().enumerate() {
+            let (source, counters) = (self.take_source(), Arc::new(UplinkCounters::default()));
+            let share = UplinkShare { port, source, queues, pool: pool.clone(), limits, counters };
+            self.tell(core, Message::AttachUplink(Box::new(share)));
+        }
+        self.publish(port, Way::Uplink((0..self.cores.len() as u16).collect()));
+        self.devices.push(device);
+        Ok(RigPort(port))
+    }
+
+    /// Makes a station known to be behind a port, as a configured one is.
+    pub fn fix_station(&mut self, mac: [u8; 6], port: RigPort) {
+        self.tell_all(|| Message::FixStation { vlan: VlanId::DEFAULT, mac: MacAddr(mac), port: port.0 });
+    }
+
+    /// One round of a core over everything it owns. Whether there was anything to do.
+    pub fn poll(&mut self, core: usize) -> bool {
+        self.cores[core].core.poll()
+    }
+
+    /// The round that a core's thread makes: its mailbox, the cycle counter and the cost of both included. Whether there was anything to do.
+    pub fn turn(&mut self, core: usize) -> bool {
+        self.cores[core].core.turn().unwrap_or(false)
+    }
+
+    /// What became of everything up to now.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        let mut totals = Totals::default();
+        for core in &self.cores {
+            for source in (0..self.sources).map(SourceId) {
+                let counters = core.counters.source(source);
+                totals.forwarded += counters.forwarded.get();
+                totals.dropped += counters.dropped.iter().map(vm_ports::Counter::get).sum::<u64>();
+            }
+        }
+        totals
+    }
+
+    fn open_port(&mut self, kind: PortKind) -> PortId {
+        let port = PortId(self.ports);
+        self.ports += 1;
+        self.tell_all(|| Message::OpenPort { port, kind, limit: LEARN_LIMIT });
+        port
+    }
+
+    fn take_source(&mut self) -> SourceId {
+        self.sources += 1;
+        SourceId(self.sources - 1)
+    }
+
+    fn publish(&mut self, id: PortId, way: Way) {
+        self.table.set(PortEntry { id, vlans: PortVlans::access(VlanId::DEFAULT), check: SourceCheck::ANY, way });
+        let table = Arc::new(self.table.clone());
+        for core in 0..self.cores.len() {
+            let (reply, old) = sync_channel(1);
+            self.tell(core, Message::Table(Arc::clone(&table), reply));
+            drop(old.try_recv());
+        }
+    }
+
+    fn tell(&mut self, core: usize, message: Message) {
+        let RigCore { core, mailbox, .. } = &mut self.cores[core];
+        mailbox.send(message);
+        core.read_mailbox();
+    }
+
+    fn tell_all(&mut self, message: impl Fn() -> Message) {
+        (0..self.cores.len()).for_each(|core| self.tell(core, message()));
+    }
+}
+
+/// Writes `frame` into every mbuf of the pool, and gives them all back.
+fn prefill(pool: &Mempool, frame: &[u8]) {
+    let mut all: Vec<Mbuf> = std::iter::from_fn(|| pool.alloc()).collect();
+    for mbuf in &mut all {
+        if let Some(bytes) = mbuf.append(frame.len()) {
+            bytes.copy_from_slice(frame);
+        }
+    }
+}

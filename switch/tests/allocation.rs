@@ -1,0 +1,64 @@
+//! A round of an I/O core neither takes memory from the allocator nor gives any back, whatever it moves. `allocation_counter` replaces
+//! this program's allocator by one that counts for each thread.
+#![forbid(unsafe_code)]
+
+mod rig;
+
+use allocation_counter::measure;
+use rig::{BURST, PACKED, RING, SPLIT, Workload};
+
+/// Refills of the rings: descriptors wrap, and the source's address is learnt in the first.
+const FILLS: usize = 3;
+
+/// Moves frames until all rings were emptied some times, and counts in the cores' rounds only.
+fn moves_without_allocating(name: &str, mut workload: Workload) {
+    for fill in 0..FILLS {
+        workload.fill();
+        for round in 0..RING / BURST {
+            let mut worked = false;
+            let info = measure(|| worked = workload.round());
+            assert!(worked, "{name}: there is a burst for every round");
+            assert_eq!((info.count_total, info.count_current), (0, 0), "{name}: fill {fill}, round {round}: {info:?}");
+        }
+        workload.drain();
+    }
+    workload.finish();
+}
+
+#[test]
+fn between_guests() {
+    for len in [60, 1514] {
+        moves_without_allocating("split", Workload::v2v(SPLIT, len, 1));
+        moves_without_allocating("packed", Workload::v2v(PACKED, len, 1));
+        moves_without_allocating("across cores", Workload::v2v(SPLIT, len, 2));
+    }
+    moves_without_allocating("beside idle guests", Workload::v2v(SPLIT, 60, 1).beside_idle(64));
+}
+
+/// In one test, because the thread that starts EAL is the one with caches of mbufs, as an I/O core is.
+#[test]
+fn from_and_to_a_nic() {
+    for len in [60, 1514] {
+        for features in [SPLIT, PACKED] {
+            moves_without_allocating("from a NIC", Workload::p2v(features, len));
+            moves_without_allocating("to a NIC", Workload::v2p(features, len));
+        }
+    }
+}
+
+#[test]
+fn nothing_to_do() {
+    let mut workload = Workload::v2v(SPLIT, 60, 1).beside_idle(16);
+    let info = measure(|| assert!((0..100).all(|_| !workload.round())));
+    assert_eq!((info.count_total, info.count_current), (0, 0), "{info:?}");
+}
+
+/// The counter sees what it is there to see: both ends of an allocation.
+#[test]
+fn the_counter_counts() {
+    let mut kept = Vec::new();
+    let taken = measure(|| kept.push(std::hint::black_box(Box::new([0u8; 100]))));
+    assert!(taken.count_total >= 1 && taken.bytes_total >= 100, "{taken:?}");
+    let given = measure(|| kept.clear());
+    assert_eq!((given.count_total, given.count_current), (0, -1), "{given:?}");
+}

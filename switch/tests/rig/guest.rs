@@ -1,0 +1,112 @@
+//! A guest of a rig: the driver's side of a queue pair, and the device's side of it for an I/O core.
+
+use std::sync::Arc;
+
+use synthetic_guest::packet::{Stamp, Template};
+use synthetic_guest::{Backing, CallMode, Features, Frame, GuestConfig, QueuePair, Ram, RamConfig, Received, Ring};
+use vm_ports::{FrontendAddr, GuestMemory, GuestPhysAddr, MemorySlot, QueueCounters, RingSetup, RxQueue, TxQueue};
+
+use super::RING;
+
+/// Descriptors of the rings of guests that only idle.
+const IDLE_RING: u16 = 16;
+
+pub(super) struct Guest {
+    driver: QueuePair,
+    _ram: Ram,
+}
+
+impl Guest {
+    /// A guest that polls, so that it wants no calls; and the device's side of its queue pair, for whoever serves it.
+    pub(super) fn new(features: Features) -> (Self, vm_ports::QueuePair) {
+        let (ram, mut drivers, mut devices) = pairs(features, 1, RING as u16, 4 << 20);
+        (Self { driver: drivers.remove(0), _ram: ram }, devices.remove(0))
+    }
+
+    /// Makes `count` frames available, each with the stamp of its number, and shows them to the device at once.
+    pub(super) fn send(&mut self, template: &mut Template, count: usize, stamp: impl Fn(u64) -> Stamp) {
+        let queued = self.driver.tx.queue_with(count, |number, slot| {
+            template.stamp(stamp(number as u64));
+            let frame = Frame { bytes: template.bytes(), offload: template.offload() };
+            slot.header(frame.offload);
+            slot.write(0, frame.bytes);
+            frame.bytes.len()
+        });
+        assert_eq!(queued, count, "the ring has room");
+        self.driver.tx.publish();
+    }
+
+    /// Takes sent buffers back; how many.
+    pub(super) fn reclaim(&mut self) -> usize {
+        self.driver.tx.reclaim()
+    }
+
+    /// Takes everything that was received and puts the buffers back; how many frames.
+    pub(super) fn receive(&mut self, take: impl FnMut(&Received<'_>)) -> usize {
+        self.driver.rx.recv_burst(usize::MAX, take)
+    }
+}
+
+/// A guest with so many queue pairs that does nothing at all.
+pub(super) struct Idle {
+    _drivers: Vec<QueuePair>,
+    _ram: Ram,
+}
+
+impl Idle {
+    pub(super) fn new(features: Features, count: usize) -> (Self, Vec<vm_ports::QueuePair>) {
+        let (ram, drivers, devices) = pairs(features, count, IDLE_RING, (64 << 10) * count as u64);
+        (Self { _drivers: drivers, _ram: ram }, devices)
+    }
+}
+
+/// Both sides of some queue pairs, and the memory they are in.
+fn pairs(
+    features: Features,
+    count: usize,
+    ring: u16,
+    region_size: u64,
+) -> (Ram, Vec<QueuePair>, Vec<vm_ports::QueuePair>) {
+    let mut config = GuestConfig::new("");
+    config.ram = RamConfig { region_size, backing: Backing::Pages, ..RamConfig::default() };
+    (config.queue_pairs, config.rx_ring, config.tx_ring, config.calls) = (count, ring, ring, CallMode::Never);
+    let ram = Ram::new(&config.ram).expect("memory for a guest");
+    let mut drivers = QueuePair::standalone(&ram, &config, features).expect("rings that fit");
+    let memory = map(&ram);
+    let devices = drivers.iter_mut().map(|driver| device(driver, features, &memory)).collect();
+    (ram, drivers, devices)
+}
+
+/// The device's side of a queue pair.
+fn device(driver: &mut QueuePair, features: Features, memory: &Arc<GuestMemory>) -> vm_ports::QueuePair {
+    let features = vm_ports::Features(features.0);
+    let counters = Arc::new(QueueCounters::default());
+    let (rx_setup, tx_setup) = (setup_of(driver.rx.ring(), 0), setup_of(driver.tx.ring(), 1));
+    let (m, c) = (Arc::clone(memory), Arc::clone(&counters));
+    let mut rx = RxQueue::start(features, m, &rx_setup, c).expect("a sound ring");
+    let (m, c) = (Arc::clone(memory), Arc::clone(&counters));
+    let mut tx = TxQueue::start(features, m, &tx_setup, c).expect("a sound ring");
+    rx.set_enabled(true);
+    tx.set_enabled(true);
+    let mut pair = vm_ports::QueuePair::new(counters);
+    (pair.rx, pair.tx) = (Some(rx), Some(tx));
+    pair
+}
+
+/// The guest's memory, as the device maps it.
+fn map(ram: &Ram) -> Arc<GuestMemory> {
+    let slots = ram.regions().iter().map(|region| MemorySlot {
+        guest: GuestPhysAddr(region.guest),
+        frontend: FrontendAddr(region.frontend),
+        size: region.size,
+        mmap_offset: region.offset,
+        file: region.file().try_clone_to_owned().expect("a second handle").into(),
+    });
+    GuestMemory::map(slots.collect()).expect("the driver could map it")
+}
+
+/// Where a ring of the driver is, from its beginning.
+fn setup_of(ring: &Ring, index: u32) -> RingSetup {
+    let [descriptors, driver, device] = ring.parts().map(|part| FrontendAddr(part.frontend()));
+    RingSetup { index, size: u32::from(ring.size()), descriptors, driver, device, base: ring.fresh_base() }
+}

@@ -1,0 +1,189 @@
+//! Workloads on a rig: guests whose driver side is `synthetic_guest`, I/O cores that are polled by hand. Between two refills nothing but
+//! the cores' own poll function runs.
+
+mod guest;
+
+use std::sync::OnceLock;
+
+use pmd_bindings::{Eal, EalConfig, LogLevel, PciDevices};
+use sidecore::rig::{Rig, RigPort};
+use synthetic_guest::Features;
+use synthetic_guest::packet::{FrameSpec, Stamp, Template, mac};
+use synthetic_guest::verify::Verifier;
+
+use guest::{Guest, Idle};
+
+/// Packets of a full burst.
+pub(crate) const BURST: usize = 32;
+/// Descriptors of every ring.
+pub(crate) const RING: usize = 256;
+/// Stations that a core knows beside those that talk.
+const CROWD: u32 = 1024;
+/// The two that talk, by the numbers of their addresses.
+const HERE: u32 = 1;
+const THERE: u32 = 2;
+/// Packet memory without hugepages, in MiB.
+const MEMORY_MIB: u32 = 64;
+
+/// The features of a guest with split rings, and what makes them packed ones.
+pub(crate) const SPLIT: Features = Features(Features::VERSION_1.0 | Features::MRG_RXBUF.0);
+pub(crate) const PACKED: Features = Features(SPLIT.0 | Features::RING_PACKED.0);
+
+/// Where the frames of a workload come from and go to.
+pub(crate) struct Workload {
+    rig: Rig,
+    /// Cores that a packet passes, in this order.
+    cores: usize,
+    from: Option<Guest>,
+    to: Option<Guest>,
+    _idle: Vec<Idle>,
+    template: Template,
+    verifier: Verifier,
+    /// Frames that were to be forwarded, and those before them by which a station made itself known.
+    sent: u64,
+    announced: u64,
+}
+
+impl Workload {
+    /// From guest to guest, both on one core or each on its own.
+    pub(crate) fn v2v(features: Features, frame_len: usize, cores: usize) -> Self {
+        let mut workload = Self::new(frame_len, cores);
+        let (mut from, device) = Guest::new(features);
+        workload.rig.add_guest(0, [device]);
+        let (mut to, device) = Guest::new(features);
+        workload.rig.add_guest(cores - 1, [device]);
+        workload.crowd();
+        // The receiver makes itself known, as any station does.
+        to.send(&mut Template::new(FrameSpec::udp4(THERE, HERE, 0, frame_len)), 1, |_| Stamp::default());
+        assert!(workload.round() | workload.round());
+        assert_eq!((from.receive(|_| ()), to.reclaim()), (1, 1), "the receiver's first frame is flooded");
+        workload.announced = 1;
+        (workload.from, workload.to) = (Some(from), Some(to));
+        workload
+    }
+
+    /// From a NIC that always has packets into a guest.
+    pub(crate) fn p2v(features: Features, frame_len: usize) -> Self {
+        let mut workload = Self::new(frame_len, 1);
+        let (to, device) = Guest::new(features);
+        let port = workload.rig.add_guest(0, [device]);
+        workload.rig.fix_station(mac(THERE), port);
+        workload.crowd();
+        workload.uplink(&format!("size={frame_len}"));
+        workload.to = Some(to);
+        workload
+    }
+
+    /// From a guest to a NIC that takes everything.
+    pub(crate) fn v2p(features: Features, frame_len: usize) -> Self {
+        let mut workload = Self::new(frame_len, 1);
+        let (from, device) = Guest::new(features);
+        workload.rig.add_guest(0, [device]);
+        workload.crowd();
+        let port = workload.uplink("no-rx=1");
+        workload.rig.fix_station(mac(THERE), port);
+        workload.from = Some(from);
+        workload
+    }
+
+    /// The same with so many idle queue pairs on the first core, 16 to a guest.
+    pub(crate) fn beside_idle(mut self, pairs: usize) -> Self {
+        let mut left = pairs;
+        while left > 0 {
+            let here = left.min(16);
+            let (idle, devices) = Idle::new(SPLIT, here);
+            self.rig.add_guest(0, devices);
+            self._idle.push(idle);
+            left -= here;
+        }
+        self
+    }
+
+    fn new(frame_len: usize, cores: usize) -> Self {
+        let template = Template::new(FrameSpec::udp4(HERE, THERE, 0, frame_len));
+        Self {
+            rig: Rig::new(cores),
+            cores,
+            from: None,
+            to: None,
+            _idle: Vec::new(),
+            template,
+            verifier: Verifier::new(),
+            sent: 0,
+            announced: 0,
+        }
+    }
+
+    /// Stations that nobody talks to, so that the table is no emptier than in use.
+    fn crowd(&mut self) {
+        let port = self.rig.add_guest(0, None);
+        (0..CROWD).for_each(|number| self.rig.fix_station(mac(1000 + number), port));
+    }
+
+    fn uplink(&mut self, arguments: &str) -> RigPort {
+        static DEVICES: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let number = DEVICES.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let device = format!("net_null{number},{arguments}");
+        self.rig.add_uplink(eal(), &device, self.template.bytes()).expect("net_null is part of DPDK")
+    }
+
+    /// The drivers' part: all buffers of the sender are full and all of the receiver are empty.
+    pub(crate) fn fill(&mut self) {
+        if let Some(from) = &mut self.from {
+            from.reclaim();
+            let first = self.sent;
+            from.send(&mut self.template, RING, |number| Stamp { sequence: first + number, ..Stamp::default() });
+        }
+        self.sent += RING as u64;
+    }
+
+    /// The cores' part: one round of each that a packet passes. Whether there was anything to do.
+    pub(crate) fn round(&mut self) -> bool {
+        (0..self.cores).fold(false, |worked, core| self.rig.poll(core) | worked)
+    }
+
+    /// The drivers' part after the cores': everything arrived.
+    pub(crate) fn drain(&mut self) {
+        let Self { from, to, verifier, template, .. } = self;
+        if let Some(to) = to {
+            let whole = to.receive(|frame| match from {
+                Some(_) => {
+                    verifier.check_received(frame);
+                }
+                // A NIC like net_null has but one frame.
+                None => assert!(same(frame, template.bytes()), "what was received is not what was sent"),
+            });
+            assert_eq!(whole, RING, "frames received");
+        }
+    }
+
+    /// Everything that was pulled was forwarded, and what was received is what was sent.
+    pub(crate) fn finish(&self) {
+        let totals = self.rig.totals();
+        assert_eq!((totals.forwarded, totals.dropped), (self.announced + self.sent, 0));
+        if self.from.is_some() && self.to.is_some() {
+            let report = self.verifier.report();
+            assert!(report.is_perfect(self.sent), "{report:?}");
+        }
+    }
+}
+
+fn same(frame: &synthetic_guest::Received<'_>, sent: &[u8]) -> bool {
+    let mut bytes = Vec::new();
+    frame.copy_to(&mut bytes);
+    bytes == sent
+}
+
+/// DPDK's run time, started once in a process, by the thread that polls.
+fn eal() -> &'static Eal {
+    static EAL: OnceLock<Eal> = OnceLock::new();
+    EAL.get_or_init(|| {
+        let config = EalConfig {
+            memory_mib: Some(MEMORY_MIB),
+            pci: PciDevices::Off,
+            log_level: LogLevel::Error,
+            ..EalConfig::default()
+        };
+        Eal::init(config).expect("EAL starts without hugepages")
+    })
+}
