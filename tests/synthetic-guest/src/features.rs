@@ -90,6 +90,11 @@ impl Features {
         self.0 & other.0 == other.0
     }
 
+    /// Names of the bits that are set and known here.
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        Self::NAMES.iter().filter(move |(_, bit)| self.0 & bit != 0).map(|(name, _)| *name)
+    }
+
     /// These bits without those of `other`.
     pub const fn without(self, other: Features) -> Features {
         Features(self.0 & !other.0)
@@ -118,12 +123,7 @@ impl BitAnd for Features {
 impl fmt::Debug for Features {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:#x}", self.0)?;
-        for (name, bit) in Self::NAMES {
-            if self.0 & bit != 0 {
-                write!(f, " {name}")?;
-            }
-        }
-        Ok(())
+        self.names().try_for_each(|name| write!(f, " {name}"))
     }
 }
 

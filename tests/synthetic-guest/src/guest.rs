@@ -68,6 +68,22 @@ impl GuestConfig {
         }
     }
 
+    /// Bytes that rings and buffers of all queue pairs take in one region: what [`RamConfig::region_size`] has to be at
+    /// least, whatever is negotiated.
+    pub fn memory_needed(&self) -> u64 {
+        let ring = |size: u16, segments: u16| {
+            let size = usize::from(size);
+            let tables = if self.indirect == Indirect::Never { 0 } else { size * usize::from(segments) * 16 };
+            // Descriptors, avail and used entries take at most 26 bytes each; every part starts on a page at most.
+            32 * size + tables + 4 * 4096
+        };
+        let rx_buffers = self.rx_buffers.unwrap_or(usize::from(self.rx_ring));
+        let tx_buffers = self.tx_buffers.unwrap_or(usize::from(self.tx_ring));
+        let buffers = rx_buffers * RxQueue::stride(self) + tx_buffers * TxQueue::slot_size(self) + 128;
+        let rings = ring(self.rx_ring, self.rx_shape.segments()) + ring(self.tx_ring, self.tx_shape.segments());
+        (self.queue_pairs * (rings + buffers)) as u64
+    }
+
     fn ring_options(&self, features: Features, segments: u16) -> RingOptions {
         RingOptions {
             event_idx: features.contains(Features::EVENT_IDX),

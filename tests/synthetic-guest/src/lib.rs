@@ -5,6 +5,7 @@
 //! - [`Guest`] connects (or listens), negotiates, shares memory, starts rings, stops and resumes them.
 //! - [`TxQueue`] and [`RxQueue`] are the data path: bursts, no allocation and no system call but the kick a device asks for.
 //! - [`hostile`] writes what a well-behaved driver never would; [`Channel`] does the same for the socket.
+//! - [`forwarder`] is the other side of the rings, for guests that need no switch between them.
 //! - [`packet`] builds frames that carry flow, sequence number, time and checksum; [`verify`] counts what became of them.
 //!
 //! RX and TX are named from the guest's side, as virtio does: the guest transmits on TX.
@@ -14,8 +15,11 @@
 #![deny(unsafe_code)]
 
 mod channel;
+mod echo;
 mod error;
 mod features;
+mod fifo;
+pub mod forwarder;
 mod guest;
 pub mod hostile;
 #[allow(unsafe_code)]
@@ -27,11 +31,13 @@ pub mod packet;
 mod ring;
 mod rx;
 mod session;
+mod short_stamp;
 mod split;
 mod tx;
 pub mod verify;
 
 pub use channel::{Channel, Reply};
+pub use echo::Echoed;
 pub use error::Error;
 pub use features::Features;
 pub use guest::{Base, Guest, GuestConfig, QueuePair};
@@ -42,5 +48,6 @@ pub use packed::PackedRing;
 pub use ring::{CallMode, Indirect, Ring, RingOptions, Segment, Used};
 pub use rx::{Received, RxQueue, RxShape, RxStats};
 pub use session::{Negotiated, Notify, Order, Role, Session, SessionConfig, VringSetup};
+pub use short_stamp::{SHORT_STAMP_LEN, ShortStamp};
 pub use split::SplitRing;
 pub use tx::{Frame, Slot, TxQueue, TxShape, TxStats};

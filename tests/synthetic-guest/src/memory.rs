@@ -315,6 +315,28 @@ impl Window {
         unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), bytes.as_mut_ptr(), bytes.len()) }
     }
 
+    /// Copies `len` bytes from `offset` to `to_offset` of another window.
+    #[inline]
+    pub fn copy_to(&self, offset: usize, to: &Window, to_offset: usize, len: usize) {
+        let (from, to) = (self.at(offset, len), to.at(to_offset, len));
+        // SAFETY: `at` checked both ranges. They may overlap, which `copy` allows for.
+        unsafe { std::ptr::copy(from.as_ptr(), to.as_ptr(), len) }
+    }
+
+    /// Asks the processor to fetch the cache line at `offset`.
+    #[inline(always)]
+    pub fn prefetch(&self, offset: usize) {
+        let pointer = self.at(offset, 1);
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a prefetch is a hint, which reads nothing that the program sees and faults nowhere; SSE is part of
+        // x86-64.
+        unsafe {
+            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(pointer.as_ptr().cast());
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = pointer;
+    }
+
     /// Sets `len` bytes at `offset` to `value`.
     pub fn fill(&self, offset: usize, len: usize, value: u8) {
         let to = self.at(offset, len);

@@ -1,10 +1,10 @@
 //! The driver's side of a packed virtqueue (virtio 1.2 §2.8).
 
-use std::collections::VecDeque;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::fence;
 
 use crate::Error;
+use crate::fifo::Fifo;
 use crate::memory::{Arena, Window};
 use crate::ring::{CallMode, Indirect, RingOptions, Segment, Used, event_passed};
 use crate::split::{DESC, INDIRECT, NEXT, WRITE};
@@ -39,11 +39,11 @@ pub struct PackedRing {
     next_used: u16,
     used_wrap: bool,
     free_descriptors: u16,
-    /// Free buffer ids; the last freed is taken first, with IN_ORDER the first.
-    ids: VecDeque<u16>,
+    /// Free buffer ids; chains take the last freed first, with IN_ORDER the first, as [`PackedRing::add_one`] does.
+    ids: Fifo<u16>,
     chains: Vec<Chain>,
     /// Outstanding ids, oldest first (IN_ORDER only).
-    order: VecDeque<u16>,
+    order: Fifo<u16>,
     in_flight: usize,
     /// Position and flags of the first descriptor of what is not published yet.
     head: Option<(u16, u16)>,
@@ -79,9 +79,9 @@ impl PackedRing {
             next_used: 0,
             used_wrap: true,
             free_descriptors: size,
-            ids: (0..size).collect(),
+            ids: Fifo::full(0..size),
             chains: vec![Chain::default(); n],
-            order: VecDeque::with_capacity(n),
+            order: Fifo::with_capacity(n),
             in_flight: 0,
             head: None,
             since_asked: 0,
@@ -117,6 +117,26 @@ impl PackedRing {
                 self.put(segment.addr, segment.len, id, next | write);
             }
         }
+        self.in_flight += 1;
+        true
+    }
+
+    /// A chain of one descriptor.
+    #[inline]
+    pub(crate) fn add_one(&mut self, token: u32, segment: Segment) -> bool {
+        if self.options.indirect == Indirect::Always {
+            return self.add(token, &[segment]);
+        }
+        if self.free_descriptors == 0 {
+            return false;
+        }
+        let id = self.ids.pop_front().expect("there are as many ids as descriptors");
+        let (flags, writable) = if segment.writable { (WRITE, segment.len) } else { (0, 0) };
+        self.chains[usize::from(id)] = Chain { token, descriptors: 1, writable };
+        if self.options.in_order {
+            self.order.push_back(id);
+        }
+        self.put(segment.addr, segment.len, id, flags);
         self.in_flight += 1;
         true
     }

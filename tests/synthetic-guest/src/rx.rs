@@ -1,9 +1,13 @@
 //! Reception: buffers into the ring, frames out of used buffers, buffers back.
 
+use crate::fifo::Fifo;
 use crate::memory::{Arena, Window};
 use crate::notify::Bell;
-use crate::ring::{Ring, Segment};
+use crate::ring::{Ring, Segment, Used};
 use crate::{Error, Offload};
+
+/// Used buffers taken from the ring together, so that the frames' first cache lines arrive together too.
+const BATCH: usize = 32;
 
 /// Descriptor layout of a receive buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -117,9 +121,12 @@ pub struct RxQueue {
     header_len: usize,
     mergeable: bool,
     shape: RxShape,
-    /// Buffers not in the ring.
-    free: Vec<u32>,
+    /// Buffers not in the ring. They come round in order, so that in a steady stream each stays with its descriptor.
+    free: Fifo<u32>,
     auto_refill: bool,
+    refill_at: usize,
+    /// Frames are counted without a look at them.
+    blind: bool,
     pieces: Vec<(usize, usize)>,
     segments: Vec<Segment>,
     stats: RxStats,
@@ -134,7 +141,7 @@ impl RxQueue {
         (header_len, mergeable): (usize, bool),
         config: &crate::GuestConfig,
     ) -> Result<Self, Error> {
-        let stride = config.rx_buffer_len.next_multiple_of(64);
+        let stride = Self::stride(config);
         if config.rx_buffer_len <= header_len {
             return Err(Error::Config(format!("receive buffers of {} bytes: too short", config.rx_buffer_len)));
         }
@@ -146,8 +153,10 @@ impl RxQueue {
             header_len,
             mergeable,
             shape: config.rx_shape,
-            free: (0..count as u32).rev().collect(),
+            free: Fifo::full(0..count as u32),
             auto_refill: true,
+            refill_at: 1,
+            blind: false,
             pieces: Vec::with_capacity(count),
             segments: Vec::with_capacity(usize::from(config.rx_shape.segments())),
             stats: RxStats::default(),
@@ -158,15 +167,25 @@ impl RxQueue {
         Ok(queue)
     }
 
+    /// Bytes from one buffer to the next in memory.
+    pub(crate) fn stride(config: &crate::GuestConfig) -> usize {
+        config.rx_buffer_len.next_multiple_of(64)
+    }
+
     /// Puts up to `count` free buffers into the ring, with one publication; returns how many.
     pub fn fill(&mut self, count: usize) -> usize {
         let mut filled = 0;
         while filled < count {
-            let Some(index) = self.free.pop() else { break };
-            let at = index as usize * self.stride;
-            layout(&mut self.segments, self.shape, self.memory.guest() + at as u64, self.header_len, self.buffer_len);
-            if !self.ring.add(index, &self.segments) {
-                self.free.push(index);
+            let Some(index) = self.free.pop_front() else { break };
+            let addr = self.memory.guest() + (index as usize * self.stride) as u64;
+            let added = if self.shape == RxShape::OneBuffer {
+                self.ring.add_one(index, Segment { addr, len: self.buffer_len as u32, writable: true })
+            } else {
+                layout(&mut self.segments, self.shape, addr, self.header_len, self.buffer_len);
+                self.ring.add(index, &self.segments)
+            };
+            if !added {
+                self.free.push_front(index);
                 break;
             }
             filled += 1;
@@ -186,23 +205,37 @@ impl RxQueue {
         self.auto_refill = on;
     }
 
+    /// From how many free buffers on [`RxQueue::recv_burst`] puts them back: 1, unless set here. More of them share a
+    /// publication; fewer are in the ring.
+    pub fn set_refill_at(&mut self, buffers: usize) {
+        self.refill_at = buffers.max(1);
+    }
+
+    /// Takes every used buffer for a frame and reads nothing of it, not even its header, which [`Received::header`] then
+    /// shows as empty. For frames that are known to fit into one buffer.
+    pub fn set_blind(&mut self, on: bool) {
+        self.blind = on;
+    }
+
     /// Hands up to `max` frames to `take`, puts their buffers back and returns how many there were.
     #[inline]
     pub fn recv_burst(&mut self, max: usize, mut take: impl FnMut(&Received<'_>)) -> usize {
         let mut count = 0;
         let mut polled = 0;
         while count < max {
-            let Some(used) = self.ring.pop_used() else { break };
-            polled += 1;
-            let Some(header) = self.gather(used.token, used.len as usize) else { continue };
-            let len = self.pieces.iter().map(|p| p.1).sum();
-            take(&Received { memory: &self.memory, pieces: &self.pieces, len, header });
-            self.stats.frames += 1;
-            self.stats.bytes += len as u64;
-            count += 1;
+            let mut batch = [Used { token: 0, len: 0 }; BATCH];
+            let found = self.take_batch(&mut batch, max - count);
+            polled += found;
+            let mut rest = batch[..found].iter();
+            while let Some(used) = rest.next() {
+                count += usize::from(self.hand_out(*used, &mut rest, &mut take));
+            }
+            if found < BATCH {
+                break;
+            }
         }
         if polled > 0 {
-            if self.auto_refill {
+            if self.auto_refill && self.free.len() >= self.refill_at {
                 self.fill(usize::MAX);
             }
             self.ring.arm_calls();
@@ -210,43 +243,157 @@ impl RxQueue {
         count
     }
 
-    /// Collects the pieces of the frame that starts in buffer `first`; `None` when the device got it wrong.
+    /// Takes used buffers from the ring and has the processor fetch what was written to them.
     #[inline]
-    fn gather(&mut self, first: u32, len: usize) -> Option<Offload> {
-        self.pieces.clear();
-        self.take_back(first);
+    fn take_batch(&mut self, batch: &mut [Used; BATCH], max: usize) -> usize {
+        let mut found = 0;
+        while found < max.min(BATCH) {
+            let Some(used) = self.ring.pop_used() else { break };
+            self.memory.prefetch(used.token as usize * self.stride);
+            self.free.push_back(used.token);
+            batch[found] = used;
+            found += 1;
+        }
+        self.stats.buffers += found as u64;
+        found
+    }
+
+    /// Hands the frame that starts in buffer `first` to `take`; `false` when the device got it wrong.
+    #[inline]
+    fn hand_out(
+        &mut self,
+        first: Used,
+        rest: &mut std::slice::Iter<'_, Used>,
+        take: &mut impl FnMut(&Received<'_>),
+    ) -> bool {
+        let (at, len) = (first.token as usize * self.stride, first.len as usize);
         if len < self.header_len || len > self.buffer_len {
             self.stats.bad_frames += 1;
-            return None;
+            return false;
         }
-        let at = first as usize * self.stride;
-        let mut bytes = [0; 12];
-        self.memory.read(at, &mut bytes[..self.header_len]);
-        let header = Offload::from_bytes(bytes);
-        self.pieces.push((at + self.header_len, len - self.header_len));
-        if !self.mergeable {
+        let piece = (at + self.header_len, len - self.header_len);
+        let mut header = Offload::default();
+        if !self.blind {
+            header = self.header(at);
+            if self.mergeable && header.num_buffers != 1 {
+                return self.hand_out_pieces(piece, header, rest, take);
+            }
             // virtio 1.2 §5.1.6.4.1 wants num_buffers to be 1 where it exists. Drivers do not care, and DPDK leaves what
             // was there.
             self.stats.bad_num_buffers += u64::from(self.header_len == 12 && header.num_buffers != 1);
-            return Some(header);
         }
+        self.stats.frames += 1;
+        self.stats.bytes += piece.1 as u64;
+        take(&Received { memory: &self.memory, pieces: &[piece], len: piece.1, header });
+        true
+    }
+
+    #[inline]
+    fn header(&self, at: usize) -> Offload {
+        let mut bytes = [0; 12];
+        // Lengths that the compiler knows: no call to memcpy.
+        match self.header_len {
+            12 => self.memory.read(at, &mut bytes),
+            _ => self.memory.read(at, &mut bytes[..10]),
+        }
+        Offload::from_bytes(bytes)
+    }
+
+    /// Takes up to `max` frames of one buffer each and lends the buffers to `lend`, which gets the buffer's number, its
+    /// offset in memory and its used length and says whether it takes it. Longer frames are dropped and counted as
+    /// incomplete. Returns the frames found.
+    #[inline]
+    pub(crate) fn lend_burst(&mut self, max: usize, mut lend: impl FnMut(&Window, u32, usize, usize) -> bool) -> usize {
+        let mut batch = [Used { token: 0, len: 0 }; BATCH];
+        let mut found = 0;
+        while found < max.min(BATCH) {
+            let Some(used) = self.ring.pop_used() else { break };
+            self.memory.prefetch(used.token as usize * self.stride);
+            batch[found] = used;
+            found += 1;
+        }
+        let mut skip = 0;
+        for used in &batch[..found] {
+            let (at, len) = (used.token as usize * self.stride, used.len as usize);
+            let sound = (self.header_len..=self.buffer_len).contains(&len);
+            let buffers = if sound && self.mergeable { self.header(at).num_buffers } else { 1 };
+            let kept = if skip > 0 {
+                skip -= 1;
+                false
+            } else if !sound {
+                self.stats.bad_frames += 1;
+                false
+            } else if buffers != 1 {
+                self.stats.incomplete += 1;
+                skip = buffers.saturating_sub(1);
+                false
+            } else {
+                self.stats.frames += 1;
+                self.stats.bytes += (len - self.header_len) as u64;
+                lend(&self.memory, used.token, at, len)
+            };
+            if !kept {
+                self.free.push_back(used.token);
+            }
+        }
+        self.stats.buffers += found as u64;
+        found
+    }
+
+    /// Takes a lent buffer back. [`RxQueue::refill`] puts it into the ring.
+    #[inline]
+    pub(crate) fn take_back(&mut self, index: u32) {
+        self.free.push_back(index);
+    }
+
+    /// Puts free buffers into the ring when there are enough of them ([`RxQueue::set_refill_at`]).
+    #[inline]
+    pub(crate) fn refill(&mut self) {
+        if self.free.len() >= self.refill_at {
+            self.fill(usize::MAX);
+        }
+    }
+
+    /// Bytes of the virtio-net header.
+    pub(crate) fn header_len(&self) -> usize {
+        self.header_len
+    }
+
+    /// The same for a frame in several buffers.
+    fn hand_out_pieces(
+        &mut self,
+        first: (usize, usize),
+        header: Offload,
+        rest: &mut std::slice::Iter<'_, Used>,
+        take: &mut impl FnMut(&Received<'_>),
+    ) -> bool {
+        self.pieces.clear();
+        self.pieces.push(first);
         let mut good = header.num_buffers > 0;
         for _ in 1..header.num_buffers {
-            let Some(used) = self.ring.pop_used() else {
+            let Some(used) = rest.next().copied().or_else(|| self.take_another()) else {
                 self.stats.incomplete += 1;
-                return None;
+                return false;
             };
-            self.take_back(used.token);
             good &= used.len > 0 && used.len as usize <= self.buffer_len;
             self.pieces.push((used.token as usize * self.stride, (used.len as usize).min(self.buffer_len)));
         }
-        self.stats.bad_frames += u64::from(!good);
-        good.then_some(header)
+        if !good {
+            self.stats.bad_frames += 1;
+            return false;
+        }
+        let len = self.pieces.iter().map(|p| p.1).sum();
+        self.stats.frames += 1;
+        self.stats.bytes += len as u64;
+        take(&Received { memory: &self.memory, pieces: &self.pieces, len, header });
+        true
     }
 
-    fn take_back(&mut self, index: u32) {
-        self.free.push(index);
+    fn take_another(&mut self) -> Option<Used> {
+        let used = self.ring.pop_used()?;
+        self.free.push_back(used.token);
         self.stats.buffers += 1;
+        Some(used)
     }
 
     /// Whether a used buffer waits.

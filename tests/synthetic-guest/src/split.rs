@@ -1,10 +1,10 @@
 //! The driver's side of a split virtqueue (virtio 1.2 §2.7).
 
-use std::collections::VecDeque;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::fence;
 
 use crate::Error;
+use crate::fifo::Fifo;
 use crate::memory::{Arena, Window};
 use crate::ring::{CallMode, Indirect, RingOptions, Segment, Used, event_passed};
 
@@ -24,6 +24,9 @@ struct Chain {
     descriptors: u16,
     /// Bytes the device may write: what a buffer skipped by IN_ORDER batching counts as (virtio 1.2 §2.7.9).
     writable: u32,
+    /// What the head's descriptor says since [`SplitRing::add_one`] wrote it; length 0 when it may say anything else.
+    addr: u64,
+    tail: u64,
 }
 
 /// The driver's side of a split ring.
@@ -34,14 +37,16 @@ pub struct SplitRing {
     used: Window,
     tables: Option<Window>,
     options: RingOptions,
-    /// Free descriptors. Taken from the back: the last freed is the hottest. IN_ORDER takes from the front, which
-    /// places descriptors in ring order as virtio 1.2 §2.7.9 demands.
-    free: VecDeque<u16>,
+    /// Free descriptors. Chains are taken from the back: the last freed is the hottest. IN_ORDER takes from the front,
+    /// which places descriptors in ring order as virtio 1.2 §2.7.9 demands; so does [`SplitRing::add_one`].
+    free: Fifo<u16>,
     /// The driver's own copy of the links of the descriptor table.
     next: Vec<u16>,
     chains: Vec<Chain>,
     /// Outstanding heads, oldest first (IN_ORDER only).
-    order: VecDeque<u16>,
+    order: Fifo<u16>,
+    /// What stands in the avail ring.
+    offered: Vec<u16>,
     in_flight: usize,
     /// Avail index including what is not published.
     avail_idx: u16,
@@ -77,10 +82,12 @@ impl SplitRing {
             used: arena.take(region, 6 + 8 * n, 4096)?,
             tables,
             options,
-            free: (0..size).collect(),
+            free: Fifo::full(0..size),
             next: vec![0; n],
             chains: vec![Chain::default(); n],
-            order: VecDeque::with_capacity(n),
+            order: Fifo::with_capacity(n),
+            // No head is as large as that: nothing stands there yet.
+            offered: vec![u16::MAX; n],
             in_flight: 0,
             avail_idx: 0,
             published: 0,
@@ -103,15 +110,45 @@ impl SplitRing {
         }
         let head = if indirect { self.add_table(segments) } else { self.add_chain(segments) };
         let writable = segments.iter().filter(|s| s.writable).map(|s| s.len).sum();
-        self.chains[usize::from(head)] = Chain { token, descriptors: needed as u16, writable };
+        self.chains[usize::from(head)] = Chain { token, descriptors: needed as u16, writable, addr: 0, tail: 0 };
+        self.offer(head);
+        true
+    }
+
+    /// A chain of one descriptor. Descriptors come round in ring order, and what the device has been
+    /// told before is not written again: in a steady stream from fixed buffers no line of the descriptor table and of
+    /// the avail ring goes from one CPU to the other, but that of the avail index.
+    #[inline]
+    pub(crate) fn add_one(&mut self, token: u32, segment: Segment) -> bool {
+        if self.options.indirect == Indirect::Always {
+            return self.add(token, &[segment]);
+        }
+        let Some(head) = self.free.pop_front() else { return false };
+        let (flags, writable) = if segment.writable { (WRITE, segment.len) } else { (0, 0) };
+        let (addr, tail) = (segment.addr, tail(segment.len, flags, 0));
+        let chain = &mut self.chains[usize::from(head)];
+        if (chain.addr, chain.tail) != (addr, tail) {
+            let at = usize::from(head) * DESC;
+            self.descriptors.store_u64(at, addr, Relaxed);
+            self.descriptors.store_u64(at + 8, tail, Relaxed);
+        }
+        *chain = Chain { token, descriptors: 1, writable, addr, tail };
+        self.offer(head);
+        true
+    }
+
+    #[inline(always)]
+    fn offer(&mut self, head: u16) {
         if self.options.in_order {
             self.order.push_back(head);
         }
         self.in_flight += 1;
         let slot = usize::from(self.avail_idx & (self.size - 1));
-        self.avail.store_u16(4 + 2 * slot, head, Relaxed);
+        if self.offered[slot] != head {
+            self.offered[slot] = head;
+            self.avail.store_u16(4 + 2 * slot, head, Relaxed);
+        }
         self.avail_idx = self.avail_idx.wrapping_add(1);
-        true
     }
 
     fn use_table(&self, segments: usize) -> bool {
@@ -141,6 +178,7 @@ impl SplitRing {
                 next = self.take_descriptor();
             }
             write_descriptor(&self.descriptors, index, segment.addr, segment.len, flags, next);
+            self.chains[usize::from(index)].tail = 0;
             self.next[usize::from(index)] = next;
             index = next;
         }
@@ -246,17 +284,16 @@ impl SplitRing {
 
     #[inline]
     fn complete(&mut self, head: u32, len: u32) -> Option<Used> {
-        let chain = match self.chains.get_mut(head as usize) {
-            Some(chain) if chain.descriptors > 0 => std::mem::take(chain),
-            _ => {
-                self.violations += 1;
-                return None;
-            }
+        let Some(chain) = self.chains.get_mut(head as usize).filter(|chain| chain.descriptors > 0) else {
+            self.violations += 1;
+            return None;
         };
+        let descriptors = std::mem::take(&mut chain.descriptors);
         let mut index = head as u16;
-        for _ in 0..chain.descriptors {
-            self.free.push_back(index);
+        self.free.push_back(index);
+        for _ in 1..descriptors {
             index = self.next[usize::from(index)];
+            self.free.push_back(index);
         }
         self.in_flight -= 1;
         Some(Used { token: chain.token, len })

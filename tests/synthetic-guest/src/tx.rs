@@ -1,5 +1,6 @@
 //! Transmission: frames into buffers, buffers into the ring, used buffers back.
 
+use crate::fifo::Fifo;
 use crate::memory::{Arena, Window};
 use crate::notify::Bell;
 use crate::ring::{Ring, Segment};
@@ -8,6 +9,9 @@ use crate::{Error, Offload};
 /// Where a frame starts in its buffer; the header ends there, so that both can go in one segment, and the frame is
 /// aligned to a cache line.
 pub(crate) const FRAME_AT: usize = 64;
+
+/// Set in the token of a buffer that is not one of the transmit queue's own.
+const BORROWED: u32 = 1 << 31;
 
 /// Descriptor layout of a transmitted frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -103,11 +107,14 @@ pub struct TxQueue {
     bell: Bell,
     buffers: Window,
     slot_size: usize,
-    free: Vec<u32>,
+    /// Free buffers. They come round in order, so that in a steady stream each stays with its descriptor.
+    free: Fifo<u32>,
     slots: u32,
     header_len: usize,
     shape: TxShape,
     segments: Vec<Segment>,
+    /// Receive buffers that were sent with [`TxQueue::queue_borrowed`] and are back.
+    returned: Fifo<u32>,
     stats: TxStats,
 }
 
@@ -121,20 +128,26 @@ impl TxQueue {
         config: &crate::GuestConfig,
     ) -> Result<Self, Error> {
         let shape = config.tx_shape;
-        let slot_size = (FRAME_AT + config.tx_frame_len).next_multiple_of(64);
+        let slot_size = Self::slot_size(config);
         let slots = config.tx_buffers.unwrap_or(usize::from(ring.size()));
         Ok(TxQueue {
             buffers: arena.take(region, slot_size * slots, 64)?,
             slot_size,
-            free: (0..slots as u32).rev().collect(),
+            free: Fifo::full(0..slots as u32),
             slots: slots as u32,
             header_len,
             shape,
             segments: Vec::with_capacity(usize::from(shape.segments())),
+            returned: Fifo::with_capacity(usize::from(ring.size())),
             stats: TxStats::default(),
             ring,
             bell,
         })
+    }
+
+    /// Bytes of a buffer in memory.
+    pub(crate) fn slot_size(config: &crate::GuestConfig) -> usize {
+        (FRAME_AT + config.tx_frame_len).next_multiple_of(64)
     }
 
     /// Sends as many of `frames` as there is room for, with one publication; returns how many.
@@ -169,7 +182,7 @@ impl TxQueue {
             self.reclaim();
         }
         for number in 0..count {
-            let Some(index) = self.free.pop() else { return number };
+            let Some(index) = self.free.pop_front() else { return number };
             let at = index as usize * self.slot_size;
             let mut slot = Slot {
                 buffers: &self.buffers,
@@ -180,15 +193,40 @@ impl TxQueue {
             };
             let len = fill(number, &mut slot);
             assert!(len <= slot.capacity, "a frame does not fit into its transmit buffer");
-            layout(&mut self.segments, self.shape, self.buffers.guest() + at as u64, self.header_len, len);
-            if !self.ring.add(index, &self.segments) {
-                self.free.push(index);
+            let addr = self.buffers.guest() + at as u64;
+            let added = if self.shape == TxShape::OneBuffer {
+                let addr = addr + (FRAME_AT - self.header_len) as u64;
+                self.ring.add_one(index, Segment { addr, len: (self.header_len + len) as u32, writable: false })
+            } else {
+                layout(&mut self.segments, self.shape, addr, self.header_len, len);
+                self.ring.add(index, &self.segments)
+            };
+            if !added {
+                self.free.push_front(index);
                 return number;
             }
             self.stats.frames += 1;
             self.stats.bytes += len as u64;
         }
         count
+    }
+
+    /// Queues `len` bytes, header included, at `addr`: receive buffer `index`, which is the device's until
+    /// [`TxQueue::next_returned`] names it. `false` when the ring is full.
+    #[inline]
+    pub(crate) fn queue_borrowed(&mut self, index: u32, addr: u64, len: usize) -> bool {
+        let added = self.ring.add_one(index | BORROWED, Segment { addr, len: len as u32, writable: false });
+        if added {
+            self.stats.frames += 1;
+            self.stats.bytes += (len - self.header_len) as u64;
+        }
+        added
+    }
+
+    /// A receive buffer that [`TxQueue::reclaim`] got back.
+    #[inline]
+    pub(crate) fn next_returned(&mut self) -> Option<u32> {
+        self.returned.pop_front()
     }
 
     /// Shows what was queued to the device and kicks if it wants that.
@@ -202,7 +240,7 @@ impl TxQueue {
 
     /// Lets `fill` write into every free buffer, for later use by [`TxQueue::send_with`]. Nothing is sent.
     pub fn prefill(&mut self, mut fill: impl FnMut(&mut Slot<'_>)) {
-        for index in self.free.iter().copied() {
+        for index in self.free.iter() {
             fill(&mut Slot {
                 buffers: &self.buffers,
                 at: index as usize * self.slot_size,
@@ -218,7 +256,10 @@ impl TxQueue {
     pub fn reclaim(&mut self) -> usize {
         let mut count = 0;
         while let Some(used) = self.ring.pop_used() {
-            self.free.push(used.token);
+            match used.token & BORROWED {
+                0 => self.free.push_back(used.token),
+                _ => self.returned.push_back(used.token & !BORROWED),
+            }
             count += 1;
         }
         if count > 0 {
@@ -226,6 +267,12 @@ impl TxQueue {
             self.ring.arm_calls();
         }
         count
+    }
+
+    /// Frames that can be sent without a look at the ring, as of the last reclaim.
+    #[inline]
+    pub fn room(&self) -> usize {
+        self.free.len().min(self.ring.free_descriptors() / usize::from(self.shape.segments()))
     }
 
     /// Frames that the device has not given back, as of the last reclaim.

@@ -62,14 +62,26 @@ impl Flow {
     const NEW: Flow =
         Flow { next: 0, received: 0, duplicated: 0, reordered: 0, late: 0, seen: [0; (WINDOW / 64) as usize] };
 
+    #[inline(always)]
     fn bit(sequence: u64) -> (usize, u64) {
         ((sequence % WINDOW / 64) as usize, 1 << (sequence % 64))
     }
 
     /// Notes `sequence`; `false` for what is not new.
+    #[inline]
     fn note(&mut self, sequence: u64) -> bool {
         let (word, bit) = Self::bit(sequence);
-        if sequence >= self.next {
+        if sequence == self.next {
+            self.next += 1;
+            self.seen[word] |= bit;
+            self.received += 1;
+            return true;
+        }
+        self.note_out_of_turn(sequence, word, bit)
+    }
+
+    fn note_out_of_turn(&mut self, sequence: u64, word: usize, bit: u64) -> bool {
+        if sequence > self.next {
             self.forget(sequence);
             self.next = sequence + 1;
             self.seen[word] |= bit;
@@ -103,10 +115,70 @@ impl Flow {
     }
 }
 
+/// Sequence numbers of many flows, and what became of them. They start at 0 in each.
+#[derive(Clone, Default)]
+pub struct Sequences {
+    flows: Vec<Flow>,
+}
+
+impl Sequences {
+    /// Room for flows 0 to `flows` - 1, so that [`Sequences::note`] does not have to make any.
+    pub fn with_flows(flows: usize) -> Self {
+        Sequences { flows: vec![Flow::NEW; flows] }
+    }
+
+    /// Notes a frame; `false` for one that is not new (a duplicate, or too late to say).
+    #[inline]
+    pub fn note(&mut self, flow: u16, sequence: u64) -> bool {
+        let flow = usize::from(flow);
+        if flow >= self.flows.len() {
+            self.flows.resize(flow + 1, Flow::NEW);
+        }
+        self.flows[flow].note(sequence)
+    }
+
+    /// Number of flows there is room for.
+    #[inline]
+    pub fn flows(&self) -> usize {
+        self.flows.len()
+    }
+
+    /// Totals, as far as the frames seen tell.
+    pub fn report(&self) -> Report {
+        let mut report = Report::default();
+        for flow in &self.flows {
+            report.received += flow.received;
+            report.lost += flow.next - flow.received;
+            report.duplicated += flow.duplicated;
+            report.reordered += flow.reordered;
+            report.late += flow.late;
+        }
+        report
+    }
+
+    /// Totals, where flow n is known to have sent `sent[n]` frames: the end of a flow counts as lost too.
+    pub fn report_against(&self, sent: &[u64]) -> Report {
+        let received = |flow: usize| self.flows.get(flow).map_or(0, |f| f.received);
+        let lost = sent.iter().enumerate().map(|(flow, sent)| sent.saturating_sub(received(flow))).sum();
+        Report { lost, ..self.report() }
+    }
+}
+
+/// The stamp of a frame: `None` when it is not one of this library's frames, an error when its contents are not what was
+/// sent.
+pub fn read_stamp(frame: &[u8]) -> Option<Result<Stamp, ()>> {
+    let payload = stamped_payload(frame)?;
+    let stamp = payload.ok().and_then(|payload| {
+        let (stamp, body) = payload.split_first_chunk::<STAMP_LEN>()?;
+        Stamp::from_bytes(stamp, hash(body))
+    });
+    Some(stamp.ok_or(()))
+}
+
 /// Checks frames and counts, flow by flow. Sequence numbers start at 0.
 #[derive(Default)]
 pub struct Verifier {
-    flows: Vec<Flow>,
+    sequences: Sequences,
     corrupted: u64,
     foreign: u64,
     scratch: Vec<u8>,
@@ -129,53 +201,28 @@ impl Verifier {
 
     /// Checks a frame.
     pub fn check(&mut self, frame: &[u8]) -> Verdict {
-        let payload = match stamped_payload(frame) {
+        match read_stamp(frame) {
             None => {
                 self.foreign += 1;
-                return Verdict::Foreign;
+                Verdict::Foreign
             }
-            Some(payload) => payload,
-        };
-        let stamp = payload.ok().and_then(|payload| {
-            let (stamp, body) = payload.split_first_chunk::<STAMP_LEN>()?;
-            Stamp::from_bytes(stamp, hash(body))
-        });
-        match stamp {
-            None => {
+            Some(Err(())) => {
                 self.corrupted += 1;
                 Verdict::Corrupted
             }
-            Some(stamp) if self.flow(stamp.flow).note(stamp.sequence) => Verdict::Good(stamp),
-            Some(stamp) => Verdict::Duplicate(stamp),
+            Some(Ok(stamp)) if self.sequences.note(stamp.flow, stamp.sequence) => Verdict::Good(stamp),
+            Some(Ok(stamp)) => Verdict::Duplicate(stamp),
         }
     }
 
     /// Totals, as far as the frames seen tell.
     pub fn report(&self) -> Report {
-        let mut report = Report { corrupted: self.corrupted, foreign: self.foreign, ..Report::default() };
-        for flow in &self.flows {
-            report.received += flow.received;
-            report.lost += flow.next - flow.received;
-            report.duplicated += flow.duplicated;
-            report.reordered += flow.reordered;
-            report.late += flow.late;
-        }
-        report
+        Report { corrupted: self.corrupted, foreign: self.foreign, ..self.sequences.report() }
     }
 
     /// Totals, where flow n is known to have sent `sent[n]` frames: the end of a flow counts as lost too.
     pub fn report_against(&self, sent: &[u64]) -> Report {
-        let received = |flow: usize| self.flows.get(flow).map_or(0, |f| f.received);
-        let lost = sent.iter().enumerate().map(|(flow, sent)| sent.saturating_sub(received(flow))).sum();
-        Report { lost, ..self.report() }
-    }
-
-    fn flow(&mut self, number: u16) -> &mut Flow {
-        let number = usize::from(number);
-        if number >= self.flows.len() {
-            self.flows.resize(number + 1, Flow::NEW);
-        }
-        &mut self.flows[number]
+        Report { corrupted: self.corrupted, foreign: self.foreign, ..self.sequences.report_against(sent) }
     }
 }
 

@@ -1,0 +1,197 @@
+//! The loop: all guests, one thread, no sleep, no system call, no allocation.
+
+use synthetic_guest::{QueuePair, Window};
+
+use crate::clock::Clock;
+use crate::node::Node;
+use crate::options::Workload;
+use crate::pacing::Pace;
+use crate::pingpong::Pingpong;
+use crate::receiver::Receiver;
+use crate::sender::Sender;
+
+/// Most packets to take from a queue at a time.
+const RECEIVE: usize = 64;
+
+/// A switch in this thread, or none.
+pub(crate) trait Backend {
+    /// Moves what there is to move; returns the number of packets.
+    fn step(&mut self) -> usize;
+}
+
+/// The switch is another process.
+pub(crate) struct Elsewhere;
+
+impl Backend for Elsewhere {
+    #[inline(always)]
+    fn step(&mut self) -> usize {
+        0
+    }
+}
+
+/// What the guests do beside sending and receiving.
+pub(crate) enum Task {
+    /// Nothing.
+    Streams,
+    /// They send back; so many packets were.
+    Echo(u64),
+    /// Guest 1 answers guest 0.
+    Pingpong(Box<Pingpong>),
+}
+
+/// Everything that runs.
+pub(crate) struct Engine<B> {
+    pub(crate) clock: Clock,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) senders: Vec<Sender>,
+    pub(crate) receivers: Vec<Receiver>,
+    pub(crate) task: Task,
+    pub(crate) backend: B,
+    pub(crate) pace: Pace,
+}
+
+/// Sums over all guests at one moment.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Totals {
+    pub(crate) sent: u64,
+    pub(crate) received: u64,
+    pub(crate) bytes: u64,
+    pub(crate) completed: u64,
+    pub(crate) completed_bytes: u64,
+    pub(crate) echoed: u64,
+    pub(crate) round_trips: u64,
+    /// Received, or what counts in its place, by guest.
+    pub(crate) by_guest: Vec<u64>,
+}
+
+/// How a stretch of time was spent.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Spent {
+    pub(crate) ticks: u64,
+    /// In rounds that found nothing to do.
+    pub(crate) idle: u64,
+    /// In a forwarder of this thread.
+    pub(crate) backend: u64,
+}
+
+impl<B: Backend> Engine<B> {
+    /// Runs for `seconds`, or until nothing has come for `quiet` seconds.
+    pub(crate) fn run(&mut self, seconds: f64, sending: bool, quiet: Option<f64>) -> Spent {
+        let mut now = self.clock.now();
+        let (start, end) = (now, now + self.clock.ticks(seconds));
+        let quiet = quiet.map_or(u64::MAX, |seconds| self.clock.ticks(seconds));
+        let mut last = now;
+        let mut spent = Spent::default();
+        if sending {
+            self.senders.iter_mut().for_each(|sender| sender.set_pace(self.pace, &self.clock));
+        }
+        while now < end {
+            let worked = self.step(now, sending);
+            let middle = self.clock.now();
+            let moved = self.backend.step();
+            let after = if moved > 0 { self.clock.now() } else { middle };
+            spent.backend += after - middle;
+            if worked == 0 {
+                spent.idle += middle - now;
+            }
+            now = after;
+            if worked + moved > 0 {
+                last = now;
+            } else if now - last > quiet {
+                break;
+            }
+        }
+        spent.ticks = now - start;
+        spent
+    }
+
+    /// One round over all guests; returns the number of packets moved.
+    #[inline]
+    fn step(&mut self, now: u64, sending: bool) -> usize {
+        match &mut self.task {
+            Task::Streams => {}
+            Task::Echo(echoed) => return echo(&mut self.nodes, echoed),
+            Task::Pingpong(pingpong) => {
+                return pingpong.step(&mut self.nodes, &mut self.receivers, &self.clock, now, sending);
+            }
+        }
+        let mut moved = 0;
+        for (node, receiver) in self.nodes.iter_mut().zip(&mut self.receivers) {
+            for QueuePair { rx, .. } in &mut node.pairs {
+                moved += rx.recv_burst(RECEIVE, |frame| {
+                    receiver.take(frame, &self.clock, now);
+                });
+            }
+        }
+        if sending {
+            for sender in &mut self.senders {
+                let tx = &mut self.nodes[sender.guest].pairs[sender.pair].tx;
+                moved += sender.step(tx, &mut self.receivers, &self.clock, now);
+            }
+        }
+        moved
+    }
+
+    /// Sums up. `workload` says what counts as a guest's share.
+    pub(crate) fn totals(&mut self, workload: Workload) -> Totals {
+        let mut totals = Totals { by_guest: vec![0; self.nodes.len()], ..Totals::default() };
+        for (guest, node) in self.nodes.iter_mut().enumerate() {
+            for QueuePair { tx, rx } in &mut node.pairs {
+                tx.reclaim();
+                if workload == Workload::Echo {
+                    totals.received += rx.stats().frames;
+                }
+                let stats = tx.stats();
+                totals.completed += stats.completed;
+                // Frames of one size come back with their bytes; of a mix, the mean will do while some are on their way.
+                let share = stats.completed as f64 / (stats.frames.max(1)) as f64;
+                totals.completed_bytes += (stats.bytes as f64 * share) as u64;
+                if workload == Workload::Source {
+                    totals.by_guest[guest] += stats.completed;
+                }
+                if workload == Workload::Echo {
+                    totals.by_guest[guest] += stats.frames;
+                }
+            }
+        }
+        for (guest, receiver) in self.receivers.iter().enumerate() {
+            let counts = receiver.counts();
+            totals.received += counts.received;
+            totals.bytes += counts.bytes;
+            if !matches!(workload, Workload::Source | Workload::Echo) {
+                totals.by_guest[guest] += counts.received;
+            }
+        }
+        totals.sent = self.senders.iter().map(Sender::sent).sum();
+        match &self.task {
+            Task::Streams => {}
+            Task::Echo(echoed) => totals.echoed = *echoed,
+            Task::Pingpong(pingpong) => {
+                totals.sent = pingpong.pings_sent();
+                totals.round_trips = pingpong.round_trips();
+            }
+        }
+        totals
+    }
+}
+
+fn echo(nodes: &mut [Node], echoed: &mut u64) -> usize {
+    let mut moved = 0;
+    for pair in nodes.iter_mut().flat_map(|node| &mut node.pairs) {
+        let burst = pair.echo_burst(swap_addresses);
+        *echoed += burst.sent as u64;
+        moved += burst.received;
+    }
+    moved
+}
+
+#[inline(always)]
+fn swap_addresses(memory: &Window, at: usize, len: usize) {
+    if len < 12 {
+        return;
+    }
+    let mut addresses = [0; 12];
+    memory.read(at, &mut addresses);
+    addresses.rotate_left(6);
+    memory.write(at, &addresses);
+}

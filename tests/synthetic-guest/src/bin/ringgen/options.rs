@@ -1,0 +1,442 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Parser, ValueEnum};
+use synthetic_guest::Features;
+
+use crate::error::Error;
+use crate::pacing::Pace;
+
+/// Plays guests of a vhost-user switch and measures what the switch does with their packets.
+///
+/// Every --guest is one vhost-user socket; guests are numbered from 0 in the order given. ringgen connects to the sockets,
+/// or listens on them (",server"). Everything runs in one thread, which never sleeps: give it a CPU of its own (--cpu).
+///
+/// A run: connect, let the switch learn all addresses (and check that frames arrive where they should), warm up, measure,
+/// stop sending, wait up to 200 ms for what is under way. sent, received and lost count from the first packet of the
+/// warm-up to the end of that wait, so that lost = sent - received is exact; rates are of the measured time alone.
+///
+/// Addresses: guest G, address N has the MAC address 02:5c:00:GG:NN:01 (in hexadecimal) and the IPv4 address 10.G.N.1.
+///
+/// Exit status: 0 when the run was made, whatever it counted; 1 when it could not be made; 2 for a wrong command line; 3
+/// with --strict.
+#[derive(Parser, Debug, Clone)]
+#[command(name = "ringgen", version, verbatim_doc_comment)]
+pub(crate) struct Options {
+    /// What the guests do.
+    #[arg(value_enum)]
+    pub(crate) workload: Workload,
+    /// vhost-user socket of a guest; with ",server" ringgen listens on it. Give it once for each guest (1 to 256).
+    #[arg(long = "guest", value_name = "SOCKET[,server]")]
+    pub(crate) guests: Vec<String>,
+    /// Ring format; packed fails where the switch does not offer it.
+    #[arg(long, value_enum, default_value = "split", help_heading = "Rings")]
+    pub(crate) ring: RingFormat,
+    /// Entries of each ring.
+    #[arg(long, default_value_t = 256, value_name = "N", help_heading = "Rings")]
+    pub(crate) ring_size: u16,
+    /// Queue pairs of each guest, 1 to 8.
+    #[arg(long, default_value_t = 1, value_name = "N", help_heading = "Rings")]
+    pub(crate) queue_pairs: usize,
+    /// Transmit and receive buffers of each queue [default: as many as ring entries].
+    #[arg(long, value_name = "N", help_heading = "Rings")]
+    pub(crate) buffers: Option<usize>,
+    /// Bytes of a receive buffer, header included [default: 1600, or a whole frame where it cannot span buffers].
+    #[arg(long, value_name = "BYTES", help_heading = "Rings")]
+    pub(crate) rx_buffer: Option<usize>,
+    /// Let received frames span buffers, where the switch can.
+    #[arg(long, value_enum, default_value = "on", help_heading = "Rings")]
+    pub(crate) mrg_rxbuf: Switch,
+    /// Demand VIRTIO_F_EVENT_IDX.
+    #[arg(long, value_enum, default_value = "off", help_heading = "Rings")]
+    pub(crate) event_idx: Switch,
+    /// Demand VIRTIO_F_IN_ORDER.
+    #[arg(long, value_enum, default_value = "off", help_heading = "Rings")]
+    pub(crate) in_order: Switch,
+    /// Demand VIRTIO_F_INDIRECT_DESC, and send every frame through a table.
+    #[arg(long, value_enum, default_value = "off", help_heading = "Rings")]
+    pub(crate) indirect: Switch,
+    /// Take checksum and TCP segmentation offloads, where the switch can (tso demands them).
+    #[arg(long, value_enum, default_value = "off", help_heading = "Rings")]
+    pub(crate) offloads: Switch,
+    /// Wire size, 64 to 1518, the 4 bytes of FCS counted as is usual: 64 is a frame of 60 bytes in the ring. Or "mix" (64,
+    /// 594 and 1518 in the proportion 7:4:1), or "tso" (frames of 65000 bytes to be cut into TCP segments of 1448).
+    #[arg(long, default_value = "64", value_name = "SIZE", help_heading = "Packets")]
+    pub(crate) size: Size,
+    /// Flows from each sending guest to each of its receivers (different addresses and ports), raised to one for each
+    /// queue pair.
+    #[arg(long, default_value_t = 1, value_name = "N", help_heading = "Packets")]
+    pub(crate) flows: usize,
+    /// MAC addresses of each guest, 1 to 256; flows use them in turn.
+    #[arg(long, default_value_t = 1, value_name = "N", help_heading = "Packets")]
+    pub(crate) macs: usize,
+    /// none: nothing of a packet is touched but its descriptor, so that only losses are counted. order: a sequence number
+    /// in the first cache line tells what was lost, duplicated or reordered. full: headers and every byte of the payload
+    /// are compared too, and every packet carries its time of sending.
+    #[arg(long, value_enum, default_value = "order", help_heading = "Packets")]
+    pub(crate) verify: Verify,
+    /// Packets a second of each sending guest; 0 is as fast as possible.
+    #[arg(long, default_value_t = 0.0, value_name = "PPS", help_heading = "Pace")]
+    pub(crate) rate: f64,
+    /// Most packets to send at a time.
+    #[arg(long, default_value_t = 32, value_name = "N", help_heading = "Pace")]
+    pub(crate) burst: usize,
+    /// bursty: microseconds at full speed.
+    #[arg(long, default_value_t = 1000.0, value_name = "US", help_heading = "Pace")]
+    pub(crate) on_us: f64,
+    /// bursty: microseconds of silence.
+    #[arg(long, default_value_t = 1000.0, value_name = "US", help_heading = "Pace")]
+    pub(crate) off_us: f64,
+    /// pingpong: packets that wait for their answer at any time.
+    #[arg(long, default_value_t = 1, value_name = "N", help_heading = "Pace")]
+    pub(crate) window: usize,
+    /// pingpong: packets a second sent besides from guest 0 to guest 1, through the same rings.
+    #[arg(long, default_value_t = 0.0, value_name = "PPS", help_heading = "Pace")]
+    pub(crate) background_pps: f64,
+    /// Measured time.
+    #[arg(long, default_value_t = 2.0, value_name = "SECONDS", help_heading = "Run")]
+    pub(crate) duration_s: f64,
+    /// Time before it, not measured.
+    #[arg(long, default_value_t = 0.3, value_name = "SECONDS", help_heading = "Run")]
+    pub(crate) warmup_s: f64,
+    /// source: where to.
+    #[arg(long, default_value = "02:5c:ff:00:00:01", value_name = "MAC", help_heading = "Run")]
+    pub(crate) to: Mac,
+    /// Do not begin before a first packet has arrived, and fail when none does within --connect-timeout-s (sink, echo).
+    #[arg(long, help_heading = "Run")]
+    pub(crate) expect_peer: bool,
+    /// Let the guests broadcast their addresses first, and check that frames arrive only where they should.
+    #[arg(long, value_enum, default_value = "on", help_heading = "Run")]
+    pub(crate) announce: Switch,
+    /// Longest wait for each socket, and for the switch to learn the guests' addresses.
+    #[arg(long, default_value_t = 10.0, value_name = "SECONDS", help_heading = "Run")]
+    pub(crate) connect_timeout_s: f64,
+    /// CPU to run on [default: where the kernel likes].
+    #[arg(long, value_name = "N", help_heading = "Run")]
+    pub(crate) cpu: Option<usize>,
+    /// ceiling: CPU of a second thread for the forwarder [default: it takes turns with the guests in their thread].
+    #[arg(long, value_name = "N", help_heading = "Run")]
+    pub(crate) peer_cpu: Option<usize>,
+    /// Guest memory on 2 MiB hugepages; auto: where enough are free.
+    #[arg(long, value_enum, default_value = "auto", help_heading = "Run")]
+    pub(crate) hugepages: Hugepages,
+    /// Exit with status 3 when anything was duplicated, reordered or corrupted.
+    #[arg(long, help_heading = "Output")]
+    pub(crate) strict: bool,
+    /// Write the report as one JSON object to a file, or to standard output ("-") instead of the table.
+    #[arg(long, value_name = "FILE|-", help_heading = "Output")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+/// What the guests do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Workload {
+    /// Guest 0 sends to guest 1, 2 to 3, and so on. Counts packets received.
+    Stream,
+    /// Every guest sends to all others, in turn. Counts packets received.
+    Mesh,
+    /// Guest 0 sends to guest 1, which answers. Counts round trips and their time.
+    Pingpong,
+    /// stream with pauses: --on-us, --off-us.
+    Bursty,
+    /// All guests send to an address that is none of them (--to). Counts packets that the switch took.
+    Source,
+    /// The guests only receive, whatever it is. Counts packets received.
+    Sink,
+    /// The guests send back what they receive, source and destination address swapped. Counts packets sent back.
+    Echo,
+    /// stream without a switch: a forwarder in this process copies from the rings of guest 0 into those of guest 1. What
+    /// ringgen itself is good for. Takes no --guest.
+    Ceiling,
+}
+
+/// Ring formats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum RingFormat {
+    /// virtio 1.2 section 2.7.
+    Split,
+    /// virtio 1.2 section 2.8.
+    Packed,
+}
+
+/// What is checked of each packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Verify {
+    /// Nothing.
+    None,
+    /// A sequence number.
+    Order,
+    /// Everything.
+    Full,
+}
+
+/// Yes or no.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Switch {
+    /// Yes.
+    On,
+    /// No.
+    Off,
+}
+
+/// Pages of guest memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Hugepages {
+    /// Hugepages where there are enough.
+    Auto,
+    /// Hugepages or an error.
+    On,
+    /// Ordinary pages.
+    Off,
+}
+
+/// Sizes of the packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Size {
+    /// All of this wire size.
+    Fixed(usize),
+    /// 64, 594 and 1518.
+    Mix,
+    /// 65,000 bytes in the ring.
+    Tso,
+}
+
+/// The mix, so that no size comes in a row longer than need be.
+const MIX: [usize; 12] = [64, 594, 64, 64, 594, 64, 1518, 64, 594, 64, 594, 64];
+const FCS: usize = 4;
+const TSO_LEN: usize = 65_000;
+
+impl std::str::FromStr for Size {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "mix" => Ok(Size::Mix),
+            "tso" => Ok(Size::Tso),
+            number => match number.parse() {
+                Ok(size @ 64..=1518) => Ok(Size::Fixed(size)),
+                _ => Err("a number from 64 to 1518, \"mix\" or \"tso\"".into()),
+            },
+        }
+    }
+}
+
+impl Size {
+    /// Lengths in the ring, in the order in which they are sent.
+    pub(crate) fn frame_lens(self) -> Vec<usize> {
+        match self {
+            Size::Fixed(size) => vec![size - FCS],
+            Size::Mix => MIX.iter().map(|size| size - FCS).collect(),
+            Size::Tso => vec![TSO_LEN],
+        }
+    }
+
+    /// What reports call it: the wire size, of a mix the mean one.
+    pub(crate) fn bytes(self) -> usize {
+        match self {
+            Size::Fixed(size) => size,
+            Size::Mix => MIX.iter().sum::<usize>().div_ceil(MIX.len()),
+            Size::Tso => TSO_LEN,
+        }
+    }
+
+    pub(crate) fn name(self) -> String {
+        match self {
+            Size::Fixed(size) => size.to_string(),
+            Size::Mix => "mix".into(),
+            Size::Tso => "tso".into(),
+        }
+    }
+}
+
+/// A MAC address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Mac(pub(crate) [u8; 6]);
+
+impl std::str::FromStr for Mac {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bytes: Option<Vec<u8>> =
+            text.split(':').map(|b| u8::from_str_radix(b, 16).ok().filter(|_| b.len() == 2)).collect();
+        bytes.and_then(|b| b.try_into().ok()).map(Mac).ok_or_else(|| "six bytes such as 02:00:00:00:00:01".into())
+    }
+}
+
+/// A socket and who listens on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Socket {
+    pub(crate) path: PathBuf,
+    pub(crate) server: bool,
+}
+
+impl Options {
+    /// These options, if they make sense together.
+    pub(crate) fn check(self) -> Result<Options, Error> {
+        let wrong = |text: String| Err(Error::Options(text));
+        let count = self.guests.len();
+        let (least, what) = match self.workload {
+            Workload::Stream | Workload::Mesh | Workload::Pingpong | Workload::Bursty => (2, "two guests at least"),
+            Workload::Source | Workload::Sink | Workload::Echo => (1, "a guest at least"),
+            Workload::Ceiling if count > 0 => return wrong("ceiling has no switch and takes no --guest".into()),
+            Workload::Ceiling => (0, ""),
+        };
+        if count < least {
+            return wrong(format!("{} needs {what}: --guest SOCKET, once for each", self.name()));
+        }
+        if count > 256 {
+            return wrong(format!("{count} guests: 256 at most"));
+        }
+        if count % 2 == 1 && matches!(self.workload, Workload::Stream | Workload::Bursty) {
+            return wrong(format!("{} pairs its guests: {count} is an odd number of them", self.name()));
+        }
+        if count != 2 && self.workload == Workload::Pingpong {
+            return wrong("pingpong is between two guests".into());
+        }
+        if self.workload == Workload::Pingpong && self.verify == Verify::None {
+            return wrong("pingpong tells packets by their numbers: --verify order or full".into());
+        }
+        if !(1..=8).contains(&self.queue_pairs) {
+            return wrong(format!("--queue-pairs {}: 1 to 8", self.queue_pairs));
+        }
+        if self.ring == RingFormat::Split && !self.ring_size.is_power_of_two() {
+            return wrong(format!("--ring-size {}: a split ring has a power of two of entries", self.ring_size));
+        }
+        if !(2..=32768).contains(&self.ring_size) {
+            return wrong(format!("--ring-size {}: 2 to 32768", self.ring_size));
+        }
+        if !(1..=256).contains(&self.macs) || !(1..=4096).contains(&self.flows) {
+            return wrong("--macs is 1 to 256, --flows 1 to 4096".into());
+        }
+        if self.buffers.is_some_and(|n| n == 0 || n > usize::from(self.ring_size)) {
+            return wrong("--buffers is 1 to the ring size".into());
+        }
+        if self.burst == 0 || self.window == 0 || self.window > usize::from(self.ring_size) {
+            return wrong("--burst is 1 at least, --window 1 to the ring size".into());
+        }
+        let times = [self.duration_s, self.connect_timeout_s, self.on_us];
+        if times.iter().any(|t| !t.is_finite() || *t <= 0.0) {
+            return wrong("--duration-s, --connect-timeout-s and --on-us are greater than 0".into());
+        }
+        let others = [self.warmup_s, self.off_us, self.rate, self.background_pps];
+        if others.iter().any(|t| !t.is_finite() || *t < 0.0) {
+            return wrong("--warmup-s, --off-us, --rate and --background-pps are 0 or more".into());
+        }
+        if self.rx_buffer.is_some_and(|n| !(128..=1 << 20).contains(&n)) {
+            return wrong("--rx-buffer is 128 to 1048576".into());
+        }
+        Ok(self)
+    }
+
+    fn name(&self) -> String {
+        self.workload.to_possible_value().map(|v| v.get_name().to_owned()).unwrap_or_default()
+    }
+
+    /// The guests' sockets.
+    pub(crate) fn sockets(&self) -> Vec<Socket> {
+        let parse = |text: &String| match text.strip_suffix(",server") {
+            Some(path) => Socket { path: path.into(), server: true },
+            None => Socket { path: text.into(), server: false },
+        };
+        self.guests.iter().map(parse).collect()
+    }
+
+    /// When each sender sends; a guest's rate is shared by its queue pairs.
+    pub(crate) fn pace(&self) -> Pace {
+        match self.workload {
+            Workload::Bursty => Pace::Bursts { on: self.on_us / 1e6, off: self.off_us / 1e6 },
+            _ if self.rate > 0.0 => Pace::Rate(self.rate / self.queue_pairs as f64),
+            _ => Pace::Full,
+        }
+    }
+
+    /// Longest frame that is sent, as it is in the ring.
+    pub(crate) fn longest_frame(&self) -> usize {
+        self.size.frame_lens().into_iter().max().unwrap_or_default()
+    }
+
+    /// Feature bits to accept, and those of them without which there is no run.
+    pub(crate) fn features(&self) -> (Features, Features) {
+        let mut required = Features::VERSION_1;
+        let mut wanted = Features::NONE;
+        let demands = [
+            (self.ring == RingFormat::Packed, Features::RING_PACKED),
+            (self.event_idx == Switch::On, Features::EVENT_IDX),
+            (self.in_order == Switch::On, Features::IN_ORDER),
+            (self.indirect == Switch::On, Features::INDIRECT_DESC),
+            (self.size == Size::Tso, Features::OFFLOADS),
+            (self.queue_pairs > 1, Features::MQ),
+        ];
+        for (on, feature) in demands {
+            if on {
+                required = required | feature;
+            }
+        }
+        if self.mrg_rxbuf == Switch::On {
+            wanted = wanted | Features::MRG_RXBUF;
+            // A segment of 64 KiB has to span buffers then.
+            if self.size == Size::Tso {
+                required = required | Features::MRG_RXBUF;
+            }
+        }
+        if self.offloads == Switch::On {
+            wanted = wanted | Features::OFFLOADS;
+        }
+        (wanted | required, required)
+    }
+
+    /// Bytes of a receive buffer.
+    pub(crate) fn rx_buffer_len(&self) -> usize {
+        let spans = self.mrg_rxbuf == Switch::On && self.workload != Workload::Ceiling;
+        self.rx_buffer.unwrap_or(if spans { 1600 } else { 1600.max(self.longest_frame() + 12) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Options, Error> {
+        Options::try_parse_from(line.split(' ')).map_err(|e| Error::Options(e.to_string())).and_then(Options::check)
+    }
+
+    #[test]
+    fn command_line_is_sound() {
+        use clap::CommandFactory as _;
+        Options::command().debug_assert();
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        for line in [
+            "ringgen stream --guest a",
+            "ringgen stream --guest a --guest b --guest c",
+            "ringgen pingpong --guest a --guest b --guest c",
+            "ringgen sink",
+            "ringgen ceiling --guest a",
+            "ringgen sink --guest a --ring-size 100",
+            "ringgen sink --guest a --queue-pairs 9",
+            "ringgen sink --guest a --size 63",
+            "ringgen sink --guest a --size 1519",
+            "ringgen sink --guest a --buffers 257",
+            "ringgen sink --guest a --duration-s 0",
+            "ringgen source --guest a --to 02:00:00",
+            "ringgen nonsense --guest a",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn sockets_and_sizes_are_read() {
+        let options = parse("ringgen stream --guest /run/a --guest /run/b,server --size mix").unwrap();
+        let sockets = options.sockets();
+        assert_eq!((sockets[0].server, sockets[1].server), (false, true));
+        assert_eq!(sockets[1].path, PathBuf::from("/run/b"));
+        assert_eq!(options.size.frame_lens().len(), 12);
+        assert_eq!(options.size.bytes(), 362);
+        assert_eq!("64".parse::<Size>().unwrap().frame_lens(), [60]);
+    }
+}

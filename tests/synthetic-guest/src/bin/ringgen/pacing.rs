@@ -1,0 +1,95 @@
+//! How many packets may be sent now.
+
+use crate::clock::Clock;
+
+/// When a sender sends.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Pace {
+    /// Whenever there is room.
+    Full,
+    /// This many packets a second.
+    Rate(f64),
+    /// At full speed for so many seconds, then not at all for so many.
+    Bursts { on: f64, off: f64 },
+}
+
+/// One sender's pace under way.
+pub(crate) enum Pacer {
+    Full,
+    Rate { per_tick: f64, start: u64, granted: u64 },
+    Bursts { on: u64, period: u64, start: u64 },
+}
+
+impl Pacer {
+    pub(crate) fn new(pace: Pace, clock: &Clock) -> Self {
+        let start = clock.now();
+        match pace {
+            Pace::Full => Pacer::Full,
+            Pace::Rate(rate) => Pacer::Rate { per_tick: rate / clock.ticks_per_second(), start, granted: 0 },
+            Pace::Bursts { on, off } => {
+                let on = clock.ticks(on).max(1);
+                Pacer::Bursts { on, period: on + clock.ticks(off), start }
+            }
+        }
+    }
+
+    /// Packets that are due at `now`; not more than `most` are ever owed, so that no stall is made up for by a burst.
+    #[inline]
+    pub(crate) fn due(&mut self, now: u64, most: usize) -> usize {
+        match self {
+            Pacer::Full => most,
+            Pacer::Rate { per_tick, start, granted } => {
+                let total = (now.saturating_sub(*start) as f64 * *per_tick) as u64;
+                let due = total.saturating_sub(*granted);
+                if due > most as u64 {
+                    *granted = total - most as u64;
+                    return most;
+                }
+                due as usize
+            }
+            Pacer::Bursts { on, period, start } => {
+                if now.saturating_sub(*start) % *period < *on {
+                    most
+                } else {
+                    0
+                }
+            }
+        }
+    }
+
+    /// Takes note of packets sent.
+    #[inline]
+    pub(crate) fn sent(&mut self, count: usize) {
+        if let Pacer::Rate { granted, .. } = self {
+            *granted += count as u64;
+        }
+    }
+
+    /// Whether packets may go out one by one: a paced sender does not wait until a burst is due.
+    pub(crate) fn is_paced(&self) -> bool {
+        matches!(self, Pacer::Rate { .. })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_kept_and_a_stall_is_not_made_up_for() {
+        let mut pacer = Pacer::Rate { per_tick: 0.5, start: 100, granted: 0 };
+        assert_eq!(pacer.due(100, 32), 0);
+        assert_eq!(pacer.due(108, 32), 4);
+        pacer.sent(3);
+        assert_eq!(pacer.due(108, 32), 1);
+        assert_eq!(pacer.due(10_100, 32), 32);
+        pacer.sent(32);
+        assert_eq!(pacer.due(10_102, 32), 1);
+    }
+
+    #[test]
+    fn bursts_have_pauses() {
+        let mut pacer = Pacer::Bursts { on: 10, period: 30, start: 0 };
+        assert_eq!([0, 9, 10, 29, 30].map(|now| pacer.due(now, 7)), [7, 7, 0, 0, 7]);
+    }
+}

@@ -1,0 +1,124 @@
+//! Who sends what to whom.
+
+use std::net::Ipv4Addr;
+
+use synthetic_guest::packet::{Checksum, FrameSpec, Ip, Transport};
+
+use crate::error::Error;
+use crate::options::{Options, Size, Workload};
+
+/// MSS of the segments that `tso` asks for.
+const GSO_SIZE: u16 = 1448;
+
+/// A flow of packets, always on the same queue pair of its sender.
+#[derive(Clone, Debug)]
+pub(crate) struct Flow {
+    /// Sending guest.
+    pub(crate) from: usize,
+    /// Its queue pair.
+    pub(crate) pair: usize,
+    /// Receiving guest; `None` when it is none of ours.
+    pub(crate) to: Option<usize>,
+    /// Number of the flow among those of its receiver.
+    pub(crate) id: u16,
+    /// The frames, but for their length.
+    pub(crate) frame: FrameSpec,
+}
+
+impl Flow {
+    /// What tells stamps of this receiver from those of others.
+    pub(crate) fn key(&self) -> u64 {
+        key(self.frame.to)
+    }
+}
+
+/// All flows of a run.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Plan {
+    pub(crate) flows: Vec<Flow>,
+    /// Number of flows to each guest.
+    pub(crate) into: Vec<usize>,
+}
+
+/// MAC address of a guest.
+pub(crate) fn mac(guest: usize, alias: usize) -> [u8; 6] {
+    [0x02, 0x5c, 0x00, guest as u8, alias as u8, 0x01]
+}
+
+/// The part of a MAC address that a stamp's checksum covers: all aliases of a guest share it.
+pub(crate) fn key(mac: [u8; 6]) -> u64 {
+    u64::from(mac[2]) << 16 | u64::from(mac[3]) << 8 | u64::from(mac[5])
+}
+
+impl Plan {
+    /// The flows that `options` ask for between `guests` guests.
+    pub(crate) fn new(options: &Options, guests: usize) -> Result<Plan, Error> {
+        let mut plan = Plan { flows: Vec::new(), into: vec![0; guests] };
+        let flows = options.flows.max(options.queue_pairs);
+        match options.workload {
+            Workload::Stream | Workload::Bursty | Workload::Ceiling => {
+                (0..guests).step_by(2).for_each(|from| plan.add(options, from, Some(from + 1), flows));
+            }
+            Workload::Mesh => {
+                for (from, to) in (0..guests).flat_map(|from| (0..guests).map(move |to| (from, to))) {
+                    if from != to {
+                        plan.add(options, from, Some(to), flows);
+                    }
+                }
+            }
+            Workload::Pingpong => {
+                // The first flow each way is the ping and its answer; the others are the background.
+                plan.add(options, 0, Some(1), 1 + if options.background_pps > 0.0 { flows } else { 0 });
+                plan.add(options, 1, Some(0), 1);
+            }
+            Workload::Source => (0..guests).for_each(|from| plan.add(options, from, None, flows)),
+            Workload::Sink | Workload::Echo => {}
+        }
+        if plan.into.iter().any(|count| *count > usize::from(u16::MAX)) {
+            let most = plan.into.iter().max().unwrap_or(&0);
+            return Err(Error::Options(format!("{most} flows into one guest: 65535 at most, lower --flows")));
+        }
+        Ok(plan)
+    }
+
+    fn add(&mut self, options: &Options, from: usize, to: Option<usize>, flows: usize) {
+        for flow in 0..flows {
+            let alias = flow % options.macs;
+            let id = match to {
+                Some(to) => {
+                    self.into[to] += 1;
+                    self.into[to] - 1
+                }
+                None => flow,
+            };
+            let target = to.map_or(options.to.0, |to| mac(to, alias));
+            let frame = frame(options.size, (from, alias), (to, alias), target, id as u16);
+            self.flows.push(Flow { from, pair: flow % options.queue_pairs, to, id: id as u16, frame });
+        }
+    }
+
+    /// Pairs of guests, one of which sends to the other: each once.
+    pub(crate) fn talks(&self) -> Vec<(usize, usize)> {
+        let mut talks: Vec<_> = self.flows.iter().filter_map(|f| Some((f.from, f.to?))).collect();
+        talks.sort_unstable();
+        talks.dedup();
+        talks
+    }
+}
+
+fn frame(size: Size, from: (usize, usize), to: (Option<usize>, usize), target: [u8; 6], id: u16) -> FrameSpec {
+    let ip = |guest: usize, alias: usize| Ipv4Addr::new(10, guest as u8, alias as u8, 1);
+    let outside = Ipv4Addr::new(172, 16, 0, 1);
+    let tso = size == Size::Tso;
+    FrameSpec {
+        to: target,
+        from: mac(from.0, from.1),
+        vlan: None,
+        ip: Ip::V4(ip(from.0, from.1), to.0.map_or(outside, |guest| ip(guest, to.1))),
+        transport: if tso { Transport::Tcp } else { Transport::Udp },
+        checksum: if tso { Checksum::Partial } else { Checksum::Absent },
+        flow: id,
+        len: 0,
+        gso_size: tso.then_some(GSO_SIZE),
+    }
+}

@@ -1,0 +1,180 @@
+//! A run, from the first connection to the report.
+
+use std::time::{Duration, Instant};
+
+use synthetic_guest::{QueuePair, RxStats};
+
+use crate::ceiling::Forwarders;
+use crate::clock::Clock;
+use crate::engine::{Backend, Elsewhere, Engine, Task};
+use crate::error::Error;
+use crate::node::Node;
+use crate::options::{Options, Size, Switch, Verify, Workload};
+use crate::pingpong::Pingpong;
+use crate::plan::{Flow, Plan};
+use crate::receiver::Receiver;
+use crate::report::{Facts, Report};
+use crate::sender::Sender;
+use crate::settle::settle;
+
+/// Longest wait for packets under way when nothing is sent any more, and how much silence shortens it.
+const DRAIN_S: f64 = 0.2;
+const SILENCE_S: f64 = 0.05;
+
+/// Makes the run that `options` describe and prints its report.
+pub(crate) fn run(options: Options) -> Result<Report, Error> {
+    pin(options.cpu)?;
+    let report = if options.workload == Workload::Ceiling {
+        let plan = Plan::new(&options, 2)?;
+        let mut nodes: Vec<Node> =
+            (0..2).map(|number| Node::standalone(&options, &plan, number)).collect::<Result<_, _>>()?;
+        let forwarders = Forwarders::new(&mut nodes)?;
+        match options.peer_cpu {
+            None => measure(&options, &plan, nodes, forwarders)?,
+            Some(cpu) => {
+                let apart = forwarders.start(cpu)?;
+                let report = measure(&options, &plan, nodes, Elsewhere)?;
+                apart.stop();
+                report
+            }
+        }
+    } else {
+        let plan = Plan::new(&options, options.guests.len())?;
+        let nodes = Node::connect_all(&options, &plan)?;
+        measure(&options, &plan, nodes, Elsewhere)?
+    };
+    report.write(options.json.as_deref())?;
+    Ok(report)
+}
+
+/// Everything after the guests are there. `backend` moves their packets, or nothing does in this process.
+pub(crate) fn measure<B: Backend>(
+    options: &Options,
+    plan: &Plan,
+    mut nodes: Vec<Node>,
+    mut backend: B,
+) -> Result<Report, Error> {
+    let clock = Clock::new();
+    if options.announce == Switch::On {
+        let limit = Duration::from_secs_f64(options.connect_timeout_s);
+        settle(&mut nodes, &plan.talks(), options.macs, limit, &mut || {
+            backend.step();
+        })?;
+    }
+    let mut engine = engine(options, plan, nodes, backend, clock)?;
+    if options.expect_peer {
+        expect_peer(&mut engine, options)?;
+    }
+    engine.run(options.warmup_s, true, None);
+    engine.receivers.iter_mut().for_each(|r| r.latency.reset());
+    if let Task::Pingpong(pingpong) = &mut engine.task {
+        pingpong.rtt.reset();
+    }
+    let before = engine.totals(options.workload);
+    let spent = engine.run(options.duration_s, true, None);
+    let after = engine.totals(options.workload);
+    let latencies = latencies(&mut engine);
+    engine.run(DRAIN_S, false, Some(SILENCE_S));
+    let end = engine.totals(options.workload);
+    if let Some(lost) = engine.nodes.iter().position(Node::is_lost) {
+        return Err(Error::Lost(lost));
+    }
+    let report = Report::new(&mut Facts { options, plan, engine: &mut engine, before, after, end, spent, latencies });
+    for (number, node) in engine.nodes.into_iter().enumerate() {
+        // The counts are made: a switch that fails at stopping does not change them, but somebody should know.
+        if let Err(error) = node.stop(number) {
+            eprintln!("ringgen: warning: stopping: {error}");
+        }
+    }
+    Ok(report)
+}
+
+/// What was timed in the measured stretch.
+fn latencies<B: Backend>(engine: &mut Engine<B>) -> hdrhistogram::Histogram<u64> {
+    let mut all = crate::receiver::histogram();
+    match &engine.task {
+        Task::Pingpong(pingpong) => all = pingpong.rtt.clone(),
+        _ => {
+            for receiver in &engine.receivers {
+                all.add(&receiver.latency).expect("histograms of the same bounds");
+            }
+        }
+    }
+    all
+}
+
+fn engine<B: Backend>(
+    options: &Options,
+    plan: &Plan,
+    mut nodes: Vec<Node>,
+    backend: B,
+    clock: Clock,
+) -> Result<Engine<B>, Error> {
+    let blind = options.verify == Verify::None && options.size != Size::Tso && options.offloads == Switch::Off;
+    let sink = matches!(options.workload, Workload::Sink | Workload::Echo);
+    let flows = |wanted: &dyn Fn(&&Flow) -> bool| plan.flows.iter().filter(|f| wanted(f)).collect::<Vec<_>>();
+    let mut receivers = Vec::with_capacity(nodes.len());
+    for (number, node) in nodes.iter_mut().enumerate() {
+        node.pairs.iter_mut().for_each(|pair| pair.rx.set_blind(blind));
+        let to = flows(&|f| f.to == Some(number));
+        receivers.push(Receiver::new(number, &to, options.verify, sink, options.longest_frame()));
+    }
+    let lens = options.size.frame_lens();
+    let sender = |nodes: &[Node], flows: &[&Flow], burst| {
+        let tx = &nodes[flows[0].from].pairs[flows[0].pair].tx;
+        Sender::new(flows, &lens, tx, options.verify, burst)
+    };
+    let mut senders = Vec::new();
+    let mut task = if options.workload == Workload::Echo { Task::Echo(0) } else { Task::Streams };
+    let apart = options.workload == Workload::Pingpong;
+    for (guest, pair) in (0..nodes.len()).flat_map(|g| (0..options.queue_pairs).map(move |p| (g, p))) {
+        let own = flows(&|f| f.from == guest && f.pair == pair && !(apart && (f.id == 0 || f.from == 1)));
+        if !own.is_empty() {
+            senders.push(sender(&nodes, &own, options.burst));
+        }
+    }
+    if apart {
+        let [ping, pong] = [0, 1].map(|from| flows(&|f| f.from == from && f.id == 0));
+        let (pinger, ponger) = (sender(&nodes, &ping, 1), sender(&nodes, &pong, 1));
+        let background = std::mem::take(&mut senders);
+        let pingpong = Pingpong::new(pinger, ponger, background, options.window, options.background_pps, &clock);
+        task = Task::Pingpong(Box::new(pingpong));
+    }
+    Ok(Engine { clock, nodes, senders, receivers, task, backend, pace: options.pace() })
+}
+
+/// Waits until somebody sends.
+fn expect_peer<B: Backend>(engine: &mut Engine<B>, options: &Options) -> Result<(), Error> {
+    let deadline = Instant::now() + Duration::from_secs_f64(options.connect_timeout_s);
+    let frames = |pair: &QueuePair| pair.rx.stats().frames;
+    let arrived = |engine: &Engine<B>| engine.nodes.iter().flat_map(|n| &n.pairs).map(frames).sum::<u64>();
+    let before = arrived(engine);
+    while arrived(engine) == before {
+        if Instant::now() >= deadline {
+            let text = format!("nobody has sent anything within {} s (--expect-peer)", options.connect_timeout_s);
+            return Err(Error::Settle(text));
+        }
+        engine.run(0.01, false, None);
+    }
+    Ok(())
+}
+
+/// Runs this thread on one CPU.
+pub(crate) fn pin(cpu: Option<usize>) -> Result<(), Error> {
+    let Some(cpu) = cpu else { return Ok(()) };
+    let mut set = rustix::thread::CpuSet::new();
+    if cpu >= rustix::thread::CpuSet::MAX_CPU {
+        return Err(Error::Pin { cpu, source: std::io::ErrorKind::InvalidInput.into() });
+    }
+    set.set(cpu);
+    rustix::thread::sched_setaffinity(None, &set).map_err(|e| Error::Pin { cpu, source: e.into() })
+}
+
+/// Sums of what no driver could accept.
+pub(crate) fn faults(nodes: &mut [Node]) -> u64 {
+    let fault = |pair: &mut QueuePair| {
+        let RxStats { bad_frames, bad_num_buffers: _, incomplete, .. } = pair.rx.stats();
+        bad_frames + incomplete + pair.rx.ring().violations() + pair.tx.ring().violations()
+    };
+    nodes.iter_mut().flat_map(|node| &mut node.pairs).map(fault).sum()
+}

@@ -1,0 +1,94 @@
+//! A double-ended queue of small values whose room is fixed when it is made: what rings and queues keep their free
+//! descriptors and buffers in.
+
+/// At most as many values as it was made for.
+pub(crate) struct Fifo<T> {
+    items: Vec<T>,
+    /// Free-running positions of the first value and behind the last one.
+    head: u32,
+    tail: u32,
+}
+
+impl<T: Copy + Default> Fifo<T> {
+    /// An empty queue with room for `capacity` values.
+    pub(crate) fn with_capacity(capacity: usize) -> Self {
+        Fifo { items: vec![T::default(); capacity.max(1).next_power_of_two()], head: 0, tail: 0 }
+    }
+
+    /// A full queue.
+    pub(crate) fn full(values: impl ExactSizeIterator<Item = T>) -> Self {
+        let mut fifo = Self::with_capacity(values.len());
+        values.for_each(|value| fifo.push_back(value));
+        fifo
+    }
+
+    #[inline(always)]
+    pub(crate) fn len(&self) -> usize {
+        self.tail.wrapping_sub(self.head) as usize
+    }
+
+    /// Adds a value. Whoever gives back what was taken from here cannot overfill it.
+    #[inline(always)]
+    pub(crate) fn push_back(&mut self, value: T) {
+        debug_assert!(self.len() < self.items.len());
+        let at = self.at(self.tail);
+        self.items[at] = value;
+        self.tail = self.tail.wrapping_add(1);
+    }
+
+    /// Puts back the value that was taken last from the front.
+    #[inline(always)]
+    pub(crate) fn push_front(&mut self, value: T) {
+        debug_assert!(self.len() < self.items.len());
+        self.head = self.head.wrapping_sub(1);
+        let at = self.at(self.head);
+        self.items[at] = value;
+    }
+
+    #[inline(always)]
+    pub(crate) fn pop_front(&mut self) -> Option<T> {
+        if self.head == self.tail {
+            return None;
+        }
+        let value = self.items[self.at(self.head)];
+        self.head = self.head.wrapping_add(1);
+        Some(value)
+    }
+
+    #[inline(always)]
+    pub(crate) fn pop_back(&mut self) -> Option<T> {
+        if self.head == self.tail {
+            return None;
+        }
+        self.tail = self.tail.wrapping_sub(1);
+        Some(self.items[self.at(self.tail)])
+    }
+
+    /// The values, first to last.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = T> + '_ {
+        (0..self.len() as u32).map(|n| self.items[self.at(self.head.wrapping_add(n))])
+    }
+
+    #[inline(always)]
+    fn at(&self, position: u32) -> usize {
+        position as usize & (self.items.len() - 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_ends_across_the_wrap() {
+        let mut fifo = Fifo::full(0..3u16);
+        fifo.head = u32::MAX;
+        fifo.tail = u32::MAX;
+        assert_eq!((fifo.pop_front(), fifo.pop_back()), (None, None));
+        (0..4).for_each(|n| fifo.push_back(n));
+        assert_eq!(fifo.len(), 4);
+        assert_eq!((fifo.pop_front(), fifo.pop_back()), (Some(0), Some(3)));
+        fifo.push_front(9);
+        assert_eq!(fifo.iter().collect::<Vec<_>>(), [9, 1, 2]);
+    }
+}
