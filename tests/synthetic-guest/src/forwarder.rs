@@ -57,7 +57,7 @@ impl Device {
             // DISABLE: no kicks.
             device.store_u32(0, 1 << 16, Relaxed);
         } else {
-            // NO_NOTIFY, and an event index that is not reached.
+            // NO_NOTIFY. (With EVENT_IDX the driver looks elsewhere, and kicks now and then into the void.)
             device.store_u16(0, 1, Relaxed);
         }
         let memory = ram.window(region.guest, region.size as usize)?;

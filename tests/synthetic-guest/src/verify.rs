@@ -137,6 +137,12 @@ impl Sequences {
         self.flows[flow].note(sequence)
     }
 
+    /// Different frames of a flow that came.
+    #[inline]
+    pub fn received(&self, flow: u16) -> u64 {
+        self.flows.get(usize::from(flow)).map_or(0, |flow| flow.received)
+    }
+
     /// Number of flows there is room for.
     #[inline]
     pub fn flows(&self) -> usize {

@@ -125,7 +125,7 @@ impl<B: Backend> Engine<B> {
         }
         if sending {
             for sender in &mut self.senders {
-                let tx = &mut self.nodes[sender.guest].pairs[sender.pair].tx;
+                let tx = self.nodes[sender.guest].tx(sender.pair);
                 moved += sender.step(tx, &mut self.receivers, &self.clock, now);
             }
         }

@@ -12,6 +12,8 @@ mod ceiling;
 mod clock;
 mod engine;
 mod error;
+#[cfg(test)]
+mod faults;
 mod node;
 mod options;
 mod pacing;

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use synthetic_guest::{
-    Backing, Features, Guest, GuestConfig, Indirect, QueuePair, Ram, RamConfig, Role, RxShape, TxShape,
+    Backing, Features, Guest, GuestConfig, Indirect, QueuePair, Ram, RamConfig, Role, RxShape, TxQueue, TxShape,
 };
 
 use crate::error::Error;
 use crate::options::{Hugepages, Options, Size, Socket, Switch};
 use crate::plan::Plan;
-use crate::sender::round_len;
+use crate::sender::{Filled, round_len};
 
 /// A guest. Its queue pairs are outside of the library's guest, to be borrowed one by one.
 pub(crate) struct Node {
@@ -18,6 +18,8 @@ pub(crate) struct Node {
     /// Memory, where there is no connection that owns it.
     pub(crate) ram: Option<Ram>,
     pub(crate) pairs: Vec<QueuePair>,
+    /// What is in their transmit buffers.
+    pub(crate) filled: Vec<Filled>,
     pub(crate) features: Features,
     socket: Option<Socket>,
 }
@@ -44,7 +46,7 @@ impl Node {
         let mut guest = Guest::start(config).map_err(failed)?;
         let pairs = guest.take_pairs();
         let features = guest.negotiated().features;
-        Ok(Node { guest: Some(guest), ram: None, pairs, features, socket: Some(socket) }.ready(options))
+        Ok(Node { guest: Some(guest), ram: None, pairs, filled: Vec::new(), features, socket: Some(socket) }.ready(options))
     }
 
     /// A guest without a switch.
@@ -53,7 +55,7 @@ impl Node {
         let ram = Ram::new(&config.ram).map_err(Error::Memory)?;
         let features = options.features().0.without(Features::MRG_RXBUF);
         let pairs = QueuePair::standalone(&ram, &config, features).map_err(Error::Memory)?;
-        Ok(Node { guest: None, ram: Some(ram), pairs, features, socket: None }.ready(options))
+        Ok(Node { guest: None, ram: Some(ram), pairs, filled: Vec::new(), features, socket: None }.ready(options))
     }
 
     fn ready(mut self, options: &Options) -> Node {
@@ -62,7 +64,14 @@ impl Node {
             let buffers = options.buffers.unwrap_or(usize::from(options.ring_size));
             pair.rx.set_refill_at((buffers / 8).min(32));
         }
+        self.filled = self.pairs.iter().map(|pair| Filled::new(pair.tx.buffers())).collect();
         self
+    }
+
+    /// A transmit queue and what its buffers hold.
+    #[inline]
+    pub(crate) fn tx(&mut self, pair: usize) -> (&mut TxQueue, &mut Filled) {
+        (&mut self.pairs[pair].tx, &mut self.filled[pair])
     }
 
     pub(crate) fn hugepages(&self) -> bool {

@@ -76,6 +76,11 @@ pub(crate) struct Options {
     /// are compared too, and every packet carries its time of sending.
     #[arg(long, value_enum, default_value = "order", help_heading = "Packets")]
     pub(crate) verify: Verify,
+    /// Packets that each sending queue may have under way, sent and not received; 0 is no limit. Needs --verify order or
+    /// full [default: no limit; for tso as many as the receive ring has buffers for, since nothing else slows the sender
+    /// down to what a receiver takes]
+    #[arg(long, value_name = "N", help_heading = "Pace")]
+    pub(crate) in_flight: Option<usize>,
     /// Packets a second of each sending guest; 0 is as fast as possible.
     #[arg(long, default_value_t = 0.0, value_name = "PPS", help_heading = "Pace")]
     pub(crate) rate: f64,
@@ -100,6 +105,9 @@ pub(crate) struct Options {
     /// Time before it, not measured.
     #[arg(long, default_value_t = 0.3, value_name = "SECONDS", help_heading = "Run")]
     pub(crate) warmup_s: f64,
+    /// Number of the first guest, which addresses are made of: for several ringgen at one switch.
+    #[arg(long, default_value_t = 0, value_name = "N", help_heading = "Run")]
+    pub(crate) first_guest: usize,
     /// source: where to.
     #[arg(long, default_value = "02:5c:ff:00:00:01", value_name = "MAC", help_heading = "Run")]
     pub(crate) to: Mac,
@@ -141,7 +149,8 @@ pub(crate) enum Workload {
     Pingpong,
     /// stream with pauses: --on-us, --off-us.
     Bursty,
-    /// All guests send to an address that is none of them (--to). Counts packets that the switch took.
+    /// All guests send to an address that is none of them (--to). Counts packets that the switch took; received are those
+    /// that somebody sends back.
     Source,
     /// The guests only receive, whatever it is. Counts packets received.
     Sink,
@@ -283,17 +292,23 @@ impl Options {
             Workload::Ceiling if count > 0 => return wrong("ceiling has no switch and takes no --guest".into()),
             Workload::Ceiling => (0, ""),
         };
+        if self.workload == Workload::Ceiling && self.indirect == Switch::On {
+            return wrong("the forwarder of ceiling knows no indirect tables".into());
+        }
         if count < least {
             return wrong(format!("{} needs {what}: --guest SOCKET, once for each", self.name()));
         }
-        if count > 256 {
-            return wrong(format!("{count} guests: 256 at most"));
+        if count + self.first_guest > 256 {
+            return wrong(format!("{count} guests from number {} on: 256 at most", self.first_guest));
         }
         if count % 2 == 1 && matches!(self.workload, Workload::Stream | Workload::Bursty) {
             return wrong(format!("{} pairs its guests: {count} is an odd number of them", self.name()));
         }
         if count != 2 && self.workload == Workload::Pingpong {
             return wrong("pingpong is between two guests".into());
+        }
+        if self.in_flight.is_some_and(|limit| limit > 0) && self.verify == Verify::None {
+            return wrong("--in-flight counts what has arrived: --verify order or full".into());
         }
         if self.workload == Workload::Pingpong && self.verify == Verify::None {
             return wrong("pingpong tells packets by their numbers: --verify order or full".into());
@@ -385,6 +400,15 @@ impl Options {
             wanted = wanted | Features::OFFLOADS;
         }
         (wanted | required, required)
+    }
+
+    /// Most packets that a sending queue may have under way.
+    pub(crate) fn in_flight_limit(&self) -> Option<usize> {
+        let tso = (self.size == Size::Tso && self.verify != Verify::None).then(|| {
+            let buffers = self.buffers.unwrap_or(usize::from(self.ring_size));
+            (buffers * self.rx_buffer_len() / (TSO_LEN + 12 + self.rx_buffer_len())).max(1)
+        });
+        self.in_flight.or(tso).filter(|limit| *limit > 0)
     }
 
     /// Bytes of a receive buffer.

@@ -100,8 +100,7 @@ impl Pingpong {
         if sending {
             moved += self.ping(left, clock, now);
             for sender in &mut self.background {
-                let tx = &mut left.pairs[sender.pair].tx;
-                moved += sender.step(tx, receivers, clock, now);
+                moved += sender.step(left.tx(sender.pair), receivers, clock, now);
             }
         }
         moved
@@ -125,17 +124,16 @@ impl Pingpong {
         if self.to_answer.is_empty() {
             return 0;
         }
-        let tx = &mut node.pairs[0].tx;
         let time_ns = clock.ns(0, clock.now());
         let mut sent = 0;
         for sequence in &self.to_answer {
-            if !self.ponger.send_one(tx, *sequence, time_ns) {
+            if !self.ponger.send_one(node.tx(0), *sequence, time_ns) {
                 break;
             }
             sent += 1;
         }
         if sent > 0 {
-            tx.publish();
+            node.pairs[0].tx.publish();
             self.to_answer.drain(..sent);
         }
         sent
@@ -148,13 +146,12 @@ impl Pingpong {
         if self.outstanding >= self.window {
             return 0;
         }
-        let tx = &mut node.pairs[0].tx;
         let mut sent = 0;
         let time = clock.now();
         if self.outstanding == 0 {
             self.last_progress = time;
         }
-        while self.outstanding < self.window && self.pinger.send_one(tx, self.next, clock.ns(0, time)) {
+        while self.outstanding < self.window && self.pinger.send_one(node.tx(0), self.next, clock.ns(0, time)) {
             let at = self.next as usize & (self.sent_at.len() - 1);
             self.sent_at[at] = time;
             self.next += 1;
@@ -162,7 +159,7 @@ impl Pingpong {
             sent += 1;
         }
         if sent > 0 {
-            tx.publish();
+            node.pairs[0].tx.publish();
         }
         sent
     }

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use synthetic_guest::packet::{Checksum, FrameSpec, Ip, Transport};
+use synthetic_guest::packet::{Checksum, FrameSpec, Ip, Template, Transport};
 
 use crate::error::Error;
 use crate::options::{Options, Size, Workload};
@@ -30,6 +30,28 @@ impl Flow {
     pub(crate) fn key(&self) -> u64 {
         key(self.frame.to)
     }
+
+    /// Everything before the stamp.
+    fn headers(&self) -> Vec<u8> {
+        let template = Template::new(self.frame);
+        template.bytes()[..template.stamp_at()].to_vec()
+    }
+}
+
+/// What a guest is to receive.
+pub(crate) struct Incoming {
+    /// Its first address.
+    pub(crate) address: [u8; 6],
+    /// Of the stamps' checksums.
+    pub(crate) key: u64,
+    /// Number of flows.
+    pub(crate) flows: usize,
+    /// The headers of each flow, where they are known.
+    pub(crate) headers: Vec<Vec<u8>>,
+    /// Where stamps are.
+    pub(crate) stamp_at: usize,
+    /// Whatever comes counts.
+    pub(crate) sink: bool,
 }
 
 /// All flows of a run.
@@ -38,9 +60,11 @@ pub(crate) struct Plan {
     pub(crate) flows: Vec<Flow>,
     /// Number of flows to each guest.
     pub(crate) into: Vec<usize>,
+    /// Number of the first guest.
+    pub(crate) first: usize,
 }
 
-/// MAC address of a guest.
+/// MAC address of a guest, by its number, that of the first one added.
 pub(crate) fn mac(guest: usize, alias: usize) -> [u8; 6] {
     [0x02, 0x5c, 0x00, guest as u8, alias as u8, 0x01]
 }
@@ -53,7 +77,7 @@ pub(crate) fn key(mac: [u8; 6]) -> u64 {
 impl Plan {
     /// The flows that `options` ask for between `guests` guests.
     pub(crate) fn new(options: &Options, guests: usize) -> Result<Plan, Error> {
-        let mut plan = Plan { flows: Vec::new(), into: vec![0; guests] };
+        let mut plan = Plan { flows: Vec::new(), into: vec![0; guests], first: options.first_guest };
         let flows = options.flows.max(options.queue_pairs);
         match options.workload {
             Workload::Stream | Workload::Bursty | Workload::Ceiling => {
@@ -91,9 +115,24 @@ impl Plan {
                 }
                 None => flow,
             };
-            let target = to.map_or(options.to.0, |to| mac(to, alias));
-            let frame = frame(options.size, (from, alias), (to, alias), target, id as u16);
+            let number = |guest: usize| self.first + guest;
+            let target = to.map_or(options.to.0, |to| mac(number(to), alias));
+            let frame = frame(options.size, (number(from), alias), (to.map(number), alias), target, id as u16);
             self.flows.push(Flow { from, pair: flow % options.queue_pairs, to, id: id as u16, frame });
+        }
+    }
+
+    /// What guest `guest` receives: the flows to it; what `source` sent and somebody sends back; in a sink whatever comes.
+    pub(crate) fn incoming(&self, options: &Options, guest: usize) -> Incoming {
+        let own: Vec<&Flow> = self.flows.iter().filter(|f| f.from == guest).collect();
+        let to: Vec<&Flow> = self.flows.iter().filter(|f| f.to == Some(guest)).collect();
+        let address = mac(self.first + guest, 0);
+        let stamp_at = if options.size == Size::Tso { 54 } else { 42 };
+        let incoming = Incoming { address, key: key(address), flows: 0, headers: Vec::new(), stamp_at, sink: false };
+        match options.workload {
+            Workload::Source => Incoming { key: key(options.to.0), flows: own.len(), ..incoming },
+            Workload::Sink | Workload::Echo => Incoming { flows: options.flows, sink: true, ..incoming },
+            _ => Incoming { flows: to.len(), headers: to.iter().map(|flow| flow.headers()).collect(), ..incoming },
         }
     }
 

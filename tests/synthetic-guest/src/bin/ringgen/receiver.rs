@@ -1,13 +1,13 @@
 //! What one guest receives, and what became of it on the way.
 
 use hdrhistogram::Histogram;
-use synthetic_guest::packet::{FrameSpec, PORT, Stamp, Template};
+use synthetic_guest::packet::{PORT, Stamp};
 use synthetic_guest::verify::{Report, Sequences, read_stamp};
 use synthetic_guest::{Received, SHORT_STAMP_LEN, ShortStamp};
 
 use crate::clock::Clock;
 use crate::options::Verify;
-use crate::plan::{Flow, key, mac};
+use crate::plan::Incoming;
 
 /// Longest latency that is told from longer ones.
 const LONGEST_NS: u64 = 60_000_000_000;
@@ -44,22 +44,12 @@ struct Probe {
     sent: u64,
 }
 
-/// The headers a flow has, as they are to arrive.
-struct Expected {
-    headers: Vec<u8>,
-}
-
 /// Receives for one guest.
 pub(crate) struct Receiver {
-    number: usize,
-    key: u64,
+    incoming: Incoming,
     verify: Verify,
-    /// Whatever comes counts.
-    sink: bool,
-    stamp_at: usize,
     sequences: Sequences,
     probes: Vec<Probe>,
-    expected: Vec<Expected>,
     scratch: Vec<u8>,
     counts: Counts,
     /// Nanoseconds from sending to receiving.
@@ -67,24 +57,16 @@ pub(crate) struct Receiver {
 }
 
 impl Receiver {
-    /// A receiver for guest `number` and the flows to it, in the order of their ids.
-    pub(crate) fn new(number: usize, flows: &[&Flow], verify: Verify, sink: bool, longest: usize) -> Self {
-        let headers = |flow: &&Flow| {
-            let template = Template::new(FrameSpec { len: 0, ..flow.frame });
-            Expected { headers: template.bytes()[..template.stamp_at()].to_vec() }
-        };
+    /// A receiver of frames of up to `longest` bytes.
+    pub(crate) fn new(incoming: Incoming, verify: Verify, longest: usize) -> Self {
         Receiver {
-            number,
-            key: key(mac(number, 0)),
             verify,
-            sink,
-            stamp_at: flows.first().map_or(42, |flow| flow.frame.header_len()),
-            sequences: Sequences::with_flows(flows.len()),
-            probes: vec![Probe { sequence: NO_PROBE, sent: 0 }; flows.len()],
-            expected: flows.iter().map(headers).collect(),
+            sequences: Sequences::with_flows(incoming.flows),
+            probes: vec![Probe { sequence: NO_PROBE, sent: 0 }; incoming.flows],
             scratch: Vec::with_capacity(longest + 64),
             counts: Counts::default(),
             latency: histogram(),
+            incoming,
         }
     }
 
@@ -114,8 +96,8 @@ impl Receiver {
     #[inline]
     fn take_short(&mut self, frame: &Received<'_>, clock: &Clock, now: u64) -> Option<Stamp> {
         let mut bytes = [0; SHORT_STAMP_LEN];
-        let read = frame.read(self.stamp_at, &mut bytes);
-        match ShortStamp::from_bytes(&bytes, self.key) {
+        let read = frame.read(self.incoming.stamp_at, &mut bytes);
+        match ShortStamp::from_bytes(&bytes, self.incoming.key) {
             Some(stamp) if read == bytes.len() && usize::from(stamp.flow) < self.sequences.flows() => {
                 let probe = &mut self.probes[usize::from(stamp.flow)];
                 if probe.sequence == stamp.sequence {
@@ -135,7 +117,7 @@ impl Receiver {
         let mut scratch = std::mem::take(&mut self.scratch);
         frame.copy_to(&mut scratch);
         let stamp = match read_stamp(&scratch) {
-            Some(Ok(stamp)) if usize::from(stamp.flow) < self.expected.len() => {
+            Some(Ok(stamp)) if usize::from(stamp.flow) < self.sequences.flows() => {
                 self.check_headers(stamp.flow, &scratch).then_some(stamp)
             }
             _ => None,
@@ -157,14 +139,18 @@ impl Receiver {
     /// Everything before the stamp but lengths and checksums: those are part of what [`read_stamp`] checks, or are summed
     /// here.
     fn check_headers(&mut self, flow: u16, frame: &[u8]) -> bool {
-        let expected = &self.expected[usize::from(flow)].headers;
+        let Some(expected) = self.incoming.headers.get(usize::from(flow)) else { return true };
         let same = |from: usize, to: usize| frame.get(from..to) == expected.get(from..to);
         let ip = &frame[ETHERNET..ETHERNET + 20];
         let total = usize::from(u16::from_be_bytes([ip[2], ip[3]]));
         let sum: u32 = ip.chunks_exact(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]]))).sum();
         let sound = (sum & 0xffff) + (sum >> 16) == 0xffff && frame.len() == ETHERNET + total;
-        let tcp = expected.len() > 42;
-        let good = sound && same(0, 6) && same(12, 16) && same(18, 24) && same(26, 38) && (!tcp || same(38, 50));
+        // UDP: the length is that of the datagram, the checksum stays absent. TCP: the checksum may have been completed.
+        let transport = match expected.len() {
+            42 => frame[38..40] == (total as u16).wrapping_sub(20).to_be_bytes() && same(40, 42),
+            _ => same(38, 50) && same(52, 54),
+        };
+        let good = sound && transport && same(0, 6) && same(12, 16) && same(18, 24) && same(26, 38);
         self.counts.rewritten += u64::from(good && !same(6, 12));
         good
     }
@@ -172,7 +158,7 @@ impl Receiver {
     #[inline]
     fn note(&mut self, frame: &Received<'_>, stamp: Stamp) -> Option<Stamp> {
         let new = self.sequences.note(stamp.flow, stamp.sequence);
-        if new || self.sink {
+        if new || self.incoming.sink {
             self.count(frame);
         }
         new.then_some(stamp)
@@ -189,7 +175,9 @@ impl Receiver {
     fn take_odd(&mut self, frame: &Received<'_>) {
         let mut headers = [0; 54];
         let len = frame.read(0, &mut headers);
-        let mine = headers[..4] == mac(self.number, 0)[..4] && headers[5] == 1;
+        // All of a guest's addresses are one but for their last byte but one.
+        let address = self.incoming.address;
+        let mine = headers[..4] == address[..4] && headers[5] == address[5];
         let transport = if headers[23] == 6 || headers[23] == 17 { 36 } else { 0 };
         let stamped = len >= 42 && transport > 0 && headers[transport..transport + 2] == PORT.to_be_bytes();
         match (mine, stamped) {
@@ -197,13 +185,19 @@ impl Receiver {
             (false, true) => self.counts.misdelivered += 1,
             _ => self.counts.foreign += 1,
         }
-        if self.sink {
+        if self.incoming.sink {
             self.count(frame);
         }
     }
 
     pub(crate) fn counts(&self) -> Counts {
         self.counts
+    }
+
+    /// Packets of a flow that have arrived.
+    #[inline]
+    pub(crate) fn received_of(&self, flow: u16) -> u64 {
+        self.sequences.received(flow)
     }
 
     /// Sequence numbers against the numbers of packets sent, by flow.

@@ -30,8 +30,8 @@ pub(crate) struct Facts<'a, B> {
 
 /// Nanoseconds.
 #[derive(Debug, Serialize)]
-struct Latency {
-    count: u64,
+pub(crate) struct Latency {
+    pub(crate) count: u64,
     p50: u64,
     p99: u64,
     p999: u64,
@@ -54,17 +54,17 @@ struct NegotiatedRow {
 #[derive(Debug, Serialize)]
 struct GuestRow {
     guest: usize,
-    sent: u64,
-    received: u64,
+    pub(crate) sent: u64,
+    pub(crate) received: u64,
     pps: f64,
 }
 
 /// Packets beside the pings.
 #[derive(Debug, Serialize)]
 struct Background {
-    sent: u64,
-    received: u64,
-    lost: u64,
+    pub(crate) sent: u64,
+    pub(crate) received: u64,
+    pub(crate) lost: u64,
 }
 
 /// The forwarder of `ceiling`.
@@ -94,26 +94,26 @@ pub(crate) struct Report {
     macs: usize,
     verify: Verify,
     duration_s: f64,
-    sent: u64,
-    received: u64,
-    lost: u64,
+    pub(crate) sent: u64,
+    pub(crate) received: u64,
+    pub(crate) lost: u64,
     /// Packets that the switch has given back to their senders.
     completed: u64,
-    duplicated: Option<u64>,
-    reordered: Option<u64>,
-    corrupted: Option<u64>,
+    pub(crate) duplicated: Option<u64>,
+    pub(crate) reordered: Option<u64>,
+    pub(crate) corrupted: Option<u64>,
     /// Too far behind to say whether they are duplicates.
-    late: Option<u64>,
-    misdelivered: Option<u64>,
-    foreign: Option<u64>,
-    source_rewritten: Option<u64>,
+    pub(crate) late: Option<u64>,
+    pub(crate) misdelivered: Option<u64>,
+    pub(crate) foreign: Option<u64>,
+    pub(crate) source_rewritten: Option<u64>,
     ring_faults: u64,
     pps: f64,
     gbps: f64,
     generator_idle: f64,
     kicks: u64,
     calls: u64,
-    latency_ns: Option<Latency>,
+    pub(crate) latency_ns: Option<Latency>,
     background: Option<Background>,
     ceiling: Option<CeilingRow>,
     negotiated: Vec<NegotiatedRow>,
@@ -125,9 +125,9 @@ pub(crate) struct Report {
 /// What became of the packets, summed over all receivers.
 #[derive(Clone, Copy, Debug, Default)]
 struct Outcome {
-    sent: u64,
-    received: u64,
-    lost: u64,
+    pub(crate) sent: u64,
+    pub(crate) received: u64,
+    pub(crate) lost: u64,
     sequences: verify::Report,
     corrupted: u64,
     misdelivered: u64,
@@ -292,8 +292,7 @@ impl Outcome {
             outcome.rewritten += counts.rewritten;
         }
         match options.workload {
-            Workload::Source => (outcome.received, outcome.lost) = (0, 0),
-            Workload::Sink => {}
+            Workload::Source | Workload::Sink => {}
             Workload::Echo => outcome.sent = end.echoed,
             Workload::Pingpong => {
                 outcome.received = end.round_trips;

@@ -20,6 +20,8 @@ use crate::settle::settle;
 /// Longest wait for packets under way when nothing is sent any more, and how much silence shortens it.
 const DRAIN_S: f64 = 0.2;
 const SILENCE_S: f64 = 0.05;
+/// Packets under a limit (--in-flight) are lost when none has come for so long.
+const PATIENCE_S: f64 = 0.01;
 
 /// Makes the run that `options` describe and prints its report.
 pub(crate) fn run(options: Options) -> Result<Report, Error> {
@@ -57,7 +59,7 @@ pub(crate) fn measure<B: Backend>(
     let clock = Clock::new();
     if options.announce == Switch::On {
         let limit = Duration::from_secs_f64(options.connect_timeout_s);
-        settle(&mut nodes, &plan.talks(), options.macs, limit, &mut || {
+        settle(&mut nodes, plan, options.macs, limit, &mut || {
             backend.step();
         })?;
     }
@@ -111,31 +113,35 @@ fn engine<B: Backend>(
     clock: Clock,
 ) -> Result<Engine<B>, Error> {
     let blind = options.verify == Verify::None && options.size != Size::Tso && options.offloads == Switch::Off;
-    let sink = matches!(options.workload, Workload::Sink | Workload::Echo);
     let flows = |wanted: &dyn Fn(&&Flow) -> bool| plan.flows.iter().filter(|f| wanted(f)).collect::<Vec<_>>();
     let mut receivers = Vec::with_capacity(nodes.len());
     for (number, node) in nodes.iter_mut().enumerate() {
         node.pairs.iter_mut().for_each(|pair| pair.rx.set_blind(blind));
-        let to = flows(&|f| f.to == Some(number));
-        receivers.push(Receiver::new(number, &to, options.verify, sink, options.longest_frame()));
+        receivers.push(Receiver::new(plan.incoming(options, number), options.verify, options.longest_frame()));
     }
     let lens = options.size.frame_lens();
-    let sender = |nodes: &[Node], flows: &[&Flow], burst| {
-        let tx = &nodes[flows[0].from].pairs[flows[0].pair].tx;
-        Sender::new(flows, &lens, tx, options.verify, burst)
+    let mut sender = |flows: &[&Flow], burst| {
+        let filled = &mut nodes[flows[0].from].filled[flows[0].pair];
+        Sender::new(flows, &lens, filled, options.verify, burst)
     };
     let mut senders = Vec::new();
     let mut task = if options.workload == Workload::Echo { Task::Echo(0) } else { Task::Streams };
     let apart = options.workload == Workload::Pingpong;
-    for (guest, pair) in (0..nodes.len()).flat_map(|g| (0..options.queue_pairs).map(move |p| (g, p))) {
+    let guests = receivers.len();
+    for (guest, pair) in (0..guests).flat_map(|g| (0..options.queue_pairs).map(move |p| (g, p))) {
         let own = flows(&|f| f.from == guest && f.pair == pair && !(apart && (f.id == 0 || f.from == 1)));
-        if !own.is_empty() {
-            senders.push(sender(&nodes, &own, options.burst));
+        if own.is_empty() {
+            continue;
         }
+        let mut sender = sender(&own, options.burst);
+        if let Some(limit) = options.in_flight_limit().filter(|_| options.workload != Workload::Source) {
+            sender.set_in_flight(limit, clock.ticks(PATIENCE_S));
+        }
+        senders.push(sender);
     }
     if apart {
         let [ping, pong] = [0, 1].map(|from| flows(&|f| f.from == from && f.id == 0));
-        let (pinger, ponger) = (sender(&nodes, &ping, 1), sender(&nodes, &pong, 1));
+        let (pinger, ponger) = (sender(&ping, 1), sender(&pong, 1));
         let background = std::mem::take(&mut senders);
         let pingpong = Pingpong::new(pinger, ponger, background, options.window, options.background_pps, &clock);
         task = Task::Pingpong(Box::new(pingpong));

@@ -1,7 +1,7 @@
 //! What one transmit queue sends: a fixed round of frames, prefilled in the buffers.
 
 use synthetic_guest::packet::{FrameSpec, Template};
-use synthetic_guest::{ShortStamp, TxQueue};
+use synthetic_guest::{ShortStamp, Slot, TxQueue};
 
 use crate::clock::Clock;
 use crate::options::Verify;
@@ -9,8 +9,20 @@ use crate::pacing::{Pace, Pacer};
 use crate::plan::Flow;
 use crate::receiver::Receiver;
 
-/// No frame is as many as that: the buffer holds something else.
-const NOTHING: u32 = u32::MAX;
+/// Which frame of a round each buffer of a transmit queue holds: in a steady round it is always the one that is due, and
+/// nothing is written but the stamp.
+pub(crate) struct Filled {
+    kinds: Vec<u32>,
+    /// Kinds are numbered over all senders of the queue.
+    known: u32,
+}
+
+impl Filled {
+    /// Nothing is in any of so many buffers.
+    pub(crate) fn new(buffers: u32) -> Self {
+        Filled { kinds: vec![u32::MAX; buffers as usize], known: 0 }
+    }
+}
 
 /// A frame of the round.
 struct Kind {
@@ -37,21 +49,47 @@ pub(crate) struct Sender {
     kinds: Vec<Kind>,
     cursor: usize,
     streams: Vec<Stream>,
-    /// Which kind each buffer holds: in a steady round it is always the one that is due, and nothing is written but the
-    /// stamp.
-    filled: Vec<u32>,
+    /// Number of the first kind among those of all senders of the queue.
+    first_kind: u32,
     stamp_at: usize,
     verify: Verify,
     pacer: Pacer,
+    credit: Option<Credit>,
     burst: usize,
     least: usize,
     sent: u64,
-    bytes: u64,
+}
+
+/// How many packets may be under way at a time.
+struct Credit {
+    limit: u64,
+    /// Packets that nobody waits for any more.
+    written_off: u64,
+    /// Packets that had arrived when last there was news, and when that was.
+    arrived: u64,
+    news: u64,
+    patience: u64,
+}
+
+impl Credit {
+    /// Packets that may be sent, when so many are sent and so many have arrived.
+    fn left(&mut self, sent: u64, arrived: u64, now: u64) -> usize {
+        let under_way = sent.saturating_sub(self.written_off).saturating_sub(arrived);
+        if arrived != self.arrived || under_way < self.limit {
+            (self.arrived, self.news) = (arrived, now);
+        } else if now.saturating_sub(self.news) > self.patience {
+            // What has not come by now is lost; without it there would be no credit any more.
+            self.written_off += under_way;
+            self.news = now;
+            return self.limit as usize;
+        }
+        self.limit.saturating_sub(under_way) as usize
+    }
 }
 
 impl Sender {
     /// A sender of `flows`, all of the same guest and queue pair, each in all of the lengths.
-    pub(crate) fn new(flows: &[&Flow], lens: &[usize], tx: &TxQueue, verify: Verify, burst: usize) -> Self {
+    pub(crate) fn new(flows: &[&Flow], lens: &[usize], filled: &mut Filled, verify: Verify, burst: usize) -> Self {
         let kind = |n: usize| {
             let flow = n % flows.len();
             let template =
@@ -61,7 +99,9 @@ impl Sender {
         let kinds: Vec<Kind> = (0..round_len(flows.len(), lens)).map(kind).collect();
         let stream = |f: &&Flow| Stream { id: f.id, to: f.to, key: f.key(), next: 0 };
         // With a quarter of the buffers on their way at least, the switch never waits for a burst to become full.
-        let burst = burst.min((tx.buffers() as usize / 4).max(1));
+        let burst = burst.min((filled.kinds.len() / 4).max(1));
+        let first_kind = filled.known;
+        filled.known += kinds.len() as u32;
         Sender {
             guest: flows[0].from,
             pair: flows[0].pair,
@@ -69,14 +109,20 @@ impl Sender {
             kinds,
             cursor: 0,
             streams: flows.iter().map(stream).collect(),
-            filled: vec![NOTHING; tx.buffers() as usize],
+            first_kind,
             verify,
             pacer: Pacer::Full,
+            credit: None,
             burst,
             least: burst,
             sent: 0,
-            bytes: 0,
         }
+    }
+
+    /// Lets so many packets be under way at a time; what has not arrived after `patience` ticks without news is taken
+    /// for lost.
+    pub(crate) fn set_in_flight(&mut self, limit: usize, patience: u64) {
+        self.credit = Some(Credit { limit: limit as u64, written_off: 0, arrived: 0, news: 0, patience });
     }
 
     /// Starts the pace anew.
@@ -88,8 +134,17 @@ impl Sender {
     /// Sends what is due and what there is room for; returns the number of packets. `receivers` get to know what to
     /// expect when.
     #[inline]
-    pub(crate) fn step(&mut self, tx: &mut TxQueue, receivers: &mut [Receiver], clock: &Clock, now: u64) -> usize {
-        let due = self.pacer.due(now, self.burst);
+    pub(crate) fn step(
+        &mut self,
+        (tx, filled): (&mut TxQueue, &mut Filled),
+        receivers: &mut [Receiver],
+        clock: &Clock,
+        now: u64,
+    ) -> usize {
+        let mut due = self.pacer.due(now, self.burst);
+        if self.credit.is_some() {
+            due = due.min(self.credit_left(receivers, now));
+        }
         if due == 0 {
             return 0;
         }
@@ -104,14 +159,25 @@ impl Sender {
             self.announce_probe(receivers, now);
         }
         let time_ns = if self.verify == Verify::Full { clock.ns(0, now) } else { 0 };
-        let sent = tx.send_with(count, |_, slot| self.fill(slot, time_ns));
+        let sent = tx.send_with(count, |_, slot| self.fill(slot, filled, time_ns));
         self.pacer.sent(sent);
         self.sent += sent as u64;
         sent
     }
 
+    fn credit_left(&mut self, receivers: &[Receiver], now: u64) -> usize {
+        let of = |s: &Stream| s.to.map_or(0, |to| receivers[to].received_of(s.id));
+        let arrived = self.streams.iter().map(of).sum();
+        self.credit.as_mut().map_or(usize::MAX, |credit| credit.left(self.sent, arrived, now))
+    }
+
     /// Sends one packet of the first flow with this sequence number; `false` when there is no room.
-    pub(crate) fn send_one(&mut self, tx: &mut TxQueue, sequence: u64, time_ns: u64) -> bool {
+    pub(crate) fn send_one(
+        &mut self,
+        (tx, filled): (&mut TxQueue, &mut Filled),
+        sequence: u64,
+        time_ns: u64,
+    ) -> bool {
         if tx.room() == 0 {
             tx.reclaim();
         }
@@ -119,22 +185,23 @@ impl Sender {
             return false;
         }
         (self.cursor, self.streams[0].next) = (0, sequence);
-        let sent = tx.queue_with(1, |_, slot| self.fill(slot, time_ns));
+        let sent = tx.queue_with(1, |_, slot| self.fill(slot, filled, time_ns));
         self.sent += sent as u64;
         sent == 1
     }
 
     /// Writes what is due next into a buffer; returns its length.
     #[inline(always)]
-    fn fill(&mut self, slot: &mut synthetic_guest::Slot<'_>, time_ns: u64) -> usize {
+    fn fill(&mut self, slot: &mut Slot<'_>, filled: &mut Filled, time_ns: u64) -> usize {
         let number = self.cursor;
         let kind = &self.kinds[number];
         self.cursor = if number + 1 == self.kinds.len() { 0 } else { number + 1 };
-        let filled = &mut self.filled[slot.index() as usize];
-        if *filled != number as u32 {
+        let holds = &mut filled.kinds[slot.index() as usize];
+        let number = self.first_kind + number as u32;
+        if *holds != number {
             slot.header(kind.template.offload());
             slot.write(0, kind.template.bytes());
-            *filled = number as u32;
+            *holds = number;
         }
         let stream = &mut self.streams[kind.flow];
         let sequence = stream.next;
@@ -146,7 +213,6 @@ impl Sender {
             }
             Verify::Full => slot.write(self.stamp_at, &kind.template.stamp_bytes(sequence, time_ns)),
         }
-        self.bytes += kind.len as u64;
         kind.len
     }
 
@@ -173,4 +239,21 @@ impl Sender {
 /// Frames in the round of a sender of so many flows.
 pub(crate) fn round_len(flows: usize, lens: &[usize]) -> usize {
     flows * lens.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Credit;
+
+    #[test]
+    fn lost_packets_are_written_off_after_a_while() {
+        let mut credit = Credit { limit: 4, written_off: 0, arrived: 0, news: 0, patience: 10 };
+        assert_eq!(credit.left(0, 0, 0), 4);
+        assert_eq!(credit.left(3, 0, 1), 1);
+        assert_eq!(credit.left(4, 0, 5), 0);
+        assert_eq!(credit.left(5, 1, 8), 0);
+        assert_eq!(credit.left(5, 1, 19), 4);
+        assert_eq!(credit.left(9, 1, 20), 0);
+        assert_eq!(credit.left(9, 3, 21), 2);
+    }
 }

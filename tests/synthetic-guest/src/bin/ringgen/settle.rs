@@ -10,7 +10,7 @@ use synthetic_guest::{Offload, QueuePair, Received};
 
 use crate::error::Error;
 use crate::node::Node;
-use crate::plan::mac;
+use crate::plan::{Plan, mac};
 
 /// Length of the frames.
 const LEN: usize = 60;
@@ -62,6 +62,7 @@ struct Route {
 
 struct Settling<'a> {
     nodes: &'a mut [Node],
+    first: usize,
     routes: Vec<Route>,
     /// Of this round: which probes arrived, and where some arrived that should not.
     arrived: Vec<bool>,
@@ -72,14 +73,14 @@ struct Settling<'a> {
 /// arrive nowhere else.
 pub(crate) fn settle(
     nodes: &mut [Node],
-    talks: &[(usize, usize)],
+    plan: &Plan,
     macs: usize,
     limit: Duration,
     forward: &mut dyn FnMut(),
 ) -> Result<(), Error> {
     let route = |&(from, to): &(usize, usize)| (0..macs).map(move |alias| Route { from, to, alias });
-    let routes: Vec<Route> = talks.iter().flat_map(route).collect();
-    let mut settling = Settling { nodes, arrived: vec![false; routes.len()], routes, astray: None };
+    let routes: Vec<Route> = plan.talks().iter().flat_map(route).collect();
+    let mut settling = Settling { nodes, first: plan.first, arrived: vec![false; routes.len()], routes, astray: None };
     let deadline = Instant::now() + limit;
     for round in 0.. {
         settling.announce(round, macs, forward);
@@ -104,7 +105,7 @@ impl Settling<'_> {
         for guest in 0..self.nodes.len() {
             for alias in 0..macs {
                 let probe = Probe { round, number: ANNOUNCEMENT };
-                self.send(guest, probe.to_bytes(mac(guest, alias), BROADCAST), forward);
+                self.send(guest, probe.to_bytes(mac(self.first + guest, alias), BROADCAST), forward);
             }
             self.poll(None, forward);
         }
@@ -117,7 +118,7 @@ impl Settling<'_> {
         for number in 0..self.routes.len() {
             let Route { from, to, alias } = self.routes[number];
             let probe = Probe { round, number: number as u32 };
-            self.send(from, probe.to_bytes(mac(from, alias), mac(to, alias)), forward);
+            self.send(from, probe.to_bytes(mac(self.first + from, alias), mac(self.first + to, alias)), forward);
             // Not more at a time than a receive ring has room for.
             if number % 32 == 31 {
                 self.poll(Some(round), forward);
