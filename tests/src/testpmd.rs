@@ -29,6 +29,8 @@ pub struct TestpmdOptions {
     pub args: Vec<String>,
     /// Memory in MiB.
     pub memory_mib: u32,
+    /// Whether its memory is on hugepages. It cannot be shared then, so virtio-user ports do not work.
+    pub hugepages: bool,
 }
 
 impl TestpmdOptions {
@@ -41,6 +43,7 @@ impl TestpmdOptions {
             eal: Vec::new(),
             args: Vec::new(),
             memory_mib: 256,
+            hugepages: false,
         }
     }
 
@@ -49,6 +52,25 @@ impl TestpmdOptions {
     pub fn with(mut self, args: &[&str]) -> Self {
         self.args.extend(args.iter().map(|arg| (*arg).to_owned()));
         self
+    }
+
+    fn command(&self, prefix: &str) -> Vec<String> {
+        let lcores: Vec<String> = self.cpus.iter().enumerate().map(|(lcore, cpu)| format!("{lcore}@{cpu}")).collect();
+        let mut args = vec![
+            "dpdk-testpmd".to_owned(),
+            format!("--lcores={}", lcores.join(",")),
+            if self.hugepages { "--in-memory" } else { "--no-huge" }.to_owned(),
+            "--no-pci".to_owned(),
+            "--no-telemetry".to_owned(),
+            "-m".to_owned(),
+            self.memory_mib.to_string(),
+            format!("--file-prefix={prefix}"),
+        ];
+        args.extend(self.eal.iter().cloned());
+        args.extend(self.vdevs.iter().map(|vdev| format!("--vdev={vdev}")));
+        args.extend(["--", "--interactive", "--no-mlockall", "--total-num-mbufs=16384"].map(str::to_owned));
+        args.extend(self.args.iter().cloned());
+        args
     }
 }
 
@@ -72,40 +94,32 @@ pub struct Testpmd {
     _dir: TempDir,
     /// EAL's own folder, which a DPDK program leaves behind.
     runtime_dir: PathBuf,
+    command_line: String,
     prompts_used: u32,
 }
 
 impl Testpmd {
     /// Starts testpmd and waits for its prompt.
     ///
-    /// It runs without hugepages. Its memory can still be shared with a backend, as virtio-user needs: without hugepages
-    /// EAL takes it from one memfd.
+    /// Without hugepages its memory can still be shared with a backend, as virtio-user needs: EAL takes it from one memfd.
     pub fn start(name: &str, options: &TestpmdOptions) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("sidecore-testpmd-").tempdir()?;
-        let lcores: Vec<String> =
-            options.cpus.iter().enumerate().map(|(lcore, cpu)| format!("{lcore}@{cpu}")).collect();
         let prefix = format!("sct{}n{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let command = options.command(&prefix);
         // Through stdbuf, or answers would wait in a buffer while the echo of the next command overtakes them.
-        let mut args = vec![
-            "-oL".to_owned(),
-            "dpdk-testpmd".to_owned(),
-            format!("--lcores={}", lcores.join(",")),
-            "--no-huge".to_owned(),
-            "--no-pci".to_owned(),
-            "--no-telemetry".to_owned(),
-            "-m".to_owned(),
-            options.memory_mib.to_string(),
-            format!("--file-prefix={prefix}"),
-        ];
-        args.extend(options.eal.iter().cloned());
-        args.extend(options.vdevs.iter().map(|vdev| format!("--vdev={vdev}")));
-        args.extend(["--", "--interactive", "--no-mlockall", "--total-num-mbufs=16384"].map(str::to_owned));
-        args.extend(options.args.iter().cloned());
+        let mut args = vec!["-oL".to_owned()];
+        args.extend(command.iter().cloned());
         let log = dir.path().join("testpmd.log");
         let mut process = Process::spawn(&format!("testpmd {name}"), "stdbuf", &args, &log)?;
         process.wait_for_output("testpmd> ", START_DEADLINE)?;
         let runtime_dir = Path::new("/var/run/dpdk").join(prefix);
-        Ok(Self { process, _dir: dir, runtime_dir, prompts_used: 0 })
+        Ok(Self { process, _dir: dir, runtime_dir, command_line: command.join(" "), prompts_used: 0 })
+    }
+
+    /// How it was started.
+    #[must_use]
+    pub fn command_line(&self) -> &str {
+        &self.command_line
     }
 
     /// Types a command and returns what testpmd printed before its next prompt.

@@ -1,0 +1,245 @@
+//! A row, from starting the systems to the figures of every round.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::interrupt::Interrupt;
+use crate::judge::{self, Limit};
+use crate::options::Options;
+use crate::quota::Quota;
+use crate::results::{Outcome, Series};
+use crate::ringgen::{Generator, Report, Run, Verify};
+use crate::systems::{Contender, Kind, NIC_MAC, Setup};
+use crate::work::{Row, Work};
+
+/// Time in which a system sees that its guests have gone, before it is halted.
+const SETTLE: Duration = Duration::from_millis(100);
+
+/// Seconds of the runs that only decide how the row is measured.
+const PILOT_SECONDS: f64 = 0.5;
+
+/// Everything a row needs besides itself.
+#[derive(Debug)]
+pub struct Bench {
+    /// The command line.
+    pub options: Options,
+    /// CPU of the systems' other threads.
+    pub other_cpu: usize,
+    /// The generator.
+    pub generator: Generator,
+    /// Ctrl-C.
+    pub interrupt: Interrupt,
+    /// A temporary folder.
+    pub folder: PathBuf,
+}
+
+/// A system with what is known of it in this row.
+struct Lane {
+    kind: Kind,
+    contender: Option<Contender>,
+    series: Series,
+}
+
+impl Lane {
+    fn is_in(&self) -> bool {
+        self.series.error.is_none()
+    }
+
+    /// Takes the system out of the row.
+    fn fail(&mut self, why: String) {
+        println!("  {}: {}", self.kind, why.lines().next().unwrap_or_default());
+        self.series.error = Some(why);
+        self.contender = None;
+    }
+}
+
+impl Bench {
+    /// Measures a row. An error means that the user has had enough; what goes wrong with a system is in its series.
+    pub fn row(&self, row: &Row) -> Result<Outcome> {
+        println!("{}", row.key());
+        let mut lanes = Vec::new();
+        for kind in self.options.systems() {
+            self.interrupt.check()?;
+            lanes.push(self.start(*kind, row));
+        }
+        let share = self.share(row, &mut lanes)?;
+        let quota = self.limit(share, &mut lanes);
+        let quota_share = quota.is_some().then_some(share).flatten();
+        self.verify(row, &mut lanes)?;
+        let background = self.background(row, &mut lanes)?;
+        self.rounds(row, &mut lanes, background)?;
+        let systems = lanes.drain(..).map(|lane| (lane.kind, lane.series)).collect();
+        // The threads are gone with their systems: nothing is left in the group.
+        drop(quota);
+        Ok(Outcome { row: row.clone(), systems, quota: quota_share })
+    }
+
+    /// The generator's command line in a round of a row, for the report.
+    #[must_use]
+    pub fn shown(&self, row: &Row) -> String {
+        let sockets: Vec<PathBuf> = (0..row.guests).map(|guest| format!("vm{guest}.sock").into()).collect();
+        let seconds = self.options.seconds;
+        let run =
+            Run { row, sockets: &sockets, seconds, verify: Verify::Order, background_pps: None, nic_mac: NIC_MAC };
+        format!("ringgen {}", self.generator.arguments(&run).join(" "))
+    }
+
+    fn start(&self, kind: Kind, row: &Row) -> Lane {
+        let mut lane = Lane {
+            kind,
+            contender: None,
+            series: Series { rounds: vec![Vec::new(); row.metrics().len()], ..Series::default() },
+        };
+        match self.try_start(kind, row) {
+            Ok(contender) => {
+                lane.series.commands.clone_from(&contender.commands);
+                lane.contender = Some(contender);
+            }
+            Err(error) => lane.fail(format!("it did not start: {error:#}")),
+        }
+        lane
+    }
+
+    fn try_start(&self, kind: Kind, row: &Row) -> Result<Contender> {
+        let folder = self.folder.join(kind.name());
+        // A folder of this row alone: sockets and databases of the last one are no good.
+        if folder.exists() {
+            std::fs::remove_dir_all(&folder)?;
+        }
+        std::fs::create_dir(&folder).with_context(|| folder.display().to_string())?;
+        let setup = Setup {
+            row,
+            hugepages: self.generator.hugepages,
+            switch_cpu: self.options.switch_cpu,
+            other_cpu: self.other_cpu,
+            folder: &folder,
+        };
+        Contender::start(kind, &setup)
+    }
+
+    /// The share of a CPU for everybody, if the generator would be the limit without.
+    fn share(&self, row: &Row, lanes: &mut [Lane]) -> Result<Option<f64>> {
+        if row.work.is_round_trip() || self.options.quota == 0.0 {
+            return Ok(None);
+        }
+        let mut figures = Vec::new();
+        for lane in lanes.iter_mut().filter(|lane| lane.is_in()) {
+            if let Some((figure, report)) = self.turn(row, lane, PILOT_SECONDS, Verify::Order, None)? {
+                figures.push((figure[0], report.generator_idle));
+            }
+        }
+        let bound = judge::limit(&figures) == Limit::Generator;
+        if bound {
+            println!("  the generator is the limit: every system gets {} of a CPU", self.options.quota);
+        }
+        Ok(bound.then_some(self.options.quota))
+    }
+
+    fn limit(&self, share: Option<f64>, lanes: &mut [Lane]) -> Option<Quota> {
+        let share = share?;
+        let members: Vec<(u32, u32)> =
+            lanes.iter_mut().filter_map(|lane| lane.contender.as_mut()).map(Contender::member).collect();
+        Quota::new(share, &members)
+            .map_err(|error| println!("  no limit could be set, so the row is the generator's: {error:#}"))
+            .ok()
+    }
+
+    /// A run in which every packet is looked at; whoever spoils one is out. What was negotiated has to be the same.
+    fn verify(&self, row: &Row, lanes: &mut [Lane]) -> Result<()> {
+        let seconds = self.options.seconds.min(1.0);
+        for lane in lanes.iter_mut().filter(|lane| lane.is_in()) {
+            let Some((_, report)) = self.turn(row, lane, seconds, Verify::Full, None)? else { continue };
+            lane.series.negotiated.clone_from(&report.negotiated);
+            lane.series.verified = judge::is_verifiable(row.work) && lane.is_in();
+        }
+        let terms: Vec<_> = lanes
+            .iter()
+            .filter(|lane| lane.is_in())
+            .map(|lane| (lane.kind.name(), lane.series.negotiated.as_slice()))
+            .collect();
+        if let Some(difference) = judge::difference(&terms) {
+            for lane in lanes.iter_mut().filter(|lane| lane.is_in()) {
+                lane.fail(format!("the terms are not equal: {difference}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Half of what the slowest system forwards, for round trips under load.
+    fn background(&self, row: &Row, lanes: &mut [Lane]) -> Result<Option<f64>> {
+        if row.work != Work::RttHalfLoad {
+            return Ok(None);
+        }
+        let stream = row.as_stream();
+        let mut slowest = f64::INFINITY;
+        for lane in lanes.iter_mut().filter(|lane| lane.is_in()) {
+            if let Some((figure, _)) = self.turn(&stream, lane, self.options.seconds.min(1.0), Verify::Order, None)? {
+                slowest = slowest.min(figure[0]);
+            }
+        }
+        let half = slowest.is_finite().then_some(slowest * 1e6 / 2.0);
+        if let Some(pps) = half {
+            println!("  half load: {:.2} Mpps", pps / 1e6);
+        }
+        Ok(half)
+    }
+
+    fn rounds(&self, row: &Row, lanes: &mut [Lane], background: Option<f64>) -> Result<()> {
+        for round in 1..=self.options.rounds {
+            let mut shown = Vec::new();
+            for lane in lanes.iter_mut().filter(|lane| lane.is_in()) {
+                let turn = self.turn(row, lane, self.options.seconds, Verify::Order, background)?;
+                let Some((figures, report)) = turn else { continue };
+                for (all, figure) in lane.series.rounds.iter_mut().zip(&figures) {
+                    all.push(*figure);
+                }
+                lane.series.idle.push(report.generator_idle);
+                let figures: Vec<String> = figures.iter().map(|figure| format!("{figure:.3}")).collect();
+                shown.push(format!("{} {}", lane.kind, figures.join(" ")));
+            }
+            let units: Vec<&str> = row.metrics().iter().map(|metric| metric.unit()).collect();
+            println!("  round {round:2}: {} ({})", shown.join(", "), units.join(", "));
+        }
+        Ok(())
+    }
+
+    /// One system's turn: it runs, the others are halted. None: it is out now. An error: the user has had enough.
+    fn turn(
+        &self,
+        row: &Row,
+        lane: &mut Lane,
+        seconds: f64,
+        verify: Verify,
+        background_pps: Option<f64>,
+    ) -> Result<Option<(Vec<f64>, Report)>> {
+        self.interrupt.check()?;
+        let Some(contender) = lane.contender.as_mut() else { return Ok(None) };
+        let sockets = contender.sockets.clone();
+        let run = Run { row, sockets: &sockets, seconds, verify, background_pps, nic_mac: NIC_MAC };
+        match self.measure(contender, &run) {
+            Ok(turn) => Ok(Some(turn)),
+            Err(error) => {
+                // A run that was broken off is not the system's fault.
+                self.interrupt.check()?;
+                let tail = contender.tail();
+                lane.fail(format!("{error:#}\n{tail}"));
+                Ok(None)
+            }
+        }
+    }
+
+    fn measure(&self, contender: &mut Contender, run: &Run) -> Result<(Vec<f64>, Report)> {
+        contender.resume()?;
+        let report = self.generator.run(run, &self.folder, &self.interrupt);
+        std::thread::sleep(SETTLE);
+        contender.halt()?;
+        let report = report?;
+        if let Some(fault) = judge::fault(run.row.work, &report) {
+            bail!("void: {fault}");
+        }
+        let figures = run.row.metrics().iter().map(|metric| report.figure(*metric)).collect::<Result<_>>()?;
+        Ok((figures, report))
+    }
+}

@@ -1,0 +1,148 @@
+//! What makes a row count: clean packets, equal terms, and a generator that was not the limit.
+
+use crate::ringgen::{Negotiated, Report};
+use crate::work::Work;
+
+/// A generator that idled less than this, with the fastest system, was the limit.
+pub const LEAST_IDLE: f64 = 0.10;
+
+/// Whether a row's figures are the switch's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// The switch was the limit: the row counts.
+    Switch,
+    /// The generator was: the row shows no more than that.
+    Generator,
+}
+
+/// What is wrong with the packets of a run, or nothing.
+#[must_use]
+pub fn fault(work: Work, report: &Report) -> Option<String> {
+    if report.received == 0 && work != Work::GuestToNic {
+        return Some("no packet arrived".to_owned());
+    }
+    let counts = [("duplicated", report.duplicated), ("reordered", report.reordered), ("corrupted", report.corrupted)];
+    let wrong: Vec<String> =
+        counts.iter().filter(|(_, count)| *count > 0).map(|(what, count)| format!("{count} {what}")).collect();
+    (!wrong.is_empty()).then(|| format!("of {} packets received: {}", report.received, wrong.join(", ")))
+}
+
+/// Whether the generator can see what becomes of packets in this work: not of those it sends into a NIC that drops
+/// them, nor of those that were never its own.
+#[must_use]
+pub fn is_verifiable(work: Work) -> bool {
+    !work.has_nic()
+}
+
+/// How the terms of two systems differ, or nothing. Each is named with what its guests negotiated.
+#[must_use]
+pub fn difference(systems: &[(&str, &[Negotiated])]) -> Option<String> {
+    let (first_name, first) = systems.first()?;
+    for (name, negotiated) in &systems[1..] {
+        if first.len() != negotiated.len() {
+            return Some(format!("{first_name} served {} guests, {name} {}", first.len(), negotiated.len()));
+        }
+        for (guest, (one, other)) in first.iter().zip(*negotiated).enumerate() {
+            if let Some(what) = differs(one, other) {
+                return Some(format!("guest {guest} negotiated differently with {first_name} and {name}: {what}"));
+            }
+        }
+    }
+    None
+}
+
+fn differs(one: &Negotiated, other: &Negotiated) -> Option<String> {
+    let pairs = [
+        ("features", one.features.clone(), other.features.clone()),
+        ("ring", one.ring.clone(), other.ring.clone()),
+        ("ring size", one.ring_size.to_string(), other.ring_size.to_string()),
+        ("queue pairs", one.queue_pairs.to_string(), other.queue_pairs.to_string()),
+    ];
+    let (what, left, right) = pairs.into_iter().find(|(_, left, right)| left != right)?;
+    let names = if what == "features" { names_of_difference(one, other) } else { String::new() };
+    Some(format!("{what} {left} and {right}{names}"))
+}
+
+fn names_of_difference(one: &Negotiated, other: &Negotiated) -> String {
+    let only = |left: &Negotiated, right: &Negotiated| -> Vec<String> {
+        left.feature_names.iter().filter(|name| !right.feature_names.contains(name)).cloned().collect()
+    };
+    let (left, right) = (only(one, other), only(other, one));
+    if left.is_empty() && right.is_empty() {
+        return String::new();
+    }
+    format!(" (only the first: {}; only the second: {})", list(&left), list(&right))
+}
+
+fn list(names: &[String]) -> String {
+    if names.is_empty() { "-".to_owned() } else { names.join(", ") }
+}
+
+/// Who was the limit, given each system's figure and how much the generator idled with it.
+#[must_use]
+pub fn limit(systems: &[(f64, f64)]) -> Limit {
+    let fastest = systems.iter().max_by(|one, other| one.0.total_cmp(&other.0));
+    match fastest {
+        Some((_, idle)) if *idle < LEAST_IDLE => Limit::Generator,
+        _ => Limit::Switch,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn terms(features: &str, names: &[&str]) -> Negotiated {
+        Negotiated {
+            features: features.to_owned(),
+            feature_names: names.iter().map(|name| (*name).to_owned()).collect(),
+            ring: "split".to_owned(),
+            ring_size: 256,
+            queue_pairs: 1,
+        }
+    }
+
+    #[test]
+    fn one_wrong_packet_voids() {
+        let clean = Report { received: 1000, lost: 5, ..Report::default() };
+        assert_eq!(fault(Work::GuestToGuest, &clean), None, "a full receiver may lose packets");
+        for wrong in [
+            Report { duplicated: 1, ..clean.clone() },
+            Report { reordered: 1, ..clean.clone() },
+            Report { corrupted: 1, ..clean.clone() },
+        ] {
+            let text = fault(Work::Tso, &wrong).unwrap();
+            assert!(text.starts_with("of 1000 packets received: 1 "), "{text}");
+        }
+        let nothing = Report::default();
+        assert!(fault(Work::RttIdle, &nothing).is_some());
+        assert_eq!(fault(Work::GuestToNic, &nothing), None, "nobody receives there");
+    }
+
+    #[test]
+    fn any_difference_in_what_was_negotiated_is_named() {
+        let one = [terms("0x1", &["VERSION_1"]), terms("0x1", &["VERSION_1"])];
+        assert_eq!(difference(&[("a", &one), ("b", &one), ("c", &one)]), None);
+        assert_eq!(difference(&[]), None);
+
+        let more = [terms("0x1", &["VERSION_1"]), terms("0x3", &["VERSION_1", "MRG_RXBUF"])];
+        let text = difference(&[("a", &one), ("b", &one), ("c", &more)]).unwrap();
+        assert!(text.contains("guest 1") && text.contains("a and c") && text.contains("MRG_RXBUF"), "{text}");
+
+        let mut longer = one.clone();
+        longer[0].ring_size = 512;
+        assert!(difference(&[("a", &one), ("b", &longer)]).unwrap().contains("ring size 256 and 512"));
+        let mut packed = one.clone();
+        packed[0].ring = "packed".to_owned();
+        assert!(difference(&[("a", &one), ("b", &packed)]).unwrap().contains("ring split and packed"));
+        assert!(difference(&[("a", &one), ("b", &one[..1])]).unwrap().contains("2 guests"));
+    }
+
+    #[test]
+    fn the_generators_idle_time_counts_with_the_fastest_system() {
+        assert_eq!(limit(&[(5.0, 0.5), (10.0, 0.11)]), Limit::Switch);
+        assert_eq!(limit(&[(5.0, 0.5), (10.0, 0.09)]), Limit::Generator);
+        assert_eq!(limit(&[(5.0, 0.01), (10.0, 0.10)]), Limit::Switch, "the slower one's idle time does not matter");
+        assert_eq!(limit(&[]), Limit::Switch);
+    }
+}

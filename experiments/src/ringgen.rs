@@ -1,0 +1,274 @@
+//! The generator: its command line for a row, running it, and reading what it counted.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
+use sidecore_tests::process::Process;
+
+use crate::interrupt::Interrupt;
+use crate::work::{Metric, Row, Work};
+
+/// What setting up, warming up and draining may take beyond the measured time.
+const OVERHEAD: Duration = Duration::from_secs(40);
+
+const POLL: Duration = Duration::from_millis(20);
+
+/// What one run of the generator counted. Keys that are not needed are left out.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Measured seconds.
+    pub duration_s: f64,
+    /// Packets sent.
+    pub sent: u64,
+    /// Packets received.
+    pub received: u64,
+    /// Sent and never received.
+    pub lost: u64,
+    /// Received more than once.
+    pub duplicated: u64,
+    /// Received after a later one of their flow.
+    pub reordered: u64,
+    /// Received with other contents than were sent.
+    pub corrupted: u64,
+    /// Packets received a second, in the measured time.
+    pub pps: f64,
+    /// Frame bits received a second, in units of 10^9.
+    pub gbps: f64,
+    /// Share of the generator's time in polls that found nothing to do.
+    pub generator_idle: f64,
+    /// Round trips, where they were measured.
+    #[serde(default)]
+    pub latency_ns: Option<Latency>,
+    /// What each guest negotiated.
+    pub negotiated: Vec<Negotiated>,
+}
+
+/// Round trips, in nanoseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Latency {
+    /// How many.
+    pub count: u64,
+    /// The median.
+    pub p50: f64,
+    /// One in a hundred takes longer.
+    pub p99: f64,
+}
+
+/// What one guest negotiated.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Negotiated {
+    /// Virtio feature bits, in hexadecimal.
+    pub features: String,
+    /// Their names.
+    #[serde(default)]
+    pub feature_names: Vec<String>,
+    /// Ring format.
+    pub ring: String,
+    /// Ring size.
+    pub ring_size: u32,
+    /// Queue pairs.
+    pub queue_pairs: u32,
+}
+
+impl Report {
+    /// Reads what `ringgen --json` wrote.
+    pub fn parse(text: &str) -> Result<Self> {
+        serde_json::from_str(text).with_context(|| format!("unexpected report of ringgen: {text}"))
+    }
+
+    /// The figure of a metric.
+    pub fn figure(&self, metric: Metric) -> Result<f64> {
+        let latency = || self.latency_ns.filter(|l| l.count > 0).context("ringgen measured no round trip");
+        let figure = match metric {
+            Metric::Mpps => self.pps / 1e6,
+            Metric::GigabitsPerSecond => self.gbps,
+            Metric::RttP50 => latency()?.p50 / 1e3,
+            Metric::RttP99 => latency()?.p99 / 1e3,
+        };
+        ensure!(figure.is_finite() && figure > 0.0, "nothing arrived: {} sent, {} received", self.sent, self.received);
+        Ok(figure)
+    }
+}
+
+/// How thoroughly packets are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verify {
+    /// Their sequence numbers.
+    Order,
+    /// Their contents as well.
+    Full,
+}
+
+/// A run to be made.
+#[derive(Debug, Clone)]
+pub struct Run<'a> {
+    /// The row.
+    pub row: &'a Row,
+    /// The guests' sockets, in order.
+    pub sockets: &'a [PathBuf],
+    /// Measured seconds.
+    pub seconds: f64,
+    /// How thoroughly packets are looked at.
+    pub verify: Verify,
+    /// Packets a second of the stream beside the round trips.
+    pub background_pps: Option<f64>,
+    /// Where a guest that sends to the NIC addresses its packets.
+    pub nic_mac: &'a str,
+}
+
+/// The MAC address of a guest, as `ringgen --help` documents it.
+#[must_use]
+pub fn guest_mac(guest: usize) -> String {
+    format!("02:5c:00:{guest:02x}:00:01")
+}
+
+/// Where and how the generator runs.
+#[derive(Debug, Clone)]
+pub struct Generator {
+    /// The binary.
+    pub binary: PathBuf,
+    /// Its CPU.
+    pub cpu: usize,
+    /// Whether guests' memory is on hugepages.
+    pub hugepages: bool,
+}
+
+impl Generator {
+    /// The arguments of a run, without where its report goes.
+    #[must_use]
+    pub fn arguments(&self, run: &Run) -> Vec<String> {
+        let row = run.row;
+        let workload = match row.work {
+            Work::GuestToGuest | Work::Tso => "stream",
+            Work::NicToGuest => "sink",
+            Work::GuestToNic => "source",
+            Work::RttIdle | Work::RttHalfLoad => "pingpong",
+        };
+        let mut args = vec![workload.to_owned()];
+        let mut add = |name: &str, value: String| args.extend([format!("--{name}"), value]);
+        for socket in run.sockets {
+            add("guest", socket.display().to_string());
+        }
+        add("size", if row.work == Work::Tso { "tso".to_owned() } else { row.size.to_string() });
+        add("ring", row.ring.to_string());
+        add("ring-size", row.ring_size.to_string());
+        add("duration-s", run.seconds.to_string());
+        add("cpu", self.cpu.to_string());
+        add("hugepages", if self.hugepages { "on" } else { "off" }.to_owned());
+        let verify = match (row.work, run.verify) {
+            // The NIC's packets are not the generator's: there is no sequence to follow.
+            (Work::NicToGuest, _) => "none",
+            (_, Verify::Order) => "order",
+            (_, Verify::Full) => "full",
+        };
+        add("verify", verify.to_owned());
+        if row.work == Work::GuestToNic {
+            add("to", run.nic_mac.to_owned());
+        }
+        if let Some(pps) = run.background_pps {
+            add("background-pps", format!("{pps:.0}"));
+        }
+        args
+    }
+
+    /// Runs the generator to its end.
+    pub fn run(&self, run: &Run, folder: &Path, interrupt: &Interrupt) -> Result<Report> {
+        let json = folder.join("ringgen.json");
+        let log = folder.join("ringgen.log");
+        // What the last run wrote must not be taken for this one's.
+        let _ = std::fs::remove_file(&json);
+        // It shares its CPU with the systems' housekeeping, which must not hold it up.
+        let mut args = vec!["-n".to_owned(), "-10".to_owned(), self.binary.display().to_string()];
+        args.extend(self.arguments(run));
+        args.extend(["--json".to_owned(), json.display().to_string()]);
+        let mut process = Process::spawn("ringgen", "nice", &args, &log)?;
+        let deadline = Instant::now() + Duration::from_secs_f64(run.seconds) + OVERHEAD;
+        loop {
+            if let Some(status) = process.exited()? {
+                ensure!(status.success(), "ringgen ended with {status}\n{}", process.tail());
+                break;
+            }
+            interrupt.check()?;
+            if Instant::now() > deadline {
+                bail!("ringgen did not end in time\n{}", process.tail());
+            }
+            std::thread::sleep(POLL);
+        }
+        let text = std::fs::read_to_string(&json).with_context(|| json.display().to_string())?;
+        Report::parse(&text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::work::default_rows;
+
+    const SAMPLE: &str = r#"{"tool":"ringgen","version":"0.1.0","workload":"pingpong","size":64,"ring":"split",
+        "ring_size":256,"guests":2,"queue_pairs":1,"verify":"order","duration_s":2.0003,"sent":1000,"received":998,
+        "lost":2,"duplicated":0,"reordered":0,"corrupted":0,"pps":499.0,"gbps":0.24,"generator_idle":0.31,"kicks":0,
+        "calls":0,"latency_ns":{"count":998,"p50":2100,"p99":9000,"p999":20000,"max":50000,"min":1000},
+        "negotiated":[{"guest":0,"features":"0x140008000","feature_names":["VERSION_1"],"ring":"split",
+        "ring_size":256,"queue_pairs":1}],"per_guest":[{"guest":0,"sent":1000,"received":0,"pps":0}],"cpu":0,
+        "hugepages":true}"#;
+
+    fn row(key: &str) -> Row {
+        default_rows().into_iter().find(|row| row.key() == key).unwrap()
+    }
+
+    fn arguments(key: &str, background_pps: Option<f64>) -> String {
+        let generator = Generator { binary: "ringgen".into(), cpu: 0, hugepages: false };
+        let row = row(key);
+        let run = Run {
+            row: &row,
+            sockets: &["/t/0".into(), "/t/1".into()],
+            seconds: 2.0,
+            verify: Verify::Full,
+            background_pps,
+            nic_mac: "02:5c:00:fe:00:01",
+        };
+        generator.arguments(&run).join(" ")
+    }
+
+    #[test]
+    fn a_report_is_read_and_gives_figures() {
+        let report = Report::parse(SAMPLE).unwrap();
+        assert_eq!(report.lost, 2);
+        assert_eq!(report.negotiated[0].features, "0x140008000");
+        assert_eq!(report.figure(Metric::RttP50).unwrap(), 2.1);
+        assert_eq!(report.figure(Metric::RttP99).unwrap(), 9.0);
+        assert!((report.figure(Metric::Mpps).unwrap() - 0.000_499).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_report_without_round_trips_has_no_latency_figure() {
+        let report = Report { latency_ns: None, ..Report::parse(SAMPLE).unwrap() };
+        assert!(report.figure(Metric::RttP50).is_err());
+        let none = Report { latency_ns: Some(Latency::default()), ..report.clone() };
+        assert!(none.figure(Metric::RttP99).is_err());
+        assert!(Report { pps: 0.0, ..report }.figure(Metric::Mpps).is_err(), "nothing received is no figure");
+    }
+
+    #[test]
+    fn a_report_that_lacks_a_count_is_refused() {
+        let text = SAMPLE.replace("\"reordered\":0,", "");
+        let error = format!("{:#}", Report::parse(&text).unwrap_err());
+        assert!(error.contains("reordered"), "{error}");
+    }
+
+    #[test]
+    fn the_command_line_says_what_the_row_says() {
+        let stream = arguments("v2v-1518-split-1024", None);
+        assert!(
+            stream.starts_with("stream --guest /t/0 --guest /t/1 --size 1518 --ring split --ring-size 1024"),
+            "{stream}"
+        );
+        assert!(stream.contains("--verify full") && stream.contains("--hugepages off"), "{stream}");
+        assert!(arguments("v2v-tso", None).contains("--size tso"));
+        assert!(arguments("p2v-64", None).contains("--verify none"));
+        assert!(arguments("v2p-64", None).ends_with("--to 02:5c:00:fe:00:01"));
+        assert!(arguments("rtt-half", Some(1_234_567.8)).ends_with("--background-pps 1234568"));
+    }
+}

@@ -1,0 +1,229 @@
+//! The systems that are compared, each as a value that is started for a row and gone when dropped.
+
+mod ovs;
+mod sidecore;
+mod testpmd;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use rustix::process::Signal;
+use serde::{Deserialize, Serialize};
+use sidecore_tests::process::eventually;
+
+use crate::threads::{self, Thread};
+use crate::work::{Row, Work};
+
+const FORWARDING_DEADLINE: Duration = Duration::from_secs(10);
+
+/// A system in one of the ways it can be set up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// Sidecore.
+    Sidecore,
+    /// OVS-DPDK with one flow for each direction.
+    OvsDirect,
+    /// OVS-DPDK as a learning switch.
+    OvsNormal,
+    /// testpmd, which passes packets on as they are.
+    TestpmdIo,
+    /// testpmd, which writes new MAC addresses.
+    TestpmdMac,
+}
+
+impl Kind {
+    /// The systems of the default run, in the order of their turns.
+    pub const DEFAULT: [Self; 3] = [Self::Sidecore, Self::OvsDirect, Self::TestpmdIo];
+
+    /// The systems of the full run.
+    pub const FULL: [Self; 5] = [Self::Sidecore, Self::OvsDirect, Self::OvsNormal, Self::TestpmdIo, Self::TestpmdMac];
+
+    /// Its name in results.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sidecore => "sidecore",
+            Self::OvsDirect => "ovs-direct",
+            Self::OvsNormal => "ovs-normal",
+            Self::TestpmdIo => "testpmd-io",
+            Self::TestpmdMac => "testpmd-mac",
+        }
+    }
+
+    /// Its name in tables.
+    #[must_use]
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Sidecore => "Sidecore",
+            Self::OvsDirect => "OVS-DPDK, direct flow",
+            Self::OvsNormal => "OVS-DPDK, NORMAL",
+            Self::TestpmdIo => "testpmd io",
+            Self::TestpmdMac => "testpmd mac",
+        }
+    }
+
+    /// MiB of hugepages it is given.
+    #[must_use]
+    pub fn memory_mib(self) -> u64 {
+        match self {
+            Self::Sidecore => 192,
+            Self::OvsDirect | Self::OvsNormal => u64::from(ovs::MEMORY_MIB),
+            Self::TestpmdIo | Self::TestpmdMac => u64::from(testpmd::MEMORY_MIB),
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// OVS's daemon that is linked with DPDK.
+#[must_use]
+pub fn ovs_daemon() -> &'static str {
+    ovs::DAEMON
+}
+
+/// The MAC address that guests' packets to the NIC have.
+pub const NIC_MAC: &str = "02:5c:fe:00:00:01";
+
+/// What a system is set up for: the same for all.
+#[derive(Debug, Clone)]
+pub struct Setup<'a> {
+    /// The row.
+    pub row: &'a Row,
+    /// Whether packet buffers are on hugepages.
+    pub hugepages: bool,
+    /// The CPU that forwards.
+    pub switch_cpu: usize,
+    /// The CPU of everything else.
+    pub other_cpu: usize,
+    /// A folder of the system's own, with a short path.
+    pub folder: &'a Path,
+}
+
+impl Setup<'_> {
+    /// Where a guest's socket is, unless the system has its own opinion.
+    fn socket(&self, guest: u32) -> PathBuf {
+        self.folder.join(format!("vm{guest}.sock"))
+    }
+
+    fn sockets(&self) -> Vec<PathBuf> {
+        (0..self.row.guests).map(|guest| self.socket(guest)).collect()
+    }
+
+    /// The NIC of infinite speed, if the row has one. Sizes on the wire have an FCS that packet buffers lack.
+    fn nic(&self) -> Option<String> {
+        let bytes = self.row.size - 4;
+        match self.row.work {
+            Work::NicToGuest => Some(format!("net_null0,size={bytes}")),
+            // One that delivers nothing: its packets would take the core's time.
+            Work::GuestToNic => Some(format!("net_null0,size={bytes},no-rx=1")),
+            _ => None,
+        }
+    }
+
+    fn is_tso(&self) -> bool {
+        self.row.work == Work::Tso
+    }
+
+    fn taskset(&self) -> String {
+        format!("taskset -c {}", self.other_cpu)
+    }
+}
+
+/// A running system.
+trait System {
+    /// All its processes; the first has the thread that forwards.
+    fn processes(&mut self) -> Vec<u32>;
+
+    /// An error with the end of its log, if one of its processes has ended.
+    fn ensure_running(&mut self) -> Result<()>;
+
+    /// The end of its logs.
+    fn tail(&mut self) -> String;
+
+    /// What has to be done once, with nothing halted, before the first measurement.
+    fn prepare(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// A system that was started, and is halted whenever it is not its turn.
+pub struct Contender {
+    system: Box<dyn System>,
+    /// The guests' sockets.
+    pub sockets: Vec<PathBuf>,
+    /// How it was started, for the report.
+    pub commands: Vec<String>,
+    forwarding: Thread,
+}
+
+impl Contender {
+    /// Starts a system for a row. It is halted afterwards.
+    pub fn start(kind: Kind, setup: &Setup) -> Result<Self> {
+        let (mut system, sockets, commands): (Box<dyn System>, _, _) = match kind {
+            Kind::Sidecore => sidecore::start(setup)?,
+            Kind::OvsDirect | Kind::OvsNormal => ovs::start(kind, setup)?,
+            Kind::TestpmdIo | Kind::TestpmdMac => testpmd::start(kind, setup)?,
+        };
+        let main = system.processes()[0];
+        let mut last = None;
+        let forwarding = eventually("thread that forwards", FORWARDING_DEADLINE, || {
+            system.ensure_running()?;
+            let found = threads::of_process(main).and_then(|all| threads::forwarding(&all, setup.switch_cpu));
+            Ok(found.map_err(|error| last = Some(error)).ok())
+        })
+        .with_context(|| last.map_or_else(String::new, |error| error.to_string()))?;
+        for process in system.processes() {
+            threads::give_way(&threads::of_process(process)?, &forwarding)?;
+        }
+        let mut me = Self { system, sockets, commands, forwarding };
+        me.system.prepare()?;
+        me.halt()?;
+        Ok(me)
+    }
+
+    /// The process and the thread that forwards.
+    pub fn member(&mut self) -> (u32, u32) {
+        (self.system.processes()[0], self.forwarding.id)
+    }
+
+    /// Lets it run.
+    pub fn resume(&mut self) -> Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    /// Halts all of it.
+    pub fn halt(&mut self) -> Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    fn signal(&mut self, signal: Signal) -> Result<()> {
+        self.system.ensure_running()?;
+        self.system.processes().into_iter().try_for_each(|process| threads::signal_process(process, signal))
+    }
+
+    /// An error with the end of its log, if one of its processes has ended.
+    pub fn ensure_running(&mut self) -> Result<()> {
+        self.system.ensure_running()
+    }
+
+    /// The end of its logs.
+    pub fn tail(&mut self) -> String {
+        self.system.tail()
+    }
+}
+
+impl Drop for Contender {
+    fn drop(&mut self) {
+        // A halted process would not end when it is asked to.
+        for process in self.system.processes() {
+            let _ = threads::signal_process(process, Signal::CONT);
+        }
+    }
+}

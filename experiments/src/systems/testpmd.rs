@@ -1,0 +1,111 @@
+//! testpmd with net_vhost ports: the yardstick. It passes packets from each port of a pair to the other and does nothing else.
+
+use anyhow::Result;
+use sidecore_tests::testpmd::{Testpmd, TestpmdOptions};
+
+use super::{Kind, Setup, System};
+use crate::ringgen;
+
+/// MiB of memory: mbufs for two rings of 1,024 entries each way, of 9 KiB for TSO.
+pub(super) const MEMORY_MIB: u32 = 384;
+
+pub(super) type Start = (Box<dyn System>, Vec<std::path::PathBuf>, Vec<String>);
+
+pub(super) fn start(kind: Kind, setup: &Setup) -> Result<Start> {
+    let options = options(kind, setup);
+    let mut testpmd = Testpmd::start(kind.name(), &options)?;
+    testpmd.command(&format!("set fwd {}", mode(kind)))?;
+    testpmd.command("start")?;
+    let commands = vec![
+        format!("{} {}", setup.taskset(), testpmd.command_line()),
+        format!("testpmd> set fwd {}", mode(kind)),
+        "testpmd> start".to_owned(),
+    ];
+    Ok((Box::new(testpmd), setup.sockets(), commands))
+}
+
+fn mode(kind: Kind) -> &'static str {
+    if kind == Kind::TestpmdMac { "mac" } else { "io" }
+}
+
+fn options(kind: Kind, setup: &Setup) -> TestpmdOptions {
+    let mut vdevs: Vec<String> = setup.nic().into_iter().collect();
+    let first = vdevs.len();
+    // Without the older offload flags, io mode forgets a packet's segmentation metadata on its way.
+    let tso = if setup.is_tso() { ",tso=1,legacy-ol-flags=1" } else { "" };
+    for (guest, socket) in setup.sockets().iter().enumerate() {
+        vdevs.push(format!("net_vhost{guest},iface={},queues=1{tso}", socket.display()));
+    }
+    let vdevs: Vec<&str> = vdevs.iter().map(String::as_str).collect();
+    let mut options = TestpmdOptions::new(&vdevs).with(&[
+        "--nb-cores=1",
+        "--rxq=1",
+        "--txq=1",
+        "--rxd=1024",
+        "--txd=1024",
+        "--burst=32",
+        "--port-topology=paired",
+    ]);
+    if setup.is_tso() {
+        options.args.push("--mbuf-size=9216".to_owned());
+    }
+    if kind == Kind::TestpmdMac {
+        // Each port addresses what it sends to the guest behind it.
+        for guest in 0..setup.row.guests as usize {
+            options.args.push(format!("--eth-peer={},{}", first + guest, ringgen::guest_mac(guest)));
+        }
+    }
+    options.cpus = vec![setup.other_cpu, setup.switch_cpu];
+    options.memory_mib = MEMORY_MIB;
+    options.hugepages = setup.hugepages;
+    options
+}
+
+impl System for Testpmd {
+    fn processes(&mut self) -> Vec<u32> {
+        vec![self.process().pid()]
+    }
+
+    fn ensure_running(&mut self) -> Result<()> {
+        self.process().ensure_running()
+    }
+
+    fn tail(&mut self) -> String {
+        self.process().tail()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::work::default_rows;
+
+    fn shown(kind: Kind, key: &str) -> String {
+        let row = default_rows().into_iter().find(|row| row.key() == key).unwrap();
+        let setup = Setup { row: &row, hugepages: true, switch_cpu: 1, other_cpu: 0, folder: Path::new("/t") };
+        let options = options(kind, &setup);
+        [options.vdevs, options.args].concat().join(" ")
+    }
+
+    #[test]
+    fn the_nic_is_the_first_port_and_the_guest_its_pair() {
+        let text = shown(Kind::TestpmdIo, "v2p-64");
+        assert!(text.starts_with("net_null0,size=60,no-rx=1 net_vhost0,iface=/t/vm0.sock,queues=1 "), "{text}");
+        assert!(shown(Kind::TestpmdIo, "p2v-64").starts_with("net_null0,size=60 net_vhost0"));
+    }
+
+    #[test]
+    fn segments_keep_their_metadata() {
+        assert!(shown(Kind::TestpmdIo, "v2v-tso").contains("vm1.sock,queues=1,tso=1,legacy-ol-flags=1"));
+        assert!(!shown(Kind::TestpmdIo, "v2v-64-split").contains("tso"));
+    }
+
+    #[test]
+    fn mac_mode_addresses_the_guest_behind_each_port() {
+        let text = shown(Kind::TestpmdMac, "v2v-64-split");
+        assert!(text.contains("--eth-peer=0,02:5c:00:00:00:01 --eth-peer=1,02:5c:00:01:00:01"), "{text}");
+        assert!(shown(Kind::TestpmdMac, "p2v-64").contains("--eth-peer=1,02:5c:00:00:00:01"));
+    }
+}

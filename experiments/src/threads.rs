@@ -1,0 +1,99 @@
+//! Threads of a system from outside: which of them forward, and which only keep house.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process, setpriority_process};
+
+/// A thread as /proc shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Thread {
+    /// Its id.
+    pub id: u32,
+    /// Its name.
+    pub name: String,
+    /// The CPUs it may run on, in the kernel's list format.
+    pub cpus: String,
+}
+
+/// The threads of a process.
+pub fn of_process(pid: u32) -> Result<Vec<Thread>> {
+    let folder = format!("/proc/{pid}/task");
+    let mut threads = Vec::new();
+    for entry in fs::read_dir(&folder).with_context(|| folder.clone())? {
+        // A thread that has just ended is none.
+        if let Some(thread) = entry.ok().and_then(|entry| read(&entry.path())) {
+            threads.push(thread);
+        }
+    }
+    ensure!(!threads.is_empty(), "{folder} lists no thread");
+    Ok(threads)
+}
+
+fn read(folder: &Path) -> Option<Thread> {
+    let id = folder.file_name()?.to_str()?.parse().ok()?;
+    let status = fs::read_to_string(folder.join("status")).ok()?;
+    let field =
+        |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(|value| value.trim().to_owned());
+    Some(Thread { id, name: field("Name:")?, cpus: field("Cpus_allowed_list:")? })
+}
+
+/// The one thread that forwards: the only one that is bound to the switch's CPU and nothing else.
+pub fn forwarding(threads: &[Thread], switch_cpu: usize) -> Result<Thread> {
+    let bound: Vec<&Thread> = threads.iter().filter(|thread| thread.cpus == switch_cpu.to_string()).collect();
+    ensure!(
+        bound.len() == 1,
+        "{} threads are bound to CPU {switch_cpu}, not one: {:?}",
+        bound.len(),
+        threads.iter().map(|thread| format!("{} on {}", thread.name, thread.cpus)).collect::<Vec<_>>()
+    );
+    Ok(bound[0].clone())
+}
+
+/// Lets threads that keep house give way to the generator, which may share their CPU.
+pub fn give_way(threads: &[Thread], forwarding: &Thread) -> Result<()> {
+    for thread in threads.iter().filter(|thread| thread.id != forwarding.id) {
+        let id = pid(thread.id)?;
+        // Linux keeps the nice value of each thread, and takes a thread's id here. One that has just ended is none.
+        match setpriority_process(Some(id), 10) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+            Err(error) => return Err(error).with_context(|| format!("cannot lower the priority of {}", thread.name)),
+        }
+    }
+    Ok(())
+}
+
+/// Halts all threads of a process, or lets them go on.
+pub fn signal_process(id: u32, signal: Signal) -> Result<()> {
+    kill_process(pid(id)?, signal).with_context(|| format!("cannot signal process {id}"))
+}
+
+fn pid(id: u32) -> Result<Pid> {
+    i32::try_from(id).ok().and_then(Pid::from_raw).with_context(|| format!("{id} is no process id"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn thread(id: u32, name: &str, cpus: &str) -> Thread {
+        Thread { id, name: name.to_owned(), cpus: cpus.to_owned() }
+    }
+
+    #[test]
+    fn the_forwarding_thread_is_the_one_bound_to_the_cpu() {
+        let threads = [thread(1, "main", "0"), thread(2, "pmd", "1"), thread(3, "handler", "0-1")];
+        assert_eq!(forwarding(&threads, 1).unwrap().id, 2);
+        let none = forwarding(&threads, 5).unwrap_err().to_string();
+        assert!(none.contains("handler on 0-1"), "{none}");
+        let two = [threads.to_vec(), vec![thread(4, "session", "1")]].concat();
+        assert!(forwarding(&two, 1).is_err(), "a second thread on the switch's CPU would disturb it");
+    }
+
+    #[test]
+    fn this_process_has_threads() {
+        let threads = of_process(std::process::id()).unwrap();
+        assert!(threads.iter().any(|thread| thread.id == std::process::id() && !thread.cpus.is_empty()), "{threads:?}");
+    }
+}
