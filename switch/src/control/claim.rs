@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use config::{Machine, SocketAccess};
@@ -48,11 +49,7 @@ impl ControlSocket {
         let make = |source: io::Error| ClaimError::Make { path: path.to_owned(), source };
         let _lock = lock_directory(path)?;
         remove_stale(path)?;
-        // The file is made with its final mode: there is no moment in which others could connect.
-        let umask = rustix::process::umask(Mode::from_raw_mode(!access.mode.bits() & 0o777));
-        let listener = UnixListener::bind(path);
-        rustix::process::umask(umask);
-        let listener = listener.map_err(make)?;
+        let listener = bind_with_mode(path, access.mode.bits()).map_err(make)?;
         let file = fs::symlink_metadata(path).map_err(make)?;
         let socket = Self { path: path.to_owned(), listener, identity: (file.dev(), file.ino()) };
         socket.give(access, machine)?;
@@ -89,6 +86,17 @@ impl Drop for ControlSocket {
             warn!("{} stays behind: {error}", self.path.display());
         }
     }
+}
+
+/// The file is made with its final mode: there is no moment in which others could connect.
+fn bind_with_mode(path: &Path, mode: u32) -> io::Result<UnixListener> {
+    // The umask is the whole process's: two that change it at a time would leave it wrong.
+    static UMASK: Mutex<()> = Mutex::new(());
+    let _turn = UMASK.lock().unwrap_or_else(PoisonError::into_inner);
+    let umask = rustix::process::umask(Mode::from_raw_mode(!mode & 0o777));
+    let listener = UnixListener::bind(path);
+    rustix::process::umask(umask);
+    listener
 }
 
 /// Two switches that start at once must not both find the same stale socket, and one of them then remove the other's
