@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
-use sidecore_tests::process::Process;
+use sidecore_tests::process::{Process, eventually};
 use sidecore_tests::rules::{Machine, skip};
 use sidecore_tests::switch::{Status, SwitchConfig, SwitchProcess};
 use synthetic_guest::packet::{FrameSpec, Template};
@@ -20,9 +20,13 @@ const WATCH: Duration = Duration::from_millis(500);
 const PACKETS: u64 = 20_000;
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Guests, by the numbers of their addresses.
+/// Frames that fill a NIC's mbufs: some times as many as there are.
+const PRIMED: usize = 16_384;
+
+/// Guests, by the numbers of their addresses; and somebody behind the NICs.
 const NAMES: [&str; 4] = ["left", "right", "sink", "source"];
 const NUMBERS: [u32; 4] = [1, 2, 3, 4];
+const STRANGER: u32 = 99;
 
 /// What strace saw of the core's thread.
 #[derive(Debug, Default)]
@@ -68,7 +72,7 @@ impl Load {
         let machine = Machine::exclusive()?;
         let dir = SwitchProcess::folder()?;
         let config = SwitchConfig::new(dir.path())
-            // What net_null "receives" is for nobody, and nobody ever answered from behind the other: both are flooded.
+            // Nobody ever answers from behind net_null: what is sent there is flooded.
             .key("flood_rate_pps = 0")
             .guest("left", &[])
             .guest("right", &[])
@@ -80,11 +84,36 @@ impl Load {
         let guests = NAMES.iter().map(|name| Guest::start(guest(&config, name, features, calls)));
         let guests = guests.collect::<Result<_, _>>()?;
         let template = |from: usize, to: u32| Template::new(FrameSpec::udp4(NUMBERS[from], to, 0, 60));
-        let templates = [template(0, NUMBERS[1]), template(1, NUMBERS[0]), template(3, 99)];
+        let templates = [template(0, NUMBERS[1]), template(1, NUMBERS[0]), template(3, STRANGER)];
         let mut load = Self { switch, guests, templates, dir, _machine: machine };
+        load.prime()?;
         // Everybody has been heard once before anything is watched.
         load.run_until(Instant::now() + LIMIT, |status| Ok(moved(status)?.iter().all(|count| *count > 0)))?;
         Ok(load)
+    }
+
+    /// Puts frames for the sink into the mbufs of the NIC that it receives from: net_null hands over its mbufs with whatever was in
+    /// them, and what was in them last is what a guest sent through it.
+    fn prime(&mut self) -> Result<()> {
+        let [_, _, sink, _] = NUMBERS;
+        let frame = Template::new(FrameSpec::udp4(STRANGER, sink, 0, 60));
+        let known = Template::new(FrameSpec::udp4(sink, STRANGER, 0, 60));
+        let guest = &mut self.guests[2];
+        let end = Instant::now() + LIMIT;
+        let mut sent = 0;
+        while sent < PRIMED {
+            sent += guest.pair(0).tx.send_burst(&[Frame::from(frame.bytes()); 32]);
+            guest.pair(0).tx.reclaim();
+            ensure!(Instant::now() < end, "the switch took {sent} of {PRIMED} frames");
+        }
+        // Only now is the sink where its own frames are for.
+        eventually("room for a frame", LIMIT, || {
+            let tx = &mut guest.pair(0).tx;
+            tx.reclaim();
+            Ok((tx.in_flight() == 0).then_some(()))
+        })?;
+        ensure!(guest.pair(0).tx.send_burst(&[Frame::from(known.bytes())]) == 1, "no room for one frame");
+        Ok(())
     }
 
     /// All guests send and receive what they can, until a time or a condition of the status.
