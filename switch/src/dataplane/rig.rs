@@ -111,6 +111,7 @@ impl Rig {
             queues: None,
             mtu: None,
             vlan: config::Vlan::Access(config::VlanId::DEFAULT),
+            stations: Vec::new(),
         };
         let port = self.open_port(PortKind::Uplink);
         let device = eal.hotplug(device)?;
