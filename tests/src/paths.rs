@@ -20,16 +20,25 @@ pub fn target(sub: &str) -> Result<PathBuf> {
 
 /// The `sidecore` binary under test: `SIDECORE_BIN`, or the one built beside the running test or demo binary.
 pub fn sidecore() -> Result<PathBuf> {
-    if let Some(path) = std::env::var_os("SIDECORE_BIN") {
+    built("sidecore", "sidecore", "SIDECORE_BIN")
+}
+
+/// The packet generator `ringgen`: `RINGGEN_BIN`, or the one built beside the running binary.
+pub fn ringgen() -> Result<PathBuf> {
+    built("ringgen", "synthetic-guest", "RINGGEN_BIN")
+}
+
+fn built(binary: &str, package: &str, variable: &str) -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os(variable) {
         return Ok(PathBuf::from(path));
     }
     let me = std::env::current_exe().context("cannot find the running binary's own path")?;
     // target/PROFILE/sidecore-demo or target/PROFILE/deps/test-HASH
     for dir in me.ancestors().skip(1).take(2) {
-        let candidate = dir.join("sidecore");
+        let candidate = dir.join(binary);
         if candidate.is_file() {
             return Ok(candidate);
         }
     }
-    bail!("no sidecore binary beside {}: build it first (cargo build -p sidecore), or set SIDECORE_BIN", me.display());
+    bail!("no {binary} beside {}: build it first (cargo build -p {package}), or set {variable}", me.display());
 }

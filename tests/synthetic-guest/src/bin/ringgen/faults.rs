@@ -75,7 +75,7 @@ fn counts(report: &Report) -> (u64, u64, u64, u64, u64, u64) {
 /// Every 50th packet of all.
 fn every_50th(seen: &mut u64) -> bool {
     *seen += 1;
-    *seen % 50 == 0
+    seen.is_multiple_of(50)
 }
 
 #[test]

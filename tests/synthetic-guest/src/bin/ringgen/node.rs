@@ -46,7 +46,8 @@ impl Node {
         let mut guest = Guest::start(config).map_err(failed)?;
         let pairs = guest.take_pairs();
         let features = guest.negotiated().features;
-        Ok(Node { guest: Some(guest), ram: None, pairs, filled: Vec::new(), features, socket: Some(socket) }.ready(options))
+        Ok(Node { guest: Some(guest), ram: None, pairs, filled: Vec::new(), features, socket: Some(socket) }
+            .ready(options))
     }
 
     /// A guest without a switch.
@@ -60,9 +61,7 @@ impl Node {
 
     fn ready(mut self, options: &Options) -> Node {
         for pair in &mut self.pairs {
-            // A publication for each buffer would cost more than the buffer; a ring must not run dry for it.
-            let buffers = options.buffers.unwrap_or(usize::from(options.ring_size));
-            pair.rx.set_refill_at((buffers / 8).min(32));
+            pair.rx.set_refill_at(options.refill_at());
         }
         self.filled = self.pairs.iter().map(|pair| Filled::new(pair.tx.buffers())).collect();
         self
@@ -104,7 +103,7 @@ fn config(options: &Options, plan: &Plan, number: usize) -> GuestConfig {
     config.tx_frame_len = if options.size == Size::Tso { options.longest_frame() } else { 1536 };
     config.rx_buffer_len = options.rx_buffer_len();
     config.rx_buffers = options.buffers;
-    let buffers = options.buffers.unwrap_or(usize::from(options.ring_size));
+    let buffers = options.buffers_each();
     // Whole rounds of frames, so that every buffer keeps the frame it was filled with.
     let flows = plan.flows.iter().filter(|f| f.from == number && f.pair == 0).count();
     let round = round_len(flows, &options.size.frame_lens()).max(1);

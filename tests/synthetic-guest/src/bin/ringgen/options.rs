@@ -405,10 +405,21 @@ impl Options {
     /// Most packets that a sending queue may have under way.
     pub(crate) fn in_flight_limit(&self) -> Option<usize> {
         let tso = (self.size == Size::Tso && self.verify != Verify::None).then(|| {
-            let buffers = self.buffers.unwrap_or(usize::from(self.ring_size));
-            (buffers * self.rx_buffer_len() / (TSO_LEN + 12 + self.rx_buffer_len())).max(1)
+            let in_ring = self.buffers_each() - (self.refill_at() - 1);
+            (in_ring / (TSO_LEN + 12).div_ceil(self.rx_buffer_len())).max(1)
         });
         self.in_flight.or(tso).filter(|limit| *limit > 0)
+    }
+
+    /// Buffers of each queue.
+    pub(crate) fn buffers_each(&self) -> usize {
+        self.buffers.unwrap_or(usize::from(self.ring_size))
+    }
+
+    /// How many receive buffers go back into the ring together: a publication for each would cost more than the buffer,
+    /// and a ring must not run dry for it.
+    pub(crate) fn refill_at(&self) -> usize {
+        (self.buffers_each() / 8).clamp(1, 32)
     }
 
     /// Bytes of a receive buffer.

@@ -88,12 +88,10 @@ impl Pingpong {
             });
         }
         for QueuePair { rx, .. } in &mut right.pairs {
-            moved += rx.recv_burst(64, |frame| {
-                match receivers[1].take(frame, clock, now) {
-                    Some(stamp) if stamp.flow == PING => self.to_answer.push(stamp.sequence),
-                    Some(_) => self.background_received += 1,
-                    None => {}
-                }
+            moved += rx.recv_burst(64, |frame| match receivers[1].take(frame, clock, now) {
+                Some(stamp) if stamp.flow == PING => self.to_answer.push(stamp.sequence),
+                Some(_) => self.background_received += 1,
+                None => {}
             });
         }
         moved += self.answer(right, clock);

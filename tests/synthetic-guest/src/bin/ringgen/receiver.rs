@@ -8,6 +8,7 @@ use synthetic_guest::{Received, SHORT_STAMP_LEN, ShortStamp};
 use crate::clock::Clock;
 use crate::options::Verify;
 use crate::plan::Incoming;
+use crate::settle::is_probe;
 
 /// Longest latency that is told from longer ones.
 const LONGEST_NS: u64 = 60_000_000_000;
@@ -175,6 +176,9 @@ impl Receiver {
     fn take_odd(&mut self, frame: &Received<'_>) {
         let mut headers = [0; 54];
         let len = frame.read(0, &mut headers);
+        if is_probe(&headers) {
+            return;
+        }
         // All of a guest's addresses are one but for their last byte but one.
         let address = self.incoming.address;
         let mine = headers[..4] == address[..4] && headers[5] == address[5];

@@ -6,7 +6,7 @@ use synthetic_guest::{QueuePair, RxStats};
 
 use crate::ceiling::Forwarders;
 use crate::clock::Clock;
-use crate::engine::{Backend, Elsewhere, Engine, Task};
+use crate::engine::{Backend, Echoes, Elsewhere, Engine, Task};
 use crate::error::Error;
 use crate::node::Node;
 use crate::options::{Options, Size, Switch, Verify, Workload};
@@ -21,7 +21,7 @@ use crate::settle::settle;
 const DRAIN_S: f64 = 0.2;
 const SILENCE_S: f64 = 0.05;
 /// Packets under a limit (--in-flight) are lost when none has come for so long.
-const PATIENCE_S: f64 = 0.01;
+const PATIENCE_S: f64 = 0.05;
 
 /// Makes the run that `options` describe and prints its report.
 pub(crate) fn run(options: Options) -> Result<Report, Error> {
@@ -125,7 +125,7 @@ fn engine<B: Backend>(
         Sender::new(flows, &lens, filled, options.verify, burst)
     };
     let mut senders = Vec::new();
-    let mut task = if options.workload == Workload::Echo { Task::Echo(0) } else { Task::Streams };
+    let mut task = if options.workload == Workload::Echo { Task::Echo(Echoes::default()) } else { Task::Streams };
     let apart = options.workload == Workload::Pingpong;
     let guests = receivers.len();
     for (guest, pair) in (0..guests).flat_map(|g| (0..options.queue_pairs).map(move |p| (g, p))) {

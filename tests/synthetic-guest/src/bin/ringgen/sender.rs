@@ -92,8 +92,7 @@ impl Sender {
     pub(crate) fn new(flows: &[&Flow], lens: &[usize], filled: &mut Filled, verify: Verify, burst: usize) -> Self {
         let kind = |n: usize| {
             let flow = n % flows.len();
-            let template =
-                Template::new(FrameSpec { len: lens[n / flows.len() % lens.len()], ..flows[flow].frame });
+            let template = Template::new(FrameSpec { len: lens[n / flows.len() % lens.len()], ..flows[flow].frame });
             Kind { len: template.bytes().len(), template, flow }
         };
         let kinds: Vec<Kind> = (0..round_len(flows.len(), lens)).map(kind).collect();
@@ -172,12 +171,7 @@ impl Sender {
     }
 
     /// Sends one packet of the first flow with this sequence number; `false` when there is no room.
-    pub(crate) fn send_one(
-        &mut self,
-        (tx, filled): (&mut TxQueue, &mut Filled),
-        sequence: u64,
-        time_ns: u64,
-    ) -> bool {
+    pub(crate) fn send_one(&mut self, (tx, filled): (&mut TxQueue, &mut Filled), sequence: u64, time_ns: u64) -> bool {
         if tx.room() == 0 {
             tx.reclaim();
         }

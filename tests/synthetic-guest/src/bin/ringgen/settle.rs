@@ -21,6 +21,11 @@ const BROADCAST: [u8; 6] = [0xff; 6];
 /// What a round waits for the last of its frames, and what makes sure that nothing is under way any more.
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// Whether these are the first bytes of one of the frames sent here: other generators at the switch send them too.
+pub(crate) fn is_probe(frame: &[u8]) -> bool {
+    frame.get(12..14) == Some(&ETHERTYPE) && frame.get(14..18) == Some(&MAGIC)
+}
+
 /// A frame of a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Probe {
@@ -47,8 +52,7 @@ impl Probe {
         let mut bytes = [0; 26];
         let read = frame.read(0, &mut bytes);
         let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
-        let ours = read == bytes.len() && bytes[12..14] == ETHERTYPE && bytes[14..18] == MAGIC;
-        ours.then(|| Probe { round: word(18), number: word(22) })
+        (read == bytes.len() && is_probe(&bytes)).then(|| Probe { round: word(18), number: word(22) })
     }
 }
 

@@ -1,0 +1,310 @@
+//! The generator against the built switch: every workload, and what it counts against what the switch counts.
+#![forbid(unsafe_code)]
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde_json::Value;
+use sidecore_tests::paths;
+use sidecore_tests::process::{Process, run};
+use sidecore_tests::switch::{SwitchConfig, SwitchProcess};
+use tempfile::TempDir;
+
+/// A run of the generator that is not over by then hangs.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Tests take turns: each wants two CPUs for itself.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// A switch with guest ports p0, p1, ... and nobody at them yet.
+struct Rig {
+    // Dropped in this order.
+    switch: SwitchProcess,
+    config: SwitchConfig,
+    ports: usize,
+    dir: TempDir,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Rig {
+    fn new(ports: usize, lines: &[&str]) -> Self {
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let dir = SwitchProcess::folder().unwrap();
+        let names: Vec<String> = (0..ports).map(|n| format!("p{n}")).collect();
+        let config = names.iter().fold(SwitchConfig::new(dir.path()), |config, name| config.guest(name, lines));
+        let switch = SwitchProcess::start(&config).unwrap();
+        Rig { switch, config, ports, dir, _turn: turn }
+    }
+
+    /// Command line for guests at ports `from` to `to` - 1.
+    fn command(&self, line: &str, ports: std::ops::Range<usize>, role: &str) -> Vec<OsString> {
+        let mut command = vec![paths::ringgen().unwrap().into_os_string()];
+        command.extend(line.split_whitespace().map(OsString::from));
+        for port in ports {
+            let socket = self.config.socket(&format!("p{port}"));
+            command.extend(["--guest".into(), format!("{}{role}", socket.display()).into()]);
+        }
+        command.extend(["--json", "-"].map(OsString::from));
+        command
+    }
+
+    /// Runs the generator with guests at all ports; returns its report.
+    fn ringgen(&self, line: &str) -> Value {
+        self.ringgen_as(line, "")
+    }
+
+    fn ringgen_as(&self, line: &str, role: &str) -> Value {
+        let output = run(&self.command(line, 0..self.ports, role), LIMIT).unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "ringgen {line}: {error}\n{}", self.switch.log());
+        assert_eq!(error, "", "ringgen {line}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// The end of a run of streams between these guests: nothing was spoiled on the way, and what the generator missed is
+    /// what the switch says that it dropped.
+    fn finish(self, report: &Value) {
+        assert_clean(report);
+        let accounting = self.switch.quiet_status().unwrap().accounting;
+        assert_eq!(count(report, "lost"), accounting.dropped, "{report}\n{accounting:?}");
+        assert_eq!(count(report, "lost"), count(report, "sent") - count(report, "received"));
+        self.switch.stop().unwrap();
+    }
+}
+
+fn count(report: &Value, key: &str) -> u64 {
+    report[key].as_u64().unwrap_or_else(|| panic!("no {key} in {report}"))
+}
+
+fn assert_clean(report: &Value) {
+    for key in ["duplicated", "reordered", "corrupted", "late", "misdelivered", "foreign", "ring_faults"] {
+        assert_eq!(count(report, key), 0, "{key} in {report}");
+    }
+    assert!(report["pps"].as_f64().unwrap() > 0.0, "{report}");
+    assert!((0.0..=1.0).contains(&report["generator_idle"].as_f64().unwrap()), "{report}");
+}
+
+#[test]
+fn stream_over_either_ring() {
+    for ring in ["split", "packed"] {
+        for verify in ["order", "full"] {
+            let rig = Rig::new(2, &[]);
+            let report = rig.ringgen(&format!("stream --ring {ring} --verify {verify} --duration-s 0.5 --cpu 0"));
+            assert!(count(&report, "received") > 1000, "{report}");
+            assert_eq!(report["negotiated"][1]["ring"], ring);
+            let packed = report["negotiated"][0]["feature_names"].as_array().unwrap().contains(&"RING_PACKED".into());
+            assert_eq!(packed, ring == "packed");
+            rig.finish(&report);
+        }
+    }
+}
+
+#[test]
+fn stream_that_nobody_looks_at() {
+    let rig = Rig::new(2, &[]);
+    let report = rig.ringgen("stream --verify none --duration-s 0.3");
+    assert!(count(&report, "received") > 1000 && report["duplicated"].is_null(), "{report}");
+    assert_eq!(count(&report, "lost"), rig.switch.quiet_status().unwrap().accounting.dropped);
+    rig.switch.stop().unwrap();
+}
+
+#[test]
+fn rings_of_every_shape() {
+    for shape in [
+        "--event-idx on --in-order on --indirect on",
+        "--ring packed --event-idx on --in-order on --indirect on --ring-size 200",
+        "--ring-size 1024 --buffers 64 --size 1518",
+        "--mrg-rxbuf off --offloads on --burst 7",
+        "--rx-buffer 256 --size mix --ring packed",
+    ] {
+        let rig = Rig::new(2, &[]);
+        let report = rig.ringgen(&format!("stream --verify full --duration-s 0.2 {shape}"));
+        assert!(count(&report, "received") > 100, "{shape}: {report}");
+        rig.finish(&report);
+    }
+}
+
+#[test]
+fn stream_at_a_rate() {
+    let rig = Rig::new(2, &[]);
+    let report = rig.ringgen("stream --rate 5000 --duration-s 1 --size mix --verify full");
+    let pps = report["pps"].as_f64().unwrap();
+    // Others may want the CPU, but nothing makes a rate too high.
+    assert!((200.0..=5300.0).contains(&pps), "{report}");
+    assert!(count(&report["latency_ns"], "count") > 100, "{report}");
+    rig.finish(&report);
+}
+
+#[test]
+fn mesh_of_four_guests_with_many_flows_and_addresses() {
+    let rig = Rig::new(4, &[]);
+    let report = rig.ringgen("mesh --flows 6 --macs 3 --verify full --rate 20000 --duration-s 0.5");
+    assert_eq!(count(&report, "flows"), 4 * 3 * 6);
+    for guest in report["per_guest"].as_array().unwrap() {
+        assert!(count(guest, "sent") > 500 && count(guest, "received") > 500, "{report}");
+    }
+    rig.finish(&report);
+}
+
+#[test]
+fn pingpong_times_every_round_trip() {
+    for options in ["", "--ring packed --window 8 --verify full", "--background-pps 20000 --verify full --size 512"] {
+        let rig = Rig::new(2, &[]);
+        // No warm-up: what is counted is then what is timed.
+        let report = rig.ringgen(&format!("pingpong --warmup-s 0 --duration-s 0.5 {options}"));
+        assert_clean(&report);
+        assert_eq!(count(&report, "lost"), 0, "{report}");
+        let (trips, timed) = (count(&report, "received"), count(&report["latency_ns"], "count"));
+        assert_eq!(trips, count(&report, "sent"));
+        // Those that were under way at the end of the measured time come back after it.
+        assert!(timed > 50 && timed <= trips && trips - timed <= 8, "{report}");
+        let [p50, p99, max] = ["p50", "p99", "max"].map(|key| count(&report["latency_ns"], key));
+        assert!(0 < p50 && p50 <= p99 && p99 <= max, "{report}");
+        if options.contains("background") {
+            let background = &report["background"];
+            assert!(count(background, "received") > 1000, "{report}");
+            let dropped = rig.switch.quiet_status().unwrap().accounting.dropped;
+            assert_eq!(count(background, "lost"), dropped, "{report}");
+        }
+        rig.switch.stop().unwrap();
+    }
+}
+
+#[test]
+fn bursts_leave_the_switch_in_peace_in_between() {
+    let rig = Rig::new(2, &[]);
+    let report = rig.ringgen("bursty --on-us 200 --off-us 20000 --duration-s 0.6");
+    assert!(count(&report, "received") > 100, "{report}");
+    // With 1 % of the time for sending, most of it has nothing in it.
+    assert!(report["generator_idle"].as_f64().unwrap() > 0.3, "{report}");
+    rig.finish(&report);
+}
+
+#[test]
+fn tso_segments_arrive_whole() {
+    for ring in ["split", "packed"] {
+        let rig = Rig::new(2, &[]);
+        let report = rig.ringgen(&format!("stream --size tso --verify full --ring {ring} --duration-s 0.5"));
+        assert_eq!(count(&report, "size"), 65_000);
+        let bytes = report["gbps"].as_f64().unwrap() / 8.0 * 1e9 / report["pps"].as_f64().unwrap();
+        assert!((bytes - 65_000.0).abs() < 1.0, "{bytes} bytes a packet: {report}");
+        assert_eq!(count(&report, "lost"), 0, "{report}");
+        rig.finish(&report);
+    }
+}
+
+#[test]
+fn sixty_four_guests() {
+    let rig = Rig::new(64, &[]);
+    let report = rig.ringgen("stream --rate 500 --duration-s 0.5 --buffers 32 --size mix");
+    assert_eq!(count(&report, "guests"), 64);
+    for (number, guest) in report["per_guest"].as_array().unwrap().iter().enumerate() {
+        let key = if number % 2 == 0 { "sent" } else { "received" };
+        assert!(count(guest, key) > 20, "guest {number}: {report}");
+    }
+    rig.finish(&report);
+}
+
+#[test]
+fn eight_queue_pairs() {
+    let rig = Rig::new(2, &["queue_pairs = 8"]);
+    let report = rig.ringgen("stream --queue-pairs 8 --flows 64 --verify full --ring packed --duration-s 0.5");
+    assert_eq!(count(&report, "queue_pairs"), 8);
+    let sender = rig.switch.status().unwrap().port("p0").unwrap().clone();
+    assert_eq!(sender.queues.len(), 8);
+    assert!(sender.queues.iter().all(|queue| queue.tx.packets > 0), "{sender:?}");
+    rig.finish(&report);
+}
+
+#[test]
+fn guests_that_listen() {
+    let rig = Rig::new(2, &["socket_role = \"client\""]);
+    let report = rig.ringgen_as("stream --duration-s 0.3", ",server");
+    assert!(count(&report, "received") > 1000, "{report}");
+    rig.finish(&report);
+}
+
+/// A second generator, at port p1, under way.
+fn start_second(rig: &Rig, line: &str, log: &Path) -> Process {
+    let command = rig.command(&format!("{line} --first-guest 1 --expect-peer --duration-s 1"), 1..2, "");
+    let mut process = Process::spawn("ringgen", &command[0], &command[1..], log).unwrap();
+    // It has to be known to the switch before somebody sends to it.
+    process
+        .wait_until("be known to the switch", LIMIT, |_| {
+            Ok(rig.switch.must(&["fdb", "show"])?.contains("02:5c:00:01:00:01").then_some(()))
+        })
+        .unwrap();
+    process
+}
+
+#[test]
+fn source_to_sink_in_another_process() {
+    let rig = Rig::new(2, &[]);
+    let log = rig.dir.path().join("sink.log");
+    let mut sink = start_second(&rig, "sink --verify full", &log);
+    let line = "source --to 02:5c:00:01:00:01 --duration-s 2 --verify full";
+    let output = run(&rig.command(line, 0..1, ""), LIMIT).unwrap();
+    let source: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(sink.wait(LIMIT).unwrap().0.success());
+    let report: Value = serde_json::from_str(sink.output().trim()).unwrap();
+    assert_clean(&report);
+    assert!(count(&report, "received") > 1000 && count(&report, "sent") == 0, "{report}");
+    // All of it was taken from the source, and nothing came back to it.
+    let (sent, completed) = (count(&source, "sent"), count(&source, "completed"));
+    assert!((sent..sent + 20).contains(&completed), "{source}");
+    assert_eq!(count(&source, "received"), 0, "{source}");
+    assert!(source["pps"].as_f64().unwrap() > 0.0, "{source}");
+    rig.switch.stop().unwrap();
+}
+
+#[test]
+fn echo_sends_back_what_a_source_sends() {
+    let rig = Rig::new(2, &[]);
+    let log = rig.dir.path().join("echo.log");
+    let mut echo = start_second(&rig, "echo", &log);
+    let line = "source --to 02:5c:00:01:00:01 --duration-s 2 --rate 20000 --verify full";
+    let output = run(&rig.command(line, 0..1, ""), LIMIT).unwrap();
+    let source: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(echo.wait(LIMIT).unwrap().0.success());
+    let report: Value = serde_json::from_str(echo.output().trim()).unwrap();
+    assert!(report["pps"].as_f64().unwrap() > 1000.0, "{report}");
+    assert_eq!(count(&report, "sent"), count(&report, "received"), "{report}");
+    // What comes back is what was sent, byte for byte.
+    assert_clean(&source);
+    assert!(count(&source, "received") > 1000, "{source}");
+    rig.switch.stop().unwrap();
+}
+
+#[test]
+fn what_cannot_be_run_is_said() {
+    let rig = Rig::new(2, &[]);
+    let fails = |line: &str, ports: std::ops::Range<usize>, words: &str| {
+        let output = run(&rig.command(line, ports, ""), LIMIT).unwrap();
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{line}: {error}");
+        assert!(error.contains(words), "{line}: {error}");
+    };
+    fails("stream", 0..1, "two guests at least");
+    fails("stream --connect-timeout-s 0.3", 1..3, "p2.sock");
+    fails("stream --queue-pairs 4", 0..2, "MQ");
+    fails("stream --cpu 9999", 0..2, "CPU 9999");
+    fails("sink --expect-peer --connect-timeout-s 0.3", 0..1, "nobody has sent anything");
+    rig.switch.stop().unwrap();
+}
+
+#[test]
+fn guests_that_a_switch_keeps_apart_are_not_measured() {
+    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let dir = SwitchProcess::folder().unwrap();
+    let config =
+        SwitchConfig::new(dir.path()).guest("p0", &["vlan = { access = 10 }"]).guest("p1", &["vlan = { access = 20 }"]);
+    let switch = SwitchProcess::start(&config).unwrap();
+    let rig = Rig { switch, config, ports: 2, dir, _turn: turn };
+    let output = run(&rig.command("stream --connect-timeout-s 0.5", 0..2, ""), LIMIT).unwrap();
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(error.contains("no frame of guest 0 reaches guest 1"), "{error}");
+    assert_eq!(output.status.code(), Some(1));
+    rig.switch.stop().unwrap();
+}
