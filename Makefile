@@ -6,10 +6,10 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 # The demo makes namespaces, interfaces and AF_XDP sockets; `run-tests` does the same for the end-to-end tests.
 AS_ROOT := $(shell [ "$$(id -u)" -eq 0 ] || echo --config "\"target.'cfg(unix)'.runner='sudo -E'\"")
 
-.PHONY: help build release demo lint test test-full bench-instr clean
+.PHONY: help build release demo lint test test-full bench-instr bench-peers clean
 
 help: ## Show this list
-	@sed -n 's/^\([a-z-]*\):[^#]*## /\1|/p' Makefile | while IFS='|' read -r name text; do printf '  make %-11s %s\n' "$$name" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1|/p' Makefile | while IFS='|' read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
 
 build: ## Install what building needs, and build the switch
 	@scripts/check-rust.sh
@@ -44,8 +44,14 @@ test-full: test ## The same with 64 MiB transfers and longer property tests
 
 bench-instr: ## Count the instructions a packet costs, and hold them against their budgets
 	@scripts/check-rust.sh
-	@scripts/install-deps.sh bench
+	@scripts/install-deps.sh bench-instr
 	cargo bench -p sidecore --bench instructions
+
+bench-peers: ## Compare with OVS-DPDK and testpmd, under 30 minutes (FULL=1: everything; ROWS=v2v-tso,p2v-64: only these)
+	@scripts/check-rust.sh
+	@scripts/install-deps.sh bench-peers
+	cargo build --release -p sidecore -p synthetic-guest -p sidecore-experiments
+	@cargo run -q --release $(AS_ROOT) -p sidecore-experiments --bin bench-peers
 
 clean: ## Remove everything that was built
 	cargo clean

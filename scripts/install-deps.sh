@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Installs the Debian packages Sidecore is built, shown and tested with. Quick and silent when all are there.
 #
-#   scripts/install-deps.sh [build] [bench] [demo] [test]      default: build
+#   scripts/install-deps.sh [build] [demo] [test] [bench-instr] [bench-peers]      default: build
 #
-# "bench", "demo" and "test" include "build", and "test" includes "bench" as far as that can be had. Needs apt (Debian 12 or
-# a relative), and root or sudo when something is missing.
+# Each of the others includes "build", and "test" includes "bench-instr" as far as that can be had. Needs apt (Debian 12 or a relative),
+# and root or sudo when something is missing.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -27,7 +27,10 @@ is_installed busybox || demo_packages+=(busybox-static)
 test_packages=(dpdk-dev strace)
 
 # callgrind, which counts instructions.
-bench_packages=(valgrind)
+instr_packages=(valgrind)
+
+# What Sidecore is compared with: OVS with DPDK, and dpdk-testpmd.
+peers_packages=(openvswitch-switch-dpdk dpdk-dev)
 
 say() { printf 'install-deps: %s\n' "$*"; }
 fail() {
@@ -42,13 +45,14 @@ for group in "${@:-build}"; do
     case $group in
         build) wanted+=("${build_packages[@]}") ;;
         demo) wanted+=("${build_packages[@]}" "${demo_packages[@]}") kernel=yes ;;
-        bench) wanted+=("${build_packages[@]}" "${bench_packages[@]}") ;;
         test)
             wanted+=("${build_packages[@]}" "${demo_packages[@]}" "${test_packages[@]}")
-            optional+=("${bench_packages[@]}")
+            optional+=("${instr_packages[@]}")
             kernel=yes
             ;;
-        *) fail "unknown group '$group': use build, bench, demo or test" ;;
+        bench-instr) wanted+=("${build_packages[@]}" "${instr_packages[@]}") ;;
+        bench-peers) wanted+=("${build_packages[@]}" "${peers_packages[@]}") ;;
+        *) fail "unknown group '$group': use build, demo, test, bench-instr or bench-peers" ;;
     esac
 done
 
@@ -82,6 +86,21 @@ install_packages() {
         update_lists
         apt_get install -y --no-install-recommends "$@" || fail "apt-get could not install: $*"
     fi
+}
+
+# The comparison starts an OVS of its own when it needs one. The service that comes with the package would only take memory and
+# CPU time: it is stopped and disabled, unless OVS was on this machine before.
+quiet_ovs() {
+    local units=(openvswitch-switch.service ovs-vswitchd.service ovsdb-server.service ovs-record-hostname.service)
+    say "disabling the service of the newly installed openvswitch-switch, whose programs alone are needed"
+    if [[ -d /run/systemd/system ]]; then
+        as_root systemctl --quiet stop "${units[@]}" || fail "the OVS service does not stop"
+    else
+        # Where policy forbids to start services, there is nothing to be stopped, and that is refused as well.
+        as_root invoke-rc.d --quiet openvswitch-switch stop || true
+    fi
+    ! command -v systemctl >/dev/null || as_root systemctl --quiet disable "${units[@]}" 2>/dev/null ||
+        fail "the OVS service cannot be disabled"
 }
 
 # The guests' kernel is unpacked, not installed: an installed cloud kernel would join this machine's boot menu, and it has
@@ -124,9 +143,12 @@ missing=()
 for package in "${wanted[@]}"; do
     is_installed "$package" || missing+=("$package")
 done
+had_ovs=yes
+is_installed openvswitch-switch || had_ovs=no
 [[ ${#missing[@]} -eq 0 ]] || install_packages "${missing[@]}"
 for package in "${optional[@]}"; do
     # What needs it is skipped, and says so.
     is_installed "$package" || (missing=("$package") && install_packages "$package") || say "going on without $package"
 done
+[[ $had_ovs == yes ]] || ! is_installed openvswitch-switch || quiet_ovs
 [[ $kernel == no ]] || has_guest_kernel || fetch_guest_kernel

@@ -11,7 +11,7 @@ use crate::options::Options;
 use crate::quota::Quota;
 use crate::results::{Outcome, Series};
 use crate::ringgen::{Generator, Report, Run, Verify};
-use crate::systems::{Contender, Kind, NIC_MAC, Setup};
+use crate::systems::{Contender, Kind, Setup};
 use crate::work::{Row, Work};
 
 /// Time in which a system sees that its guests have gone, before it is halted.
@@ -81,8 +81,7 @@ impl Bench {
     pub fn shown(&self, row: &Row) -> String {
         let sockets: Vec<PathBuf> = (0..row.guests).map(|guest| format!("vm{guest}.sock").into()).collect();
         let seconds = self.options.seconds;
-        let run =
-            Run { row, sockets: &sockets, seconds, verify: Verify::Order, background_pps: None, nic_mac: NIC_MAC };
+        let run = Run { row, sockets: &sockets, seconds, verify: Verify::Order, background_pps: None };
         format!("ringgen {}", self.generator.arguments(&run).join(" "))
     }
 
@@ -116,7 +115,24 @@ impl Bench {
             other_cpu: self.other_cpu,
             folder: &folder,
         };
-        Contender::start(kind, &setup)
+        let mut contender = Contender::start(kind, &setup)?;
+        if row.work == Work::NicToGuest {
+            self.fill(&mut contender, row).with_context(|| contender.tail())?;
+        }
+        Ok(contender)
+    }
+
+    /// net_null delivers buffers as it finds them. So the guest sends packets to the NIC first: it leaves them in the
+    /// buffers, and those that were used last are used next.
+    fn fill(&self, contender: &mut Contender, row: &Row) -> Result<()> {
+        let row = row.with_work(Work::GuestToNic);
+        let sockets = contender.sockets.clone();
+        let run = Run { row: &row, sockets: &sockets, seconds: 0.3, verify: Verify::Order, background_pps: None };
+        contender.resume()?;
+        self.generator.run(&run, &self.folder, &self.interrupt)?;
+        std::thread::sleep(SETTLE);
+        contender.turn_round()?;
+        contender.halt()
     }
 
     /// The share of a CPU for everybody, if the generator would be the limit without.
@@ -152,7 +168,8 @@ impl Bench {
         for lane in lanes.iter_mut().filter(|lane| lane.is_in()) {
             let Some((_, report)) = self.turn(row, lane, seconds, Verify::Full, None)? else { continue };
             lane.series.negotiated.clone_from(&report.negotiated);
-            lane.series.verified = judge::is_verifiable(row.work) && lane.is_in();
+            // Of packets to the NIC it is known that all arrived, of those from it nothing.
+            lane.series.verified = row.work != Work::NicToGuest && lane.is_in();
         }
         let terms: Vec<_> = lanes
             .iter()
@@ -172,7 +189,7 @@ impl Bench {
         if row.work != Work::RttHalfLoad {
             return Ok(None);
         }
-        let stream = row.as_stream();
+        let stream = row.with_work(Work::GuestToGuest);
         let mut slowest = f64::INFINITY;
         for lane in lanes.iter_mut().filter(|lane| lane.is_in()) {
             if let Some((figure, _)) = self.turn(&stream, lane, self.options.seconds.min(1.0), Verify::Order, None)? {
@@ -217,7 +234,7 @@ impl Bench {
         self.interrupt.check()?;
         let Some(contender) = lane.contender.as_mut() else { return Ok(None) };
         let sockets = contender.sockets.clone();
-        let run = Run { row, sockets: &sockets, seconds, verify, background_pps, nic_mac: NIC_MAC };
+        let run = Run { row, sockets: &sockets, seconds, verify, background_pps };
         match self.measure(contender, &run) {
             Ok(turn) => Ok(Some(turn)),
             Err(error) => {
@@ -231,12 +248,16 @@ impl Bench {
     }
 
     fn measure(&self, contender: &mut Contender, run: &Run) -> Result<(Vec<f64>, Report)> {
+        let to_nic = run.row.work == Work::GuestToNic;
         contender.resume()?;
+        let before = if to_nic { contender.nic_sent()? } else { 0 };
         let report = self.generator.run(run, &self.folder, &self.interrupt);
         std::thread::sleep(SETTLE);
+        let after = if to_nic { contender.nic_sent()? } else { 0 };
         contender.halt()?;
         let report = report?;
-        if let Some(fault) = judge::fault(run.row.work, &report) {
+        let loss = if to_nic { judge::loss(&report, after.saturating_sub(before)) } else { None };
+        if let Some(fault) = judge::fault(run.row.work, &report).or(loss) {
             bail!("void: {fault}");
         }
         let figures = run.row.metrics().iter().map(|metric| report.figure(*metric)).collect::<Result<_>>()?;

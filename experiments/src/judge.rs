@@ -21,14 +21,36 @@ pub fn fault(work: Work, report: &Report) -> Option<String> {
     if report.received == 0 && work != Work::GuestToNic {
         return Some("no packet arrived".to_owned());
     }
-    let counts = [("duplicated", report.duplicated), ("reordered", report.reordered), ("corrupted", report.corrupted)];
-    let wrong: Vec<String> =
-        counts.iter().filter(|(_, count)| *count > 0).map(|(what, count)| format!("{count} {what}")).collect();
+    let counts = [
+        ("duplicated", report.duplicated),
+        ("reordered", report.reordered),
+        ("corrupted", report.corrupted),
+        ("too late", report.late),
+        ("for another guest", report.misdelivered),
+    ];
+    if is_verifiable(work)
+        && let Some((what, _)) = counts[..3].iter().find(|(_, count)| count.is_none())
+    {
+        return Some(format!("nobody looked for {what} packets"));
+    }
+    let wrong: Vec<String> = counts
+        .iter()
+        .filter(|(_, count)| count.is_some_and(|count| count > 0))
+        .map(|(what, count)| format!("{} {what}", count.unwrap_or(0)))
+        .collect();
     (!wrong.is_empty()).then(|| format!("of {} packets received: {}", report.received, wrong.join(", ")))
 }
 
-/// Whether the generator can see what becomes of packets in this work: not of those it sends into a NIC that drops
-/// them, nor of those that were never its own.
+/// What is wrong with packets that went to the NIC, which counted `reached`, or nothing. A switch gives a packet back to its
+/// guest whether it was sent or dropped, and this NIC takes all it is given.
+#[must_use]
+pub fn loss(report: &Report, reached: u64) -> Option<String> {
+    (reached < report.sent)
+        .then(|| format!("of {} packets taken from the guest, {reached} reached the NIC", report.sent))
+}
+
+/// Whether the generator sees what becomes of packets in this work: not of those it sends into a NIC, nor of those that
+/// were never its own.
 #[must_use]
 pub fn is_verifiable(work: Work) -> bool {
     !work.has_nic()
@@ -104,19 +126,34 @@ mod tests {
 
     #[test]
     fn one_wrong_packet_voids() {
-        let clean = Report { received: 1000, lost: 5, ..Report::default() };
+        let zero = Some(0);
+        let clean =
+            Report { received: 1000, lost: 5, duplicated: zero, reordered: zero, corrupted: zero, ..Report::default() };
         assert_eq!(fault(Work::GuestToGuest, &clean), None, "a full receiver may lose packets");
         for wrong in [
-            Report { duplicated: 1, ..clean.clone() },
-            Report { reordered: 1, ..clean.clone() },
-            Report { corrupted: 1, ..clean.clone() },
+            Report { duplicated: Some(1), ..clean.clone() },
+            Report { reordered: Some(1), ..clean.clone() },
+            Report { corrupted: Some(1), ..clean.clone() },
+            Report { late: Some(1), ..clean.clone() },
+            Report { misdelivered: Some(1), ..clean.clone() },
         ] {
             let text = fault(Work::Tso, &wrong).unwrap();
             assert!(text.starts_with("of 1000 packets received: 1 "), "{text}");
         }
+        let unseen = Report { reordered: None, ..clean.clone() };
+        assert_eq!(fault(Work::GuestToGuest, &unseen), Some("nobody looked for reordered packets".to_owned()));
+        assert_eq!(fault(Work::NicToGuest, &unseen), None, "there is nothing to look at");
         let nothing = Report::default();
         assert!(fault(Work::RttIdle, &nothing).is_some());
         assert_eq!(fault(Work::GuestToNic, &nothing), None, "nobody receives there");
+    }
+
+    #[test]
+    fn packets_that_never_reached_the_nic_void() {
+        let report = Report { sent: 1000, ..Report::default() };
+        assert_eq!(loss(&report, 1000), None);
+        assert_eq!(loss(&report, 1001), None, "announcements count as well");
+        assert!(loss(&report, 999).unwrap().contains("999 reached the NIC"));
     }
 
     #[test]

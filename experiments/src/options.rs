@@ -52,6 +52,10 @@ pub struct Options {
     #[arg(long, default_value_t = 0.5)]
     pub quota: f64,
 
+    /// No hugepages for anyone, even where there are some.
+    #[arg(long)]
+    pub no_hugepages: bool,
+
     /// Where the results go [default: target/bench]
     #[arg(long)]
     pub out: Option<PathBuf>,

@@ -163,10 +163,10 @@ impl Row {
         self
     }
 
-    /// A stream through the same rings.
+    /// Other work through the same rings, without goals.
     #[must_use]
-    pub fn as_stream(&self) -> Self {
-        Self { work: Work::GuestToGuest, goals: None, ..self.clone() }
+    pub fn with_work(&self, work: Work) -> Self {
+        Self { work, goals: None, ..self.clone() }
     }
 
     /// The name to choose it by, such as `v2v-64-split` or `v2v-1518-split-1024`.

@@ -52,7 +52,7 @@ fn run(options: &Options) -> Result<bool> {
     std::fs::create_dir_all(&out).with_context(|| out.display().to_string())?;
     let other_cpu = options.other_cpu(cpus);
     pin(other_cpu)?;
-    let hugepages = reserve(options.systems())?;
+    let hugepages = if options.no_hugepages { None } else { reserve(options.systems())? };
     let folder = tempfile::Builder::new().prefix("scb-").tempdir()?;
     let generator =
         Generator { binary: beside_me("ringgen")?, cpu: options.generator_cpu, hugepages: hugepages.is_some() };

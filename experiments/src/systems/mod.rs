@@ -88,7 +88,7 @@ pub fn ovs_daemon() -> &'static str {
     ovs::DAEMON
 }
 
-/// The MAC address that guests' packets to the NIC have.
+/// Whom packets are for that go to the NIC or come from it.
 pub const NIC_MAC: &str = "02:5c:fe:00:00:01";
 
 /// What a system is set up for: the same for all.
@@ -147,8 +147,11 @@ trait System {
     /// The end of its logs.
     fn tail(&mut self) -> String;
 
-    /// What has to be done once, with nothing halted, before the first measurement.
-    fn prepare(&mut self) -> Result<()> {
+    /// Packets that the NIC was given.
+    fn nic_sent(&mut self) -> Result<u64>;
+
+    /// The NIC delivers packets for [`NIC_MAC`] from now on: they are the first guest's.
+    fn turn_round(&mut self) -> Result<()> {
         Ok(())
     }
 }
@@ -183,7 +186,6 @@ impl Contender {
             threads::give_way(&threads::of_process(process)?, &forwarding)?;
         }
         let mut me = Self { system, sockets, commands, forwarding };
-        me.system.prepare()?;
         me.halt()?;
         Ok(me)
     }
@@ -208,9 +210,14 @@ impl Contender {
         self.system.processes().into_iter().try_for_each(|process| threads::signal_process(process, signal))
     }
 
-    /// An error with the end of its log, if one of its processes has ended.
-    pub fn ensure_running(&mut self) -> Result<()> {
-        self.system.ensure_running()
+    /// Packets that the NIC was given. It has to run.
+    pub fn nic_sent(&mut self) -> Result<u64> {
+        self.system.nic_sent()
+    }
+
+    /// The NIC delivers packets for [`NIC_MAC`] from now on: they are the first guest's. It has to run.
+    pub fn turn_round(&mut self) -> Result<()> {
+        self.system.turn_round()
     }
 
     /// The end of its logs.

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use sidecore_tests::process::{Process, must};
 
 use super::testpmd::Start;
@@ -25,6 +25,8 @@ struct Ovs {
     switch: Process,
     database: Process,
     runtime_dir: PathBuf,
+    /// Asks for the NIC's counters.
+    count: Command,
 }
 
 /// One call of OVS's tools.
@@ -43,8 +45,10 @@ pub(super) fn start(kind: Kind, setup: &Setup) -> Result<Start> {
     database.wait_until("socket of the database", START_DEADLINE, |_| Ok(socket.exists().then_some(())))?;
     run(&plan.settings)?;
     let switch = spawn("ovs-vswitchd", &plan.switch, "vswitchd.log")?;
+    let bridge = format!("unix:{}/br0.mgmt", setup.folder.display());
+    let count = [&plan.environment[..], &words(&format!("ovs-ofctl dump-ports {bridge} nic"))].concat();
     // From here on, whatever fails, the daemon's own words say why.
-    let mut ovs = Ovs { switch, database, runtime_dir: Path::new("/var/run/dpdk").join(&plan.prefix) };
+    let mut ovs = Ovs { switch, database, runtime_dir: Path::new("/var/run/dpdk").join(&plan.prefix), count };
     let ports = plan.configure.iter().chain(&plan.flows).try_for_each(|command| run(command).map(drop));
     if let Err(error) = ports.and_then(|()| check_ports(&plan, setup)) {
         return Err(error.context(ovs.tail()));
@@ -169,6 +173,12 @@ fn vsctl(setup: &Setup, args: &[&str]) -> Command {
     command
 }
 
+/// Packets that a port was given, from what `ovs-ofctl dump-ports` prints of it.
+fn sent(text: &str) -> Option<u64> {
+    let (_, after) = text.split_once("tx pkts=")?;
+    after.split(',').next()?.trim().parse().ok()
+}
+
 fn words(text: &str) -> Command {
     text.split(' ').map(str::to_owned).collect()
 }
@@ -181,6 +191,11 @@ impl System for Ovs {
     fn ensure_running(&mut self) -> Result<()> {
         self.database.ensure_running()?;
         self.switch.ensure_running()
+    }
+
+    fn nic_sent(&mut self) -> Result<u64> {
+        let answer = must(&self.count)?;
+        sent(&answer).with_context(|| format!("no count of sent packets in {answer}"))
     }
 
     fn tail(&mut self) -> String {
@@ -236,6 +251,14 @@ mod tests {
         let text = shown(Kind::OvsDirect, "p2v-64", false);
         assert!(text.contains("type=dpdk options:dpdk-devargs=net_null0,size=60 ofport_request=2"), "{text}");
         assert!(text.contains("--no-huge --legacy-mem") && !text.contains("socket-mem"), "{text}");
+    }
+
+    #[test]
+    fn packets_sent_are_read_from_the_ports_counters() {
+        let text = "OFPST_PORT reply (xid=0x2): 1 ports\n  port  nic: rx pkts=7, bytes=420, drop=0, errs=0, frame=?, over=?, \
+                    crc=?\n           tx pkts=12345, bytes=0, drop=0, errs=0, coll=?\n";
+        assert_eq!(sent(text), Some(12345));
+        assert_eq!(sent("tx pkts=?, bytes"), None);
     }
 
     #[test]

@@ -9,6 +9,9 @@ use crate::ringgen;
 /// MiB of memory: mbufs for two rings of 1,024 entries each way, of 9 KiB for TSO.
 pub(super) const MEMORY_MIB: u32 = 384;
 
+/// Number of the port that is the NIC, where there is one.
+const NIC_PORT: u32 = 0;
+
 pub(super) type Start = (Box<dyn System>, Vec<std::path::PathBuf>, Vec<String>);
 
 pub(super) fn start(kind: Kind, setup: &Setup) -> Result<Start> {
@@ -72,6 +75,10 @@ impl System for Testpmd {
 
     fn tail(&mut self) -> String {
         self.process().tail()
+    }
+
+    fn nic_sent(&mut self) -> Result<u64> {
+        Ok(self.stats(NIC_PORT)?.tx_packets)
     }
 }
 
