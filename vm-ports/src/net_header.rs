@@ -124,7 +124,7 @@ impl Offload {
     pub fn write(&self, features: Features, num_buffers: u16) -> [u8; NET_HEADER_MAX] {
         let mut header = [0; NET_HEADER_MAX];
         header[10..12].copy_from_slice(&num_buffers.to_le_bytes());
-        if *self == Self::NONE {
+        if !self.needs_csum && !self.data_valid && self.gso == Gso::None {
             return header;
         }
         // §5.1.6.4: flags only where the driver negotiated GUEST_CSUM.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::counters::RingFault;
-use crate::memory::{GuestMemory, RingArea};
+use crate::memory::{GuestMemory, GuestSlice, RingArea};
 use crate::packet::CHAIN_SEGMENTS;
 use crate::ring::{
     Chain, ChainError, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, DESCRIPTOR_BYTES, Direction, Mark, RawDescriptor,
@@ -147,6 +147,27 @@ impl PackedRing {
             }
         }
         Err(RingFault::EndlessChain)
+    }
+
+    /// As the split ring's.
+    #[inline]
+    pub(crate) fn single<'m>(
+        &mut self,
+        translator: &mut Translator<'_, 'm>,
+        direction: Direction,
+    ) -> Option<(Chain, GuestSlice<'m>)> {
+        if !self.has_work() {
+            return None;
+        }
+        let descriptor = self.descriptor(self.next_avail);
+        let slice = translator.single(descriptor, descriptor.fourth(), direction)?;
+        Some((Chain { id: descriptor.third(), slots: 1 }, slice))
+    }
+
+    /// Takes the chain that [`PackedRing::single`] found.
+    #[inline]
+    pub(crate) fn advance(&mut self, _: Chain) {
+        self.advance_avail();
     }
 
     #[inline]

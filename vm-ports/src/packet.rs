@@ -89,9 +89,9 @@ impl Packet {
         self.bytes(6)
     }
 
-    /// Destination and source address, as they lie in the frame.
+    /// The Ethernet header: destination, source, type.
     #[inline]
-    pub fn addresses(&self) -> [u8; 12] {
+    pub fn ethernet(&self) -> [u8; ETHERNET_BYTES] {
         self.bytes(0)
     }
 
@@ -261,8 +261,8 @@ impl<'a> Burst<'a> {
         for segment in &mut self.segments[parts.clone()] {
             let n = segment.read(&mut head[filled..]);
             filled += n;
-            if n < segment.len() {
-                *segment = segment.suffix(n);
+            *segment = segment.suffix(n);
+            if !segment.is_empty() {
                 break;
             }
             at += 1;

@@ -137,6 +137,23 @@ impl<'m> Translator<'_, 'm> {
         if slice.len() == len as usize { Ok(()) } else { self.put_rest(addr, len, slice.len(), sink) }
     }
 
+    /// The host memory behind a descriptor that is a chain by itself, goes the right way and lies in one region; `None` for any other.
+    #[inline]
+    pub(crate) fn single(
+        &mut self,
+        descriptor: RawDescriptor,
+        flags: u16,
+        direction: Direction,
+    ) -> Option<GuestSlice<'m>> {
+        let wanted = if direction == Direction::Write { DESC_F_WRITE } else { 0 };
+        let len = descriptor.len();
+        if flags & (DESC_F_NEXT | DESC_F_WRITE | DESC_F_INDIRECT) != wanted || len == 0 {
+            return None;
+        }
+        let slice = self.memory.translate(self.hint, GuestPhysAddr(descriptor.addr), len)?;
+        (slice.len() == len as usize).then_some(slice)
+    }
+
     #[cold]
     fn put_rest(&mut self, addr: u64, len: u32, done: usize, sink: &mut impl Sink<'m>) -> Result<(), ChainError> {
         let mut done = done as u32;
@@ -274,6 +291,23 @@ impl Ring {
         sink: &mut impl Sink<'m>,
     ) -> Result<Option<Taken>, RingFault> {
         either!(self, ring => ring.take(translator, direction, sink))
+    }
+
+    /// The next chain, where it is one buffer in one piece, as nearly every chain is; not taken before [`Ring::advance`]. `None` for any
+    /// other and where there is none: that is for [`Ring::take`] to find out.
+    #[inline]
+    pub(crate) fn single<'m>(
+        &mut self,
+        translator: &mut Translator<'_, 'm>,
+        direction: Direction,
+    ) -> Option<(Chain, GuestSlice<'m>)> {
+        either!(self, ring => ring.single(translator, direction))
+    }
+
+    /// Takes the chain that [`Ring::single`] found.
+    #[inline]
+    pub(crate) fn advance(&mut self, chain: Chain) {
+        either!(self, ring => ring.advance(chain));
     }
 
     /// Whether the driver has made anything available that was not taken yet. A hint: a fault is left for [`Ring::take`] to find.

@@ -189,20 +189,14 @@ impl RxQueue {
         {
             buffer.prefetch_write(WRITE_AHEAD);
         }
-        let mark = ring.mark();
-        let mut buffer = OneBuffer(None);
-        let taken = ring.take(&mut Translator { memory, hint: region_hint }, Direction::Write, &mut buffer);
         let header = packet.offload().write(*features, 1);
         let header_len = features.net_header_len();
         let total = header_len + packet.len();
-        let (Ok(Some((chain, Ok(())))), Some(buffer)) = (taken, buffer.0) else {
-            ring.rewind(mark);
-            return None;
-        };
+        let (chain, buffer) = ring.single(&mut Translator { memory, hint: region_hint }, Direction::Write)?;
         if buffer.len() < total {
-            ring.rewind(mark);
             return None;
         }
+        ring.advance(chain);
         ring.stage(chain, total as u32);
         if header_len == NET_HEADER_MAX {
             buffer.write_array(&header);
@@ -258,16 +252,6 @@ impl RxQueue {
         self.fault = Some(fault);
         self.counters.rx.faults[fault as usize].add(1);
         RxDrop::NotReady
-    }
-}
-
-/// A chain of one buffer in one piece.
-struct OneBuffer<'m>(Option<GuestSlice<'m>>);
-
-impl<'m> Sink<'m> for OneBuffer<'m> {
-    #[inline]
-    fn put(&mut self, slice: GuestSlice<'m>) -> bool {
-        self.0.replace(slice).is_none()
     }
 }
 

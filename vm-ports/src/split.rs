@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::counters::RingFault;
-use crate::memory::{GuestMemory, RingArea};
+use crate::memory::{GuestMemory, GuestSlice, RingArea};
 use crate::packet::CHAIN_SEGMENTS;
 use crate::ring::{
     Chain, ChainError, DESC_F_INDIRECT, DESC_F_NEXT, DESCRIPTOR_BYTES, Direction, Mark, RawDescriptor, RingError,
@@ -182,6 +182,32 @@ impl SplitRing {
         self.next_avail = self.next_avail.wrapping_add(1);
         let walked = self.walk(head, translator, direction, sink);
         Ok(Some((Chain { id: head, slots: 1 }, walked)))
+    }
+
+    /// The next chain, where it is one buffer in one piece, as nearly every chain is. `None` for any other and where there is none: that is
+    /// for [`SplitRing::take`] to find out. It is not taken before [`SplitRing::advance`].
+    #[inline]
+    pub(crate) fn single<'m>(
+        &mut self,
+        translator: &mut Translator<'_, 'm>,
+        direction: Direction,
+    ) -> Option<(Chain, GuestSlice<'m>)> {
+        if !self.has_work() || self.avail_idx.wrapping_sub(self.next_avail) > self.size {
+            return None;
+        }
+        let head = self.avail.load_u16(ENTRIES + self.slot(self.next_avail) * 2, Ordering::Relaxed);
+        if head >= self.size {
+            return None;
+        }
+        let descriptor = self.descriptor(head);
+        let slice = translator.single(descriptor, descriptor.third(), direction)?;
+        Some((Chain { id: head, slots: 1 }, slice))
+    }
+
+    /// Takes the chain that [`SplitRing::single`] found.
+    #[inline]
+    pub(crate) fn advance(&mut self, _: Chain) {
+        self.next_avail = self.next_avail.wrapping_add(1);
     }
 
     #[inline]

@@ -119,6 +119,16 @@ impl TxQueue {
         let mut room = burst.room();
         while !chains.is_full() && room > 0 && burst.has_segments() && ring.can_stage(1) {
             let first = burst.segments_mut().len();
+            if let Some((chain, buffer)) = ring.single(&mut translator, Direction::Read) {
+                ring.advance(chain);
+                ring.stage(chain, 0);
+                let part = Source::from(buffer);
+                part.prefetch(READ_AHEAD);
+                room = room.saturating_sub(part.len());
+                chains.push(Found { first, count: 1, len: part.len(), walked: Ok(()) });
+                burst.segments_mut().push(part);
+                continue;
+            }
             let (chain, walked) = match ring.take(&mut translator, Direction::Read, burst.segments_mut()) {
                 Ok(Some(taken)) => taken,
                 Ok(None) => break,
@@ -205,18 +215,32 @@ fn accept(burst: &mut Burst<'_>, chain: &Found, features: Features) -> Result<us
     if !(FRAME_MIN..=FRAME_MAX).contains(&len) {
         return Err(TxDrop::BadLength);
     }
-    let mut header = [0; NET_HEADER_MAX];
-    let mut filled = 0;
-    // Any layout: the header may share its buffer with the frame or be spread over several (§2.7.4).
-    for part in &mut burst.segments_mut()[chain.first..chain.first + chain.count] {
-        let n = part.read(&mut header[filled..header_len]);
-        *part = part.suffix(n);
-        filled += n;
-        if filled == header_len {
-            break;
+    let parts = &mut burst.segments_mut()[chain.first..chain.first + chain.count];
+    let header = match parts.first().and_then(Source::read_array) {
+        // 12 bytes are there at least, so the first part holds all of the header, be it 10 or 12 bytes long.
+        Some(header) => {
+            parts[0] = parts[0].suffix(header_len);
+            header
         }
-    }
+        None => scattered_header(parts, header_len),
+    };
     let offload = Offload::parse(&header, features, len).ok_or(TxDrop::BadOffload)?;
     burst.seal(chain.first..chain.first + chain.count, len, offload)?;
     Ok(len)
+}
+
+/// A header in any layout: it may share its buffer with the frame or be spread over several (§2.7.4).
+#[cold]
+fn scattered_header(parts: &mut [Source<'_>], len: usize) -> [u8; NET_HEADER_MAX] {
+    let mut header = [0; NET_HEADER_MAX];
+    let mut filled = 0;
+    for part in parts {
+        let n = part.read(&mut header[filled..len]);
+        *part = part.suffix(n);
+        filled += n;
+        if filled == len {
+            break;
+        }
+    }
+    header
 }

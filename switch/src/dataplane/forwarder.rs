@@ -10,7 +10,7 @@ use super::ports::{PORT_QUEUES_MAX, PORTS_MAX, PortEntry, PortTable, Receiver, W
 use super::uplink::UplinkTx;
 use super::xcore::{Errand, Label, ToCore};
 use crate::forwarding::{
-    Destination, DropReason, Egress, Fdb, Ingress, Learned, MacAddr, Now, PortId, Tag, TokenBucket, VlanId,
+    Destination, DropReason, Egress, Fdb, Ingress, Learned, MacAddr, Now, PortId, Tag, TokenBucket,
 };
 
 /// Where packets of a burst came from.
@@ -27,15 +27,26 @@ pub(super) struct Forwarder {
     pub(super) out: Outputs,
     /// What each port may flood from this core, by port: all its queues here together.
     pub(super) floods: Box<[TokenBucket]>,
-    /// How the burst's last packet went.
+    /// How the burst's last packet went, if the next may go the same way without a look at any table.
     pub(super) last: Option<Known>,
 }
 
-/// A known sender's packets to a known station: within a burst, what was looked up for one holds for the next.
+/// Untagged packets of a known sender to a known station: within a burst, what was found out for one holds for all with its header.
 pub(super) struct Known {
-    addresses: [u8; 12],
-    vlan: VlanId,
+    ethernet: [u8; 14],
+    ingress: Ingress,
     to: PortId,
+    /// Where they leave this core, if that does not depend on the packet.
+    exit: Option<Exit>,
+}
+
+/// A way out that takes packets as they are.
+#[derive(Clone, Copy)]
+enum Exit {
+    /// Place in [`Outputs::rx`].
+    Guest(u16),
+    /// Place in [`Outputs::uplinks`].
+    Uplink(usize),
 }
 
 /// Where a packet is to go.
@@ -50,6 +61,16 @@ impl Forwarder {
     pub(super) fn forward(&mut self, burst: &mut Burst<'_>, origin: &Origin, now: Now) {
         self.last = None;
         for index in 0..burst.len() {
+            if let Some(known) = &self.last
+                && known.ethernet == burst.view(index).packet().ethernet()
+            {
+                let (to, ingress) = (known.to, known.ingress);
+                match known.exit {
+                    Some(exit) => self.out.leave(exit, burst.view(index), origin.source),
+                    None => self.unicast(burst, index, origin, ingress, to),
+                }
+                continue;
+            }
             match self.route(burst.packet_mut(index), origin, now) {
                 Ok((ingress, Target::One(port))) => self.unicast(burst, index, origin, ingress, port),
                 Ok((ingress, Target::Flood)) => self.flood(burst, index, origin, ingress),
@@ -84,13 +105,6 @@ impl Forwarder {
         let source = MacAddr(packet.source());
         entry.check.check(source)?;
         let ingress = entry.vlans.ingress(Tag::read(packet.head())?)?;
-        let addresses = packet.addresses();
-        if let Some(last) = &self.last
-            && last.addresses == addresses
-            && last.vlan == ingress.vlan
-        {
-            return Ok((ingress, Target::One(last.to)));
-        }
         let learned = self.fdb.learn(ingress.vlan, source, origin.port, now);
         match learned {
             Learned::Known => {}
@@ -107,8 +121,9 @@ impl Forwarder {
                 None => Target::Flood,
             },
         };
-        if let (Learned::Known, Target::One(to)) = (learned, target) {
-            self.last = Some(Known { addresses, vlan: ingress.vlan, to });
+        if let (Learned::Known, Target::One(to), false) = (learned, target, ingress.tagged) {
+            let exit = self.table.get(to).and_then(|entry| self.out.exit(entry, ingress));
+            self.last = Some(Known { ethernet: packet.ethernet(), ingress, to, exit });
         }
         if matches!(target, Target::Flood)
             && self.floods.get_mut(origin.port.index()).is_some_and(|bucket| !bucket.take(now.cycles))
@@ -285,6 +300,44 @@ impl Outputs {
         entry.receiver(from, view).ok_or(DropReason::ReceiverNotReady)
     }
 
+    /// Where untagged packets for this port leave this core, all alike.
+    fn exit(&self, entry: &PortEntry, ingress: Ingress) -> Option<Exit> {
+        if entry.vlans.egress(ingress.vlan) != Some(Egress::Untagged) {
+            return None;
+        }
+        match &entry.way {
+            Way::Guest(receivers) => match receivers.as_slice() {
+                [only] if usize::from(only.core) == self.me => {
+                    let at = *self.rx_at.get(Self::slot_of(entry.id, usize::from(only.queue)))?;
+                    (at != NO_SLOT).then_some(Exit::Guest(at))
+                }
+                _ => None,
+            },
+            Way::Uplink(cores) => {
+                let mine = cores.get(self.me).is_some_and(|owner| usize::from(*owner) == self.me);
+                let at = self.uplinks.iter().position(|uplink| uplink.port == entry.id);
+                at.filter(|_| mine).map(Exit::Uplink)
+            }
+        }
+    }
+
+    /// Puts one packet out and charges it.
+    #[inline]
+    fn leave(&mut self, exit: Exit, view: View<'_>, source: SourceId) {
+        let outcome = match exit {
+            Exit::Guest(at) => self.push_at(at, view),
+            Exit::Uplink(at) => match self.uplinks.get_mut(at) {
+                Some(uplink) => match uplink.push(view, source, Charge::Unicast, &self.counters) {
+                    // Charged when it is sent.
+                    Ok(()) => return,
+                    Err(reason) => Err(reason),
+                },
+                None => Err(DropReason::PortGone),
+            },
+        };
+        self.counters.source(source).settle(Charge::Unicast, outcome);
+    }
+
     fn hand_over(&mut self, core: usize, view: View<'_>, label: Label) -> bool {
         let Some(Some(to)) = self.to.get_mut(core) else { return false };
         let pushed = to.push(view, label);
@@ -360,7 +413,11 @@ impl Outputs {
 
     #[inline]
     fn push_guest(&mut self, port: PortId, queue: usize, view: View<'_>) -> Result<(), DropReason> {
-        let at = self.rx_at.get(Self::slot_of(port, queue)).copied().unwrap_or(NO_SLOT);
+        self.push_at(self.rx_at.get(Self::slot_of(port, queue)).copied().unwrap_or(NO_SLOT), view)
+    }
+
+    #[inline]
+    fn push_at(&mut self, at: u16, view: View<'_>) -> Result<(), DropReason> {
         let slot = self.rx.get_mut(usize::from(at)).ok_or(DropReason::ReceiverNotReady)?;
         let pushed = slot.rx.push(view).map_err(|refusal| match refusal {
             RxDrop::NotReady => DropReason::ReceiverNotReady,
