@@ -6,7 +6,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 # The demo makes namespaces, interfaces and AF_XDP sockets; `run-tests` does the same for the end-to-end tests.
 AS_ROOT := $(shell [ "$$(id -u)" -eq 0 ] || echo --config "\"target.'cfg(unix)'.runner='sudo -E'\"")
 
-.PHONY: help build release demo lint test test-full bench-instr bench-peers clean
+.PHONY: help build release demo lint test test-full bench-instr bench-timing bench-peers clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1|/p' Makefile | while IFS='|' read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
@@ -46,6 +46,11 @@ bench-instr: ## Count the instructions a packet costs, and hold them against the
 	@scripts/check-rust.sh
 	@scripts/install-deps.sh bench-instr
 	cargo bench -p sidecore --bench instructions
+
+bench-timing: ## Time what idle neighbours and a second core cost
+	@scripts/check-rust.sh
+	@scripts/install-deps.sh build
+	cargo bench -p sidecore --bench instructions -- time
 
 bench-peers: ## Compare with OVS-DPDK and testpmd, under 30 minutes (FULL=1: everything; ROWS=v2v-tso,p2v-64: only these)
 	@scripts/check-rust.sh

@@ -16,6 +16,8 @@ fn moves_without_allocating(name: &str, mut workload: Workload) {
         workload.fill();
         for round in 0..RING / BURST {
             let mut worked = false;
+            // Idle rings fall asleep, and their turn comes.
+            workload.pass_time(300);
             let info = measure(|| worked = workload.round());
             assert!(worked, "{name}: there is a burst for every round");
             assert_eq!((info.count_total, info.count_current), (0, 0), "{name}: fill {fill}, round {round}: {info:?}");
@@ -51,6 +53,21 @@ fn nothing_to_do() {
     let mut workload = Workload::v2v(SPLIT, 60, 1).beside_idle(16);
     let info = measure(|| assert!((0..100).all(|_| !workload.round())));
     assert_eq!((info.count_total, info.count_current), (0, 0), "{info:?}");
+}
+
+#[test]
+fn an_idle_ring_wakes_up() {
+    let mut workload = Workload::v2v(SPLIT, 60, 1).beside_idle(64);
+    for pair in 0..64 {
+        // Everybody is asleep.
+        workload.pass_time(2000);
+        while workload.round() {}
+        workload.send_from_idle(pair);
+        // The clock stands still: a core without work looks at some idle rings in every turn all the same.
+        let info = measure(|| while !workload.turn(|| (pair as u64 + 1) * 2_000_000) {});
+        assert_eq!((info.count_total, info.count_current), (0, 0), "pair {pair}: {info:?}");
+        assert!(workload.was_taken(pair), "pair {pair}");
+    }
 }
 
 /// The counter sees what it is there to see: both ends of an allocation.

@@ -25,7 +25,7 @@ pub(crate) struct Profile {
 /// What `valgrind --version` says.
 pub(crate) fn version() -> Result<String> {
     let output = Command::new("valgrind").arg("--version").output();
-    let output = output.context("cannot run valgrind: install it (scripts/install-deps.sh bench)")?;
+    let output = output.context("cannot run valgrind: install it (scripts/install-deps.sh bench-instr)")?;
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 

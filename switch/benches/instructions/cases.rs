@@ -61,6 +61,10 @@ impl Rounds for Workload {
         Workload::fill(self);
     }
 
+    fn pass_time(&mut self, us: u64) {
+        Workload::pass_time(self, us);
+    }
+
     #[inline]
     fn round(&mut self) -> bool {
         Workload::round(self)

@@ -7,10 +7,17 @@ const FILLS: usize = 8;
 /// Rounds that are counted where there is nothing to do.
 const EMPTY_ROUNDS: usize = 1000;
 
+/// What a round takes, about, when it moves a burst: idle rings are looked at by time.
+const ROUND_US: u64 = 2;
+/// What passes in the rounds that are not counted: long enough for idle rings to be known as such.
+const WARM_US: u64 = 500;
+
 /// Something that has rounds to count.
 pub(crate) trait Rounds {
     /// Before the rounds that empty the rings: not counted.
     fn fill(&mut self) {}
+    /// Before each round: not counted.
+    fn pass_time(&mut self, _us: u64) {}
     /// What is counted. Whether there was anything to do.
     fn round(&mut self) -> bool;
     /// After them: not counted.
@@ -28,6 +35,7 @@ pub(crate) fn busy<R: Rounds>(rounds: &mut R) {
     for fill in 0..=FILLS {
         rounds.fill();
         for _ in 0..RING / BURST {
+            rounds.pass_time(if fill == 0 { WARM_US } else { ROUND_US });
             let worked = if fill == 0 { rounds.round() } else { counted_round(rounds) };
             assert!(worked, "there is a burst for every round");
         }
@@ -40,8 +48,12 @@ pub(crate) const BUSY_PACKETS: u64 = (FILLS * RING) as u64;
 
 /// Rounds with nothing to do.
 pub(crate) fn empty<R: Rounds>(rounds: &mut R) {
-    rounds.round();
+    for _ in 0..RING / BURST {
+        rounds.pass_time(WARM_US);
+        rounds.round();
+    }
     for _ in 0..EMPTY_ROUNDS {
+        rounds.pass_time(ROUND_US);
         assert!(!counted_round(rounds), "there is nothing to do");
     }
 }

@@ -14,6 +14,7 @@ mod limit;
 mod report;
 #[path = "../../tests/rig/mod.rs"]
 mod rig;
+mod timing;
 
 use std::process::ExitCode;
 
@@ -30,7 +31,8 @@ fn main() -> ExitCode {
     let outcome = match *arguments.as_slice() {
         [] => measure_all(),
         ["run", name, what] => run_here(name, what).map(|()| true),
-        _ => Err(anyhow::anyhow!("this bench takes no arguments: run `make bench-instr`")),
+        ["time"] => timing::run().map(|()| true),
+        _ => Err(anyhow::anyhow!("run `make bench-instr` to count instructions, or `make bench-timing`")),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

@@ -10,10 +10,11 @@ use ringbuf::traits::Consumer;
 use vm_ports::offload::{Transport, parse};
 use vm_ports::{BURST_PACKETS, Burst, BurstBuffer, Offload, QueueCounters, QueuePair, TxQueue};
 
-use super::accounting::{Charge, CoreCounters, SourceId, UplinkCounters};
+use super::accounting::{Charge, CoreCounters, SOURCES_MAX, SourceId, UplinkCounters};
 use super::forwarder::{Forwarder, Origin, Outputs};
 use super::mailbox::{Limits, Message, UplinkQueues, UplinkShare};
 use super::ports::{PORTS_MAX, PortTable};
+use super::rota::Rota;
 use super::uplink::UplinkTx;
 use super::xcore::{FromCore, Label, Links};
 use crate::forwarding::{DropReason, Entry, Fdb, MacAddr, Now, PortId, PortKind, TokenBucket};
@@ -64,6 +65,8 @@ pub(super) struct IoCore {
     mailbox: HeapCons<Message>,
     from: Vec<Option<FromCore>>,
     guests: Vec<GuestTx>,
+    /// When to look at which of them.
+    rota: Rota,
     attached: Vec<Attached>,
     uplinks: Vec<UplinkRx>,
     forwarder: Forwarder,
@@ -87,6 +90,7 @@ impl IoCore {
             mailbox,
             from: links.from,
             guests: Vec::with_capacity(64),
+            rota: Rota::new(SOURCES_MAX, cycles_per_s),
             attached: Vec::with_capacity(64),
             uplinks: Vec::with_capacity(8),
             forwarder: Forwarder {
@@ -111,7 +115,7 @@ impl IoCore {
     /// Polls until it is told to stop. What it owned is dropped by whoever takes the thread's result.
     pub(super) fn run(mut self) -> Self {
         self.round_start = tsc();
-        while let Some(worked) = self.turn() {
+        while let Some(worked) = self.turn(tsc) {
             if !worked && self.shares_cpu {
                 std::thread::yield_now();
             }
@@ -119,14 +123,14 @@ impl IoCore {
         self
     }
 
-    /// Does what it was told, then one round, and accounts for the time. Whether there was anything to do; `None`: stop.
+    /// Does what it was told, then one round, and accounts for the time that `clock` says it took. Whether there was anything to do; `None`: stop.
     #[inline]
-    pub(super) fn turn(&mut self) -> Option<bool> {
+    pub(super) fn turn(&mut self, clock: impl FnOnce() -> u64) -> Option<bool> {
         if !self.read_mailbox() {
             return None;
         }
         let worked = self.poll();
-        let end = tsc();
+        let end = clock();
         self.tick(end);
         let cycles = end.wrapping_sub(self.round_start);
         self.round_start = end;
@@ -145,14 +149,31 @@ impl IoCore {
         for index in 0..self.uplinks.len() {
             worked |= self.poll_uplink(index);
         }
-        for index in 0..self.guests.len() {
-            worked |= self.poll_guest(index);
+        worked |= self.poll_guests();
+        worked
+    }
+
+    /// Guests that are in use, and some of those that are idle.
+    fn poll_guests(&mut self) -> bool {
+        let now = self.now.cycles;
+        let (mut nth, mut worked) = (0, false);
+        while let Some(place) = self.rota.awake(nth) {
+            let found = self.poll_guest(place);
+            worked |= found;
+            nth += usize::from(self.rota.note(nth, found, now));
+        }
+        for _ in 0..self.rota.looks(worked, now) {
+            let Some(place) = self.rota.next_asleep() else { break };
+            if self.poll_guest(place) {
+                self.rota.wake(now);
+                worked = true;
+            }
         }
         worked
     }
 
     /// Keeps the time, and the FDB young.
-    fn tick(&mut self, cycles: u64) {
+    pub(super) fn tick(&mut self, cycles: u64) {
         self.now.cycles = cycles;
         while cycles.wrapping_sub(self.next_second) < 1 << 63 {
             self.next_second += self.cycles_per_s;
@@ -284,6 +305,7 @@ impl IoCore {
             self.forwarder.out.add_rx(port, queue, rx);
         }
         if let Some(tx) = pair.tx.take() {
+            self.rota.add(self.guests.len(), self.now.cycles);
             self.guests.push(GuestTx { queue, origin: Origin { port, source }, tx });
         }
         self.attached.push(Attached { port, queue, counters: Arc::clone(pair.counters()) });
@@ -298,7 +320,10 @@ impl IoCore {
         let mut pair = QueuePair::new(attached.counters);
         pair.rx = self.forwarder.out.remove_rx(port, queue);
         let tx = self.guests.iter().position(|g| g.origin.port == port && g.queue == queue);
-        pair.tx = tx.map(|index| self.guests.swap_remove(index).tx);
+        pair.tx = tx.map(|index| {
+            self.rota.swap_remove(index, self.guests.len() - 1);
+            self.guests.swap_remove(index).tx
+        });
         Some(pair)
     }
 

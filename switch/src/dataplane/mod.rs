@@ -6,6 +6,7 @@
 //!                                                         ▼
 //! fabric     starts, tells and asks ──mailbox──▶ io_core  polls what it owns, burst by burst
 //!            publishes ports (the table)         forwarder   source check, VLAN, FDB, output
+//!                                                rota        which idle rings, and when
 //!                                                uplink      mbufs out
 //!                                                xcore       to and from the other cores
 //! accounting what each core counts ◀─────────────┘
@@ -26,6 +27,7 @@ mod ports;
 mod report;
 mod rescue;
 pub mod rig;
+mod rota;
 mod uplink;
 mod watch;
 mod xcore;

@@ -19,8 +19,6 @@ use crate::forwarding::{Fdb, FdbSettings, MacAddr, PortId, PortKind, PortVlans, 
 const STATIONS: usize = 16_384;
 /// Addresses a port may learn, at once too.
 const LEARN_LIMIT: u32 = 1024;
-/// The speed of the rig's clock.
-const CYCLES_PER_S: u64 = 1_000_000_000;
 
 /// A port of a rig.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +39,7 @@ pub struct Rig {
     table: PortTable,
     ports: u16,
     sources: u16,
+    cycles: u64,
     /// Dropped after the cores, which hold the queues.
     devices: Vec<Port>,
 }
@@ -52,9 +51,10 @@ struct RigCore {
 }
 
 impl Rig {
-    /// This many cores, without ports.
+    /// This many cores, without ports. `cycles_per_s` is the speed of the clock that [`Rig::pass_time`] moves on, or that [`Rig::turn`] is
+    /// given.
     #[must_use]
-    pub fn new(cores: usize) -> Self {
+    pub fn new(cores: usize, cycles_per_s: u64) -> Self {
         let once = std::num::NonZeroU32::MIN;
         let learn = std::num::NonZeroU32::new(LEARN_LIMIT).unwrap_or(once);
         // A seed that is always the same, so that every run does the same.
@@ -64,7 +64,7 @@ impl Rig {
             ageing_s: learn,
             learn_rate: learn,
             learn_burst: learn,
-            cycles_per_s: CYCLES_PER_S,
+            cycles_per_s,
             seed: [1, 2, 3, 4],
         };
         let cores = connect(cores).into_iter().enumerate().map(|(index, links)| {
@@ -78,12 +78,19 @@ impl Rig {
                 fdb: Fdb::new(&fdb),
                 flood: TokenBucket::UNLIMITED,
                 epoch: 0,
-                cycles_per_s: CYCLES_PER_S,
+                cycles_per_s,
                 shares_cpu: false,
             });
             RigCore { core, mailbox: sender, counters }
         });
-        Self { cores: cores.collect(), table: PortTable::default(), ports: 0, sources: 0, devices: Vec::new() }
+        Self {
+            cores: cores.collect(),
+            table: PortTable::default(),
+            ports: 0,
+            sources: 0,
+            cycles: 0,
+            devices: Vec::new(),
+        }
     }
 
     /// A guest all of whose queue pairs are on one core.
@@ -138,9 +145,16 @@ impl Rig {
         self.cores[core].core.poll()
     }
 
-    /// The round that a core's thread makes: its mailbox, the cycle counter and the cost of both included. Whether there was anything to do.
-    pub fn turn(&mut self, core: usize) -> bool {
-        self.cores[core].core.turn().unwrap_or(false)
+    /// Lets time pass for all cores between two rounds; [`Rig::poll`] itself takes none.
+    pub fn pass_time(&mut self, cycles: u64) {
+        self.cycles += cycles;
+        self.cores.iter_mut().for_each(|core| core.core.tick(self.cycles));
+    }
+
+    /// The turn that a core's thread takes: mailbox, round and accounting, at the time that `clock` says. Whether there was anything to do.
+    #[inline]
+    pub fn turn(&mut self, core: usize, clock: impl FnOnce() -> u64) -> bool {
+        self.cores[core].core.turn(clock).unwrap_or(false)
     }
 
     /// What became of everything up to now.

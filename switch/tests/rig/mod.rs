@@ -17,11 +17,16 @@ use guest::{Guest, Idle};
 pub(crate) const BURST: usize = 32;
 /// Descriptors of every ring.
 pub(crate) const RING: usize = 256;
-/// Stations that a core knows beside those that talk.
+/// Stations that a core knows beside those that talk, numbered from here on.
 const CROWD: u32 = 1024;
+const CROWD_FROM: u32 = 1000;
+/// Idle queue pairs have addresses with these numbers.
+const IDLERS: u32 = 10_000;
 /// The two that talk, by the numbers of their addresses.
 const HERE: u32 = 1;
 const THERE: u32 = 2;
+/// The speed of the cores' clock, where it is moved on by hand.
+const CYCLES_PER_US: u64 = 1000;
 /// Packet memory without hugepages, in MiB.
 const MEMORY_MIB: u32 = 64;
 
@@ -36,7 +41,7 @@ pub(crate) struct Workload {
     cores: usize,
     from: Option<Guest>,
     to: Option<Guest>,
-    _idle: Vec<Idle>,
+    idle: Vec<Idle>,
     template: Template,
     verifier: Verifier,
     /// Frames that were to be forwarded, and those before them by which a station made itself known.
@@ -86,14 +91,14 @@ impl Workload {
         workload
     }
 
-    /// The same with so many idle queue pairs on the first core, 16 to a guest.
+    /// The same with so many idle queue pairs on the first core, on guests with as many as there can be.
     pub(crate) fn beside_idle(mut self, pairs: usize) -> Self {
         let mut left = pairs;
         while left > 0 {
-            let here = left.min(16);
+            let here = left.min(Idle::PAIRS);
             let (idle, devices) = Idle::new(SPLIT, here);
             self.rig.add_guest(0, devices);
-            self._idle.push(idle);
+            self.idle.push(idle);
             left -= here;
         }
         self
@@ -102,11 +107,11 @@ impl Workload {
     fn new(frame_len: usize, cores: usize) -> Self {
         let template = Template::new(FrameSpec::udp4(HERE, THERE, 0, frame_len));
         Self {
-            rig: Rig::new(cores),
+            rig: Rig::new(cores, CYCLES_PER_US * 1_000_000),
             cores,
             from: None,
             to: None,
-            _idle: Vec::new(),
+            idle: Vec::new(),
             template,
             verifier: Verifier::new(),
             sent: 0,
@@ -117,7 +122,7 @@ impl Workload {
     /// Stations that nobody talks to, so that the table is no emptier than in use.
     fn crowd(&mut self) {
         let port = self.rig.add_guest(0, None);
-        (0..CROWD).for_each(|number| self.rig.fix_station(mac(1000 + number), port));
+        (0..CROWD).for_each(|number| self.rig.fix_station(mac(CROWD_FROM + number), port));
     }
 
     fn uplink(&mut self, arguments: &str) -> RigPort {
@@ -137,9 +142,31 @@ impl Workload {
         self.sent += RING as u64;
     }
 
+    /// Between two rounds: what the cores take for time.
+    pub(crate) fn pass_time(&mut self, us: u64) {
+        self.rig.pass_time(us * CYCLES_PER_US);
+    }
+
     /// The cores' part: one round of each that a packet passes. Whether there was anything to do.
     pub(crate) fn round(&mut self) -> bool {
         (0..self.cores).fold(false, |worked, core| self.rig.poll(core) | worked)
+    }
+
+    /// The same as a core's thread does it, mailbox and accounting included, at the time that `clock` says.
+    pub(crate) fn turn(&mut self, clock: impl Fn() -> u64) -> bool {
+        (0..self.cores).fold(false, |worked, core| self.rig.turn(core, &clock) | worked)
+    }
+
+    /// Lets an idle queue pair send one frame, to a station that is known and has no ring.
+    pub(crate) fn send_from_idle(&mut self, nth: usize) {
+        let from = IDLERS + nth as u32;
+        let frame = Template::new(FrameSpec::udp4(from, CROWD_FROM, 0, 60));
+        self.idle[nth / Idle::PAIRS].send(nth % Idle::PAIRS, &frame);
+    }
+
+    /// Whether that frame was taken since.
+    pub(crate) fn was_taken(&mut self, nth: usize) -> bool {
+        self.idle[nth / Idle::PAIRS].reclaim(nth % Idle::PAIRS) == 1
     }
 
     /// The drivers' part after the cores': everything arrived.

@@ -1,0 +1,235 @@
+//! Which transmit rings a core looks at in a round: those in use always, those that have been idle for a while in turn. What a thousand idle
+//! guests cost the one that is not is a fixed share of the time, not a thousand looks in every round.
+
+use std::collections::VecDeque;
+
+/// A ring in which nothing was found for so long is idle, in microseconds. Longer than a guest that waits for answers is silent.
+const IDLE_AFTER_US: u64 = 1000;
+/// Every idle ring is looked at once in this time, in microseconds: that, and the round then under way, is how late a first packet can be
+/// seen.
+const SWEEP_US: u64 = 80;
+/// Idle rings looked at, at least, in a round in which there was nothing to do: time that nobody misses.
+const SPARE_LOOKS: usize = 8;
+/// Looks are counted in fractions of one, with this many bits.
+const FRACTION: u32 = 32;
+
+/// A ring in use.
+#[derive(Clone, Copy, Debug)]
+struct Awake {
+    place: u16,
+    /// When something was last found in it.
+    worked: u64,
+}
+
+/// The rings of a core by their places in its list. Times are in cycles.
+#[derive(Debug)]
+pub(super) struct Rota {
+    awake: Vec<Awake>,
+    /// The one that was not looked at for the longest time first.
+    asleep: VecDeque<u16>,
+    idle_after: u64,
+    sweep: u64,
+    /// The part of a sweep that one cycle is.
+    pace: u64,
+    /// Looks at idle rings that are due.
+    due: u64,
+    /// When that was worked out.
+    at: u64,
+}
+
+impl Rota {
+    /// For up to `rings` rings, on a counter of `cycles_per_s`.
+    pub(super) fn new(rings: usize, cycles_per_s: u64) -> Self {
+        let cycles = |us: u64| (cycles_per_s.saturating_mul(us) / 1_000_000).max(1);
+        let sweep = cycles(SWEEP_US);
+        Self {
+            awake: Vec::with_capacity(rings),
+            asleep: VecDeque::with_capacity(rings),
+            idle_after: cycles(IDLE_AFTER_US),
+            sweep,
+            pace: (1 << FRACTION) / sweep + 1,
+            due: 0,
+            at: 0,
+        }
+    }
+
+    /// A ring came, at the end of the list. It is in use until it shows otherwise.
+    pub(super) fn add(&mut self, place: usize, now: u64) {
+        self.awake.push(Awake { place: place as u16, worked: now });
+    }
+
+    /// The ring at `place` went, and the one that was `last` in the list has taken its place.
+    pub(super) fn swap_remove(&mut self, place: usize, last: usize) {
+        let (place, last) = (place as u16, last as u16);
+        self.awake.retain(|ring| ring.place != place);
+        self.asleep.retain(|ring| *ring != place);
+        let awake = self.awake.iter_mut().map(|ring| &mut ring.place);
+        awake.chain(&mut self.asleep).filter(|ring| **ring == last).for_each(|ring| *ring = place);
+    }
+
+    /// The `nth` ring in use.
+    #[inline]
+    pub(super) fn awake(&self, nth: usize) -> Option<usize> {
+        self.awake.get(nth).map(|ring| usize::from(ring.place))
+    }
+
+    /// Notes whether something was found in the `nth` ring in use. False when it is idle now, and another has taken its number.
+    #[inline]
+    pub(super) fn note(&mut self, nth: usize, worked: bool, now: u64) -> bool {
+        let Some(ring) = self.awake.get_mut(nth) else { return true };
+        if worked {
+            ring.worked = now;
+        } else if now.wrapping_sub(ring.worked) > self.idle_after {
+            self.fall_asleep(nth);
+            return false;
+        }
+        true
+    }
+
+    #[cold]
+    fn fall_asleep(&mut self, nth: usize) {
+        let ring = self.awake.swap_remove(nth);
+        self.asleep.push_back(ring.place);
+    }
+
+    /// How many idle rings are to be looked at in this round, in which there was other work or not.
+    #[inline]
+    pub(super) fn looks(&mut self, worked: bool, now: u64) -> usize {
+        if self.asleep.is_empty() {
+            self.at = now;
+            return 0;
+        }
+        // After a round that took longer than a sweep all of them are due, once.
+        let passed = now.wrapping_sub(self.at).min(self.sweep);
+        self.at = now;
+        self.due += self.asleep.len() as u64 * passed * self.pace;
+        let whole = (self.due >> FRACTION) as usize;
+        self.due &= (1 << FRACTION) - 1;
+        let spare = if worked { 0 } else { SPARE_LOOKS };
+        whole.max(spare).min(self.asleep.len())
+    }
+
+    /// The next idle ring to look at.
+    #[inline]
+    pub(super) fn next_asleep(&mut self) -> Option<usize> {
+        let place = self.asleep.pop_front()?;
+        self.asleep.push_back(place);
+        Some(usize::from(place))
+    }
+
+    /// Something was found in the ring that [`Rota::next_asleep`] gave last.
+    pub(super) fn wake(&mut self, now: u64) {
+        if let Some(place) = self.asleep.pop_back() {
+            self.awake.push(Awake { place, worked: now });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const MHZ: u64 = 1_000;
+    const HZ: u64 = MHZ * 1_000_000;
+
+    /// One round in which `busy` rings have something; gives those that were looked at.
+    fn round(rota: &mut Rota, now: u64, busy: impl Fn(usize) -> bool) -> Vec<usize> {
+        let mut looked = Vec::new();
+        let (mut nth, mut worked) = (0, false);
+        while let Some(place) = rota.awake(nth) {
+            looked.push(place);
+            worked |= busy(place);
+            nth += usize::from(rota.note(nth, busy(place), now));
+        }
+        for _ in 0..rota.looks(worked, now) {
+            let place = rota.next_asleep().expect("no more looks than idle rings");
+            looked.push(place);
+            if busy(place) {
+                rota.wake(now);
+            }
+        }
+        looked
+    }
+
+    fn rota(rings: usize) -> Rota {
+        let mut rota = Rota::new(rings, HZ);
+        (0..rings).for_each(|place| rota.add(place, 0));
+        rota
+    }
+
+    #[test]
+    fn a_ring_in_use_is_looked_at_in_every_round_and_a_new_one_too() {
+        let mut rota = rota(3);
+        for time in (0..5 * IDLE_AFTER_US).step_by(10) {
+            let looked = round(&mut rota, time * MHZ, |place| place == 1);
+            assert!(looked.contains(&1));
+            assert!(looked.len() == 3 || time > IDLE_AFTER_US, "{looked:?} at {time} us");
+        }
+        assert_eq!((rota.awake.len(), rota.asleep.len()), (1, 2));
+        rota.add(3, 5 * IDLE_AFTER_US * MHZ);
+        assert!(round(&mut rota, 5 * IDLE_AFTER_US * MHZ, |_| false).contains(&3));
+    }
+
+    #[test]
+    fn an_idle_ring_that_has_something_is_in_use_at_once() {
+        let mut rota = rota(100);
+        let mut now = 2 * IDLE_AFTER_US * MHZ;
+        round(&mut rota, now, |place| place == 0);
+        assert_eq!((rota.awake.len(), rota.asleep.len()), (1, 99));
+        for _ in 0..2 * SWEEP_US {
+            now += MHZ;
+            round(&mut rota, now, |place| place == 0 || place == 50);
+        }
+        assert_eq!(rota.awake.iter().map(|ring| ring.place).collect::<Vec<_>>(), [0, 50]);
+        assert!(!rota.asleep.contains(&50) && rota.asleep.len() == 98);
+    }
+
+    #[test]
+    fn a_core_without_work_looks_at_some_idle_rings_in_every_round() {
+        let mut rota = rota(100);
+        let now = 2 * IDLE_AFTER_US * MHZ;
+        round(&mut rota, now, |_| false);
+        assert_eq!(round(&mut rota, now, |_| false).len(), SPARE_LOOKS);
+    }
+
+    #[test]
+    fn places_move_as_the_list_does() {
+        let mut rota = rota(6);
+        round(&mut rota, 2 * IDLE_AFTER_US * MHZ, |place| place < 3);
+        // In use: 0, 1, 2; idle: 3, 4, 5. Ring 5 takes the place of 1, then ring 4 that of 4 itself.
+        rota.swap_remove(1, 5);
+        rota.swap_remove(4, 4);
+        let mut places: Vec<u16> =
+            rota.awake.iter().map(|ring| ring.place).chain(rota.asleep.iter().copied()).collect();
+        places.sort_unstable();
+        assert_eq!(places, [0, 1, 2, 3]);
+        assert!(rota.asleep.contains(&1) && !rota.awake.iter().any(|ring| ring.place == 1));
+    }
+
+    proptest! {
+        /// Whatever the rounds' lengths and whoever wakes, no ring waits for longer than a sweep and two rounds.
+        #[test]
+        fn no_ring_is_forgotten(
+            rings in 1usize..300,
+            rounds in prop::collection::vec((1u64..30 * MHZ, 0usize..600), 1..400),
+        ) {
+            let mut rota = rota(rings);
+            let mut now = 2 * IDLE_AFTER_US * MHZ;
+            round(&mut rota, now, |place| place == 0);
+            let mut seen = vec![now; rings];
+            let mut longest = 0;
+            for (length, busy) in rounds {
+                now += length;
+                longest = length.max(longest);
+                for place in round(&mut rota, now, |place| place == 0 || place == busy) {
+                    prop_assert!(now - seen[place] <= (SWEEP_US * MHZ) + 2 * longest, "ring {place}");
+                    seen[place] = now;
+                }
+                for (place, seen) in seen.iter().enumerate() {
+                    prop_assert!(now - seen <= (SWEEP_US * MHZ) + 2 * longest, "ring {place} waits");
+                }
+            }
+        }
+    }
+}
