@@ -7,7 +7,8 @@
 
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
-use crate::memory::{Ram, Window};
+use crate::memory::{Ram, Table, Window};
+use crate::packed::tail;
 use crate::ring::Ring;
 use crate::split::DESC;
 use crate::{Error, QueuePair};
@@ -29,23 +30,27 @@ struct Buffer {
 
 /// The device's side of one ring.
 struct Device {
-    descriptors: Window,
+    descriptors: Table<DESC, 8>,
     driver: Window,
     device: Window,
+    /// Entries of a split ring.
+    avail_entries: Table<2, 2>,
+    used_entries: Table<8, 4>,
     memory: Window,
     packed: bool,
-    size: u16,
+    // Words, not half words: neighbours would be read together, and wait for each other's stores.
+    size: u32,
     /// Position of the next buffer to take; with a packed ring, below the size.
-    next: u16,
+    next: u32,
     /// Avail index last seen (split).
-    seen: u16,
+    seen: u32,
     /// Position of the next used entry.
-    used: u16,
+    used: u32,
     next_wrap: bool,
     used_wrap: bool,
-    /// Flags of the first used descriptor that is not published yet (packed).
-    held: Option<(u16, u16)>,
-    published: u16,
+    /// Position and flags of the first used descriptor that is not published yet (packed).
+    held: Option<(u32, u16)>,
+    published: u32,
 }
 
 impl Device {
@@ -61,13 +66,17 @@ impl Device {
             device.store_u16(0, 1, Relaxed);
         }
         let memory = ram.window(region.guest, region.size as usize)?;
+        let entries = if packed { 0 } else { usize::from(ring.size()) };
+        let offset = if packed { 0 } else { 4 };
         Ok(Device {
-            descriptors,
+            descriptors: descriptors.table(0, usize::from(ring.size())),
+            avail_entries: driver.table(offset, entries),
+            used_entries: device.table(offset, entries),
             driver,
             device,
             memory,
             packed,
-            size: ring.size(),
+            size: u32::from(ring.size()),
             next: 0,
             seen: 0,
             used: 0,
@@ -80,35 +89,35 @@ impl Device {
 
     #[inline]
     fn peek(&mut self) -> Option<Buffer> {
-        let (id, at) = if self.packed {
-            let at = usize::from(self.next) * DESC;
+        let index = if self.packed {
             // Pairs with the driver's release store of the flags: the rest of the descriptor is then visible.
-            let flags = self.descriptors.load_u16(at + 14, Acquire);
+            let flags = self.descriptors.load_u16::<14>(self.next as usize, Acquire);
             if (flags & AVAIL != 0) != self.next_wrap || (flags & USED != 0) == self.next_wrap {
                 return None;
             }
-            (self.descriptors.load_u16(at + 12, Relaxed), at)
+            self.next as usize
         } else {
             if self.next == self.seen {
                 // Pairs with the driver's release store of the avail index.
-                self.seen = self.driver.load_u16(2, Acquire);
+                self.seen = u32::from(self.driver.load_u16(2, Acquire));
                 if self.next == self.seen {
                     return None;
                 }
             }
-            let slot = usize::from(self.next & (self.size - 1));
-            let id = self.driver.load_u16(4 + 2 * slot, Relaxed);
-            (id, usize::from(id) * DESC)
+            usize::from(self.avail_entries.load_u16::<0>((self.next & (self.size - 1)) as usize, Relaxed))
         };
-        let addr = self.descriptors.load_u64(at, Relaxed);
-        let len = self.descriptors.load_u32(at + 8, Relaxed) as usize;
+        let addr = self.descriptors.load_u64::<0>(index, Relaxed);
+        let len = self.descriptors.load_u32::<8>(index, Relaxed) as usize;
+        let id = if self.packed { self.descriptors.load_u16::<12>(index, Relaxed) } else { index as u16 };
         Some(Buffer { id, at: (addr - self.memory.guest()) as usize, len })
     }
 
     #[inline]
     fn advance(&mut self) {
-        self.next = self.next.wrapping_add(1);
-        if self.packed && self.next == self.size {
+        self.next += 1;
+        if !self.packed {
+            self.next &= 0xffff;
+        } else if self.next == self.size {
             (self.next, self.next_wrap) = (0, !self.next_wrap);
         }
     }
@@ -116,19 +125,21 @@ impl Device {
     #[inline]
     fn give_back(&mut self, id: u16, written: usize) {
         if !self.packed {
-            let at = 4 + 8 * usize::from(self.used & (self.size - 1));
-            self.device.store_u32(at, u32::from(id), Relaxed);
-            self.device.store_u32(at + 4, written as u32, Relaxed);
-            self.used = self.used.wrapping_add(1);
+            let slot = (self.used & (self.size - 1)) as usize;
+            self.used_entries.store_u32::<0>(slot, u32::from(id), Relaxed);
+            self.used_entries.store_u32::<4>(slot, written as u32, Relaxed);
+            self.used = (self.used + 1) & 0xffff;
             return;
         }
-        let at = usize::from(self.used) * DESC;
+        let at = self.used as usize;
         let flags = if self.used_wrap { AVAIL | USED } else { 0 } | if written > 0 { WRITE } else { 0 };
-        self.descriptors.store_u32(at + 8, written as u32, Relaxed);
-        self.descriptors.store_u16(at + 12, id, Relaxed);
         match self.held {
-            None => self.held = Some((self.used, flags)),
-            Some(_) => self.descriptors.store_u16(at + 14, flags, Relaxed),
+            None => {
+                self.descriptors.store_u32::<8>(at, written as u32, Relaxed);
+                self.descriptors.store_u16::<12>(at, id, Relaxed);
+                self.held = Some((self.used, flags));
+            }
+            Some(_) => self.descriptors.store_u64::<8>(at, tail(written as u32, id, flags), Relaxed),
         }
         self.used += 1;
         if self.used == self.size {
@@ -140,10 +151,10 @@ impl Device {
     #[inline]
     fn publish(&mut self) {
         if let Some((index, flags)) = self.held.take() {
-            self.descriptors.store_u16(usize::from(index) * DESC + 14, flags, Release);
+            self.descriptors.store_u16::<14>(index as usize, flags, Release);
         } else if !self.packed && self.published != self.used {
             self.published = self.used;
-            self.device.store_u16(2, self.used, Release);
+            self.device.store_u16(2, self.used as u16, Release);
         }
     }
 }

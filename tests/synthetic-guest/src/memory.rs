@@ -241,6 +241,52 @@ impl<'a> Arena<'a> {
     }
 }
 
+/// Records of `SIZE` bytes, one after the other in guest memory, aligned to `ALIGN`: only an index is left to be checked at
+/// an access. One that is out of range panics, like an access outside of a [`Window`].
+#[derive(Clone)]
+pub(crate) struct Table<const SIZE: usize, const ALIGN: usize> {
+    base: NonNull<u8>,
+    count: usize,
+    _map: Arc<MmapRegion>,
+}
+
+// SAFETY: as for `Window`.
+unsafe impl<const SIZE: usize, const ALIGN: usize> Send for Table<SIZE, ALIGN> {}
+
+macro_rules! record_accessors {
+    ($load:ident, $store:ident, $int:ty, $atomic:ty) => {
+        /// Reads a field at byte `AT` of record `index`.
+        #[inline(always)]
+        pub(crate) fn $load<const AT: usize>(&self, index: usize, order: Ordering) -> $int {
+            let pointer = self.field::<AT, { size_of::<$int>() }>(index).cast::<$int>().as_ptr();
+            // SAFETY: `field` gives a pointer to that many mapped bytes, aligned to their size; `_map` keeps them mapped.
+            <$int>::from_le(unsafe { <$atomic>::from_ptr(pointer) }.load(order))
+        }
+
+        /// Writes a field at byte `AT` of record `index`.
+        #[inline(always)]
+        pub(crate) fn $store<const AT: usize>(&self, index: usize, value: $int, order: Ordering) {
+            let pointer = self.field::<AT, { size_of::<$int>() }>(index).cast::<$int>().as_ptr();
+            // SAFETY: as for the load.
+            unsafe { <$atomic>::from_ptr(pointer) }.store(value.to_le(), order);
+        }
+    };
+}
+
+impl<const SIZE: usize, const ALIGN: usize> Table<SIZE, ALIGN> {
+    record_accessors!(load_u16, store_u16, u16, AtomicU16);
+    record_accessors!(load_u32, store_u32, u32, AtomicU32);
+    record_accessors!(load_u64, store_u64, u64, AtomicU64);
+
+    #[inline(always)]
+    fn field<const AT: usize, const LEN: usize>(&self, index: usize) -> NonNull<u8> {
+        const { assert!(AT + LEN <= SIZE && AT.is_multiple_of(LEN) && LEN <= ALIGN && SIZE.is_multiple_of(ALIGN)) };
+        assert!(index < self.count, "access outside of a table in guest memory");
+        // SAFETY: index < count, and `Window::table` has checked that count records are in one mapping; AT is in a record.
+        unsafe { self.base.add(index * SIZE + AT) }
+    }
+}
+
 /// A checked view of a piece of guest memory. Offsets are bytes from its start; an access outside of it or a misaligned
 /// one panics: it is this library's mistake or its user's, never the backend's.
 #[derive(Clone)]
@@ -293,6 +339,17 @@ impl Window {
     #[allow(clippy::len_without_is_empty)]
     pub fn len(&self) -> usize {
         self.len
+    }
+
+    /// The window as `count` records from `offset` on.
+    pub(crate) fn table<const SIZE: usize, const ALIGN: usize>(
+        &self,
+        offset: usize,
+        count: usize,
+    ) -> Table<SIZE, ALIGN> {
+        let base = self.at(offset, count.checked_mul(SIZE).expect("a table of sound size"));
+        assert!(base.as_ptr().addr().is_multiple_of(ALIGN), "a table that is not aligned");
+        Table { base, count, _map: self._map.clone() }
     }
 
     accessors!(load_u16, store_u16, u16, AtomicU16, "u16");

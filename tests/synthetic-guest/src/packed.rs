@@ -5,7 +5,7 @@ use std::sync::atomic::fence;
 
 use crate::Error;
 use crate::fifo::Fifo;
-use crate::memory::{Arena, Window};
+use crate::memory::{Arena, Table, Window};
 use crate::ring::{CallMode, Indirect, RingOptions, Segment, Used, event_passed};
 use crate::split::{DESC, INDIRECT, NEXT, WRITE};
 
@@ -30,6 +30,7 @@ struct Chain {
 pub struct PackedRing {
     size: u16,
     descriptors: Window,
+    descriptor_table: Table<DESC, 8>,
     driver_event: Window,
     device_event: Window,
     tables: Option<Window>,
@@ -66,9 +67,11 @@ impl PackedRing {
             Indirect::Never => None,
             _ => Some(arena.take(region, n * usize::from(options.max_segments) * DESC, 16)?),
         };
+        let descriptors = arena.take(region, n * DESC, 4096)?;
         let mut ring = PackedRing {
             size,
-            descriptors: arena.take(region, n * DESC, 4096)?,
+            descriptor_table: descriptors.table(0, n),
+            descriptors,
             // On cache lines of their own: one is written by us, the other by the device.
             driver_event: arena.take(region, 4, 64)?,
             device_event: arena.take(region, 4, 64)?,
@@ -168,14 +171,14 @@ impl PackedRing {
     #[inline]
     fn put(&mut self, addr: u64, len: u32, id: u16, flags: u16) {
         let flags = flags | if self.avail_wrap { AVAIL } else { USED };
-        let at = usize::from(self.next_avail) * DESC;
-        self.descriptors.store_u64(at, addr, Relaxed);
+        let (table, at) = (&self.descriptor_table, usize::from(self.next_avail));
+        table.store_u64::<0>(at, addr, Relaxed);
         if self.head.is_none() {
-            self.descriptors.store_u32(at + 8, len, Relaxed);
-            self.descriptors.store_u16(at + 12, id, Relaxed);
+            table.store_u32::<8>(at, len, Relaxed);
+            table.store_u16::<12>(at, id, Relaxed);
             self.head = Some((self.next_avail, flags));
         } else {
-            self.descriptors.store_u64(at + 8, tail(len, id, flags), Relaxed);
+            table.store_u64::<8>(at, tail(len, id, flags), Relaxed);
         }
         self.next_avail += 1;
         if self.next_avail == self.size {
@@ -233,7 +236,7 @@ impl PackedRing {
             return false;
         }
         // Pairs with the device's release store of these flags: id, length and buffers are then visible.
-        let flags = self.descriptors.load_u16(usize::from(self.next_used) * DESC + FLAGS, Acquire);
+        let flags = self.descriptor_table.load_u16::<FLAGS>(usize::from(self.next_used), Acquire);
         (flags & AVAIL != 0) == self.used_wrap && (flags & USED != 0) == self.used_wrap
     }
 
@@ -245,8 +248,8 @@ impl PackedRing {
         let (id, len) = match self.batch {
             Some(batch) => batch,
             None => {
-                let at = usize::from(self.next_used) * DESC;
-                (self.descriptors.load_u16(at + 12, Relaxed), self.descriptors.load_u32(at + 8, Relaxed))
+                let at = usize::from(self.next_used);
+                (self.descriptor_table.load_u16::<12>(at, Relaxed), self.descriptor_table.load_u32::<8>(at, Relaxed))
             }
         };
         if self.chains.get(usize::from(id)).is_none_or(|c| c.descriptors == 0) {
@@ -267,18 +270,31 @@ impl PackedRing {
         Some(self.complete(id, len))
     }
 
+    /// Used chains into `out`, as many as there are room and chains; returns how many.
+    #[inline]
+    pub(crate) fn pop_burst(&mut self, out: &mut [Used]) -> usize {
+        let mut done = 0;
+        while done < out.len() {
+            let Some(used) = self.pop_used() else { break };
+            out[done] = used;
+            done += 1;
+        }
+        done
+    }
+
     #[inline]
     fn complete(&mut self, id: u16, len: u32) -> Used {
-        let chain = std::mem::take(&mut self.chains[usize::from(id)]);
-        self.next_used += chain.descriptors;
+        let chain = &mut self.chains[usize::from(id)];
+        let (token, descriptors) = (chain.token, std::mem::take(&mut chain.descriptors));
+        self.next_used += descriptors;
         if self.next_used >= self.size {
             self.next_used -= self.size;
             self.used_wrap = !self.used_wrap;
         }
-        self.free_descriptors += chain.descriptors;
+        self.free_descriptors += descriptors;
         self.ids.push_back(id);
         self.in_flight -= 1;
-        Used { token: chain.token, len }
+        Used { token, len }
     }
 
     pub(crate) fn arm_calls(&mut self) {

@@ -95,7 +95,7 @@ impl Ring {
     }
 
     /// Like [`Ring::add`] for a chain of one segment, and quicker: descriptors come round in ring order, and a split
-    /// ring does not write again what the device has been told before.
+    /// ring does not write again what the device has been told before. A token must always come with the same address.
     #[inline]
     pub fn add_one(&mut self, token: u32, segment: Segment) -> bool {
         either!(self, ring => ring.add_one(token, segment))
@@ -117,6 +117,12 @@ impl Ring {
     #[inline]
     pub fn pop_used(&mut self) -> Option<Used> {
         either!(self, ring => ring.pop_used())
+    }
+
+    /// The next used chains, into `out`; returns how many.
+    #[inline]
+    pub fn pop_burst(&mut self, out: &mut [Used]) -> usize {
+        either!(self, ring => ring.pop_burst(out))
     }
 
     /// Used chains that can be taken without looking at the device's index again.

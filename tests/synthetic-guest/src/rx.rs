@@ -104,6 +104,18 @@ impl Received<'_> {
         done
     }
 
+    /// The `N` bytes at `offset`; `None` when they are not all in the first buffer.
+    #[inline(always)]
+    pub fn array<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        let &(at, len) = self.pieces.first()?;
+        if offset + N > len {
+            return None;
+        }
+        let mut bytes = [0; N];
+        self.memory.read(at + offset, &mut bytes);
+        Some(bytes)
+    }
+
     /// Replaces the contents of `to` by the whole frame.
     pub fn copy_to(&self, to: &mut Vec<u8>) {
         to.resize(self.len, 0);
@@ -246,13 +258,10 @@ impl RxQueue {
     /// Takes used buffers from the ring and has the processor fetch what was written to them.
     #[inline]
     fn take_batch(&mut self, batch: &mut [Used; BATCH], max: usize) -> usize {
-        let mut found = 0;
-        while found < max.min(BATCH) {
-            let Some(used) = self.ring.pop_used() else { break };
+        let found = self.ring.pop_burst(&mut batch[..max.min(BATCH)]);
+        for used in &batch[..found] {
             self.memory.prefetch(used.token as usize * self.stride);
             self.free.push_back(used.token);
-            batch[found] = used;
-            found += 1;
         }
         self.stats.buffers += found as u64;
         found
@@ -305,13 +314,8 @@ impl RxQueue {
     #[inline]
     pub(crate) fn lend_burst(&mut self, max: usize, mut lend: impl FnMut(&Window, u32, usize, usize) -> bool) -> usize {
         let mut batch = [Used { token: 0, len: 0 }; BATCH];
-        let mut found = 0;
-        while found < max.min(BATCH) {
-            let Some(used) = self.ring.pop_used() else { break };
-            self.memory.prefetch(used.token as usize * self.stride);
-            batch[found] = used;
-            found += 1;
-        }
+        let found = self.ring.pop_burst(&mut batch[..max.min(BATCH)]);
+        batch[..found].iter().for_each(|used| self.memory.prefetch(used.token as usize * self.stride));
         let mut skip = 0;
         for used in &batch[..found] {
             let (at, len) = (used.token as usize * self.stride, used.len as usize);

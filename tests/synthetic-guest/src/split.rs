@@ -5,7 +5,7 @@ use std::sync::atomic::fence;
 
 use crate::Error;
 use crate::fifo::Fifo;
-use crate::memory::{Arena, Window};
+use crate::memory::{Arena, Table, Window};
 use crate::ring::{CallMode, Indirect, RingOptions, Segment, Used, event_passed};
 
 pub(crate) const NEXT: u16 = 1;
@@ -20,13 +20,13 @@ pub(crate) const DESC: usize = 16;
 #[derive(Clone, Copy, Default)]
 struct Chain {
     token: u32,
-    /// Descriptors taken; 0 while the head is not outstanding.
-    descriptors: u16,
     /// Bytes the device may write: what a buffer skipped by IN_ORDER batching counts as (virtio 1.2 §2.7.9).
     writable: u32,
-    /// What the head's descriptor says since [`SplitRing::add_one`] wrote it; length 0 when it may say anything else.
-    addr: u64,
-    tail: u64,
+    /// What the head's descriptor says since [`SplitRing::add_one`] wrote it for this token: the second half's lower part,
+    /// length and flags; 0 when it may say anything else.
+    said: u64,
+    /// Descriptors taken; 0 while the head is not outstanding.
+    descriptors: u32,
 }
 
 /// The driver's side of a split ring.
@@ -35,6 +35,9 @@ pub struct SplitRing {
     descriptors: Window,
     avail: Window,
     used: Window,
+    descriptor_table: Table<DESC, 8>,
+    avail_entries: Table<2, 2>,
+    used_entries: Table<8, 4>,
     tables: Option<Window>,
     options: RingOptions,
     /// Free descriptors. Chains are taken from the back: the last freed is the hottest. IN_ORDER takes from the front,
@@ -74,12 +77,18 @@ impl SplitRing {
             Indirect::Never => None,
             _ => Some(arena.take(region, n * usize::from(options.max_segments) * DESC, 16)?),
         };
+        // 4096: what a legacy driver uses, legal for all.
+        let descriptors = arena.take(region, n * DESC, 4096)?;
+        let avail = arena.take(region, 6 + 2 * n, 64)?;
+        let used = arena.take(region, 6 + 8 * n, 4096)?;
         let mut ring = SplitRing {
             size,
-            // 4096: what a legacy driver uses, legal for all.
-            descriptors: arena.take(region, n * DESC, 4096)?,
-            avail: arena.take(region, 6 + 2 * n, 64)?,
-            used: arena.take(region, 6 + 8 * n, 4096)?,
+            descriptor_table: descriptors.table(0, n),
+            avail_entries: avail.table(4, n),
+            used_entries: used.table(4, n),
+            descriptors,
+            avail,
+            used,
             tables,
             options,
             free: Fifo::full(0..size),
@@ -110,14 +119,14 @@ impl SplitRing {
         }
         let head = if indirect { self.add_table(segments) } else { self.add_chain(segments) };
         let writable = segments.iter().filter(|s| s.writable).map(|s| s.len).sum();
-        self.chains[usize::from(head)] = Chain { token, descriptors: needed as u16, writable, addr: 0, tail: 0 };
+        self.chains[usize::from(head)] = Chain { token, writable, said: 0, descriptors: needed as u32 };
         self.offer(head);
         true
     }
 
-    /// A chain of one descriptor. Descriptors come round in ring order, and what the device has been
-    /// told before is not written again: in a steady stream from fixed buffers no line of the descriptor table and of
-    /// the avail ring goes from one CPU to the other, but that of the avail index.
+    /// A chain of one descriptor. Descriptors come round in ring order, and what the device has been told before is not
+    /// written again: in a steady stream from fixed buffers no line of the descriptor table and of the avail ring goes
+    /// from one CPU to the other, but that of the avail index. A token must always come with the same address.
     #[inline]
     pub(crate) fn add_one(&mut self, token: u32, segment: Segment) -> bool {
         if self.options.indirect == Indirect::Always {
@@ -125,14 +134,13 @@ impl SplitRing {
         }
         let Some(head) = self.free.pop_front() else { return false };
         let (flags, writable) = if segment.writable { (WRITE, segment.len) } else { (0, 0) };
-        let (addr, tail) = (segment.addr, tail(segment.len, flags, 0));
+        let tail = tail(segment.len, flags, 0);
         let chain = &mut self.chains[usize::from(head)];
-        if (chain.addr, chain.tail) != (addr, tail) {
-            let at = usize::from(head) * DESC;
-            self.descriptors.store_u64(at, addr, Relaxed);
-            self.descriptors.store_u64(at + 8, tail, Relaxed);
+        if chain.said != tail || chain.token != token {
+            self.descriptor_table.store_u64::<0>(usize::from(head), segment.addr, Relaxed);
+            self.descriptor_table.store_u64::<8>(usize::from(head), tail, Relaxed);
         }
-        *chain = Chain { token, descriptors: 1, writable, addr, tail };
+        *chain = Chain { token, writable, said: tail, descriptors: 1 };
         self.offer(head);
         true
     }
@@ -144,9 +152,10 @@ impl SplitRing {
         }
         self.in_flight += 1;
         let slot = usize::from(self.avail_idx & (self.size - 1));
-        if self.offered[slot] != head {
-            self.offered[slot] = head;
-            self.avail.store_u16(4 + 2 * slot, head, Relaxed);
+        let offered = &mut self.offered[slot];
+        if *offered != head {
+            *offered = head;
+            self.avail_entries.store_u16::<0>(slot, head, Relaxed);
         }
         self.avail_idx = self.avail_idx.wrapping_add(1);
     }
@@ -178,7 +187,7 @@ impl SplitRing {
                 next = self.take_descriptor();
             }
             write_descriptor(&self.descriptors, index, segment.addr, segment.len, flags, next);
-            self.chains[usize::from(index)].tail = 0;
+            self.chains[usize::from(index)].said = 0;
             self.next[usize::from(index)] = next;
             index = next;
         }
@@ -255,7 +264,48 @@ impl SplitRing {
     #[inline]
     fn used_entry(&self) -> (u32, u32) {
         let slot = usize::from(self.used_idx & (self.size - 1));
-        (self.used.load_u32(4 + 8 * slot, Relaxed), self.used.load_u32(8 + 8 * slot, Relaxed))
+        (self.used_entries.load_u32::<0>(slot, Relaxed), self.used_entries.load_u32::<4>(slot, Relaxed))
+    }
+
+    /// Used chains into `out`, as many as there are room and chains; returns how many.
+    #[inline]
+    pub(crate) fn pop_burst(&mut self, out: &mut [Used]) -> usize {
+        let mut done = 0;
+        if self.options.in_order {
+            while done < out.len() {
+                let Some(used) = self.pop_used() else { break };
+                out[done] = used;
+                done += 1;
+            }
+            return done;
+        }
+        if !self.has_used() {
+            return 0;
+        }
+        // A local copy: half words that are neighbours in memory would be read together, and wait for each other's stores.
+        let (mut at, mask) = (self.used_idx, self.size - 1);
+        let count = usize::from(self.used_seen.wrapping_sub(at)).min(out.len());
+        for _ in 0..count {
+            let slot = usize::from(at & mask);
+            let head = self.used_entries.load_u32::<0>(slot, Relaxed);
+            let len = self.used_entries.load_u32::<4>(slot, Relaxed);
+            at = at.wrapping_add(1);
+            let used = match self.chains.get_mut(head as usize) {
+                Some(chain) if chain.descriptors == 1 => {
+                    chain.descriptors = 0;
+                    self.free.push_back(head as u16);
+                    self.in_flight -= 1;
+                    Some(Used { token: chain.token, len })
+                }
+                _ => self.complete(head, len),
+            };
+            if let Some(used) = used {
+                out[done] = used;
+                done += 1;
+            }
+        }
+        self.used_idx = at;
+        done
     }
 
     /// A device that uses buffers in order may write one entry, with the last head, for a batch and skip the others.

@@ -3,7 +3,7 @@
 use crate::fifo::Fifo;
 use crate::memory::{Arena, Window};
 use crate::notify::Bell;
-use crate::ring::{Ring, Segment};
+use crate::ring::{Ring, Segment, Used};
 use crate::{Error, Offload};
 
 /// Where a frame starts in its buffer; the header ends there, so that both can go in one segment, and the frame is
@@ -255,12 +255,19 @@ impl TxQueue {
     #[inline]
     pub fn reclaim(&mut self) -> usize {
         let mut count = 0;
-        while let Some(used) = self.ring.pop_used() {
-            match used.token & BORROWED {
-                0 => self.free.push_back(used.token),
-                _ => self.returned.push_back(used.token & !BORROWED),
+        loop {
+            let mut batch = [Used { token: 0, len: 0 }; 32];
+            let found = self.ring.pop_burst(&mut batch);
+            for used in &batch[..found] {
+                match used.token & BORROWED {
+                    0 => self.free.push_back(used.token),
+                    _ => self.returned.push_back(used.token & !BORROWED),
+                }
             }
-            count += 1;
+            count += found;
+            if found < batch.len() {
+                break;
+            }
         }
         if count > 0 {
             self.stats.completed += count as u64;
@@ -272,7 +279,11 @@ impl TxQueue {
     /// Frames that can be sent without a look at the ring, as of the last reclaim.
     #[inline]
     pub fn room(&self) -> usize {
-        self.free.len().min(self.ring.free_descriptors() / usize::from(self.shape.segments()))
+        let descriptors = self.ring.free_descriptors();
+        match self.shape.segments() {
+            1 => self.free.len().min(descriptors),
+            segments => self.free.len().min(descriptors / usize::from(segments)),
+        }
     }
 
     /// Frames that the device has not given back, as of the last reclaim.

@@ -96,10 +96,14 @@ impl Receiver {
 
     #[inline]
     fn take_short(&mut self, frame: &Received<'_>, clock: &Clock, now: u64) -> Option<Stamp> {
-        let mut bytes = [0; SHORT_STAMP_LEN];
-        let read = frame.read(self.incoming.stamp_at, &mut bytes);
-        match ShortStamp::from_bytes(&bytes, self.incoming.key) {
-            Some(stamp) if read == bytes.len() && usize::from(stamp.flow) < self.sequences.flows() => {
+        let bytes = frame.array::<SHORT_STAMP_LEN>(self.incoming.stamp_at).unwrap_or_else(|| {
+            let mut bytes = [0; SHORT_STAMP_LEN];
+            frame.read(self.incoming.stamp_at, &mut bytes);
+            bytes
+        });
+        let stamp = ShortStamp::from_bytes(&bytes, self.incoming.key);
+        match stamp.filter(|stamp| usize::from(stamp.flow) < self.sequences.flows()) {
+            Some(stamp) => {
                 let probe = &mut self.probes[usize::from(stamp.flow)];
                 if probe.sequence == stamp.sequence {
                     probe.sequence = NO_PROBE;
@@ -107,7 +111,7 @@ impl Receiver {
                 }
                 self.note(frame, Stamp { flow: stamp.flow, sequence: stamp.sequence, time_ns: 0 })
             }
-            _ => {
+            None => {
                 self.take_odd(frame);
                 None
             }
