@@ -79,7 +79,7 @@ impl Bench {
     /// The generator's command line in a round of a row, for the report.
     #[must_use]
     pub fn shown(&self, row: &Row) -> String {
-        let sockets: Vec<PathBuf> = (0..row.guests).map(|guest| format!("vm{guest}.sock").into()).collect();
+        let sockets: Vec<String> = (0..row.guests).map(|guest| format!("vm{guest}.sock")).collect();
         let seconds = self.options.seconds;
         let run = Run { row, sockets: &sockets, seconds, verify: Verify::Order, background_pps: None };
         format!("ringgen {}", self.generator.arguments(&run).join(" "))

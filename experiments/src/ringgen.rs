@@ -111,8 +111,8 @@ pub enum Verify {
 pub struct Run<'a> {
     /// The row.
     pub row: &'a Row,
-    /// The guests' sockets, in order.
-    pub sockets: &'a [PathBuf],
+    /// The guests' sockets, in order, as the generator is told them.
+    pub sockets: &'a [String],
     /// Measured seconds.
     pub seconds: f64,
     /// How thoroughly packets are looked at.
@@ -152,7 +152,7 @@ impl Generator {
         let mut args = vec![workload.to_owned()];
         let mut add = |name: &str, value: String| args.extend([format!("--{name}"), value]);
         for socket in run.sockets {
-            add("guest", socket.display().to_string());
+            add("guest", socket.clone());
         }
         add("size", if row.work == Work::Tso { "tso".to_owned() } else { row.size.to_string() });
         add("ring", row.ring.to_string());
@@ -192,7 +192,10 @@ impl Generator {
         let deadline = Instant::now() + Duration::from_secs_f64(run.seconds) + OVERHEAD;
         loop {
             if let Some(status) = process.exited()? {
-                ensure!(status.success(), "ringgen ended with {status}\n{}", process.tail());
+                if !status.success() {
+                    let output = process.output();
+                    bail!("{} ({status})", output.lines().last().unwrap_or("ringgen ended without a word"));
+                }
                 break;
             }
             interrupt.check()?;

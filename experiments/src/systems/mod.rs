@@ -112,8 +112,8 @@ impl Setup<'_> {
         self.folder.join(format!("vm{guest}.sock"))
     }
 
-    fn sockets(&self) -> Vec<PathBuf> {
-        (0..self.row.guests).map(|guest| self.socket(guest)).collect()
+    fn sockets(&self) -> Vec<String> {
+        (0..self.row.guests).map(|guest| self.socket(guest).display().to_string()).collect()
     }
 
     /// The NIC of infinite speed, if the row has one. Sizes on the wire have an FCS that packet buffers lack.
@@ -156,11 +156,14 @@ trait System {
     }
 }
 
+/// A system, its guests' sockets, and how it was started.
+type Start = (Box<dyn System>, Vec<String>, Vec<String>);
+
 /// A system that was started, and is halted whenever it is not its turn.
 pub struct Contender {
     system: Box<dyn System>,
-    /// The guests' sockets.
-    pub sockets: Vec<PathBuf>,
+    /// The guests' sockets, as the generator is told them.
+    pub sockets: Vec<String>,
     /// How it was started, for the report.
     pub commands: Vec<String>,
     forwarding: Thread,
@@ -169,11 +172,13 @@ pub struct Contender {
 impl Contender {
     /// Starts a system for a row. It is halted afterwards.
     pub fn start(kind: Kind, setup: &Setup) -> Result<Self> {
-        let (mut system, sockets, commands): (Box<dyn System>, _, _) = match kind {
+        let (mut system, sockets, commands) = match kind {
             Kind::Sidecore => sidecore::start(setup)?,
             Kind::OvsDirect | Kind::OvsNormal => ovs::start(kind, setup)?,
             Kind::TestpmdIo | Kind::TestpmdMac => testpmd::start(kind, setup)?,
         };
+        let folder = setup.folder.display().to_string();
+        let commands = commands.into_iter().map(|command| command.replace(&folder, "$DIR")).collect();
         let main = system.processes()[0];
         let mut last = None;
         let forwarding = eventually("thread that forwards", FORWARDING_DEADLINE, || {

@@ -7,8 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use sidecore_tests::process::{Process, must};
 
-use super::testpmd::Start;
-use super::{Kind, Setup, System};
+use super::{Kind, Setup, Start, System};
 
 /// MiB of memory for DPDK.
 pub(super) const MEMORY_MIB: u32 = 512;
@@ -78,7 +77,7 @@ struct Plan {
     configure: Vec<Command>,
     flows: Vec<Command>,
     ports: Vec<(String, u32)>,
-    sockets: Vec<PathBuf>,
+    sockets: Vec<String>,
 }
 
 impl Plan {
@@ -105,18 +104,18 @@ impl Plan {
             switch: words(&format!("{DAEMON} unix:{folder}/db.sock --unixctl={folder}/vswitchd.ctl {logging}")),
             configure: configure(setup, &ports),
             flows: flows(kind, setup, &ports),
-            sockets: (0..setup.row.guests).map(|guest| setup.folder.join(format!("vm{guest}"))).collect(),
+            sockets: sockets(setup),
             ports,
             prefix,
         }
     }
 
     fn shown(&self, setup: &Setup) -> Vec<String> {
-        let folder = setup.folder.display().to_string();
+        let environment = self.environment[1..].iter().map(|variable| format!("export {variable}"));
         let all = [&self.database, &self.settings, &self.switch].into_iter().chain(&self.configure).chain(&self.flows);
-        let mut shown: Vec<String> = all.map(|command| command.join(" ").replace(&folder, "$OVS_RUNDIR")).collect();
+        let mut shown: Vec<String> = all.map(|command| command.join(" ")).collect();
         shown[2].insert_str(0, &format!("{} ", setup.taskset()));
-        shown
+        environment.chain(shown).collect()
     }
 }
 
@@ -148,13 +147,25 @@ fn configure(setup: &Setup, ports: &[(String, u32)]) -> Vec<Command> {
     for (name, number) in ports {
         let kind = match setup.nic() {
             Some(device) if name == "nic" => format!("type=dpdk options:dpdk-devargs={device}"),
-            // OVS listens, as the other systems do, so that guests come and go in the same way everywhere.
+            _ if setup.is_tso() => {
+                let socket = setup.socket(number - 1);
+                format!("type=dpdkvhostuserclient options:vhost-server-path={}", socket.display())
+            }
             _ => "type=dpdkvhostuser".to_owned(),
         };
         let text = format!("add-port br0 {name} -- set Interface {name} {kind} ofport_request={number}");
         commands.push(vsctl(setup, &text.split(' ').collect::<Vec<_>>()));
     }
     commands
+}
+
+/// OVS listens, as the other systems do, so that guests come and go in the same way everywhere. But ports that listen do not
+/// offer segmentation; for that the guests have to.
+fn sockets(setup: &Setup) -> Vec<String> {
+    if setup.is_tso() {
+        return setup.sockets().iter().map(|socket| format!("{socket},server")).collect();
+    }
+    (0..setup.row.guests).map(|guest| setup.folder.join(format!("vm{guest}")).display().to_string()).collect()
 }
 
 fn flows(kind: Kind, setup: &Setup, ports: &[(String, u32)]) -> Vec<Command> {
@@ -230,7 +241,7 @@ mod tests {
     #[test]
     fn everything_is_in_a_folder_of_its_own() {
         let text = shown(Kind::OvsDirect, "v2v-64-split", true);
-        assert!(text.contains("--db=unix:$OVS_RUNDIR/db.sock"), "{text}");
+        assert!(text.contains("--db=unix:/t/db.sock"), "{text}");
         assert!(!text.contains("/var/run") && !text.contains("/etc/openvswitch"), "{text}");
         assert!(text.contains("pmd-cpu-mask=0x2") && text.contains("dpdk-socket-mem=512"), "{text}");
     }
@@ -263,7 +274,9 @@ mod tests {
 
     #[test]
     fn segmentation_is_switched_on_for_its_row_only() {
-        assert!(shown(Kind::OvsDirect, "v2v-tso", true).contains("userspace-tso-enable=true"));
+        let tso = shown(Kind::OvsDirect, "v2v-tso", true);
+        assert!(tso.contains("userspace-tso-enable=true"), "{tso}");
+        assert!(tso.contains("type=dpdkvhostuserclient options:vhost-server-path=/t/vm1.sock"), "{tso}");
         assert!(!shown(Kind::OvsDirect, "v2v-64-packed", true).contains("tso"));
     }
 }

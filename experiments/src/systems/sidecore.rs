@@ -4,11 +4,9 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use anyhow::Result;
-use sidecore_tests::paths;
 use sidecore_tests::switch::SwitchProcess;
 
-use super::testpmd::Start;
-use super::{NIC_MAC, Setup, System};
+use super::{NIC_MAC, Setup, Start, System};
 use crate::work::Work;
 
 /// Stations in the MAC table.
@@ -20,7 +18,7 @@ pub(super) fn start(setup: &Setup) -> Result<Start> {
     std::fs::write(&file, configuration(setup, &control, true))?;
     let process = SwitchProcess::start_file(&file, &control, &setup.folder.join("sidecore.log"))?;
     let mut commands = vec![
-        format!("{} {} run --config sidecore.toml", setup.taskset(), paths::sidecore()?.display()),
+        format!("{} sidecore run --config sidecore.toml", setup.taskset()),
         format!("# sidecore.toml, with {STATIONS} stations in all:\n{}", configuration(setup, &control, false)),
     ];
     let add = add_again(setup);

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use sidecore_tests::testpmd::{Testpmd, TestpmdOptions};
 
-use super::{Kind, Setup, System};
+use super::{Kind, Setup, Start, System};
 use crate::ringgen;
 
 /// MiB of memory: mbufs for two rings of 1,024 entries each way, of 9 KiB for TSO.
@@ -11,8 +11,6 @@ pub(super) const MEMORY_MIB: u32 = 384;
 
 /// Number of the port that is the NIC, where there is one.
 const NIC_PORT: u32 = 0;
-
-pub(super) type Start = (Box<dyn System>, Vec<std::path::PathBuf>, Vec<String>);
 
 pub(super) fn start(kind: Kind, setup: &Setup) -> Result<Start> {
     let options = options(kind, setup);
@@ -37,7 +35,7 @@ fn options(kind: Kind, setup: &Setup) -> TestpmdOptions {
     // Without the older offload flags, io mode forgets a packet's segmentation metadata on its way.
     let tso = if setup.is_tso() { ",tso=1,legacy-ol-flags=1" } else { "" };
     for (guest, socket) in setup.sockets().iter().enumerate() {
-        vdevs.push(format!("net_vhost{guest},iface={},queues=1{tso}", socket.display()));
+        vdevs.push(format!("net_vhost{guest},iface={socket},queues=1{tso}"));
     }
     let vdevs: Vec<&str> = vdevs.iter().map(String::as_str).collect();
     let mut options = TestpmdOptions::new(&vdevs).with(&[
