@@ -146,9 +146,9 @@ impl Bench {
                 figures.push((figure[0], report.generator_idle));
             }
         }
-        let bound = judge::limit(&figures) == Limit::Generator;
+        let bound = judge::limit(&figures, judge::SAFE_IDLE) == Limit::Generator;
         if bound {
-            println!("  the generator is the limit: every system gets {} of a CPU", self.options.quota);
+            println!("  the generator could be the limit: every system gets {} of a CPU", self.options.quota);
         }
         Ok(bound.then_some(self.options.quota))
     }

@@ -6,6 +6,9 @@ use crate::work::Work;
 /// A generator that idled less than this, with the fastest system, was the limit.
 pub const LEAST_IDLE: f64 = 0.10;
 
+/// A generator that idled less than this in a short run could be the limit in the rounds.
+pub const SAFE_IDLE: f64 = 0.20;
+
 /// Whether a row's figures are the switch's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Limit {
@@ -100,12 +103,13 @@ fn list(names: &[String]) -> String {
     if names.is_empty() { "-".to_owned() } else { names.join(", ") }
 }
 
-/// Who was the limit, given each system's figure and how much the generator idled with it.
+/// Who was the limit, given each system's figure and how much the generator idled with it: less than `least` with the fastest
+/// means that it was.
 #[must_use]
-pub fn limit(systems: &[(f64, f64)]) -> Limit {
+pub fn limit(systems: &[(f64, f64)], least: f64) -> Limit {
     let fastest = systems.iter().max_by(|one, other| one.0.total_cmp(&other.0));
     match fastest {
-        Some((_, idle)) if *idle < LEAST_IDLE => Limit::Generator,
+        Some((_, idle)) if *idle < least => Limit::Generator,
         _ => Limit::Switch,
     }
 }
@@ -177,9 +181,13 @@ mod tests {
 
     #[test]
     fn the_generators_idle_time_counts_with_the_fastest_system() {
-        assert_eq!(limit(&[(5.0, 0.5), (10.0, 0.11)]), Limit::Switch);
-        assert_eq!(limit(&[(5.0, 0.5), (10.0, 0.09)]), Limit::Generator);
-        assert_eq!(limit(&[(5.0, 0.01), (10.0, 0.10)]), Limit::Switch, "the slower one's idle time does not matter");
-        assert_eq!(limit(&[]), Limit::Switch);
+        assert_eq!(limit(&[(5.0, 0.5), (10.0, 0.11)], LEAST_IDLE), Limit::Switch);
+        assert_eq!(limit(&[(5.0, 0.5), (10.0, 0.09)], LEAST_IDLE), Limit::Generator);
+        assert_eq!(
+            limit(&[(5.0, 0.01), (10.0, 0.10)], LEAST_IDLE),
+            Limit::Switch,
+            "the slower one's idle time does not matter"
+        );
+        assert_eq!(limit(&[], LEAST_IDLE), Limit::Switch);
     }
 }

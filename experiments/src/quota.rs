@@ -1,14 +1,16 @@
 //! The same share of a CPU for every system's forwarding thread, so that the switch is the limit and not the generator.
 //!
-//! A `cpu` control group of its own with a short period: half a CPU is 500 µs of every millisecond. Version 1 takes thread
-//! ids in any group. Version 2 takes them only in a threaded group below one that holds their whole processes.
+//! A `cpu` control group of its own with the shortest quota the kernel takes: half a CPU is one of every two milliseconds.
+//! Version 1 takes thread ids in any group. Version 2 takes them only in a threaded group below one that holds their whole
+//! processes.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-const PERIOD_US: u32 = 1000;
+/// The shortest quota, and period, that the kernel takes.
+const QUOTA_US: u32 = 1000;
 
 /// Where control groups are mounted.
 const ROOT: &str = "/sys/fs/cgroup";
@@ -54,8 +56,8 @@ impl Quota {
         let group = parent.join(name());
         fs::create_dir(&group).with_context(|| format!("cannot make {}", group.display()))?;
         let quota = Self { limit: group.clone(), made: vec![group.clone()], version: Version::One };
-        write(&group, "cpu.cfs_period_us", PERIOD_US)?;
-        write(&group, "cpu.cfs_quota_us", quota_us(share))?;
+        write(&group, "cpu.cfs_period_us", period_us(share))?;
+        write(&group, "cpu.cfs_quota_us", QUOTA_US)?;
         for (_, thread) in members {
             quota.take(*thread)?;
         }
@@ -80,7 +82,7 @@ impl Quota {
         quota.made.insert(0, inner.clone());
         write(&inner, "cgroup.type", "threaded")?;
         write(&outer, "cgroup.subtree_control", "+cpu")?;
-        write(&inner, "cpu.max", format!("{} {PERIOD_US}", quota_us(share)))?;
+        write(&inner, "cpu.max", format!("{QUOTA_US} {}", period_us(share)))?;
         for (_, thread) in members {
             quota.take(*thread)?;
         }
@@ -125,8 +127,8 @@ fn name() -> String {
     format!("sidecore-bench-{}", std::process::id())
 }
 
-fn quota_us(share: f64) -> u32 {
-    (f64::from(PERIOD_US) * share) as u32
+fn period_us(share: f64) -> u32 {
+    (f64::from(QUOTA_US) / share).round() as u32
 }
 
 fn write(group: &Path, file: &str, value: impl ToString) -> Result<()> {
@@ -144,8 +146,8 @@ mod tests {
 
     #[test]
     fn half_a_cpu_is_half_of_every_period() {
-        assert_eq!(quota_us(0.5), 500);
-        assert_eq!(quota_us(1.0), 1000);
+        assert_eq!(period_us(0.5), 2000);
+        assert_eq!(period_us(0.8), 1250);
     }
 
     #[test]

@@ -161,7 +161,7 @@ impl Outcome {
         let figures: Vec<(f64, f64)> = systems
             .filter_map(|(_, series)| Some((stats::median(series.rounds.get(number)?)?, stats::median(&series.idle)?)))
             .collect();
-        judge::limit(&figures)
+        judge::limit(&figures, judge::LEAST_IDLE)
     }
 }
 

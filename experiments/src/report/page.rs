@@ -74,14 +74,15 @@ fn line(group: &[&Entry], peers: &[Kind]) -> String {
         let against = ours.and_then(|entry| entry.ratio.get(peer));
         let _ = write!(text, " {} | {} | {} |", figure(of(*peer)), ratio(against), goal(against));
     }
-    let fastest = group
-        .iter()
-        .filter(|entry| entry.error.is_none())
-        .max_by(|one, other| one.median.unwrap_or(0.0).total_cmp(&other.median.unwrap_or(0.0)));
-    let idle =
-        fastest.and_then(|entry| entry.generator_idle).map_or("-".to_owned(), |idle| format!("{:.0} %", idle * 100.0));
+    let idle = idle(group).map_or("-".to_owned(), |idle| format!("{:.0} %", idle * 100.0));
     let _ = writeln!(text, " {idle} | {} |", remarks(group));
     text
+}
+
+/// How much the generator idled with the fastest system. Between round trips it waits, which says nothing.
+fn idle(group: &[&Entry]) -> Option<f64> {
+    let running = group.iter().filter(|entry| entry.error.is_none() && !entry.work.starts_with("rtt"));
+    running.max_by(|one, other| one.median.unwrap_or(0.0).total_cmp(&other.median.unwrap_or(0.0)))?.generator_idle
 }
 
 fn figure(entry: Option<&Entry>) -> String {
