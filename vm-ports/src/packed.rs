@@ -107,6 +107,12 @@ impl PackedRing {
 
     /// As the split ring's.
     #[inline]
+    pub(crate) fn prefetch_work(&self) {
+        self.descriptors.prefetch(Self::at(self.next_avail));
+    }
+
+    /// As the split ring's.
+    #[inline]
     pub(crate) fn peek(&self, ahead: u16) -> Option<(u64, u32)> {
         let slot = self.next_avail + ahead;
         let slot =

@@ -316,6 +316,12 @@ impl Ring {
         either!(self, ring => ring.has_work())
     }
 
+    /// Brings what [`Ring::has_work`] reads into the cache.
+    #[inline]
+    pub(crate) fn prefetch_work(&self) {
+        either!(self, ring => ring.prefetch_work());
+    }
+
     /// Gives a chain back, `written` bytes in it, at the next publication. Chains go back in the order in which they were taken.
     #[inline]
     pub(crate) fn stage(&mut self, chain: Chain, written: u32) {

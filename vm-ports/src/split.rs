@@ -131,6 +131,12 @@ impl SplitRing {
         self.avail_idx != self.next_avail
     }
 
+    /// Brings what [`SplitRing::has_work`] reads into the cache.
+    #[inline]
+    pub(crate) fn prefetch_work(&self) {
+        self.avail.prefetch(IDX);
+    }
+
     /// Reads the driver's index anew where fewer than `chains` are known to be there.
     #[inline]
     pub(crate) fn expect(&mut self, chains: usize) {

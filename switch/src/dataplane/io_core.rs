@@ -23,6 +23,9 @@ use crate::forwarding::{DropReason, Entry, Fdb, MacAddr, Now, PortId, PortKind, 
 const AGEING_ROUNDS: u64 = 64;
 const AGEING_BUCKETS: usize = 8;
 
+/// So many idle rings ahead of the one that is looked at.
+const LOOK_AHEAD: usize = 8;
+
 /// A guest's transmit queue on this core.
 struct GuestTx {
     queue: usize,
@@ -163,6 +166,10 @@ impl IoCore {
             nth += usize::from(self.rota.note(nth, found, now));
         }
         for _ in 0..self.rota.looks(worked, now) {
+            // Nothing of an idle ring is in the cache: it is fetched while others are looked at.
+            if let Some(guest) = self.rota.ahead(LOOK_AHEAD).and_then(|place| self.guests.get(place)) {
+                guest.tx.prefetch_work();
+            }
             let Some(place) = self.rota.next_asleep() else { break };
             if self.poll_guest(place) {
                 self.rota.wake(now);

@@ -117,6 +117,12 @@ impl Rota {
         Some(usize::from(place))
     }
 
+    /// The idle ring to look at after `n` others.
+    #[inline]
+    pub(super) fn ahead(&self, n: usize) -> Option<usize> {
+        self.asleep.get(n).map(|place| usize::from(*place))
+    }
+
     /// Something was found in the ring that [`Rota::next_asleep`] gave last.
     pub(super) fn wake(&mut self, now: u64) {
         if let Some(place) = self.asleep.pop_back() {
