@@ -36,13 +36,32 @@ impl<T: Copy + Default> Fifo<T> {
         self.tail = self.tail.wrapping_add(1);
     }
 
-    /// Puts back the value that was taken last from the front.
+    /// The value that is `n` places behind the first one. There has to be one.
     #[inline(always)]
-    pub(crate) fn push_front(&mut self, value: T) {
-        debug_assert!(self.len() < self.items.len());
-        self.head = self.head.wrapping_sub(1);
-        let at = self.at(self.head);
+    pub(crate) fn peek(&self, n: usize) -> T {
+        debug_assert!(n < self.len());
+        self.items[self.at(self.head.wrapping_add(n as u32))]
+    }
+
+    /// Removes the first `n` values: after a loop of [`Fifo::peek`], which leaves positions in registers.
+    #[inline(always)]
+    pub(crate) fn remove(&mut self, n: usize) {
+        debug_assert!(n <= self.len());
+        self.head = self.head.wrapping_add(n as u32);
+    }
+
+    /// Writes a value `n` places behind the last one, to be added by [`Fifo::extend`].
+    #[inline(always)]
+    pub(crate) fn put(&mut self, n: usize, value: T) {
+        debug_assert!(self.len() + n < self.items.len());
+        let at = self.at(self.tail.wrapping_add(n as u32));
         self.items[at] = value;
+    }
+
+    /// Adds the first `n` values written by [`Fifo::put`].
+    #[inline(always)]
+    pub(crate) fn extend(&mut self, n: usize) {
+        self.tail = self.tail.wrapping_add(n as u32);
     }
 
     #[inline(always)]
@@ -88,7 +107,13 @@ mod tests {
         (0..4).for_each(|n| fifo.push_back(n));
         assert_eq!(fifo.len(), 4);
         assert_eq!((fifo.pop_front(), fifo.pop_back()), (Some(0), Some(3)));
-        fifo.push_front(9);
-        assert_eq!(fifo.iter().collect::<Vec<_>>(), [9, 1, 2]);
+        fifo.push_back(9);
+        assert_eq!(fifo.iter().collect::<Vec<_>>(), [1, 2, 9]);
+        assert_eq!((fifo.peek(0), fifo.peek(2)), (1, 9));
+        fifo.remove(2);
+        fifo.put(0, 5);
+        fifo.put(1, 6);
+        fifo.extend(2);
+        assert_eq!(fifo.iter().collect::<Vec<_>>(), [9, 5, 6]);
     }
 }

@@ -127,21 +127,50 @@ impl PackedRing {
     /// A chain of one descriptor.
     #[inline]
     pub(crate) fn add_one(&mut self, token: u32, segment: Segment) -> bool {
-        if self.options.indirect == Indirect::Always {
-            return self.add(token, &[segment]);
+        self.add_ones(1, |_| (token, segment)) == 1
+    }
+
+    /// Up to `count` such chains; `next` gives token and segment of each. Returns how many there was room for.
+    #[inline]
+    pub(crate) fn add_ones(&mut self, count: usize, mut next: impl FnMut(usize) -> (u32, Segment)) -> usize {
+        let count = count.min(usize::from(self.free_descriptors));
+        if self.options.indirect == Indirect::Always || self.options.in_order || count == 0 {
+            for n in 0..count {
+                let (token, segment) = next(n);
+                if !self.add(token, &[segment]) {
+                    return n;
+                }
+            }
+            return count;
         }
-        if self.free_descriptors == 0 {
-            return false;
+        // Positions are local: half words that are neighbours in memory would be read together, and wait for stores.
+        let (mut at, mut wrap, size) = (self.next_avail, self.avail_wrap, self.size);
+        for n in 0..count {
+            let (token, segment) = next(n);
+            let id = self.ids.peek(n);
+            let (flags, writable) = if segment.writable { (WRITE, segment.len) } else { (0, 0) };
+            self.chains[usize::from(id)] = Chain { token, descriptors: 1, writable };
+            let flags = flags | if wrap { AVAIL } else { USED };
+            let (table, index) = (&self.descriptor_table, usize::from(at));
+            table.store_u64::<0>(index, segment.addr, Relaxed);
+            if n == 0 && self.head.is_none() {
+                table.store_u32::<8>(index, segment.len, Relaxed);
+                table.store_u16::<12>(index, id, Relaxed);
+                self.head = Some((at, flags));
+            } else {
+                table.store_u64::<8>(index, tail(segment.len, id, flags), Relaxed);
+            }
+            at += 1;
+            if at == size {
+                (at, wrap) = (0, !wrap);
+            }
         }
-        let id = self.ids.pop_front().expect("there are as many ids as descriptors");
-        let (flags, writable) = if segment.writable { (WRITE, segment.len) } else { (0, 0) };
-        self.chains[usize::from(id)] = Chain { token, descriptors: 1, writable };
-        if self.options.in_order {
-            self.order.push_back(id);
-        }
-        self.put(segment.addr, segment.len, id, flags);
-        self.in_flight += 1;
-        true
+        self.ids.remove(count);
+        (self.next_avail, self.avail_wrap) = (at, wrap);
+        self.in_flight += count;
+        self.free_descriptors -= count as u16;
+        self.unpublished += count as u16;
+        count
     }
 
     fn use_table(&self, segments: usize) -> bool {
@@ -274,11 +303,43 @@ impl PackedRing {
     #[inline]
     pub(crate) fn pop_burst(&mut self, out: &mut [Used]) -> usize {
         let mut done = 0;
-        while done < out.len() {
-            let Some(used) = self.pop_used() else { break };
-            out[done] = used;
+        if self.options.in_order {
+            while done < out.len() {
+                let Some(used) = self.pop_used() else { break };
+                out[done] = used;
+                done += 1;
+            }
+            return done;
+        }
+        let (mut at, mut wrap, size) = (self.next_used, self.used_wrap, self.size);
+        let most = out.len().min(self.in_flight);
+        while done < most {
+            let index = usize::from(at);
+            // Pairs with the device's release store of these flags: id, length and buffers are then visible.
+            let flags = self.descriptor_table.load_u16::<FLAGS>(index, Acquire);
+            if flags & (AVAIL | USED) != if wrap { AVAIL | USED } else { 0 } {
+                break;
+            }
+            let id = self.descriptor_table.load_u16::<12>(index, Relaxed);
+            let len = self.descriptor_table.load_u32::<8>(index, Relaxed);
+            let Some(chain) = self.chains.get_mut(usize::from(id)).filter(|c| c.descriptors > 0) else {
+                // Nobody can say how far to skip: the ring stays where it is, like a driver's that declares it broken.
+                self.violations += 1;
+                break;
+            };
+            let descriptors = std::mem::take(&mut chain.descriptors);
+            out[done] = Used { token: chain.token, len };
+            self.ids.put(done, id);
+            self.free_descriptors += descriptors;
+            at += descriptors;
+            if at >= size {
+                (at, wrap) = (at - size, !wrap);
+            }
             done += 1;
         }
+        self.ids.extend(done);
+        self.in_flight -= done;
+        (self.next_used, self.used_wrap) = (at, wrap);
         done
     }
 

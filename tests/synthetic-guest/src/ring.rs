@@ -101,6 +101,12 @@ impl Ring {
         either!(self, ring => ring.add_one(token, segment))
     }
 
+    /// [`Ring::add_one`] up to `count` times; `next` gives token and segment of each. Returns how many there was room for.
+    #[inline]
+    pub fn add_ones(&mut self, count: usize, next: impl FnMut(usize) -> (u32, Segment)) -> usize {
+        either!(self, ring => ring.add_ones(count, next))
+    }
+
     /// Shows all chains added so far to the device, with one release store.
     #[inline]
     pub fn publish(&mut self) {

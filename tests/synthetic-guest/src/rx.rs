@@ -64,7 +64,7 @@ pub struct Received<'a> {
     /// (offset in `memory`, bytes) of each piece.
     pieces: &'a [(usize, usize)],
     len: usize,
-    header: Offload,
+    header: [u8; 12],
 }
 
 impl Received<'_> {
@@ -76,7 +76,7 @@ impl Received<'_> {
 
     /// The virtio-net header; `num_buffers` is 0 with a 10-byte header.
     pub fn header(&self) -> Offload {
-        self.header
+        Offload::from_bytes(self.header)
     }
 
     /// Number of ring buffers the frame spans.
@@ -186,27 +186,37 @@ impl RxQueue {
 
     /// Puts up to `count` free buffers into the ring, with one publication; returns how many.
     pub fn fill(&mut self, count: usize) -> usize {
-        let mut filled = 0;
-        while filled < count {
-            let Some(index) = self.free.pop_front() else { break };
-            let addr = self.memory.guest() + (index as usize * self.stride) as u64;
-            let added = if self.shape == RxShape::OneBuffer {
-                self.ring.add_one(index, Segment { addr, len: self.buffer_len as u32, writable: true })
-            } else {
-                layout(&mut self.segments, self.shape, addr, self.header_len, self.buffer_len);
-                self.ring.add(index, &self.segments)
-            };
-            if !added {
-                self.free.push_front(index);
-                break;
-            }
-            filled += 1;
-        }
+        let filled = self.fill_ring(count.min(self.free.len()));
         if filled > 0 {
             self.ring.publish();
             self.stats.publications += 1;
             let wanted = self.ring.kick_wanted();
             self.bell.published(wanted);
+        }
+        filled
+    }
+
+    #[inline]
+    fn fill_ring(&mut self, count: usize) -> usize {
+        let (base, stride, len) = (self.memory.guest(), self.stride, self.buffer_len);
+        if self.shape == RxShape::OneBuffer {
+            let free = &self.free;
+            let filled = self.ring.add_ones(count, |n| {
+                let index = free.peek(n);
+                (index, Segment { addr: base + (index as usize * stride) as u64, len: len as u32, writable: true })
+            });
+            self.free.remove(filled);
+            return filled;
+        }
+        let mut filled = 0;
+        while filled < count {
+            let index = self.free.peek(0);
+            layout(&mut self.segments, self.shape, base + (index as usize * stride) as u64, self.header_len, len);
+            if !self.ring.add(index, &self.segments) {
+                break;
+            }
+            self.free.remove(1);
+            filled += 1;
         }
         filled
     }
@@ -259,10 +269,11 @@ impl RxQueue {
     #[inline]
     fn take_batch(&mut self, batch: &mut [Used; BATCH], max: usize) -> usize {
         let found = self.ring.pop_burst(&mut batch[..max.min(BATCH)]);
-        for used in &batch[..found] {
+        for (n, used) in batch[..found].iter().enumerate() {
             self.memory.prefetch(used.token as usize * self.stride);
-            self.free.push_back(used.token);
+            self.free.put(n, used.token);
         }
+        self.free.extend(found);
         self.stats.buffers += found as u64;
         found
     }
@@ -281,15 +292,16 @@ impl RxQueue {
             return false;
         }
         let piece = (at + self.header_len, len - self.header_len);
-        let mut header = Offload::default();
+        let mut header = [0; 12];
         if !self.blind {
             header = self.header(at);
-            if self.mergeable && header.num_buffers != 1 {
+            let buffers = num_buffers(&header);
+            if self.mergeable && buffers != 1 {
                 return self.hand_out_pieces(piece, header, rest, take);
             }
             // virtio 1.2 §5.1.6.4.1 wants num_buffers to be 1 where it exists. Drivers do not care, and DPDK leaves what
             // was there.
-            self.stats.bad_num_buffers += u64::from(self.header_len == 12 && header.num_buffers != 1);
+            self.stats.bad_num_buffers += u64::from(self.header_len == 12 && buffers != 1);
         }
         self.stats.frames += 1;
         self.stats.bytes += piece.1 as u64;
@@ -298,14 +310,14 @@ impl RxQueue {
     }
 
     #[inline]
-    fn header(&self, at: usize) -> Offload {
+    fn header(&self, at: usize) -> [u8; 12] {
         let mut bytes = [0; 12];
         // Lengths that the compiler knows: no call to memcpy.
         match self.header_len {
             12 => self.memory.read(at, &mut bytes),
             _ => self.memory.read(at, &mut bytes[..10]),
         }
-        Offload::from_bytes(bytes)
+        bytes
     }
 
     /// Takes up to `max` frames of one buffer each and lends the buffers to `lend`, which gets the buffer's number, its
@@ -320,7 +332,7 @@ impl RxQueue {
         for used in &batch[..found] {
             let (at, len) = (used.token as usize * self.stride, used.len as usize);
             let sound = (self.header_len..=self.buffer_len).contains(&len);
-            let buffers = if sound && self.mergeable { self.header(at).num_buffers } else { 1 };
+            let buffers = if sound && self.mergeable { num_buffers(&self.header(at)) } else { 1 };
             let kept = if skip > 0 {
                 skip -= 1;
                 false
@@ -367,14 +379,15 @@ impl RxQueue {
     fn hand_out_pieces(
         &mut self,
         first: (usize, usize),
-        header: Offload,
+        header: [u8; 12],
         rest: &mut std::slice::Iter<'_, Used>,
         take: &mut impl FnMut(&Received<'_>),
     ) -> bool {
         self.pieces.clear();
         self.pieces.push(first);
-        let mut good = header.num_buffers > 0;
-        for _ in 1..header.num_buffers {
+        let buffers = num_buffers(&header);
+        let mut good = buffers > 0;
+        for _ in 1..buffers {
             let Some(used) = rest.next().copied().or_else(|| self.take_another()) else {
                 self.stats.incomplete += 1;
                 return false;
@@ -433,6 +446,11 @@ impl RxQueue {
     pub(crate) fn parts(&self) -> (&Ring, &Bell) {
         (&self.ring, &self.bell)
     }
+}
+
+#[inline(always)]
+fn num_buffers(header: &[u8; 12]) -> u16 {
+    u16::from_le_bytes([header[10], header[11]])
 }
 
 #[inline]

@@ -129,20 +129,47 @@ impl SplitRing {
     /// from one CPU to the other, but that of the avail index. A token must always come with the same address.
     #[inline]
     pub(crate) fn add_one(&mut self, token: u32, segment: Segment) -> bool {
-        if self.options.indirect == Indirect::Always {
-            return self.add(token, &[segment]);
+        self.add_ones(1, |_| (token, segment)) == 1
+    }
+
+    /// Up to `count` such chains; `next` gives token and segment of each. Returns how many there was room for.
+    #[inline]
+    pub(crate) fn add_ones(&mut self, count: usize, mut next: impl FnMut(usize) -> (u32, Segment)) -> usize {
+        let count = count.min(self.free.len());
+        if self.options.indirect == Indirect::Always || self.options.in_order {
+            for n in 0..count {
+                let (token, segment) = next(n);
+                if !self.add(token, &[segment]) {
+                    return n;
+                }
+            }
+            return count;
         }
-        let Some(head) = self.free.pop_front() else { return false };
-        let (flags, writable) = if segment.writable { (WRITE, segment.len) } else { (0, 0) };
-        let tail = tail(segment.len, flags, 0);
-        let chain = &mut self.chains[usize::from(head)];
-        if chain.said != tail || chain.token != token {
-            self.descriptor_table.store_u64::<0>(usize::from(head), segment.addr, Relaxed);
-            self.descriptor_table.store_u64::<8>(usize::from(head), tail, Relaxed);
+        // Positions are local: half words that are neighbours in memory would be read together, and wait for stores.
+        let (mut at, mask) = (self.avail_idx, self.size - 1);
+        for n in 0..count {
+            let (token, segment) = next(n);
+            let head = self.free.peek(n);
+            let (flags, writable) = if segment.writable { (WRITE, segment.len) } else { (0, 0) };
+            let tail = tail(segment.len, flags, 0);
+            let chain = &mut self.chains[usize::from(head)];
+            if chain.said != tail || chain.token != token {
+                self.descriptor_table.store_u64::<0>(usize::from(head), segment.addr, Relaxed);
+                self.descriptor_table.store_u64::<8>(usize::from(head), tail, Relaxed);
+            }
+            *chain = Chain { token, writable, said: tail, descriptors: 1 };
+            let slot = usize::from(at & mask);
+            let offered = &mut self.offered[slot];
+            if *offered != head {
+                *offered = head;
+                self.avail_entries.store_u16::<0>(slot, head, Relaxed);
+            }
+            at = at.wrapping_add(1);
         }
-        *chain = Chain { token, writable, said: tail, descriptors: 1 };
-        self.offer(head);
-        true
+        self.free.remove(count);
+        self.in_flight += count;
+        self.avail_idx = at;
+        count
     }
 
     #[inline(always)]
@@ -285,6 +312,7 @@ impl SplitRing {
         // A local copy: half words that are neighbours in memory would be read together, and wait for each other's stores.
         let (mut at, mask) = (self.used_idx, self.size - 1);
         let count = usize::from(self.used_seen.wrapping_sub(at)).min(out.len());
+        let mut freed = 0;
         for _ in 0..count {
             let slot = usize::from(at & mask);
             let head = self.used_entries.load_u32::<0>(slot, Relaxed);
@@ -293,19 +321,30 @@ impl SplitRing {
             let used = match self.chains.get_mut(head as usize) {
                 Some(chain) if chain.descriptors == 1 => {
                     chain.descriptors = 0;
-                    self.free.push_back(head as u16);
-                    self.in_flight -= 1;
+                    self.free.put(freed, head as u16);
+                    freed += 1;
                     Some(Used { token: chain.token, len })
                 }
-                _ => self.complete(head, len),
+                _ => {
+                    self.settle_freed(&mut freed);
+                    self.complete(head, len)
+                }
             };
             if let Some(used) = used {
                 out[done] = used;
                 done += 1;
             }
         }
+        self.settle_freed(&mut freed);
         self.used_idx = at;
         done
+    }
+
+    /// Accounts for the descriptors that a burst has freed so far.
+    #[inline(always)]
+    fn settle_freed(&mut self, freed: &mut usize) {
+        self.free.extend(*freed);
+        self.in_flight -= std::mem::take(freed);
     }
 
     /// A device that uses buffers in order may write one entry, with the last head, for a batch and skip the others.

@@ -181,34 +181,44 @@ impl TxQueue {
         if self.free.len() < count || self.ring.free_descriptors() < count * usize::from(self.shape.segments()) {
             self.reclaim();
         }
-        for number in 0..count {
-            let Some(index) = self.free.pop_front() else { return number };
-            let at = index as usize * self.slot_size;
-            let mut slot = Slot {
-                buffers: &self.buffers,
-                at,
-                capacity: self.slot_size - FRAME_AT,
-                header_len: self.header_len,
-                index,
-            };
-            let len = fill(number, &mut slot);
-            assert!(len <= slot.capacity, "a frame does not fit into its transmit buffer");
-            let addr = self.buffers.guest() + at as u64;
-            let added = if self.shape == TxShape::OneBuffer {
-                let addr = addr + (FRAME_AT - self.header_len) as u64;
-                self.ring.add_one(index, Segment { addr, len: (self.header_len + len) as u32, writable: false })
-            } else {
-                layout(&mut self.segments, self.shape, addr, self.header_len, len);
-                self.ring.add(index, &self.segments)
-            };
-            if !added {
-                self.free.push_front(index);
-                return number;
+        let count = count.min(self.free.len());
+        let mut queued = 0;
+        if self.shape == TxShape::OneBuffer {
+            let (free, buffers, header_len) = (&self.free, &self.buffers, self.header_len);
+            let (slot_size, mut bytes) = (self.slot_size, 0);
+            queued = self.ring.add_ones(count, |number| {
+                let index = free.peek(number);
+                let at = index as usize * slot_size;
+                let mut slot = Slot { buffers, at, capacity: slot_size - FRAME_AT, header_len, index };
+                let len = fill(number, &mut slot);
+                assert!(len <= slot.capacity, "a frame does not fit into its transmit buffer");
+                bytes += len as u64;
+                let addr = buffers.guest() + (at + FRAME_AT - header_len) as u64;
+                (index, Segment { addr, len: (header_len + len) as u32, writable: false })
+            });
+            self.stats.bytes += bytes;
+        } else {
+            while queued < count && self.queue_shaped(queued, &mut fill) {
+                queued += 1;
             }
-            self.stats.frames += 1;
-            self.stats.bytes += len as u64;
         }
-        count
+        self.free.remove(queued);
+        self.stats.frames += queued as u64;
+        queued
+    }
+
+    /// Queues a frame of several segments in the `number`th free buffer; `false` when the ring is full.
+    fn queue_shaped(&mut self, number: usize, fill: &mut impl FnMut(usize, &mut Slot<'_>) -> usize) -> bool {
+        let index = self.free.peek(number);
+        let at = index as usize * self.slot_size;
+        let capacity = self.slot_size - FRAME_AT;
+        let mut slot = Slot { buffers: &self.buffers, at, capacity, header_len: self.header_len, index };
+        let len = fill(number, &mut slot);
+        assert!(len <= capacity, "a frame does not fit into its transmit buffer");
+        layout(&mut self.segments, self.shape, self.buffers.guest() + at as u64, self.header_len, len);
+        let added = self.ring.add(index, &self.segments);
+        self.stats.bytes += if added { len as u64 } else { 0 };
+        added
     }
 
     /// Queues `len` bytes, header included, at `addr`: receive buffer `index`, which is the device's until

@@ -82,7 +82,7 @@ impl Receiver {
     }
 
     /// Takes note of a frame.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn take(&mut self, frame: &Received<'_>, clock: &Clock, now: u64) -> Option<Stamp> {
         match self.verify {
             Verify::None => {
@@ -94,14 +94,14 @@ impl Receiver {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn take_short(&mut self, frame: &Received<'_>, clock: &Clock, now: u64) -> Option<Stamp> {
-        let bytes = frame.array::<SHORT_STAMP_LEN>(self.incoming.stamp_at).unwrap_or_else(|| {
-            let mut bytes = [0; SHORT_STAMP_LEN];
-            frame.read(self.incoming.stamp_at, &mut bytes);
-            bytes
-        });
-        let stamp = ShortStamp::from_bytes(&bytes, self.incoming.key);
+        let at = self.incoming.stamp_at;
+        let words = match (frame.array(at), frame.array(at + 8)) {
+            (Some(word), Some(sum)) => (u64::from_le_bytes(word), u16::from_le_bytes(sum)),
+            _ => read_slowly(frame, at),
+        };
+        let stamp = ShortStamp::from_words(words, self.incoming.key);
         match stamp.filter(|stamp| usize::from(stamp.flow) < self.sequences.flows()) {
             Some(stamp) => {
                 let probe = &mut self.probes[usize::from(stamp.flow)];
@@ -212,4 +212,13 @@ impl Receiver {
     pub(crate) fn sequences(&self, sent: &[u64]) -> Report {
         self.sequences.report_against(sent)
     }
+}
+
+/// A stamp that lies across buffers, or is not there.
+#[cold]
+fn read_slowly(frame: &Received<'_>, at: usize) -> (u64, u16) {
+    let mut bytes = [0; SHORT_STAMP_LEN];
+    frame.read(at, &mut bytes);
+    let [a, b, c, d, e, f, g, h, sum @ ..] = bytes;
+    (u64::from_le_bytes([a, b, c, d, e, f, g, h]), u16::from_le_bytes(sum))
 }

@@ -203,7 +203,9 @@ impl Sender {
         match self.verify {
             Verify::None => {}
             Verify::Order => {
-                slot.write(self.stamp_at, &ShortStamp { flow: stream.id, sequence }.to_bytes(stream.key));
+                let (word, sum) = ShortStamp { flow: stream.id, sequence }.to_words(stream.key);
+                slot.write(self.stamp_at, &word.to_le_bytes());
+                slot.write(self.stamp_at + 8, &sum.to_le_bytes());
             }
             Verify::Full => slot.write(self.stamp_at, &kind.template.stamp_bytes(sequence, time_ns)),
         }
