@@ -331,7 +331,10 @@ impl PackedRing {
             out[done] = Used { token: chain.token, len };
             self.ids.put(done, id);
             self.free_descriptors += descriptors;
-            at += descriptors;
+            at += 1;
+            if descriptors != 1 {
+                at += further(descriptors);
+            }
             if at >= size {
                 (at, wrap) = (at - size, !wrap);
             }
@@ -403,6 +406,14 @@ impl PackedRing {
     pub(crate) fn parts(&self) -> [&Window; 3] {
         [&self.descriptors, &self.driver_event, &self.device_event]
     }
+}
+
+/// Descriptors behind the first one of a chain. Out of line, so that the place of the next used descriptor is a guess that
+/// the processor can go on with, not a sum it has to wait for.
+#[cold]
+#[inline(never)]
+fn further(descriptors: u16) -> u16 {
+    descriptors - 1
 }
 
 /// The second half of a packed descriptor: length, buffer id, flags.
