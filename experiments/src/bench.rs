@@ -11,6 +11,7 @@ use crate::options::Options;
 use crate::quota::Quota;
 use crate::results::{Outcome, Series};
 use crate::ringgen::{Generator, Report, Run, Verify};
+use crate::stats::median;
 use crate::systems::{Contender, Kind, Setup};
 use crate::work::{Row, Work};
 
@@ -19,6 +20,9 @@ const SETTLE: Duration = Duration::from_millis(100);
 
 /// Seconds of the runs that only decide how the row is measured.
 const PILOT_SECONDS: f64 = 0.5;
+
+/// Rounds after which it shows that the generator is the limit.
+const ROUNDS_TO_JUDGE: usize = 3;
 
 /// Everything a row needs besides itself.
 #[derive(Debug)]
@@ -55,6 +59,13 @@ impl Lane {
     }
 }
 
+fn is_generator_bound(lanes: &[Lane]) -> bool {
+    let running = lanes.iter().filter(|lane| lane.is_in());
+    let figures: Vec<(f64, f64)> =
+        running.filter_map(|lane| Some((median(&lane.series.rounds[0])?, median(&lane.series.idle)?))).collect();
+    judge::limit(&figures, judge::LEAST_IDLE) == Limit::Generator
+}
+
 impl Bench {
     /// Measures a row. An error means that the user has had enough; what goes wrong with a system is in its series.
     pub fn row(&self, row: &Row) -> Result<Outcome> {
@@ -64,16 +75,23 @@ impl Bench {
             self.interrupt.check()?;
             lanes.push(self.start(*kind, row));
         }
-        let share = self.share(row, &mut lanes)?;
-        let quota = self.limit(share, &mut lanes);
-        let quota_share = quota.is_some().then_some(share).flatten();
+        let mut quota = if self.may_limit(row, &mut lanes)? { self.limit(&mut lanes) } else { None };
         self.verify(row, &mut lanes)?;
         let background = self.background(row, &mut lanes)?;
-        self.rounds(row, &mut lanes, background)?;
+        let may_begin_again = quota.is_none() && self.has_quota(row);
+        if !self.rounds(row, &mut lanes, background, may_begin_again)? {
+            quota = self.limit(&mut lanes);
+            for series in lanes.iter_mut().map(|lane| &mut lane.series) {
+                series.rounds.iter_mut().for_each(Vec::clear);
+                series.idle.clear();
+            }
+            self.rounds(row, &mut lanes, background, false)?;
+        }
+        let share = quota.is_some().then_some(self.options.quota);
         let systems = lanes.drain(..).map(|lane| (lane.kind, lane.series)).collect();
         // The threads are gone with their systems: nothing is left in the group.
         drop(quota);
-        Ok(Outcome { row: row.clone(), systems, quota: quota_share })
+        Ok(Outcome { row: row.clone(), systems, quota: share })
     }
 
     /// The generator's command line in a round of a row, for the report.
@@ -135,10 +153,14 @@ impl Bench {
         contender.halt()
     }
 
-    /// The share of a CPU for everybody, if the generator would be the limit without.
-    fn share(&self, row: &Row, lanes: &mut [Lane]) -> Result<Option<f64>> {
-        if row.work.is_round_trip() || self.options.quota == 0.0 {
-            return Ok(None);
+    fn has_quota(&self, row: &Row) -> bool {
+        !row.work.is_round_trip() && self.options.quota > 0.0
+    }
+
+    /// Whether a short run shows that the generator could be the limit.
+    fn may_limit(&self, row: &Row, lanes: &mut [Lane]) -> Result<bool> {
+        if !self.has_quota(row) {
+            return Ok(false);
         }
         let mut figures = Vec::new();
         for lane in lanes.iter_mut().filter(|lane| lane.is_in()) {
@@ -146,19 +168,16 @@ impl Bench {
                 figures.push((figure[0], report.generator_idle));
             }
         }
-        let bound = judge::limit(&figures, judge::SAFE_IDLE) == Limit::Generator;
-        if bound {
-            println!("  the generator could be the limit: every system gets {} of a CPU", self.options.quota);
-        }
-        Ok(bound.then_some(self.options.quota))
+        Ok(judge::limit(&figures, judge::SAFE_IDLE) == Limit::Generator)
     }
 
-    fn limit(&self, share: Option<f64>, lanes: &mut [Lane]) -> Option<Quota> {
-        let share = share?;
+    /// Gives every system the same share of a CPU.
+    fn limit(&self, lanes: &mut [Lane]) -> Option<Quota> {
+        println!("  the generator could be the limit: every system gets {} of a CPU", self.options.quota);
         let members: Vec<(u32, u32)> =
             lanes.iter_mut().filter_map(|lane| lane.contender.as_mut()).map(Contender::member).collect();
-        Quota::new(share, &members)
-            .map_err(|error| println!("  no limit could be set, so the row is the generator's: {error:#}"))
+        Quota::new(self.options.quota, &members)
+            .map_err(|error| println!("  no such limit can be set, so the row may not count: {error:#}"))
             .ok()
     }
 
@@ -203,7 +222,8 @@ impl Bench {
         Ok(half)
     }
 
-    fn rounds(&self, row: &Row, lanes: &mut [Lane], background: Option<f64>) -> Result<()> {
+    /// All rounds, or, where that may help, only so many as show that the generator is the limit: then the answer is false.
+    fn rounds(&self, row: &Row, lanes: &mut [Lane], background: Option<f64>, may_begin_again: bool) -> Result<bool> {
         for round in 1..=self.options.rounds {
             let mut shown = Vec::new();
             for lane in lanes.iter_mut().filter(|lane| lane.is_in()) {
@@ -218,8 +238,12 @@ impl Bench {
             }
             let units: Vec<&str> = row.metrics().iter().map(|metric| metric.unit()).collect();
             println!("  round {round:2}: {} ({})", shown.join(", "), units.join(", "));
+            let enough = round >= ROUNDS_TO_JUDGE.min(self.options.rounds);
+            if may_begin_again && enough && is_generator_bound(lanes) {
+                return Ok(false);
+            }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// One system's turn: it runs, the others are halted. None: it is out now. An error: the user has had enough.

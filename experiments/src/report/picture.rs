@@ -9,7 +9,7 @@ use crate::work::Goal;
 
 const LEFT: f64 = 210.0;
 const PLOT: f64 = 520.0;
-const RIGHT: f64 = 190.0;
+const RIGHT: f64 = 240.0;
 const TOP: f64 = 64.0;
 const BAR: f64 = 14.0;
 const BETWEEN_BARS: f64 = 4.0;
