@@ -7,6 +7,9 @@ use crate::features::Features;
 /// The longest virtio-net header in use: with `num_buffers`.
 pub const NET_HEADER_MAX: usize = 12;
 
+/// The header of a packet in one buffer of which nothing is to be said, as every receiver gets it.
+pub(crate) const PLAIN_HEADER: [u8; NET_HEADER_MAX] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0];
+
 /// What kind of segmentation a packet needs before it fits its receiver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Gso {
@@ -110,6 +113,12 @@ impl Offload {
         features.has(Features::GUEST_CSUM) && gso && (!self.ecn || features.has(Features::GUEST_ECN))
     }
 
+    /// Whether there is nothing to be done and nothing to be said.
+    #[inline]
+    pub(crate) fn is_plain(&self) -> bool {
+        !self.needs_csum && !self.data_valid && self.gso == Gso::None
+    }
+
     /// Moves the checksum's place when `delta` bytes of VLAN tag were put in (or, negative, taken out) before it.
     #[inline]
     pub fn shift(&mut self, delta: i16) {
@@ -124,7 +133,7 @@ impl Offload {
     pub fn write(&self, features: Features, num_buffers: u16) -> [u8; NET_HEADER_MAX] {
         let mut header = [0; NET_HEADER_MAX];
         header[10..12].copy_from_slice(&num_buffers.to_le_bytes());
-        if !self.needs_csum && !self.data_valid && self.gso == Gso::None {
+        if self.is_plain() {
             return header;
         }
         // §5.1.6.4: flags only where the driver negotiated GUEST_CSUM.

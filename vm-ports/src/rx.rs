@@ -11,7 +11,7 @@ use crate::counters::{QueueCounters, RingFault, RxDrop};
 use crate::egress::{self, FrameSink};
 use crate::features::Features;
 use crate::memory::{GuestMemory, GuestSlice, Source, full_fence};
-use crate::net_header::{NET_HEADER_MAX, Offload};
+use crate::net_header::{NET_HEADER_MAX, Offload, PLAIN_HEADER};
 use crate::offload::OffloadError;
 use crate::packet::{CHAIN_SEGMENTS, View};
 use crate::ring::{Chain, ChainError, Direction, Ring, RingError, RingSetup, Sink, Translator};
@@ -23,7 +23,7 @@ const FRAME_CHAINS: usize = 256;
 const PACKET_DESCRIPTORS: usize = 8192;
 
 /// How many packets before its turn a buffer is looked up and its first lines taken over from the guest's CPU, and how many bytes of it.
-const AHEAD: u16 = 4;
+const AHEAD: u16 = 8;
 const WRITE_AHEAD: usize = 128;
 
 /// The device side of one RX virtqueue. Owned by one I/O core at a time.
@@ -189,7 +189,6 @@ impl RxQueue {
         {
             buffer.prefetch_write(WRITE_AHEAD);
         }
-        let header = packet.offload().write(*features, 1);
         let header_len = features.net_header_len();
         let total = header_len + packet.len();
         let (chain, buffer) = ring.single(&mut Translator { memory, hint: region_hint }, Direction::Write)?;
@@ -198,10 +197,10 @@ impl RxQueue {
         }
         ring.advance(chain);
         ring.stage(chain, total as u32);
-        if header_len == NET_HEADER_MAX {
-            buffer.write_array(&header);
+        if packet.offload().is_plain() && header_len == NET_HEADER_MAX {
+            buffer.write_array(&PLAIN_HEADER);
         } else {
-            buffer.write(&header[..header_len]);
+            buffer.write(&packet.offload().write(*features, 1)[..header_len]);
         }
         let mut at = header_len;
         for part in std::iter::once(&Source::from(packet.head())).chain(view.tail()) {

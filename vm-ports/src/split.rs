@@ -159,6 +159,10 @@ impl SplitRing {
         let head = |ahead: u16| {
             self.avail.load_u16(ENTRIES + self.slot(self.next_avail.wrapping_add(ahead)) * 2, Ordering::Relaxed)
         };
+        if known == ahead {
+            // What follows is known to nobody here: by its turn, the driver's index is.
+            self.avail.prefetch(IDX);
+        }
         if known > 2 * ahead {
             self.descriptors.prefetch(usize::from(head(2 * ahead) & (self.size - 1)) * DESCRIPTOR_BYTES);
         }
