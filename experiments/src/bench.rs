@@ -272,7 +272,7 @@ impl Bench {
     }
 
     fn measure(&self, contender: &mut Contender, run: &Run) -> Result<(Vec<f64>, Report)> {
-        let to_nic = run.row.work == Work::GuestToNic;
+        let to_nic = run.row.work.ends_at_nic();
         contender.resume()?;
         let before = if to_nic { contender.nic_sent()? } else { 0 };
         let report = self.generator.run(run, &self.folder, &self.interrupt);

@@ -37,7 +37,8 @@ pub struct Entry {
     pub median: Option<f64>,
     /// Median share of the generator's time in polls that found nothing to do.
     pub generator_idle: Option<f64>,
-    /// Whether every packet of the verification run was found in order, once and intact.
+    /// Whether every packet of the verification run was found in order, once and intact, or, where it went to the NIC, was
+    /// counted there.
     pub verified: bool,
     /// Share of a CPU that every forwarding thread was limited to, where the generator would have been the limit.
     pub quota: Option<f64>,

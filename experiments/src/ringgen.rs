@@ -147,6 +147,7 @@ impl Generator {
             Work::GuestToGuest | Work::Tso => "stream",
             Work::NicToGuest => "sink",
             Work::GuestToNic => "source",
+            Work::NicEcho => "echo",
             Work::RttIdle | Work::RttHalfLoad => "pingpong",
         };
         let mut args = vec![workload.to_owned()];
@@ -162,7 +163,7 @@ impl Generator {
         add("hugepages", if self.hugepages { "on" } else { "off" }.to_owned());
         let verify = match (row.work, run.verify) {
             // The NIC's packets are not the generator's: there is no sequence to follow.
-            (Work::NicToGuest, _) => "none",
+            (Work::NicToGuest | Work::NicEcho, _) => "none",
             (_, Verify::Order) => "order",
             (_, Verify::Full) => "full",
         };

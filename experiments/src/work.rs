@@ -17,6 +17,8 @@ pub enum Work {
     NicToGuest,
     /// Guest to NIC.
     GuestToNic,
+    /// NIC to guest and back.
+    NicEcho,
     /// Round trips, nothing else on the switch.
     RttIdle,
     /// Round trips through rings that a stream of half the slowest system's rate goes through.
@@ -32,6 +34,7 @@ impl Work {
             Self::Tso => "v2v-tso",
             Self::NicToGuest => "p2v",
             Self::GuestToNic => "v2p",
+            Self::NicEcho => "pvp",
             Self::RttIdle => "rtt-idle",
             Self::RttHalfLoad => "rtt-half",
         }
@@ -46,7 +49,13 @@ impl Work {
     /// Whether there is a NIC.
     #[must_use]
     pub fn has_nic(self) -> bool {
-        matches!(self, Self::NicToGuest | Self::GuestToNic)
+        matches!(self, Self::NicToGuest | Self::GuestToNic | Self::NicEcho)
+    }
+
+    /// Whether packets leave through the NIC.
+    #[must_use]
+    pub fn ends_at_nic(self) -> bool {
+        matches!(self, Self::GuestToNic | Self::NicEcho)
     }
 }
 
@@ -192,7 +201,7 @@ impl Row {
     #[must_use]
     pub fn metrics(&self) -> &'static [Metric] {
         match self.work {
-            Work::GuestToGuest | Work::NicToGuest | Work::GuestToNic => &[Metric::Mpps],
+            Work::GuestToGuest | Work::NicToGuest | Work::GuestToNic | Work::NicEcho => &[Metric::Mpps],
             Work::Tso => &[Metric::GigabitsPerSecond],
             Work::RttIdle | Work::RttHalfLoad => &[Metric::RttP50, Metric::RttP99],
         }
@@ -230,7 +239,7 @@ pub fn default_rows() -> Vec<Row> {
     ]
 }
 
-/// The rows of the full run: the default ones, and every size for one and four pairs of guests.
+/// The rows of the full run: the default ones, every size for one and four pairs of guests, and more of the NIC.
 #[must_use]
 pub fn full_rows() -> Vec<Row> {
     let mut rows = default_rows();
@@ -248,6 +257,7 @@ pub fn full_rows() -> Vec<Row> {
         rows.push(Row::new(work, 1518, Ring::Split, 256, 1));
         rows.push(Row::new(work, 64, Ring::Packed, 256, 1));
     }
+    rows.push(Row::new(Work::NicEcho, 64, Ring::Split, 256, 1));
     rows
 }
 

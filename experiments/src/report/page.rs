@@ -114,6 +114,9 @@ fn remarks(group: &[&Entry]) -> String {
     if let Some(quota) = group[0].quota {
         remarks.push(format!("{quota} of a CPU for every switch"));
     }
+    if ["v2p", "pvp"].contains(&group[0].work.as_str()) {
+        remarks.push("verified by the NIC's count of packets".to_owned());
+    }
     if group.iter().all(|entry| !entry.verified && entry.error.is_none()) {
         remarks.push("not verified: the NIC's packets carry nothing to check".to_owned());
     }

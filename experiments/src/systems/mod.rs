@@ -1,5 +1,6 @@
 //! The systems that are compared, each as a value that is started for a row and gone when dropped.
 
+mod capture;
 mod ovs;
 mod sidecore;
 mod testpmd;
@@ -13,6 +14,7 @@ use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use sidecore_tests::process::eventually;
 
+use crate::ringgen;
 use crate::threads::{self, Thread};
 use crate::work::{Row, Work};
 
@@ -123,8 +125,15 @@ impl Setup<'_> {
             Work::NicToGuest => Some(format!("net_null0,size={bytes}")),
             // One that delivers nothing: its packets would take the core's time.
             Work::GuestToNic => Some(format!("net_null0,size={bytes},no-rx=1")),
+            // What comes back would end up in net_null's buffers, and go round once more.
+            Work::NicEcho => Some(format!("net_pcap0,rx_pcap={},infinite_rx=1", self.capture().display())),
             _ => None,
         }
+    }
+
+    /// Packets for the first guest, which the NIC delivers again and again.
+    fn capture(&self) -> PathBuf {
+        self.folder.join("nic.pcap")
     }
 
     fn is_tso(&self) -> bool {
@@ -172,6 +181,10 @@ pub struct Contender {
 impl Contender {
     /// Starts a system for a row. It is halted afterwards.
     pub fn start(kind: Kind, setup: &Setup) -> Result<Self> {
+        if setup.row.work == Work::NicEcho {
+            let frame = capture::frame(&ringgen::guest_mac(0), NIC_MAC, setup.row.size as usize - 4)?;
+            std::fs::write(setup.capture(), capture::file(&frame, 64))?;
+        }
         let (mut system, sockets, commands) = match kind {
             Kind::Sidecore => sidecore::start(setup)?,
             Kind::OvsDirect | Kind::OvsNormal => ovs::start(kind, setup)?,

@@ -7,6 +7,7 @@ use anyhow::Result;
 use sidecore_tests::switch::SwitchProcess;
 
 use super::{NIC_MAC, Setup, Start, System};
+use crate::ringgen;
 use crate::work::Work;
 
 /// Stations in the MAC table.
@@ -62,10 +63,12 @@ fn configuration(setup: &Setup, control: &Path, all_stations: bool) -> String {
 /// are learnt; the address behind the NIC, or from it, is one more.
 fn stations(setup: &Setup, guest: u32) -> Vec<String> {
     let others = setup.row.guests + u32::from(setup.row.work.has_nic());
-    (0..STATIONS.saturating_sub(others))
+    let others = (0..STATIONS.saturating_sub(others))
         .filter(|number| number % setup.row.guests == guest)
-        .map(|number| format!("02:5c:fd:00:{:02x}:{:02x}", number >> 8, number & 0xff))
-        .collect()
+        .map(|number| format!("02:5c:fd:00:{:02x}:{:02x}", number >> 8, number & 0xff));
+    // A guest that only answers is not known before the first packet for it: it is one of those that are fixed.
+    let echo = (setup.row.work == Work::NicEcho).then(|| ringgen::guest_mac(0));
+    echo.into_iter().chain(others).collect()
 }
 
 /// The command that adds the first guest's port, with the address of the NIC's packets behind it.
