@@ -101,7 +101,10 @@ impl Plan {
                 "ovsdb-server {folder}/conf.db --remote=punix:{folder}/db.sock --unixctl={folder}/ovsdb.ctl {logging}"
             )),
             settings: settings(setup, &prefix),
-            switch: words(&format!("{DAEMON} unix:{folder}/db.sock --unixctl={folder}/vswitchd.ctl {logging}")),
+            // It makes network devices of fixed names, which another OVS on this machine has, too.
+            switch: words(&format!(
+                "unshare --net -- {DAEMON} unix:{folder}/db.sock --unixctl={folder}/vswitchd.ctl {logging}"
+            )),
             configure: configure(setup, &ports),
             flows: flows(kind, setup, &ports),
             sockets: sockets(setup),
