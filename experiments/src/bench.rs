@@ -71,7 +71,7 @@ impl Bench {
     pub fn row(&self, row: &Row) -> Result<Outcome> {
         println!("{}", row.key());
         let mut lanes = Vec::new();
-        for kind in self.options.systems() {
+        for kind in self.options.systems().iter().filter(|kind| kind.can(row.work)) {
             self.interrupt.check()?;
             lanes.push(self.start(*kind, row));
         }

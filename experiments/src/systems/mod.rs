@@ -43,6 +43,13 @@ impl Kind {
     /// The systems of the full run.
     pub const FULL: [Self; 5] = [Self::Sidecore, Self::OvsDirect, Self::OvsNormal, Self::TestpmdIo, Self::TestpmdMac];
 
+    /// Whether it can do this work. Packets that net_null delivers to OVS are all zeros: addressed to where they come from,
+    /// for a switch that learns.
+    #[must_use]
+    pub fn can(self, work: Work) -> bool {
+        !(self == Self::OvsNormal && work == Work::NicToGuest)
+    }
+
     /// Its name in results.
     #[must_use]
     pub fn name(self) -> &'static str {
