@@ -52,7 +52,7 @@ bench-timing: ## Time what idle neighbours and a second core cost
 	@scripts/install-deps.sh build
 	cargo bench -p sidecore --bench instructions -- time
 
-bench-peers: ## Compare with OVS-DPDK and testpmd, under 30 minutes (FULL=1: everything; ROWS=v2v-tso,p2v-64: only these)
+bench-peers: ## Compare with OVS-DPDK and testpmd (FULL=1: everything; ROWS=v2v-tso,p2v-64: only these)
 	@scripts/check-rust.sh
 	@scripts/install-deps.sh bench-peers
 	cargo build --release -p sidecore -p synthetic-guest -p sidecore-experiments
