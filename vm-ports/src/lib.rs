@@ -33,7 +33,7 @@ pub use counters::{Counter, QueueCounters, RingFault, RxCounters, RxDrop, TxCoun
 pub use egress::{FrameSink, deliver};
 pub use features::Features;
 pub use interrupt::{interrupt, join};
-pub use memory::{GuestMemory, GuestSlice, MemoryError, MemorySlot, Source, full_fence as fence};
+pub use memory::{GuestMemory, GuestSlice, MemoryError, MemorySlot, RingWatch, Source, full_fence as fence};
 pub use net_header::{Gso, NET_HEADER_MAX, Offload};
 pub use packet::{BURST_BYTES, BURST_PACKETS, Burst, BurstBuffer, FRAME_MAX, FRAME_MIN, Packet, View};
 pub use queue::QueuePair;

@@ -199,6 +199,13 @@ impl GuestMemory {
         Some(GuestSlice { ptr: HostPtr(ptr), len, memory: PhantomData })
     }
 
+    /// The region of the last hit, for many buffers in a row.
+    #[inline]
+    pub(crate) fn window(&self, hint: usize) -> Window<'_> {
+        let (guest, size, host) = self.regions.get(hint).map_or((0, 0, HostPtr(std::ptr::null_mut())), Region::range);
+        Window { guest, size, host, memory: PhantomData }
+    }
+
     #[cold]
     fn find(&self, addr: GuestPhysAddr) -> Option<usize> {
         // By bisection: a guest with many slots can make every descriptor a miss.
@@ -219,11 +226,16 @@ impl GuestMemory {
         if !addr.0.is_multiple_of(align) || !(base as u64).is_multiple_of(align) {
             return None;
         }
-        Some(RingArea { base: HostPtr(base), len, _memory: Arc::clone(self) })
+        Some(RingArea { base: HostPtr(base), len, memory: Arc::clone(self) })
     }
 }
 
 impl Region {
+    #[inline]
+    fn range(&self) -> (u64, u64, HostPtr) {
+        (self.guest, self.size, self.host)
+    }
+
     fn map(slot: MemorySlot) -> Result<Self, MemoryError> {
         let MemorySlot { guest, frontend, size, mmap_offset, file } = slot;
         if size == 0 {
@@ -260,6 +272,29 @@ fn mapped_length(file: &File, end: u64) -> Option<u64> {
             Some(end.checked_next_multiple_of(meta.blksize())?.min(meta.len()).max(end))
         }
         _ => Some(end),
+    }
+}
+
+/// One region by value, borrowed from its [`GuestMemory`]: a loop over buffers keeps it in registers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Window<'m> {
+    guest: u64,
+    size: u64,
+    host: HostPtr,
+    memory: PhantomData<&'m GuestMemory>,
+}
+
+impl<'m> Window<'m> {
+    /// `len` bytes at `addr`; `None` where they are not all in this region.
+    #[inline]
+    pub(crate) fn slice(&self, addr: GuestPhysAddr, len: u32) -> Option<GuestSlice<'m>> {
+        let offset = addr.0.wrapping_sub(self.guest);
+        // In bounds: the second comparison is made where the difference is positive.
+        (offset < self.size && u64::from(len) <= self.size - offset).then(|| GuestSlice {
+            ptr: HostPtr(self.host.0.wrapping_add(offset as usize)),
+            len,
+            memory: PhantomData,
+        })
     }
 }
 
@@ -329,14 +364,19 @@ impl<'m> GuestSlice<'m> {
         }
     }
 
-    /// Tells the CPU that the first `len` bytes will be written soon.
+    /// Tells the CPU that the beginning will be written soon, and the beginning only: a copy's later lines are a sequence, which the CPU
+    /// recognises by itself.
     #[inline]
-    pub(crate) fn prefetch_write(&self, len: usize) {
-        let mut at = 0;
-        while at < len.min(self.len()) {
-            prefetch_write(self.ptr.0.wrapping_add(at));
-            at += CACHE_LINE;
-        }
+    pub(crate) fn prefetch_write(&self) {
+        prefetch_write(self.ptr.0);
+        prefetch_write(self.ptr.0.wrapping_add(CACHE_LINE));
+    }
+
+    /// The same for reading.
+    #[inline]
+    pub(crate) fn prefetch_read(&self) {
+        prefetch(self.ptr.0);
+        prefetch(self.ptr.0.wrapping_add(CACHE_LINE));
     }
 }
 
@@ -389,16 +429,6 @@ impl Source<'_> {
         Self { ptr: self.ptr.wrapping_add(skip), len: self.len - skip as u32, bytes: PhantomData }
     }
 
-    /// Tells the CPU that the first `len` bytes will be read soon.
-    #[inline]
-    pub(crate) fn prefetch(&self, len: usize) {
-        let mut at = 0;
-        while at < len.min(self.len()) {
-            prefetch(self.ptr.wrapping_add(at));
-            at += CACHE_LINE;
-        }
-    }
-
     /// Reads as many bytes as fit in both into `to`; returns how many.
     #[inline]
     pub fn read(&self, to: &mut [u8]) -> usize {
@@ -446,7 +476,7 @@ pub(crate) struct RingArea {
     base: HostPtr,
     len: usize,
     // Keeps the range mapped.
-    _memory: Arc<GuestMemory>,
+    memory: Arc<GuestMemory>,
 }
 
 macro_rules! ring_access {
@@ -456,14 +486,14 @@ macro_rules! ring_access {
         pub(crate) fn $load(&self, offset: usize, order: Ordering) -> $int {
             // SAFETY: `field` returns a pointer into the mapping with room for the type and its alignment; atomics make
             // a driver's concurrent access defined.
-            unsafe { <$atomic>::from_ptr(self.field(offset, size_of::<$int>()).cast()) }.load(order)
+            unsafe { <$atomic>::from_ptr(self.field::<$int>(offset, 1)) }.load(order)
         }
 
         /// Stores to the field at `offset` bytes.
         #[inline]
         pub(crate) fn $store(&self, offset: usize, value: $int, order: Ordering) {
             // SAFETY: as for the load.
-            unsafe { <$atomic>::from_ptr(self.field(offset, size_of::<$int>()).cast()) }.store(value, order);
+            unsafe { <$atomic>::from_ptr(self.field::<$int>(offset, 1)) }.store(value, order);
         }
     };
 }
@@ -472,21 +502,68 @@ macro_rules! ring_access {
 impl RingArea {
     ring_access!(load_u16, store_u16, u16, AtomicU16);
     ring_access!(load_u32, store_u32, u32, AtomicU32);
-    ring_access!(load_u64, store_u64, u64, AtomicU64);
 
-    /// The field of `size` bytes at `offset`. Offsets come from masked or bounded indices, never from a guest's bytes: a failing check
-    /// here is our own defect.
+    /// Loads the two fields of 8 bytes at `offset`, the second one first and with `order`.
     #[inline]
-    fn field(&self, offset: usize, size: usize) -> *mut u8 {
-        assert!(offset + size <= self.len, "ring access outside of its area");
-        debug_assert!(offset.is_multiple_of(size), "a field that is not aligned");
-        self.base.0.wrapping_add(offset)
+    pub(crate) fn load_u64_pair(&self, offset: usize, order: Ordering) -> (u64, u64) {
+        let field = self.field::<u64>(offset, 2);
+        // SAFETY: as for the single loads; `field` has room for both.
+        let (first, second) = unsafe { (AtomicU64::from_ptr(field), AtomicU64::from_ptr(field.add(1))) };
+        let second = second.load(order);
+        (first.load(Ordering::Relaxed), second)
     }
 
-    /// Tells the CPU that the field at `offset` will be read soon.
+    /// Stores to the two fields of 4 bytes at `offset`, in no particular order.
     #[inline]
-    pub(crate) fn prefetch(&self, offset: usize) {
-        prefetch(self.base.0.wrapping_add(offset));
+    pub(crate) fn store_u32_pair(&self, offset: usize, (first, second): (u32, u32)) {
+        let field = self.field::<u32>(offset, 2);
+        // SAFETY: as for the single stores; `field` has room for both.
+        unsafe {
+            AtomicU32::from_ptr(field).store(first, Ordering::Relaxed);
+            AtomicU32::from_ptr(field.add(1)).store(second, Ordering::Relaxed);
+        }
+    }
+
+    /// `count` fields from `offset` bytes on. Offsets come from masked or bounded indices, never from a guest's bytes: a failing check
+    /// here is our own defect.
+    #[inline]
+    fn field<T>(&self, offset: usize, count: usize) -> *mut T {
+        assert!(offset + count * size_of::<T>() <= self.len, "ring access outside of its area");
+        debug_assert!(offset.is_multiple_of(align_of::<T>()), "a field that is not aligned");
+        self.base.0.wrapping_add(offset).cast()
+    }
+
+    /// A watch on the 16-bit field at `offset`, whose bits in `mask` are `seen` as long as nothing happens.
+    pub(crate) fn watch(&self, offset: usize, mask: u16, seen: u16) -> RingWatch {
+        let field = HostPtr(self.field::<u16>(offset, 1).cast());
+        RingWatch { field, mask, seen, _memory: Arc::clone(&self.memory) }
+    }
+}
+
+/// One 16-bit field of a ring that a driver changes when it makes something available: for whoever looks at many rings that are idle, it is
+/// all there is to touch.
+#[derive(Debug)]
+pub struct RingWatch {
+    field: HostPtr,
+    mask: u16,
+    seen: u16,
+    // Keeps the field mapped.
+    _memory: Arc<GuestMemory>,
+}
+
+impl RingWatch {
+    /// Whether the driver has made nothing available since the watch was made. False may be a mistake; true is none.
+    #[inline]
+    pub fn is_quiet(&self) -> bool {
+        // SAFETY: `RingArea::watch` checked that the field is inside its area; an atomic makes a driver's concurrent store defined.
+        let now = unsafe { AtomicU16::from_ptr(self.field.0.cast()) }.load(Ordering::Relaxed);
+        now & self.mask == self.seen
+    }
+
+    /// Brings the field into the cache.
+    #[inline]
+    pub fn prefetch(&self) {
+        prefetch(self.field.0);
     }
 }
 
@@ -505,9 +582,11 @@ fn prefetch(ptr: *const u8) {
 #[inline]
 fn prefetch_write(ptr: *const u8) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: as for `prefetch`.
+    // SAFETY: as for `prefetch`; a CPU of this architecture that does not know the instruction takes it for a NOP. Written out, because the
+    // compiler makes a prefetch for reading of it where it is not told that the CPU has PREFETCHW: the line would come shared, and
+    // the store would fetch it again.
     unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_ET0 }>(ptr.cast());
+        std::arch::asm!("prefetchw byte ptr [{}]", in(reg) ptr, options(nomem, nostack, preserves_flags));
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = ptr;

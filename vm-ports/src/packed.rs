@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::counters::RingFault;
-use crate::memory::{GuestMemory, GuestSlice, RingArea};
+use crate::memory::{GuestMemory, RingArea, RingWatch};
 use crate::packet::CHAIN_SEGMENTS;
 use crate::ring::{
     Chain, ChainError, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, DESCRIPTOR_BYTES, Direction, Mark, RawDescriptor,
-    RingError, RingSetup, Sink, Taken, Translator, indirect_entries, need_event, put_buffer,
+    RingError, RingSetup, Single, Singles, Sink, Taken, Translator, indirect_entries, need_event, put_buffer,
 };
 
 const SIZE_RULE: &str = "a packed ring has 1 to 32768";
@@ -102,23 +102,16 @@ impl PackedRing {
     pub(crate) fn has_work(&mut self) -> bool {
         // Acquire: pairs with the driver's release of the first descriptor's flags, which it writes last (§2.8.6).
         let flags = self.descriptors.load_u16(Self::at(self.next_avail) + FLAGS, Ordering::Acquire);
-        (flags & DESC_F_AVAIL != 0) == self.avail_wrap && (flags & DESC_F_USED != 0) != self.avail_wrap
+        is_available(flags, self.avail_wrap)
     }
 
-    /// As the split ring's.
-    #[inline]
-    pub(crate) fn prefetch_work(&self) {
-        self.descriptors.prefetch(Self::at(self.next_avail));
-    }
-
-    /// As the split ring's.
-    #[inline]
-    pub(crate) fn peek(&self, ahead: u16) -> Option<(u64, u32)> {
-        let slot = self.next_avail + ahead;
-        let slot =
-            if slot < self.size { slot } else { slot.checked_sub(self.size).filter(|slot| *slot < self.size)? };
-        let descriptor = self.descriptor(slot);
-        Some((descriptor.addr, descriptor.len()))
+    /// See [`Ring::watch`](crate::ring::Ring::watch).
+    pub(crate) fn watch(&self) -> RingWatch {
+        let (offset, mask) = (Self::at(self.next_avail) + FLAGS, DESC_F_AVAIL | DESC_F_USED);
+        let flags = self.descriptors.load_u16(offset, Ordering::Relaxed);
+        // What is available already is taken for a change, too.
+        let seen = if is_available(flags, self.avail_wrap) { !flags } else { flags };
+        self.descriptors.watch(offset, mask, seen & mask)
     }
 
     #[inline]
@@ -155,48 +148,60 @@ impl PackedRing {
         Err(RingFault::EndlessChain)
     }
 
-    /// As the split ring's.
+    /// See [`Ring::singles`](crate::ring::Ring::singles).
     #[inline]
-    pub(crate) fn single<'m>(
+    pub(crate) fn singles<'m>(
         &mut self,
         translator: &mut Translator<'_, 'm>,
         direction: Direction,
-    ) -> Option<(Chain, GuestSlice<'m>)> {
-        if !self.has_work() {
-            return None;
+        most: usize,
+    ) -> Singles<'m> {
+        let mut found = Singles::new();
+        let (mut slot, mut wrap) = (self.next_avail, self.avail_wrap);
+        for _ in 0..most.min(found.capacity()).min(usize::from(self.size)) {
+            let descriptor = self.descriptor(slot);
+            let flags = descriptor.fourth();
+            if !is_available(flags, wrap) {
+                break;
+            }
+            let Some(buffer) = translator.single(descriptor, flags, direction) else { break };
+            found.push(Single { id: descriptor.third(), buffer });
+            (slot, wrap) = self.after(slot, wrap);
         }
-        let descriptor = self.descriptor(self.next_avail);
-        let slice = translator.single(descriptor, descriptor.fourth(), direction)?;
-        Some((Chain { id: descriptor.third(), slots: 1 }, slice))
+        found
     }
 
-    /// Takes the chain that [`PackedRing::single`] found.
+    /// See [`Ring::pass`](crate::ring::Ring::pass).
     #[inline]
-    pub(crate) fn advance(&mut self, _: Chain) {
-        self.advance_avail();
+    pub(crate) fn pass(&mut self, singles: &[Single<'_>], written: impl Iterator<Item = u32>) {
+        for (single, written) in singles.iter().zip(written) {
+            self.stage(Chain { id: single.id, slots: 1 }, written);
+            self.advance_avail();
+        }
+    }
+
+    /// The slot after this one, and its lap.
+    #[inline]
+    fn after(&self, slot: u16, wrap: bool) -> (u16, bool) {
+        let next = slot + 1;
+        if next == self.size { (0, !wrap) } else { (next, wrap) }
     }
 
     #[inline]
     fn advance_avail(&mut self) {
-        self.next_avail += 1;
-        if self.next_avail == self.size {
-            self.next_avail = 0;
-            self.avail_wrap = !self.avail_wrap;
-        }
+        (self.next_avail, self.avail_wrap) = self.after(self.next_avail, self.avail_wrap);
     }
 
     #[inline]
     fn descriptor(&self, slot: u16) -> RawDescriptor {
-        let at = Self::at(slot);
-        RawDescriptor {
-            addr: self.descriptors.load_u64(at, Ordering::Relaxed),
-            rest: self.descriptors.load_u64(at + 8, Ordering::Relaxed),
-        }
+        // Acquire: as for `has_work`, since the flags are in the half that is read first.
+        let (addr, rest) = self.descriptors.load_u64_pair(Self::at(slot), Ordering::Acquire);
+        RawDescriptor { addr, rest }
     }
 
     #[inline]
-    pub(crate) fn can_stage(&self, chains: usize) -> bool {
-        self.staged.len() + chains <= STAGED_MAX
+    pub(crate) fn stageable(&self) -> usize {
+        STAGED_MAX.saturating_sub(self.staged.len())
     }
 
     #[inline]
@@ -278,6 +283,12 @@ impl PackedRing {
             _ => true,
         })
     }
+}
+
+/// Whether a descriptor with these flags is available on a lap with this wrap counter (§2.8.1).
+#[inline]
+fn is_available(flags: u16, wrap: bool) -> bool {
+    (flags & DESC_F_AVAIL != 0) == wrap && (flags & DESC_F_USED != 0) != wrap
 }
 
 /// Goes through an indirect table (§2.8.7): all of it is the chain, in order.

@@ -128,8 +128,11 @@ impl Packet {
     /// header was judged: a checksum stored in it would be a forged address or VLAN tag.
     #[inline]
     fn checksum_is_inside(&self) -> bool {
+        if !self.offload.needs_csum {
+            return true;
+        }
         let link_layer = ETHERNET_BYTES + if self.vlan_tag().is_some() { VLAN_BYTES } else { 0 };
-        !self.offload.needs_csum || usize::from(self.offload.csum_start) >= link_layer
+        usize::from(self.offload.csum_start) >= link_layer
     }
 
     #[inline]
@@ -204,6 +207,13 @@ impl<'a> Burst<'a> {
         self.segments.remaining_capacity() >= CHAIN_SEGMENTS
     }
 
+    /// How many packets from `index` on have this Ethernet header, one after the other.
+    #[inline]
+    pub fn alike(&self, index: usize, ethernet: &[u8; ETHERNET_BYTES]) -> usize {
+        let packets = self.packets[..self.count].get(index..).unwrap_or_default();
+        packets.iter().take_while(|packet| packet.ethernet() == *ethernet).count()
+    }
+
     /// Packet `index` with its tail. `index` is below [`Burst::len`].
     #[inline]
     pub fn view(&self, index: usize) -> View<'_> {
@@ -224,10 +234,13 @@ impl<'a> Burst<'a> {
         if !self.has_room() {
             return false;
         }
+        let mut parts = parts.into_iter().filter(|part| !part.is_empty());
+        let Some(one) = parts.next() else { return false };
+        let Some(two) = parts.next() else { return self.seal_one(Source::from(one), offload).is_ok() };
         let first = self.segments.len();
         let mut len = 0;
-        for part in parts {
-            if !part.is_empty() && self.segments.try_push(Source::from(part)).is_err() {
+        for part in [one, two].into_iter().chain(parts) {
+            if self.segments.try_push(Source::from(part)).is_err() {
                 self.segments.truncate(first);
                 return false;
             }
@@ -280,6 +293,34 @@ impl<'a> Burst<'a> {
         self.bytes += len;
         Ok(())
     }
+
+    /// The same for a frame in one part, which is what nearly all come in. There must be [room](Burst::has_room).
+    #[inline(always)]
+    pub(crate) fn seal_one(&mut self, frame: Source<'a>, offload: Offload) -> Result<(), TxDrop> {
+        let len = frame.len();
+        if !(FRAME_MIN..=FRAME_MAX).contains(&len) {
+            return Err(TxDrop::BadLength);
+        }
+        let packet = &mut self.packets[self.count];
+        let want = if offload.needs_csum { SNAPSHOT_MAX } else { SNAPSHOT_PLAIN };
+        let filled = frame.read(&mut packet.head[HEADROOM..HEADROOM + want]);
+        let tail = frame.suffix(filled);
+        packet.start = HEADROOM as u16;
+        packet.end = (HEADROOM + filled) as u16;
+        packet.len = len as u32;
+        packet.offload = offload;
+        packet.first_segment = self.segments.len() as u16;
+        packet.segments = u16::from(!tail.is_empty());
+        if !packet.checksum_is_inside() {
+            return Err(TxDrop::BadOffload);
+        }
+        if !tail.is_empty() {
+            self.segments.push(tail);
+        }
+        self.count += 1;
+        self.bytes += len;
+        Ok(())
+    }
 }
 
 /// One packet of a burst: its snapshot and its tail.
@@ -300,6 +341,16 @@ impl<'b> View<'b> {
     #[inline]
     pub fn tail(&self) -> &'b [Source<'b>] {
         self.tail
+    }
+
+    /// Copies the frame from its beginning into `to`; returns how many bytes there were.
+    #[inline]
+    pub fn read(&self, to: &mut [u8]) -> usize {
+        let mut done = Source::from(self.packet.head()).read(to);
+        for part in self.tail {
+            done += part.read(&mut to[done..]);
+        }
+        done
     }
 
     /// Copies the frame's bytes from `offset` on into `to`; returns how many there were.

@@ -5,8 +5,9 @@ use arrayvec::ArrayVec;
 use crate::address::{FrontendAddr, GuestPhysAddr};
 use crate::counters::RingFault;
 use crate::features::Features;
-use crate::memory::{GuestMemory, GuestSlice, Source};
+use crate::memory::{GuestMemory, GuestSlice, RingWatch, Source, Window};
 use crate::packed::PackedRing;
+use crate::packet::BURST_PACKETS;
 use crate::split::SplitRing;
 use std::sync::Arc;
 
@@ -120,13 +121,33 @@ impl<'m, const N: usize> Sink<'m> for ArrayVec<Source<'m>, N> {
     }
 }
 
-/// Guest memory as a walk uses it: with the region of the last hit remembered.
-pub(crate) struct Translator<'a, 'm> {
-    pub(crate) memory: &'m GuestMemory,
-    pub(crate) hint: &'a mut usize,
+/// A chain that is one buffer in one piece.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Single<'m> {
+    /// As [`Chain::id`].
+    pub(crate) id: u16,
+    pub(crate) buffer: GuestSlice<'m>,
 }
 
-impl<'m> Translator<'_, 'm> {
+/// The single chains found by one look at a ring.
+pub(crate) type Singles<'m> = ArrayVec<Single<'m>, BURST_PACKETS>;
+
+/// Guest memory as a walk uses it: with the region of the last hit remembered.
+pub(crate) struct Translator<'a, 'm> {
+    memory: &'m GuestMemory,
+    hint: &'a mut usize,
+    /// The region that `hint` says.
+    window: Window<'m>,
+}
+
+impl<'a, 'm> Translator<'a, 'm> {
+    /// `hint` is the caller's cache of the last region hit.
+    #[inline]
+    pub(crate) fn new(memory: &'m GuestMemory, hint: &'a mut usize) -> Self {
+        let window = memory.window(*hint);
+        Self { memory, hint, window }
+    }
+
     /// Puts the host memory behind one buffer into `sink`, in as many parts as it crosses regions.
     #[inline]
     pub(crate) fn put(&mut self, addr: u64, len: u32, sink: &mut impl Sink<'m>) -> Result<(), ChainError> {
@@ -150,8 +171,17 @@ impl<'m> Translator<'_, 'm> {
         if flags & (DESC_F_NEXT | DESC_F_WRITE | DESC_F_INDIRECT) != wanted || len == 0 {
             return None;
         }
-        let slice = self.memory.translate(self.hint, GuestPhysAddr(descriptor.addr), len)?;
-        (slice.len() == len as usize).then_some(slice)
+        match self.window.slice(GuestPhysAddr(descriptor.addr), len) {
+            Some(slice) => Some(slice),
+            None => self.in_another_region(GuestPhysAddr(descriptor.addr), len),
+        }
+    }
+
+    #[cold]
+    fn in_another_region(&mut self, addr: GuestPhysAddr, len: u32) -> Option<GuestSlice<'m>> {
+        self.memory.translate(self.hint, addr, len)?;
+        self.window = self.memory.window(*self.hint);
+        self.window.slice(addr, len)
     }
 
     #[cold]
@@ -293,21 +323,40 @@ impl Ring {
         either!(self, ring => ring.take(translator, direction, sink))
     }
 
-    /// The next chain, where it is one buffer in one piece, as nearly every chain is; not taken before [`Ring::advance`]. `None` for any
-    /// other and where there is none: that is for [`Ring::take`] to find out.
+    /// Finds out what the driver has made available, where fewer than `chains` of it are known.
     #[inline]
-    pub(crate) fn single<'m>(
+    pub(crate) fn expect(&mut self, chains: usize) {
+        if let Self::Split(ring) = self {
+            ring.expect(chains);
+        }
+    }
+
+    /// Whether nothing is left of what was known to be available.
+    #[inline]
+    pub(crate) fn is_drained(&mut self) -> bool {
+        match self {
+            Self::Split(ring) => ring.is_drained(),
+            Self::Packed(ring) => !ring.has_work(),
+        }
+    }
+
+    /// The next chains that are known, up to `most` of them, as far as each is one buffer in one piece, as nearly every chain is. They are not taken
+    /// before [`Ring::pass`]. None where the next is another, or there is none: that is for [`Ring::take`] to find out.
+    #[inline]
+    pub(crate) fn singles<'m>(
         &mut self,
         translator: &mut Translator<'_, 'm>,
         direction: Direction,
-    ) -> Option<(Chain, GuestSlice<'m>)> {
-        either!(self, ring => ring.single(translator, direction))
+        most: usize,
+    ) -> Singles<'m> {
+        either!(self, ring => ring.singles(translator, direction, most))
     }
 
-    /// Takes the chain that [`Ring::single`] found.
+    /// Takes the first of what [`Ring::singles`] found, and gives them back, at the next publication, with as many bytes written in each as
+    /// `written` says.
     #[inline]
-    pub(crate) fn advance(&mut self, chain: Chain) {
-        either!(self, ring => ring.advance(chain));
+    pub(crate) fn pass(&mut self, singles: &[Single<'_>], written: impl Iterator<Item = u32>) {
+        either!(self, ring => ring.pass(singles, written));
     }
 
     /// Whether the driver has made anything available that was not taken yet. A hint: a fault is left for [`Ring::take`] to find.
@@ -316,10 +365,9 @@ impl Ring {
         either!(self, ring => ring.has_work())
     }
 
-    /// Brings what [`Ring::has_work`] reads into the cache.
-    #[inline]
-    pub(crate) fn prefetch_work(&self) {
-        either!(self, ring => ring.prefetch_work());
+    /// A watch for the next chain that is made available.
+    pub(crate) fn watch(&self) -> RingWatch {
+        either!(self, ring => ring.watch())
     }
 
     /// Gives a chain back, `written` bytes in it, at the next publication. Chains go back in the order in which they were taken.
@@ -328,12 +376,12 @@ impl Ring {
         either!(self, ring => ring.stage(chain, written));
     }
 
-    /// Whether there is room to stage `chains` more before a publication.
+    /// How many chains more can be staged before a publication.
     #[inline]
-    pub(crate) fn can_stage(&self, chains: usize) -> bool {
+    pub(crate) fn stageable(&self) -> usize {
         match self {
-            Self::Split(_) => true,
-            Self::Packed(ring) => ring.can_stage(chains),
+            Self::Split(_) => usize::MAX,
+            Self::Packed(ring) => ring.stageable(),
         }
     }
 
@@ -346,20 +394,6 @@ impl Ring {
     #[inline]
     pub(crate) fn rewind(&mut self, mark: Mark) {
         either!(self, ring => ring.rewind(mark));
-    }
-
-    /// Prepares for `chains` of them to be taken. A hint.
-    #[inline]
-    pub(crate) fn expect(&mut self, chains: usize) {
-        if let Self::Split(ring) = self {
-            ring.expect(chains);
-        }
-    }
-
-    /// Where the chain `ahead` of the next one begins, as far as that is known now. A hint, which may be wrong.
-    #[inline]
-    pub(crate) fn peek(&self, ahead: u16) -> Option<(u64, u32)> {
-        either!(self, ring => ring.peek(ahead))
     }
 
     /// Shows the driver all that was staged. False where there was nothing. [`Ring::wants_call`] comes next, after a [`full_fence`] that

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 
-use crate::address::GuestPhysAddr;
 use crate::call::{Call, Signal};
 use crate::counters::{QueueCounters, RingFault, RxDrop};
 use crate::egress::{self, FrameSink};
@@ -13,18 +12,14 @@ use crate::features::Features;
 use crate::memory::{GuestMemory, GuestSlice, Source, full_fence};
 use crate::net_header::{NET_HEADER_MAX, Offload, PLAIN_HEADER};
 use crate::offload::OffloadError;
-use crate::packet::{CHAIN_SEGMENTS, View};
-use crate::ring::{Chain, ChainError, Direction, Ring, RingError, RingSetup, Sink, Translator};
+use crate::packet::{BURST_PACKETS, CHAIN_SEGMENTS, View};
+use crate::ring::{Chain, ChainError, Direction, Ring, RingError, RingSetup, Single, Sink, Translator};
 
 /// Buffers one frame may be spread over (mergeable receive buffers), at most.
 const FRAME_CHAINS: usize = 256;
 /// Descriptors looked at for one packet, with all the segments it may become, at most. 256 segments into buffers of 19 parts each (Linux
 /// without mergeable buffers) stay below it; a guest that posts descriptors without bytes does not make its neighbours wait.
 const PACKET_DESCRIPTORS: usize = 8192;
-
-/// How many packets before its turn a buffer is looked up and its first lines taken over from the guest's CPU, and how many bytes of it.
-const AHEAD: u16 = 8;
-const WRITE_AHEAD: usize = 128;
 
 /// The device side of one RX virtqueue. Owned by one I/O core at a time.
 #[derive(Debug)]
@@ -112,6 +107,39 @@ impl RxQueue {
     /// take it as it is. The guest sees it after [`RxQueue::flush`].
     #[inline]
     pub fn push(&mut self, view: View<'_>) -> Result<(), RxDrop> {
+        let mut outcome = Ok(());
+        self.push_run(std::iter::once(view), |reason| outcome = Err(reason));
+        outcome
+    }
+
+    /// [`RxQueue::push`] for each of these packets, in order. Returns how many were put there, and tells `refused` why each other was not.
+    #[inline]
+    pub fn push_run<'b>(
+        &mut self,
+        mut views: impl ExactSizeIterator<Item = View<'b>> + Clone,
+        mut refused: impl FnMut(RxDrop),
+    ) -> usize {
+        let mut pushed = 0;
+        loop {
+            let placed = if self.is_ready() { self.place_run(views.clone()) } else { 0 };
+            pushed += placed;
+            // The run ends here, or at a packet that is to be looked at by itself.
+            let Some(view) = views.nth(placed) else { return pushed };
+            match self.push_by_itself(view) {
+                Ok(()) => pushed += 1,
+                Err(reason) => {
+                    refused(reason);
+                    if reason == RxDrop::Full && self.ring.is_drained() {
+                        self.counters.rx.refused[reason as usize].add(views.len() as u64);
+                        views.for_each(|_| refused(reason));
+                        return pushed;
+                    }
+                }
+            }
+        }
+    }
+
+    fn push_by_itself(&mut self, view: View<'_>) -> Result<(), RxDrop> {
         let pushed = if self.is_ready() { self.place(view) } else { Err(RxDrop::NotReady) };
         let counters = &self.counters.rx;
         match pushed {
@@ -156,9 +184,6 @@ impl RxQueue {
         if self.memory.is_truncated() {
             return Err(self.stop_with(RingFault::MemoryLost));
         }
-        if let Some(placed) = self.place_in_one(view) {
-            return Ok(placed);
-        }
         let placed = match self.try_place(view) {
             // What was pushed before takes up the list; once published, it does not.
             Err(Refusal::Unstaged) if self.ring.mark().staged > 0 => {
@@ -175,38 +200,50 @@ impl RxQueue {
         })
     }
 
-    /// Delivers a packet that the guest takes as it is into one buffer in one piece: what nearly every packet and buffer is. `None`, and the
-    /// ring as it was, for any other.
+    /// Delivers as many of these packets, from the first on, as the guest takes as they are and into one buffer in one piece each: what
+    /// nearly all packets and buffers are. Returns how many that were.
     #[inline]
-    fn place_in_one(&mut self, view: View<'_>) -> Option<Placed> {
-        let Self { ring, features, region_hint, memory, .. } = self;
-        let packet = view.packet();
-        if !packet.offload().accepted_by(*features) || !ring.can_stage(1) {
-            return None;
-        }
-        if let Some((addr, len)) = ring.peek(AHEAD)
-            && let Some(buffer) = memory.translate(region_hint, GuestPhysAddr(addr), len)
-        {
-            buffer.prefetch_write(WRITE_AHEAD);
+    fn place_run<'b>(&mut self, views: impl ExactSizeIterator<Item = View<'b>>) -> usize {
+        let Self { ring, features, region_hint, memory, counters, .. } = self;
+        if memory.is_truncated() {
+            return 0;
         }
         let header_len = features.net_header_len();
-        let total = header_len + packet.len();
-        let (chain, buffer) = ring.single(&mut Translator { memory, hint: region_hint }, Direction::Write)?;
-        if buffer.len() < total {
-            return None;
+        let mut translator = Translator::new(memory, region_hint);
+        ring.expect(views.len());
+        // First all buffers, so that their lines come from the guest's CPU at the same time; then the packets.
+        let singles = ring.singles(&mut translator, Direction::Write, views.len().min(ring.stageable()));
+        singles.iter().for_each(|single| single.buffer.prefetch_write());
+        let mut written = ArrayVec::<u32, BURST_PACKETS>::new();
+        let mut bytes = 0;
+        for (Single { buffer, .. }, view) in singles.iter().zip(views) {
+            let packet = view.packet();
+            let total = header_len + packet.len();
+            if buffer.len() < total {
+                break;
+            }
+            if packet.offload().is_plain() && header_len == NET_HEADER_MAX {
+                buffer.write_array(&PLAIN_HEADER);
+            } else if packet.offload().accepted_by(*features) {
+                buffer.write(&packet.offload().write(*features, 1)[..header_len]);
+            } else {
+                break;
+            }
+            let head = packet.head();
+            buffer.suffix(header_len).write(head);
+            let mut at = header_len + head.len();
+            for part in view.tail() {
+                at += buffer.suffix(at).write_source(*part);
+            }
+            written.push(total as u32);
+            bytes += packet.len();
         }
-        ring.advance(chain);
-        ring.stage(chain, total as u32);
-        if packet.offload().is_plain() && header_len == NET_HEADER_MAX {
-            buffer.write_array(&PLAIN_HEADER);
-        } else {
-            buffer.write(&packet.offload().write(*features, 1)[..header_len]);
+        if !written.is_empty() {
+            ring.pass(&singles[..written.len()], written.iter().copied());
+            counters.rx.packets.add(written.len() as u64);
+            counters.rx.bytes.add(bytes as u64);
         }
-        let mut at = header_len;
-        for part in std::iter::once(&Source::from(packet.head())).chain(view.tail()) {
-            at += buffer.suffix(at).write_source(*part);
-        }
-        Some(Placed { frames: 1, bytes: packet.len() as u64 })
+        written.len()
     }
 
     /// Delivers the packet or leaves the ring as it was, but for bad buffers, which are given back empty.
@@ -215,7 +252,7 @@ impl RxQueue {
         let mark = self.ring.mark();
         let mut buffers = Buffers {
             ring: &mut self.ring,
-            translator: Translator { memory: &self.memory, hint: &mut self.region_hint },
+            translator: Translator::new(&self.memory, &mut self.region_hint),
             features: self.features,
             parts: Parts { slices: ArrayVec::new(), descriptors_left: PACKET_DESCRIPTORS },
             cursor: Cursor::default(),
@@ -236,7 +273,7 @@ impl RxQueue {
 
     #[cold]
     fn give_back_empty(&mut self, chains: usize) {
-        let mut translator = Translator { memory: &self.memory, hint: &mut self.region_hint };
+        let mut translator = Translator::new(&self.memory, &mut self.region_hint);
         // `chains` were taken since the mark, with room to stage each of them. What is in them no longer matters.
         for _ in 0..chains {
             match self.ring.take(&mut translator, Direction::Write, &mut Unread) {
@@ -337,7 +374,7 @@ impl Buffers<'_, '_> {
         let mut chains = ArrayVec::new();
         let mut room = 0;
         while room < total {
-            if !self.ring.can_stage(chains.len() + 1) {
+            if self.ring.stageable() <= chains.len() {
                 return Err(Refusal::Unstaged);
             }
             let first = self.parts.slices.len();

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::counters::RingFault;
-use crate::memory::{GuestMemory, GuestSlice, RingArea};
+use crate::memory::{GuestMemory, RingArea, RingWatch};
 use crate::packet::CHAIN_SEGMENTS;
 use crate::ring::{
     Chain, ChainError, DESC_F_INDIRECT, DESC_F_NEXT, DESCRIPTOR_BYTES, Direction, Mark, RawDescriptor, RingError,
-    RingSetup, Sink, Taken, Translator, indirect_entries, need_event, put_buffer,
+    RingSetup, Single, Singles, Sink, Taken, Translator, indirect_entries, need_event, put_buffer,
 };
 
 const SIZE_RULE: &str = "a split ring has a power of two up to 32768";
@@ -125,16 +125,15 @@ impl SplitRing {
 
     #[inline]
     pub(crate) fn has_work(&mut self) -> bool {
-        if self.avail_idx == self.next_avail {
+        if self.is_drained() {
             self.look();
         }
-        self.avail_idx != self.next_avail
+        !self.is_drained()
     }
 
-    /// Brings what [`SplitRing::has_work`] reads into the cache.
-    #[inline]
-    pub(crate) fn prefetch_work(&self) {
-        self.avail.prefetch(IDX);
+    /// See [`Ring::watch`](crate::ring::Ring::watch).
+    pub(crate) fn watch(&self) -> RingWatch {
+        self.avail.watch(IDX, u16::MAX, self.next_avail)
     }
 
     /// Reads the driver's index anew where fewer than `chains` are known to be there.
@@ -145,31 +144,16 @@ impl SplitRing {
         }
     }
 
+    /// Whether nothing is left of what the driver's index said when it was read last.
+    #[inline]
+    pub(crate) fn is_drained(&self) -> bool {
+        self.avail_idx == self.next_avail
+    }
+
     #[inline]
     fn look(&mut self) {
         // Acquire: pairs with the driver's release of its index, so that entries and descriptors before it are seen.
         self.avail_idx = self.avail.load_u16(IDX, Ordering::Acquire);
-    }
-
-    /// The buffer of the chain `ahead` of the next one, as far as it is known without following it: a hint, unchecked. Has the descriptor
-    /// of the one twice as far ahead brought into the cache.
-    #[inline]
-    pub(crate) fn peek(&self, ahead: u16) -> Option<(u64, u32)> {
-        let known = self.avail_idx.wrapping_sub(self.next_avail);
-        let head = |ahead: u16| {
-            self.avail.load_u16(ENTRIES + self.slot(self.next_avail.wrapping_add(ahead)) * 2, Ordering::Relaxed)
-        };
-        if known == ahead {
-            // What follows is known to nobody here: by its turn, the driver's index is.
-            self.avail.prefetch(IDX);
-        }
-        if known > 2 * ahead {
-            self.descriptors.prefetch(usize::from(head(2 * ahead) & (self.size - 1)) * DESCRIPTOR_BYTES);
-        }
-        (known > ahead).then(|| {
-            let descriptor = self.descriptor(head(ahead) & (self.size - 1));
-            (descriptor.addr, descriptor.len())
-        })
     }
 
     #[inline]
@@ -185,7 +169,7 @@ impl SplitRing {
         if self.avail_idx.wrapping_sub(self.next_avail) > self.size {
             return Err(RingFault::IndexJump);
         }
-        let head = self.avail.load_u16(ENTRIES + self.slot(self.next_avail) * 2, Ordering::Relaxed);
+        let head = self.head(0);
         if head >= self.size {
             return Err(RingFault::BadHead);
         }
@@ -194,39 +178,50 @@ impl SplitRing {
         Ok(Some((Chain { id: head, slots: 1 }, walked)))
     }
 
-    /// The next chain, where it is one buffer in one piece, as nearly every chain is. `None` for any other and where there is none: that is
-    /// for [`SplitRing::take`] to find out. It is not taken before [`SplitRing::advance`].
+    /// See [`Ring::singles`](crate::ring::Ring::singles).
     #[inline]
-    pub(crate) fn single<'m>(
+    pub(crate) fn singles<'m>(
         &mut self,
         translator: &mut Translator<'_, 'm>,
         direction: Direction,
-    ) -> Option<(Chain, GuestSlice<'m>)> {
-        if !self.has_work() || self.avail_idx.wrapping_sub(self.next_avail) > self.size {
-            return None;
+        most: usize,
+    ) -> Singles<'m> {
+        let mut found = Singles::new();
+        let known = self.avail_idx.wrapping_sub(self.next_avail);
+        if known > self.size {
+            return found;
         }
-        let head = self.avail.load_u16(ENTRIES + self.slot(self.next_avail) * 2, Ordering::Relaxed);
-        if head >= self.size {
-            return None;
+        for ahead in 0..known.min(most.min(found.capacity()) as u16) {
+            let id = self.head(ahead);
+            if id >= self.size {
+                break;
+            }
+            let descriptor = self.descriptor(id);
+            let Some(buffer) = translator.single(descriptor, descriptor.third(), direction) else { break };
+            found.push(Single { id, buffer });
         }
-        let descriptor = self.descriptor(head);
-        let slice = translator.single(descriptor, descriptor.third(), direction)?;
-        Some((Chain { id: head, slots: 1 }, slice))
+        found
     }
 
-    /// Takes the chain that [`SplitRing::single`] found.
+    /// See [`Ring::pass`](crate::ring::Ring::pass).
     #[inline]
-    pub(crate) fn advance(&mut self, _: Chain) {
-        self.next_avail = self.next_avail.wrapping_add(1);
+    pub(crate) fn pass(&mut self, singles: &[Single<'_>], written: impl Iterator<Item = u32>) {
+        for (single, written) in singles.iter().zip(written) {
+            self.stage(Chain { id: single.id, slots: 1 }, written);
+        }
+        self.next_avail = self.next_avail.wrapping_add(singles.len() as u16);
+    }
+
+    /// The head that the driver wrote for the chain `ahead` of the next one. Not checked.
+    #[inline]
+    fn head(&self, ahead: u16) -> u16 {
+        self.avail.load_u16(ENTRIES + self.slot(self.next_avail.wrapping_add(ahead)) * 2, Ordering::Relaxed)
     }
 
     #[inline]
     fn descriptor(&self, index: u16) -> RawDescriptor {
-        let at = usize::from(index) * DESCRIPTOR_BYTES;
-        RawDescriptor {
-            addr: self.descriptors.load_u64(at, Ordering::Relaxed),
-            rest: self.descriptors.load_u64(at + 8, Ordering::Relaxed),
-        }
+        let (addr, rest) = self.descriptors.load_u64_pair(usize::from(index) * DESCRIPTOR_BYTES, Ordering::Relaxed);
+        RawDescriptor { addr, rest }
     }
 
     /// Follows a chain from `head`: no longer than the ring (§2.7.5.1: longer is a loop) and never more than [`CHAIN_SEGMENTS`], so that
@@ -266,8 +261,7 @@ impl SplitRing {
     pub(crate) fn stage(&mut self, chain: Chain, written: u32) {
         let at = ENTRIES + self.slot(self.next_used) * USED_BYTES;
         // Relaxed: published by the index. Two stores, because the entry is only aligned to 4 bytes.
-        self.used.store_u32(at, u32::from(chain.id), Ordering::Relaxed);
-        self.used.store_u32(at + 4, written, Ordering::Relaxed);
+        self.used.store_u32_pair(at, (u32::from(chain.id), written));
         self.next_used = self.next_used.wrapping_add(1);
     }
 

@@ -3,19 +3,13 @@
 use std::fs::File;
 use std::sync::Arc;
 
-use arrayvec::ArrayVec;
-
 use crate::call::{Call, Signal};
 use crate::counters::{QueueCounters, RingFault, TxCounters, TxDrop};
 use crate::features::Features;
-use crate::memory::{GuestMemory, Source, full_fence};
+use crate::memory::{GuestMemory, GuestSlice, RingWatch, Source, full_fence};
 use crate::net_header::{NET_HEADER_MAX, Offload};
 use crate::packet::{BURST_PACKETS, Burst, FRAME_MAX, FRAME_MIN};
 use crate::ring::{ChainError, Direction, Ring, RingError, RingSetup, Translator};
-
-/// Bytes at the beginning of each buffer that are brought into the cache before they are read: headers. What follows is a sequence, which
-/// the CPU's own prefetchers recognise.
-const READ_AHEAD: usize = 128;
 
 /// The device side of one TX virtqueue. Owned by one I/O core at a time.
 #[derive(Debug)]
@@ -99,10 +93,9 @@ impl TxQueue {
         self.fault.is_none() && self.ring.has_work()
     }
 
-    /// Brings what [`TxQueue::has_work`] will read into the cache: for whoever looks at many queues, ahead of its turn.
-    #[inline]
-    pub fn prefetch_work(&self) {
-        self.ring.prefetch_work();
+    /// A watch for the next packet, while nothing is pulled.
+    pub fn watch(&self) -> RingWatch {
+        self.ring.watch()
     }
 
     /// Pulls packets into `burst` until the ring or the burst's room is exhausted; takes at most [`BURST_PACKETS`] chains. They are the
@@ -110,33 +103,54 @@ impl TxQueue {
     #[inline]
     pub fn pull<'a>(&'a mut self, burst: &mut Burst<'a>) {
         let Self { ring, features, enabled, fault, region_hint, memory, counters, .. } = self;
-        let mut translator = Translator { memory, hint: region_hint };
         let counters: &TxCounters = &counters.tx;
         if fault.is_some() {
             return;
         }
-        if translator.memory.is_truncated() {
+        if memory.is_truncated() {
             *fault = Some(stop(counters, RingFault::MemoryLost));
             return;
         }
+        let (features, header_len) = (*features, features.net_header_len());
+        let mut translator = Translator::new(memory, region_hint);
         ring.expect(BURST_PACKETS);
-        // First all chains, so that what they hold is on its way to this CPU at the same time; then the packets in them.
-        let mut chains = ArrayVec::<Found, BURST_PACKETS>::new();
-        let mut room = burst.room();
-        while !chains.is_full() && room > 0 && burst.has_segments() && ring.can_stage(1) {
-            let first = burst.segments_mut().len();
-            if let Some((chain, buffer)) = ring.single(&mut translator, Direction::Read) {
-                ring.advance(chain);
-                ring.stage(chain, 0);
-                let part = Source::from(buffer);
-                part.prefetch(READ_AHEAD);
-                room = room.saturating_sub(part.len());
-                chains.push(Found { first, count: 1, len: part.len(), walked: Ok(()) });
-                burst.segments_mut().push(part);
+        let (mut taken, mut bytes) = (0, 0);
+        while taken < BURST_PACKETS && burst.has_room() && ring.stageable() > 0 {
+            // First all buffers, so that what they hold is on its way to this CPU at the same time; then the packets in them.
+            let singles = ring.singles(&mut translator, Direction::Read, (BURST_PACKETS - taken).min(ring.stageable()));
+            singles.iter().for_each(|single| single.buffer.prefetch_read());
+            let mut passed = 0;
+            for single in &singles {
+                if !burst.has_room() {
+                    break;
+                }
+                let accepted = if *enabled {
+                    accept_one(burst, single.buffer, features, header_len)
+                } else {
+                    Err(TxDrop::RingDisabled)
+                };
+                match accepted {
+                    Ok(len) => bytes += len,
+                    Err(reason) => counters.drops[reason as usize].add(1),
+                }
+                passed += 1;
+            }
+            ring.pass(&singles[..passed], std::iter::repeat(0));
+            taken += passed;
+            if ring.is_drained() {
+                break;
+            }
+            if passed > 0 {
                 continue;
             }
-            let (chain, walked) = match ring.take(&mut translator, Direction::Read, burst.segments_mut()) {
-                Ok(Some(taken)) => taken,
+            // A chain of several parts, or a bad one.
+            let first = burst.segments_mut().len();
+            let walked = match ring.take(&mut translator, Direction::Read, burst.segments_mut()) {
+                Ok(Some((chain, walked))) => {
+                    ring.stage(chain, 0);
+                    taken += 1;
+                    walked
+                }
                 Ok(None) => break,
                 Err(reason) => {
                     burst.segments_mut().truncate(first);
@@ -144,34 +158,22 @@ impl TxQueue {
                     break;
                 }
             };
-            ring.stage(chain, 0);
-            if walked.is_err() {
-                burst.segments_mut().truncate(first);
-            }
-            let parts = &burst.segments_mut()[first..];
-            let (count, len) = (parts.len(), parts.iter().map(Source::len).sum::<usize>());
-            parts.iter().take(2).for_each(|part| part.prefetch(READ_AHEAD));
-            room = room.saturating_sub(len);
-            let walked = walked.map_err(|error| match error {
-                ChainError::Malformed => TxDrop::MalformedChain,
-                ChainError::BadAddress => TxDrop::BadAddress,
-            });
-            chains.push(Found { first, count, len, walked });
-        }
-        let (packets, mut bytes) = (chains.len(), 0);
-        for chain in chains {
-            let accepted = match chain.walked {
-                Ok(()) if !*enabled => Err(TxDrop::RingDisabled),
-                Ok(()) => accept(burst, &chain, *features),
-                Err(reason) => Err(reason),
+            let accepted = match walked {
+                Ok(()) if *enabled => accept(burst, first, features, header_len),
+                Ok(()) => Err(TxDrop::RingDisabled),
+                Err(ChainError::Malformed) => Err(TxDrop::MalformedChain),
+                Err(ChainError::BadAddress) => Err(TxDrop::BadAddress),
             };
             match accepted {
                 Ok(len) => bytes += len,
-                Err(reason) => counters.drops[reason as usize].add(1),
+                Err(reason) => {
+                    burst.segments_mut().truncate(first);
+                    counters.drops[reason as usize].add(1);
+                }
             }
         }
-        if packets > 0 {
-            counters.packets.add(packets as u64);
+        if taken > 0 {
+            counters.packets.add(taken as u64);
             counters.bytes.add(bytes as u64);
         }
     }
@@ -200,28 +202,40 @@ impl TxQueue {
     }
 }
 
-/// A chain that was taken: its parts are `count` segments of the burst from `first` on, of `len` bytes in all.
-struct Found {
-    first: usize,
-    count: usize,
-    len: usize,
-    walked: Result<(), TxDrop>,
-}
-
 fn stop(counters: &TxCounters, reason: RingFault) -> RingFault {
     counters.faults[reason as usize].add(1);
     reason
 }
 
-/// Makes a packet of a chain: virtio-net header, then the frame. Returns the frame's length.
+/// Makes a packet of a buffer: virtio-net header, then the frame. Returns the frame's length.
 #[inline]
-fn accept(burst: &mut Burst<'_>, chain: &Found, features: Features) -> Result<usize, TxDrop> {
-    let header_len = features.net_header_len();
-    let len = chain.len.checked_sub(header_len).ok_or(TxDrop::BadLength)?;
+fn accept_one<'a>(
+    burst: &mut Burst<'a>,
+    buffer: GuestSlice<'a>,
+    features: Features,
+    header_len: usize,
+) -> Result<usize, TxDrop> {
+    let buffer = Source::from(buffer);
+    // Be it 10 or 12 bytes long, 12 bytes are there: those and the shortest frame.
+    let header = buffer.read_array().ok_or(TxDrop::BadLength)?;
+    let frame = buffer.suffix(header_len);
+    if frame.len() < FRAME_MIN {
+        return Err(TxDrop::BadLength);
+    }
+    let offload = Offload::parse(&header, features, frame.len()).ok_or(TxDrop::BadOffload)?;
+    burst.seal_one(frame, offload)?;
+    Ok(frame.len())
+}
+
+/// Makes a packet of the chain whose parts are the burst's segments from `first` on: virtio-net header, then the frame. Returns the
+/// frame's length.
+fn accept(burst: &mut Burst<'_>, first: usize, features: Features, header_len: usize) -> Result<usize, TxDrop> {
+    let parts = &mut burst.segments_mut()[first..];
+    let end = first + parts.len();
+    let len = parts.iter().map(Source::len).sum::<usize>().checked_sub(header_len).ok_or(TxDrop::BadLength)?;
     if !(FRAME_MIN..=FRAME_MAX).contains(&len) {
         return Err(TxDrop::BadLength);
     }
-    let parts = &mut burst.segments_mut()[chain.first..chain.first + chain.count];
     let header = match parts.first().and_then(Source::read_array) {
         // 12 bytes are there at least, so the first part holds all of the header, be it 10 or 12 bytes long.
         Some(header) => {
@@ -231,7 +245,7 @@ fn accept(burst: &mut Burst<'_>, chain: &Found, features: Features) -> Result<us
         None => scattered_header(parts, header_len),
     };
     let offload = Offload::parse(&header, features, len).ok_or(TxDrop::BadOffload)?;
-    burst.seal(chain.first..chain.first + chain.count, len, offload)?;
+    burst.seal(first..end, len, offload)?;
     Ok(len)
 }
 

@@ -108,21 +108,28 @@ impl SourceCounters {
     /// Charges the end of a packet's way.
     #[inline]
     pub(super) fn settle(&self, charge: Charge, outcome: Result<(), DropReason>) {
+        self.settle_many(charge, outcome, 1);
+    }
+
+    /// Charges the end of the way of `packets` packets that went the same one.
+    #[inline]
+    pub(super) fn settle_many(&self, charge: Charge, outcome: Result<(), DropReason>, packets: usize) {
+        let n = packets as u64;
         match charge {
             Charge::Unicast | Charge::Arrived => {
                 match outcome {
-                    Ok(()) => self.forwarded.add(1),
-                    Err(reason) => self.dropped[reason.index()].add(1),
+                    Ok(()) => self.forwarded.add(n),
+                    Err(reason) => self.dropped[reason.index()].add(n),
                 }
                 if charge == Charge::Arrived {
-                    self.arrived.add(1);
+                    self.arrived.add(n);
                 }
             }
             Charge::Copy => {
-                self.copies.add(1);
+                self.copies.add(n);
                 match outcome {
-                    Ok(()) => self.delivered.add(1),
-                    Err(reason) => self.copy_drops[reason.index()].add(1),
+                    Ok(()) => self.delivered.add(n),
+                    Err(reason) => self.copy_drops[reason.index()].add(n),
                 }
             }
         }

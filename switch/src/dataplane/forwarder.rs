@@ -1,5 +1,6 @@
 //! One I/O core's share of the switch: where a packet goes, and putting it there.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
@@ -27,17 +28,14 @@ pub(super) struct Forwarder {
     pub(super) out: Outputs,
     /// What each port may flood from this core, by port: all its queues here together.
     pub(super) floods: Box<[TokenBucket]>,
-    /// How the burst's last packet went, if the next may go the same way without a look at any table.
-    pub(super) last: Option<Known>,
 }
 
-/// Untagged packets of a known sender to a known station: within a burst, what was found out for one holds for all with its header.
-pub(super) struct Known {
-    ethernet: [u8; 14],
+/// What was found out about a packet.
+struct Route {
     ingress: Ingress,
-    to: PortId,
-    /// Where they leave this core, if that does not depend on the packet.
-    exit: Option<Exit>,
+    target: Target,
+    /// Whether all of it holds for the next packet too, if that has the same Ethernet header.
+    lasting: bool,
 }
 
 /// A way out that takes packets as they are.
@@ -59,22 +57,30 @@ enum Target {
 impl Forwarder {
     /// Forwards every packet of a burst that came in on this core, in order. [`Forwarder::finish`] comes next.
     pub(super) fn forward(&mut self, burst: &mut Burst<'_>, origin: &Origin, now: Now) {
-        self.last = None;
-        for index in 0..burst.len() {
-            if let Some(known) = &self.last
-                && known.ethernet == burst.view(index).packet().ethernet()
-            {
-                let (to, ingress) = (known.to, known.ingress);
-                match known.exit {
-                    Some(exit) => self.out.leave(exit, burst.view(index), origin.source),
-                    None => self.unicast(burst, index, origin, ingress, to),
+        let mut next = 0;
+        while next < burst.len() {
+            let index = next;
+            next += 1;
+            let Route { ingress, target, lasting } = match self.route(burst.packet_mut(index), origin, now) {
+                Ok(route) => route,
+                Err(reason) => {
+                    self.out.counters.source(origin.source).settle(Charge::Unicast, Err(reason));
+                    continue;
                 }
-                continue;
+            };
+            let port = match target {
+                Target::One(port) => port,
+                Target::Flood => {
+                    self.flood(burst, index, origin, ingress);
+                    continue;
+                }
+            };
+            if lasting {
+                next += burst.alike(next, &burst.view(index).packet().ethernet());
             }
-            match self.route(burst.packet_mut(index), origin, now) {
-                Ok((ingress, Target::One(port))) => self.unicast(burst, index, origin, ingress, port),
-                Ok((ingress, Target::Flood)) => self.flood(burst, index, origin, ingress),
-                Err(reason) => self.out.counters.source(origin.source).settle(Charge::Unicast, Err(reason)),
+            match self.table.get(port).and_then(|entry| self.out.exit(entry, ingress)) {
+                Some(exit) => self.out.leave(exit, burst, index..next, origin.source),
+                None => (index..next).for_each(|index| self.unicast(burst, index, origin, ingress, port)),
             }
         }
     }
@@ -100,7 +106,7 @@ impl Forwarder {
 
     /// Source check, VLAN, learning, look-up: all on the snapshot.
     #[inline]
-    fn route(&mut self, packet: &Packet, origin: &Origin, now: Now) -> Result<(Ingress, Target), DropReason> {
+    fn route(&mut self, packet: &Packet, origin: &Origin, now: Now) -> Result<Route, DropReason> {
         let entry = self.table.get(origin.port).ok_or(DropReason::PortGone)?;
         let source = MacAddr(packet.source());
         entry.check.check(source)?;
@@ -121,16 +127,12 @@ impl Forwarder {
                 None => Target::Flood,
             },
         };
-        if let (Learned::Known, Target::One(to), false) = (learned, target, ingress.tagged) {
-            let exit = self.table.get(to).and_then(|entry| self.out.exit(entry, ingress));
-            self.last = Some(Known { ethernet: packet.ethernet(), ingress, to, exit });
-        }
         if matches!(target, Target::Flood)
             && self.floods.get_mut(origin.port.index()).is_some_and(|bucket| !bucket.take(now.cycles))
         {
             return Err(DropReason::FloodPoliced);
         }
-        Ok((ingress, target))
+        Ok(Route { ingress, target, lasting: learned == Learned::Known && !ingress.tagged })
     }
 
     fn unicast(&mut self, burst: &mut Burst<'_>, index: usize, origin: &Origin, ingress: Ingress, port: PortId) {
@@ -229,6 +231,18 @@ struct RxSlot {
     touched: bool,
 }
 
+impl RxSlot {
+    /// Notes, in `touched` too, that there is something to show to the guest. Also after a refusal: a bad buffer is given back, and that has
+    /// to be shown as well. `at` is the slot's place.
+    #[inline]
+    fn touch(&mut self, at: u16, touched: &mut Vec<u16>) {
+        if !self.touched {
+            self.touched = true;
+            touched.push(at);
+        }
+    }
+}
+
 const NO_SLOT: u16 = u16::MAX;
 
 /// Where packets leave this core.
@@ -300,9 +314,10 @@ impl Outputs {
         entry.receiver(from, view).ok_or(DropReason::ReceiverNotReady)
     }
 
-    /// Where untagged packets for this port leave this core, all alike.
+    /// Where a packet for this port leaves this core as it is, if that depends on nothing else in it.
+    #[inline]
     fn exit(&self, entry: &PortEntry, ingress: Ingress) -> Option<Exit> {
-        if entry.vlans.egress(ingress.vlan) != Some(Egress::Untagged) {
+        if ingress.tagged || entry.vlans.egress(ingress.vlan) != Some(Egress::Untagged) {
             return None;
         }
         match &entry.way {
@@ -321,21 +336,29 @@ impl Outputs {
         }
     }
 
-    /// Puts one packet out and charges it.
+    /// Puts these packets out and charges them.
     #[inline]
-    fn leave(&mut self, exit: Exit, view: View<'_>, source: SourceId) {
-        let outcome = match exit {
-            Exit::Guest(at) => self.push_at(at, view),
-            Exit::Uplink(at) => match self.uplinks.get_mut(at) {
-                Some(uplink) => match uplink.push(view, source, Charge::Unicast, &self.counters) {
-                    // Charged when it is sent.
-                    Ok(()) => return,
-                    Err(reason) => Err(reason),
-                },
-                None => Err(DropReason::PortGone),
+    fn leave(&mut self, exit: Exit, burst: &Burst<'_>, run: Range<usize>, source: SourceId) {
+        let Self { rx, touched, uplinks, counters, .. } = self;
+        let account = counters.source(source);
+        let refused = |reason| account.settle(Charge::Unicast, Err(reason));
+        let count = run.len();
+        let views = run.map(|index| burst.view(index));
+        match exit {
+            Exit::Guest(at) => match rx.get_mut(usize::from(at)) {
+                Some(slot) => {
+                    let pushed = slot.rx.push_run(views, |refusal| refused(reason(refusal)));
+                    account.settle_many(Charge::Unicast, Ok(()), pushed);
+                    slot.touch(at, touched);
+                }
+                None => account.settle_many(Charge::Unicast, Err(DropReason::ReceiverNotReady), count),
             },
-        };
-        self.counters.source(source).settle(Charge::Unicast, outcome);
+            // Charged when they are sent.
+            Exit::Uplink(at) => match uplinks.get_mut(at) {
+                Some(uplink) => uplink.push_run(views, source, Charge::Unicast, counters, refused),
+                None => account.settle_many(Charge::Unicast, Err(DropReason::PortGone), count),
+            },
+        }
     }
 
     fn hand_over(&mut self, core: usize, view: View<'_>, label: Label) -> bool {
@@ -419,18 +442,8 @@ impl Outputs {
     #[inline]
     fn push_at(&mut self, at: u16, view: View<'_>) -> Result<(), DropReason> {
         let slot = self.rx.get_mut(usize::from(at)).ok_or(DropReason::ReceiverNotReady)?;
-        let pushed = slot.rx.push(view).map_err(|refusal| match refusal {
-            RxDrop::NotReady => DropReason::ReceiverNotReady,
-            RxDrop::Full => DropReason::RxFull,
-            RxDrop::BufferTooSmall => DropReason::TooLong,
-            RxDrop::BadBuffer => DropReason::BadBuffer,
-            RxDrop::BadOffload => DropReason::BadOffload,
-        });
-        // Also after a refusal: a bad buffer is given back, and that has to be shown as well.
-        if !slot.touched {
-            slot.touched = true;
-            self.touched.push(at);
-        }
+        let pushed = slot.rx.push(view).map_err(reason);
+        slot.touch(at, &mut self.touched);
         pushed
     }
 
@@ -463,6 +476,16 @@ impl Outputs {
                 slot.rx.notify();
             }
         }
+    }
+}
+
+fn reason(refusal: RxDrop) -> DropReason {
+    match refusal {
+        RxDrop::NotReady => DropReason::ReceiverNotReady,
+        RxDrop::Full => DropReason::RxFull,
+        RxDrop::BufferTooSmall => DropReason::TooLong,
+        RxDrop::BadBuffer => DropReason::BadBuffer,
+        RxDrop::BadOffload => DropReason::BadOffload,
     }
 }
 

@@ -8,7 +8,7 @@ use pmd_bindings::{ChecksumState, Mbuf, tsc};
 use ringbuf::HeapCons;
 use ringbuf::traits::Consumer;
 use vm_ports::offload::{Transport, parse};
-use vm_ports::{BURST_PACKETS, Burst, BurstBuffer, Offload, QueueCounters, QueuePair, TxQueue};
+use vm_ports::{BURST_PACKETS, Burst, BurstBuffer, Offload, QueueCounters, QueuePair, RingWatch, TxQueue};
 
 use super::accounting::{Charge, CoreCounters, SOURCES_MAX, SourceId, UplinkCounters};
 use super::forwarder::{Forwarder, Origin, Outputs};
@@ -69,7 +69,7 @@ pub(super) struct IoCore {
     from: Vec<Option<FromCore>>,
     guests: Vec<GuestTx>,
     /// When to look at which of them.
-    rota: Rota,
+    rota: Rota<RingWatch>,
     attached: Vec<Attached>,
     uplinks: Vec<UplinkRx>,
     forwarder: Forwarder,
@@ -101,7 +101,6 @@ impl IoCore {
                 fdb,
                 out: Outputs::new(index, links.to, Arc::clone(&counters)),
                 floods: vec![TokenBucket::UNLIMITED; PORTS_MAX].into_boxed_slice(),
-                last: None,
             },
             buffer: BurstBuffer::default(),
             counters,
@@ -163,14 +162,19 @@ impl IoCore {
         while let Some(place) = self.rota.awake(nth) {
             let found = self.poll_guest(place);
             worked |= found;
-            nth += usize::from(self.rota.note(nth, found, now));
+            let watch = |place: usize| self.guests.get(place).map(|guest| guest.tx.watch());
+            nth += usize::from(self.rota.note(nth, found, now, watch));
         }
         for _ in 0..self.rota.looks(worked, now) {
             // Nothing of an idle ring is in the cache: it is fetched while others are looked at.
-            if let Some(guest) = self.rota.ahead(LOOK_AHEAD).and_then(|place| self.guests.get(place)) {
-                guest.tx.prefetch_work();
+            if let Some(watch) = self.rota.ahead(LOOK_AHEAD) {
+                watch.prefetch();
             }
-            let Some(place) = self.rota.next_asleep() else { break };
+            let place = match self.rota.next_asleep() {
+                Some((place, watch)) if !watch.is_quiet() => place,
+                Some(_) => continue,
+                None => break,
+            };
             if self.poll_guest(place) {
                 self.rota.wake(now);
                 worked = true;

@@ -21,12 +21,19 @@ struct Awake {
     worked: u64,
 }
 
-/// The rings of a core by their places in its list. Times are in cycles.
+/// An idle ring, with what there is to look at.
+#[derive(Clone, Copy, Debug)]
+struct Asleep<W> {
+    watch: W,
+    place: u16,
+}
+
+/// The rings of a core by their places in its list, each idle one with a watch `W` on it. Times are in cycles.
 #[derive(Debug)]
-pub(super) struct Rota {
+pub(super) struct Rota<W> {
     awake: Vec<Awake>,
     /// The one that was not looked at for the longest time first.
-    asleep: VecDeque<u16>,
+    asleep: VecDeque<Asleep<W>>,
     idle_after: u64,
     sweep: u64,
     /// The part of a sweep that one cycle is.
@@ -37,7 +44,7 @@ pub(super) struct Rota {
     at: u64,
 }
 
-impl Rota {
+impl<W> Rota<W> {
     /// For up to `rings` rings, on a counter of `cycles_per_s`.
     pub(super) fn new(rings: usize, cycles_per_s: u64) -> Self {
         let cycles = |us: u64| (cycles_per_s.saturating_mul(us) / 1_000_000).max(1);
@@ -62,9 +69,10 @@ impl Rota {
     pub(super) fn swap_remove(&mut self, place: usize, last: usize) {
         let (place, last) = (place as u16, last as u16);
         self.awake.retain(|ring| ring.place != place);
-        self.asleep.retain(|ring| *ring != place);
+        self.asleep.retain(|ring| ring.place != place);
         let awake = self.awake.iter_mut().map(|ring| &mut ring.place);
-        awake.chain(&mut self.asleep).filter(|ring| **ring == last).for_each(|ring| *ring = place);
+        let asleep = self.asleep.iter_mut().map(|ring| &mut ring.place);
+        awake.chain(asleep).filter(|ring| **ring == last).for_each(|ring| *ring = place);
     }
 
     /// The `nth` ring in use.
@@ -73,23 +81,22 @@ impl Rota {
         self.awake.get(nth).map(|ring| usize::from(ring.place))
     }
 
-    /// Notes whether something was found in the `nth` ring in use. False when it is idle now, and another has taken its number.
+    /// Notes whether something was found in the `nth` ring in use. False when it is idle now, with the watch that `watch` makes of its
+    /// place, and another has taken its number.
     #[inline]
-    pub(super) fn note(&mut self, nth: usize, worked: bool, now: u64) -> bool {
+    pub(super) fn note(&mut self, nth: usize, worked: bool, now: u64, watch: impl FnOnce(usize) -> Option<W>) -> bool {
         let Some(ring) = self.awake.get_mut(nth) else { return true };
         if worked {
             ring.worked = now;
         } else if now.wrapping_sub(ring.worked) > self.idle_after {
-            self.fall_asleep(nth);
-            return false;
+            let place = ring.place;
+            if let Some(watch) = watch(place.into()) {
+                self.awake.swap_remove(nth);
+                self.asleep.push_back(Asleep { watch, place });
+                return false;
+            }
         }
         true
-    }
-
-    #[cold]
-    fn fall_asleep(&mut self, nth: usize) {
-        let ring = self.awake.swap_remove(nth);
-        self.asleep.push_back(ring.place);
     }
 
     /// How many idle rings are to be looked at in this round, in which there was other work or not.
@@ -111,22 +118,22 @@ impl Rota {
 
     /// The next idle ring to look at.
     #[inline]
-    pub(super) fn next_asleep(&mut self) -> Option<usize> {
-        let place = self.asleep.pop_front()?;
-        self.asleep.push_back(place);
-        Some(usize::from(place))
+    pub(super) fn next_asleep(&mut self) -> Option<(usize, &W)> {
+        let ring = self.asleep.pop_front()?;
+        self.asleep.push_back(ring);
+        self.asleep.back().map(|ring| (usize::from(ring.place), &ring.watch))
     }
 
     /// The idle ring to look at after `n` others.
     #[inline]
-    pub(super) fn ahead(&self, n: usize) -> Option<usize> {
-        self.asleep.get(n).map(|place| usize::from(*place))
+    pub(super) fn ahead(&self, n: usize) -> Option<&W> {
+        self.asleep.get(n).map(|ring| &ring.watch)
     }
 
     /// Something was found in the ring that [`Rota::next_asleep`] gave last.
     pub(super) fn wake(&mut self, now: u64) {
-        if let Some(place) = self.asleep.pop_back() {
-            self.awake.push(Awake { place, worked: now });
+        if let Some(ring) = self.asleep.pop_back() {
+            self.awake.push(Awake { place: ring.place, worked: now });
         }
     }
 }
@@ -140,16 +147,16 @@ mod tests {
     const HZ: u64 = MHZ * 1_000_000;
 
     /// One round in which `busy` rings have something; gives those that were looked at.
-    fn round(rota: &mut Rota, now: u64, busy: impl Fn(usize) -> bool) -> Vec<usize> {
+    fn round(rota: &mut Rota<()>, now: u64, busy: impl Fn(usize) -> bool) -> Vec<usize> {
         let mut looked = Vec::new();
         let (mut nth, mut worked) = (0, false);
         while let Some(place) = rota.awake(nth) {
             looked.push(place);
             worked |= busy(place);
-            nth += usize::from(rota.note(nth, busy(place), now));
+            nth += usize::from(rota.note(nth, busy(place), now, |_| Some(())));
         }
         for _ in 0..rota.looks(worked, now) {
-            let place = rota.next_asleep().expect("no more looks than idle rings");
+            let (place, ()) = rota.next_asleep().expect("no more looks than idle rings");
             looked.push(place);
             if busy(place) {
                 rota.wake(now);
@@ -158,10 +165,14 @@ mod tests {
         looked
     }
 
-    fn rota(rings: usize) -> Rota {
+    fn rota(rings: usize) -> Rota<()> {
         let mut rota = Rota::new(rings, HZ);
         (0..rings).for_each(|place| rota.add(place, 0));
         rota
+    }
+
+    fn asleep(rota: &Rota<()>) -> Vec<u16> {
+        rota.asleep.iter().map(|ring| ring.place).collect()
     }
 
     #[test]
@@ -188,7 +199,7 @@ mod tests {
             round(&mut rota, now, |place| place == 0 || place == 50);
         }
         assert_eq!(rota.awake.iter().map(|ring| ring.place).collect::<Vec<_>>(), [0, 50]);
-        assert!(!rota.asleep.contains(&50) && rota.asleep.len() == 98);
+        assert!(!asleep(&rota).contains(&50) && rota.asleep.len() == 98);
     }
 
     #[test]
@@ -206,11 +217,10 @@ mod tests {
         // In use: 0, 1, 2; idle: 3, 4, 5. Ring 5 takes the place of 1, then ring 4 that of 4 itself.
         rota.swap_remove(1, 5);
         rota.swap_remove(4, 4);
-        let mut places: Vec<u16> =
-            rota.awake.iter().map(|ring| ring.place).chain(rota.asleep.iter().copied()).collect();
+        let mut places: Vec<u16> = rota.awake.iter().map(|ring| ring.place).chain(asleep(&rota)).collect();
         places.sort_unstable();
         assert_eq!(places, [0, 1, 2, 3]);
-        assert!(rota.asleep.contains(&1) && !rota.awake.iter().any(|ring| ring.place == 1));
+        assert!(asleep(&rota).contains(&1) && !rota.awake.iter().any(|ring| ring.place == 1));
     }
 
     proptest! {

@@ -66,6 +66,55 @@ impl UplinkTx {
         }
     }
 
+    /// [`UplinkTx::push`] for each of these packets, in order; tells `refused` why one was not taken.
+    pub(super) fn push_run<'b>(
+        &mut self,
+        mut views: impl ExactSizeIterator<Item = View<'b>> + Clone,
+        source: SourceId,
+        charge: Charge,
+        core: &CoreCounters,
+        mut refused: impl FnMut(DropReason),
+    ) {
+        loop {
+            let pushed = self.push_plain(views.clone(), source, charge, core);
+            let Some(view) = views.nth(pushed) else { return };
+            if let Err(reason) = self.push(view, source, charge, core) {
+                refused(reason);
+            }
+        }
+    }
+
+    /// Copies as many of these packets, from the first on, as are to be sent as they are and fit into one mbuf each. Returns how many that
+    /// were.
+    fn push_plain<'b>(
+        &mut self,
+        views: impl Iterator<Item = View<'b>> + Clone,
+        source: SourceId,
+        charge: Charge,
+        core: &CoreCounters,
+    ) -> usize {
+        let room = usize::from(self.pool.data_room()).min(self.limits.frame_max);
+        let is_plain = |view: &View<'_>| {
+            let packet = view.packet();
+            packet.offload().accepted_by(Features::NONE) && packet.len() <= room
+        };
+        let (first, count) = (self.staged.len(), views.clone().take_while(is_plain).count());
+        if count == 0 || !self.pool.alloc_many(&mut self.staged, count) {
+            return 0;
+        }
+        for (mbuf, view) in self.staged[first..].iter_mut().zip(views) {
+            // An empty mbuf has that room.
+            if let Some(space) = mbuf.append(view.packet().len()) {
+                view.read(space);
+            }
+        }
+        self.owners.extend(std::iter::repeat_n(Some((source, charge)), count));
+        if self.staged.len() >= STAGED {
+            self.flush(core);
+        }
+        count
+    }
+
     /// Copies a packet into mbufs, whole or not at all. What becomes of it is charged when they are sent.
     pub(super) fn push(
         &mut self,
@@ -124,21 +173,21 @@ impl UplinkTx {
             self.counters.tx_bytes.add(bytes[..sent].iter().sum::<usize>() as u64);
             // Between what was sent and what is left may be one packet that the device could not have sent right.
             let gone = before - self.staged.len();
-            for (index, owner) in self.owners.drain(..gone).enumerate() {
-                let outcome = if index < sent { Ok(()) } else { Err(DropReason::UplinkFull) };
-                settle(core, owner, outcome);
-            }
+            settle(core, &self.owners[..sent], Ok(()));
+            settle(core, &self.owners[sent..gone], Err(DropReason::UplinkFull));
+            self.owners.drain(..gone);
         }
         Mbuf::free_bulk(&mut self.staged);
-        for owner in self.owners.drain(..) {
-            settle(core, owner, Err(DropReason::UplinkFull));
-        }
+        settle(core, &self.owners, Err(DropReason::UplinkFull));
+        self.owners.clear();
     }
 }
 
-fn settle(core: &CoreCounters, owner: Option<(SourceId, Charge)>, outcome: Result<(), DropReason>) {
-    if let Some((source, charge)) = owner {
-        core.source(source).settle(charge, outcome);
+fn settle(core: &CoreCounters, owners: &[Option<(SourceId, Charge)>], outcome: Result<(), DropReason>) {
+    for run in owners.chunk_by(PartialEq::eq) {
+        if let Some((source, charge)) = run[0] {
+            core.source(source).settle_many(charge, outcome, run.len());
+        }
     }
 }
 
