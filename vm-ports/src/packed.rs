@@ -155,8 +155,8 @@ impl PackedRing {
         translator: &mut Translator<'_, 'm>,
         direction: Direction,
         most: usize,
-    ) -> Singles<'m> {
-        let mut found = Singles::new();
+        found: &mut Singles<'m>,
+    ) {
         let (mut slot, mut wrap) = (self.next_avail, self.avail_wrap);
         for _ in 0..most.min(found.capacity()).min(usize::from(self.size)) {
             let descriptor = self.descriptor(slot);
@@ -168,7 +168,6 @@ impl PackedRing {
             found.push(Single { id: descriptor.third(), buffer });
             (slot, wrap) = self.after(slot, wrap);
         }
-        found
     }
 
     /// See [`Ring::pass`](crate::ring::Ring::pass).

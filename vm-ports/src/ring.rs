@@ -340,16 +340,19 @@ impl Ring {
         }
     }
 
-    /// The next chains that are known, up to `most` of them, as far as each is one buffer in one piece, as nearly every chain is. They are not taken
-    /// before [`Ring::pass`]. None where the next is another, or there is none: that is for [`Ring::take`] to find out.
+    /// Puts the next chains that are known, up to `most` of them, into `found`, as far as each is one buffer in one piece, as nearly every
+    /// chain is. They are not taken before [`Ring::pass`]. None where the next is another, or there is none: that is for [`Ring::take`] to
+    /// find out.
     #[inline]
     pub(crate) fn singles<'m>(
         &mut self,
         translator: &mut Translator<'_, 'm>,
         direction: Direction,
         most: usize,
-    ) -> Singles<'m> {
-        either!(self, ring => ring.singles(translator, direction, most))
+        found: &mut Singles<'m>,
+    ) {
+        found.clear();
+        either!(self, ring => ring.singles(translator, direction, most, found));
     }
 
     /// Takes the first of what [`Ring::singles`] found, and gives them back, at the next publication, with as many bytes written in each as

@@ -13,7 +13,7 @@ use crate::memory::{GuestMemory, GuestSlice, Source, full_fence};
 use crate::net_header::{NET_HEADER_MAX, Offload, PLAIN_HEADER};
 use crate::offload::OffloadError;
 use crate::packet::{BURST_PACKETS, CHAIN_SEGMENTS, View};
-use crate::ring::{Chain, ChainError, Direction, Ring, RingError, RingSetup, Single, Sink, Translator};
+use crate::ring::{Chain, ChainError, Direction, Ring, RingError, RingSetup, Single, Singles, Sink, Translator};
 
 /// Buffers one frame may be spread over (mergeable receive buffers), at most.
 const FRAME_CHAINS: usize = 256;
@@ -212,7 +212,9 @@ impl RxQueue {
         let mut translator = Translator::new(memory, region_hint);
         ring.expect(views.len());
         // First all buffers, so that their lines come from the guest's CPU at the same time; then the packets.
-        let singles = ring.singles(&mut translator, Direction::Write, views.len().min(ring.stageable()));
+        let mut singles = Singles::new();
+        let most = views.len().min(ring.stageable());
+        ring.singles(&mut translator, Direction::Write, most, &mut singles);
         singles.iter().for_each(|single| single.buffer.prefetch_write());
         let mut written = ArrayVec::<u32, BURST_PACKETS>::new();
         let mut bytes = 0;

@@ -185,11 +185,11 @@ impl SplitRing {
         translator: &mut Translator<'_, 'm>,
         direction: Direction,
         most: usize,
-    ) -> Singles<'m> {
-        let mut found = Singles::new();
+        found: &mut Singles<'m>,
+    ) {
         let known = self.avail_idx.wrapping_sub(self.next_avail);
         if known > self.size {
-            return found;
+            return;
         }
         for ahead in 0..known.min(most.min(found.capacity()) as u16) {
             let id = self.head(ahead);
@@ -200,7 +200,6 @@ impl SplitRing {
             let Some(buffer) = translator.single(descriptor, descriptor.third(), direction) else { break };
             found.push(Single { id, buffer });
         }
-        found
     }
 
     /// See [`Ring::pass`](crate::ring::Ring::pass).

@@ -42,8 +42,15 @@ pub(super) struct UplinkTx {
     /// The frames of the packet being written.
     frames: ArrayVec<Mbuf, FRAMES_MAX>,
     staged: ArrayVec<Mbuf, STAGED_MAX>,
-    /// For each staged mbuf, whose packet ends with it.
-    owners: ArrayVec<Option<(SourceId, Charge)>, STAGED_MAX>,
+    /// Whose they are, in the same order.
+    owners: ArrayVec<Owned, STAGED_MAX>,
+}
+
+/// Some staged mbufs in a row.
+struct Owned {
+    /// Whose packet ends with each of them; `None` where there is more of the packet in the next.
+    owner: Option<(SourceId, Charge)>,
+    mbufs: usize,
 }
 
 impl UplinkTx {
@@ -88,27 +95,30 @@ impl UplinkTx {
     /// were.
     fn push_plain<'b>(
         &mut self,
-        views: impl Iterator<Item = View<'b>> + Clone,
+        views: impl ExactSizeIterator<Item = View<'b>>,
         source: SourceId,
         charge: Charge,
         core: &CoreCounters,
     ) -> usize {
         let room = usize::from(self.pool.data_room()).min(self.limits.frame_max);
-        let is_plain = |view: &View<'_>| {
-            let packet = view.packet();
-            packet.offload().accepted_by(Features::NONE) && packet.len() <= room
-        };
-        let (first, count) = (self.staged.len(), views.clone().take_while(is_plain).count());
-        if count == 0 || !self.pool.alloc_many(&mut self.staged, count) {
+        let first = self.staged.len();
+        if !self.pool.alloc_many(&mut self.staged, views.len()) {
             return 0;
         }
+        let mut count = 0;
         for (mbuf, view) in self.staged[first..].iter_mut().zip(views) {
+            let packet = view.packet();
+            if !packet.offload().accepted_by(Features::NONE) || packet.len() > room {
+                break;
+            }
             // An empty mbuf has that room.
-            if let Some(space) = mbuf.append(view.packet().len()) {
+            if let Some(space) = mbuf.append(packet.len()) {
                 view.read(space);
             }
+            count += 1;
         }
-        self.owners.extend(std::iter::repeat_n(Some((source, charge)), count));
+        self.staged.truncate(first + count);
+        self.owe(Some((source, charge)), count);
         if self.staged.len() >= STAGED {
             self.flush(core);
         }
@@ -145,13 +155,21 @@ impl UplinkTx {
             return Err(reason);
         }
         // The packet is sent when its last frame is.
-        let last = self.frames.len().saturating_sub(1);
-        self.owners.extend((0..self.frames.len()).map(|index| (index == last).then_some((source, charge))));
+        self.owe(None, self.frames.len().saturating_sub(1));
+        self.owe(Some((source, charge)), self.frames.len().min(1));
         self.staged.extend(self.frames.drain(..));
         if self.staged.len() >= STAGED {
             self.flush(core);
         }
         Ok(())
+    }
+
+    /// Notes who is to be charged for the next mbufs.
+    #[inline]
+    fn owe(&mut self, owner: Option<(SourceId, Charge)>, mbufs: usize) {
+        if mbufs > 0 {
+            self.owners.push(Owned { owner, mbufs });
+        }
     }
 
     /// The queue, for whoever closes it. Called on the core: no mbuf stays behind in its cache.
@@ -167,27 +185,36 @@ impl UplinkTx {
                 return;
             }
             let before = self.staged.len();
-            let bytes: ArrayVec<usize, STAGED_MAX> = self.staged.iter().map(Mbuf::len).collect();
+            let mut lens = ArrayVec::<u32, STAGED_MAX>::new();
+            self.staged.iter().for_each(|mbuf| lens.push(mbuf.len() as u32));
             let sent = self.queue.burst(&mut self.staged);
             self.counters.tx_packets.add(sent as u64);
-            self.counters.tx_bytes.add(bytes[..sent].iter().sum::<usize>() as u64);
+            self.counters.tx_bytes.add(lens[..sent].iter().map(|len| u64::from(*len)).sum());
+            self.settle(core, sent, Ok(()));
             // Between what was sent and what is left may be one packet that the device could not have sent right.
-            let gone = before - self.staged.len();
-            settle(core, &self.owners[..sent], Ok(()));
-            settle(core, &self.owners[sent..gone], Err(DropReason::UplinkFull));
-            self.owners.drain(..gone);
+            self.settle(core, before - self.staged.len() - sent, Err(DropReason::UplinkFull));
         }
+        let left = self.staged.len();
         Mbuf::free_bulk(&mut self.staged);
-        settle(core, &self.owners, Err(DropReason::UplinkFull));
-        self.owners.clear();
+        self.settle(core, left, Err(DropReason::UplinkFull));
     }
-}
 
-fn settle(core: &CoreCounters, owners: &[Option<(SourceId, Charge)>], outcome: Result<(), DropReason>) {
-    for run in owners.chunk_by(PartialEq::eq) {
-        if let Some((source, charge)) = run[0] {
-            core.source(source).settle_many(charge, outcome, run.len());
+    /// Charges the first `mbufs` to whoever they belong to.
+    fn settle(&mut self, core: &CoreCounters, mbufs: usize, outcome: Result<(), DropReason>) {
+        let (mut left, mut done) = (mbufs, 0);
+        for owned in &mut self.owners {
+            if left == 0 {
+                break;
+            }
+            let here = owned.mbufs.min(left);
+            if let Some((source, charge)) = owned.owner {
+                core.source(source).settle_many(charge, outcome, here);
+            }
+            owned.mbufs -= here;
+            left -= here;
+            done += usize::from(owned.mbufs == 0);
         }
+        self.owners.drain(..done);
     }
 }
 
