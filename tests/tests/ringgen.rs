@@ -159,7 +159,7 @@ fn pingpong_times_every_round_trip() {
         let (trips, timed) = (count(&report, "received"), count(&report["latency_ns"], "count"));
         assert_eq!(trips, count(&report, "sent"));
         // Those that were under way at the end of the measured time come back after it.
-        assert!(timed > 50 && timed <= trips && trips - timed <= 8, "{report}");
+        assert!(timed > 10 && timed <= trips && trips - timed <= 8, "{report}");
         let [p50, p99, max] = ["p50", "p99", "max"].map(|key| count(&report["latency_ns"], key));
         assert!(0 < p50 && p50 <= p99 && p99 <= max, "{report}");
         if options.contains("background") {

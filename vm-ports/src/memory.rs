@@ -586,7 +586,7 @@ fn prefetch_write(ptr: *const u8) {
     // compiler makes a prefetch for reading of it where it is not told that the CPU has PREFETCHW: the line would come shared, and
     // the store would fetch it again.
     unsafe {
-        std::arch::asm!("prefetchw byte ptr [{}]", in(reg) ptr, options(nomem, nostack, preserves_flags));
+        std::arch::asm!("prefetchw byte ptr [{}]", in(reg) ptr.addr(), options(nomem, nostack, preserves_flags));
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = ptr;

@@ -45,6 +45,8 @@ enum Exit {
     Guest(u16),
     /// Place in [`Outputs::uplinks`].
     Uplink(usize),
+    /// Another core, and the port there.
+    Core(usize, PortId),
 }
 
 /// Where a packet is to go.
@@ -79,7 +81,10 @@ impl Forwarder {
                 next += burst.alike(next, &burst.view(index).packet().ethernet());
             }
             match self.table.get(port).and_then(|entry| self.out.exit(entry, ingress)) {
-                Some(exit) => self.out.leave(exit, burst, index..next, origin.source),
+                Some(Exit::Core(core, port)) => {
+                    self.out.hand_over_run((core, port), burst, index..next, origin, ingress)
+                }
+                Some(exit) => self.out.leave(exit, burst, index..next, origin.source, Charge::Unicast),
                 None => (index..next).for_each(|index| self.unicast(burst, index, origin, ingress, port)),
             }
         }
@@ -193,7 +198,10 @@ impl Forwarder {
     /// Delivers a burst that core `from` handed over. [`Forwarder::finish`] comes next.
     pub(super) fn receive(&mut self, burst: &mut Burst<'_>, labels: &ArrayVec<Label, BURST_PACKETS>, from: usize) {
         let Self { table, out, .. } = self;
-        for (index, label) in labels.iter().enumerate() {
+        let mut next = 0;
+        while let Some(label) = labels.get(next) {
+            let index = next;
+            next += 1;
             let mut ingress = label.ingress;
             let port = match label.errand {
                 Errand::Deliver(port) => port,
@@ -202,6 +210,13 @@ impl Forwarder {
                     continue;
                 }
             };
+            if let Some(exit @ (Exit::Guest(_) | Exit::Uplink(_))) =
+                table.get(port).and_then(|entry| out.exit(entry, ingress))
+            {
+                next += labels[next..].iter().take_while(|other| other.goes_with(label)).count();
+                out.leave(exit, burst, index..next, label.source, Charge::Arrived);
+                continue;
+            }
             let found = match table.get(port) {
                 Some(entry) => out.receiver(entry, burst.view(index), from).map(|receiver| (entry, receiver)),
                 None => Err(DropReason::PortGone),
@@ -326,6 +341,7 @@ impl Outputs {
                     let at = *self.rx_at.get(Self::slot_of(entry.id, usize::from(only.queue)))?;
                     (at != NO_SLOT).then_some(Exit::Guest(at))
                 }
+                [only] => Some(Exit::Core(usize::from(only.core), entry.id)),
                 _ => None,
             },
             Way::Uplink(cores) => {
@@ -338,29 +354,52 @@ impl Outputs {
 
     /// Puts these packets out and charges them.
     #[inline]
-    fn leave(&mut self, exit: Exit, burst: &Burst<'_>, run: Range<usize>, source: SourceId) {
+    fn leave(&mut self, exit: Exit, burst: &Burst<'_>, run: Range<usize>, source: SourceId, charge: Charge) {
         let Self { rx, touched, uplinks, counters, .. } = self;
         let account = counters.source(source);
-        let refused = |reason| account.settle(Charge::Unicast, Err(reason));
+        let refused = |reason| account.settle(charge, Err(reason));
         let count = run.len();
         let views = run.map(|index| burst.view(index));
         match exit {
             Exit::Guest(at) => match rx.get_mut(usize::from(at)) {
                 Some(slot) => {
                     let pushed = slot.rx.push_run(views, |refusal| refused(reason(refusal)));
-                    account.settle_many(Charge::Unicast, Ok(()), pushed);
+                    account.settle_many(charge, Ok(()), pushed);
                     slot.touch(at, touched);
                 }
-                None => account.settle_many(Charge::Unicast, Err(DropReason::ReceiverNotReady), count),
+                None => account.settle_many(charge, Err(DropReason::ReceiverNotReady), count),
             },
             // Charged when they are sent.
             Exit::Uplink(at) => match uplinks.get_mut(at) {
-                Some(uplink) => uplink.push_run(views, source, Charge::Unicast, counters, refused),
-                None => account.settle_many(Charge::Unicast, Err(DropReason::PortGone), count),
+                Some(uplink) => uplink.push_run(views, source, charge, counters, refused),
+                None => account.settle_many(charge, Err(DropReason::PortGone), count),
             },
+            Exit::Core(..) => account.settle_many(charge, Err(DropReason::ReceiverNotReady), count),
         }
     }
 
+    /// Hands these packets for a port to the core that serves it.
+    fn hand_over_run(
+        &mut self,
+        (core, port): (usize, PortId),
+        burst: &Burst<'_>,
+        run: Range<usize>,
+        origin: &Origin,
+        ingress: Ingress,
+    ) {
+        let mut handed = 0;
+        for index in run {
+            let view = burst.view(index);
+            if self.hand_over(core, view, label(Errand::Deliver(port), origin, ingress, view)) {
+                handed += 1;
+            } else {
+                self.counters.source(origin.source).settle(Charge::Unicast, Err(DropReason::XcoreFull));
+            }
+        }
+        self.counters.source(origin.source).handed.add(handed);
+    }
+
+    #[inline]
     fn hand_over(&mut self, core: usize, view: View<'_>, label: Label) -> bool {
         let Some(Some(to)) = self.to.get_mut(core) else { return false };
         let pushed = to.push(view, label);

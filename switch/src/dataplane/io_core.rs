@@ -23,9 +23,6 @@ use crate::forwarding::{DropReason, Entry, Fdb, MacAddr, Now, PortId, PortKind, 
 const AGEING_ROUNDS: u64 = 64;
 const AGEING_BUCKETS: usize = 8;
 
-/// So many idle rings ahead of the one that is looked at.
-const LOOK_AHEAD: usize = 8;
-
 /// A guest's transmit queue on this core.
 struct GuestTx {
     queue: usize,
@@ -165,19 +162,13 @@ impl IoCore {
             let watch = |place: usize| self.guests.get(place).map(|guest| guest.tx.watch());
             nth += usize::from(self.rota.note(nth, found, now, watch));
         }
-        for _ in 0..self.rota.looks(worked, now) {
-            // Nothing of an idle ring is in the cache: it is fetched while others are looked at.
-            if let Some(watch) = self.rota.ahead(LOOK_AHEAD) {
-                watch.prefetch();
-            }
-            let place = match self.rota.next_asleep() {
-                Some((place, watch)) if !watch.is_quiet() => place,
-                Some(_) => continue,
-                None => break,
-            };
+        let mut looks = self.rota.looks(worked, now);
+        while let Some(place) = self.rota.find(&mut looks) {
             if self.poll_guest(place) {
                 self.rota.wake(now);
                 worked = true;
+            } else {
+                self.rota.pass();
             }
         }
         worked

@@ -1,7 +1,7 @@
 //! Which transmit rings a core looks at in a round: those in use always, those that have been idle for a while in turn. What a thousand idle
 //! guests cost the one that is not is a fixed share of the time, not a thousand looks in every round.
 
-use std::collections::VecDeque;
+use vm_ports::RingWatch;
 
 /// A ring in which nothing was found for so long is idle, in microseconds. Longer than a guest that waits for answers is silent.
 const IDLE_AFTER_US: u64 = 1000;
@@ -10,6 +10,8 @@ const IDLE_AFTER_US: u64 = 1000;
 const SWEEP_US: u64 = 80;
 /// Idle rings looked at, at least, in a round in which there was nothing to do: time that nobody misses.
 const SPARE_LOOKS: usize = 8;
+/// So many idle rings ahead of the one that is looked at: nothing of them is in the cache.
+const LOOK_AHEAD: usize = 8;
 /// Looks are counted in fractions of one, with this many bits.
 const FRACTION: u32 = 32;
 
@@ -32,8 +34,9 @@ struct Asleep<W> {
 #[derive(Debug)]
 pub(super) struct Rota<W> {
     awake: Vec<Awake>,
-    /// The one that was not looked at for the longest time first.
-    asleep: VecDeque<Asleep<W>>,
+    asleep: Vec<Asleep<W>>,
+    /// The idle ring to look at next: of all, the one that was not looked at for the longest time. The others follow in turn.
+    next: usize,
     idle_after: u64,
     sweep: u64,
     /// The part of a sweep that one cycle is.
@@ -44,14 +47,15 @@ pub(super) struct Rota<W> {
     at: u64,
 }
 
-impl<W> Rota<W> {
+impl<W: Watch> Rota<W> {
     /// For up to `rings` rings, on a counter of `cycles_per_s`.
     pub(super) fn new(rings: usize, cycles_per_s: u64) -> Self {
         let cycles = |us: u64| (cycles_per_s.saturating_mul(us) / 1_000_000).max(1);
         let sweep = cycles(SWEEP_US);
         Self {
             awake: Vec::with_capacity(rings),
-            asleep: VecDeque::with_capacity(rings),
+            asleep: Vec::with_capacity(rings),
+            next: 0,
             idle_after: cycles(IDLE_AFTER_US),
             sweep,
             pace: (1 << FRACTION) / sweep + 1,
@@ -69,7 +73,11 @@ impl<W> Rota<W> {
     pub(super) fn swap_remove(&mut self, place: usize, last: usize) {
         let (place, last) = (place as u16, last as u16);
         self.awake.retain(|ring| ring.place != place);
-        self.asleep.retain(|ring| ring.place != place);
+        if let Some(at) = self.asleep.iter().position(|ring| ring.place == place) {
+            // In order: whoever waits for its turn does not lose it.
+            self.asleep.remove(at);
+            self.next -= usize::from(at < self.next);
+        }
         let awake = self.awake.iter_mut().map(|ring| &mut ring.place);
         let asleep = self.asleep.iter_mut().map(|ring| &mut ring.place);
         awake.chain(asleep).filter(|ring| **ring == last).for_each(|ring| *ring = place);
@@ -92,7 +100,7 @@ impl<W> Rota<W> {
             let place = ring.place;
             if let Some(watch) = watch(place.into()) {
                 self.awake.swap_remove(nth);
-                self.asleep.push_back(Asleep { watch, place });
+                self.asleep.push(Asleep { watch, place });
                 return false;
             }
         }
@@ -116,134 +124,228 @@ impl<W> Rota<W> {
         whole.max(spare).min(self.asleep.len())
     }
 
-    /// The next idle ring to look at.
+    /// Looks at idle rings in turn, at most as often as `looks` says, which is counted down: the place of the first in which there is
+    /// something. [`Rota::wake`] or [`Rota::pass`] comes next.
     #[inline]
-    pub(super) fn next_asleep(&mut self) -> Option<(usize, &W)> {
-        let ring = self.asleep.pop_front()?;
-        self.asleep.push_back(ring);
-        self.asleep.back().map(|ring| (usize::from(ring.place), &ring.watch))
+    pub(super) fn find(&mut self, looks: &mut usize) -> Option<usize> {
+        while *looks > 0 {
+            *looks -= 1;
+            if self.next >= self.asleep.len() {
+                self.next = 0;
+            }
+            if let Some(ring) = self.asleep.get(self.next + LOOK_AHEAD) {
+                ring.watch.prefetch();
+            }
+            let ring = self.asleep.get(self.next)?;
+            if !ring.watch.is_quiet() {
+                return Some(ring.place.into());
+            }
+            self.next += 1;
+        }
+        None
     }
 
-    /// The idle ring to look at after `n` others.
-    #[inline]
-    pub(super) fn ahead(&self, n: usize) -> Option<&W> {
-        self.asleep.get(n).map(|ring| &ring.watch)
-    }
-
-    /// Something was found in the ring that [`Rota::next_asleep`] gave last.
+    /// Something was in the ring that [`Rota::find`] gave last: it is in use. Another has its turn now, none later than it would have.
     pub(super) fn wake(&mut self, now: u64) {
-        if let Some(ring) = self.asleep.pop_back() {
+        if self.next < self.asleep.len() {
+            let ring = self.asleep.swap_remove(self.next);
             self.awake.push(Awake { place: ring.place, worked: now });
         }
+    }
+
+    /// There was nothing in it after all.
+    pub(super) fn pass(&mut self) {
+        self.next += 1;
+    }
+}
+
+/// What there is to look at of an idle ring.
+pub(super) trait Watch {
+    /// Whether nothing was put into the ring since the watch was made. False may be a mistake; true is none.
+    fn is_quiet(&self) -> bool;
+    /// Brings what that reads into the cache.
+    fn prefetch(&self);
+}
+
+impl Watch for RingWatch {
+    #[inline]
+    fn is_quiet(&self) -> bool {
+        Self::is_quiet(self)
+    }
+
+    #[inline]
+    fn prefetch(&self) {
+        Self::prefetch(self);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
     use super::*;
     use proptest::prelude::*;
 
     const MHZ: u64 = 1_000;
     const HZ: u64 = MHZ * 1_000_000;
 
-    /// One round in which `busy` rings have something; gives those that were looked at.
-    fn round(rota: &mut Rota<()>, now: u64, busy: impl Fn(usize) -> bool) -> Vec<usize> {
-        let mut looked = Vec::new();
-        let (mut nth, mut worked) = (0, false);
-        while let Some(place) = rota.awake(nth) {
-            looked.push(place);
-            worked |= busy(place);
-            nth += usize::from(rota.note(nth, busy(place), now, |_| Some(())));
+    /// A ring in which there is something or not, and whether it was looked at.
+    #[derive(Clone, Debug, Default)]
+    struct Ring {
+        place: usize,
+        state: Rc<RefCell<State>>,
+    }
+
+    /// What all rings of a test share.
+    #[derive(Debug, Default)]
+    struct State {
+        busy: Vec<usize>,
+        looked: Vec<usize>,
+    }
+
+    impl Watch for Ring {
+        fn is_quiet(&self) -> bool {
+            let mut state = self.state.borrow_mut();
+            state.looked.push(self.place);
+            !state.busy.contains(&self.place)
         }
-        for _ in 0..rota.looks(worked, now) {
-            let (place, ()) = rota.next_asleep().expect("no more looks than idle rings");
-            looked.push(place);
-            if busy(place) {
+
+        fn prefetch(&self) {}
+    }
+
+    /// A rota, and the state of the rings in it.
+    struct Rig {
+        rota: Rota<Ring>,
+        state: Rc<RefCell<State>>,
+    }
+
+    impl Rig {
+        fn new(rings: usize) -> Self {
+            let mut rota = Rota::new(rings, HZ);
+            (0..rings).for_each(|place| rota.add(place, 0));
+            Self { rota, state: Rc::default() }
+        }
+
+        /// One round in which these rings have something; gives those that were looked at.
+        fn round(&mut self, now: u64, busy: &[usize]) -> Vec<usize> {
+            *self.state.borrow_mut() = State { busy: busy.to_vec(), looked: Vec::new() };
+            let Self { rota, state } = self;
+            let (mut nth, mut worked) = (0, false);
+            while let Some(place) = rota.awake(nth) {
+                state.borrow_mut().looked.push(place);
+                let found = busy.contains(&place);
+                worked |= found;
+                let watch = |place| Some(Ring { place, state: Rc::clone(state) });
+                nth += usize::from(rota.note(nth, found, now, watch));
+            }
+            let mut looks = rota.looks(worked, now);
+            while rota.find(&mut looks).is_some() {
                 rota.wake(now);
             }
+            state.borrow().looked.clone()
         }
-        looked
-    }
 
-    fn rota(rings: usize) -> Rota<()> {
-        let mut rota = Rota::new(rings, HZ);
-        (0..rings).for_each(|place| rota.add(place, 0));
-        rota
-    }
+        fn awake(&self) -> Vec<u16> {
+            self.rota.awake.iter().map(|ring| ring.place).collect()
+        }
 
-    fn asleep(rota: &Rota<()>) -> Vec<u16> {
-        rota.asleep.iter().map(|ring| ring.place).collect()
+        fn asleep(&self) -> Vec<u16> {
+            self.rota.asleep.iter().map(|ring| ring.place).collect()
+        }
     }
 
     #[test]
     fn a_ring_in_use_is_looked_at_in_every_round_and_a_new_one_too() {
-        let mut rota = rota(3);
+        let mut rig = Rig::new(3);
         for time in (0..5 * IDLE_AFTER_US).step_by(10) {
-            let looked = round(&mut rota, time * MHZ, |place| place == 1);
+            let looked = rig.round(time * MHZ, &[1]);
             assert!(looked.contains(&1));
             assert!(looked.len() == 3 || time > IDLE_AFTER_US, "{looked:?} at {time} us");
         }
-        assert_eq!((rota.awake.len(), rota.asleep.len()), (1, 2));
-        rota.add(3, 5 * IDLE_AFTER_US * MHZ);
-        assert!(round(&mut rota, 5 * IDLE_AFTER_US * MHZ, |_| false).contains(&3));
+        assert_eq!((rig.awake().len(), rig.asleep().len()), (1, 2));
+        rig.rota.add(3, 5 * IDLE_AFTER_US * MHZ);
+        assert!(rig.round(5 * IDLE_AFTER_US * MHZ, &[]).contains(&3));
     }
 
     #[test]
     fn an_idle_ring_that_has_something_is_in_use_at_once() {
-        let mut rota = rota(100);
+        let mut rig = Rig::new(100);
         let mut now = 2 * IDLE_AFTER_US * MHZ;
-        round(&mut rota, now, |place| place == 0);
-        assert_eq!((rota.awake.len(), rota.asleep.len()), (1, 99));
+        rig.round(now, &[0]);
+        assert_eq!((rig.awake().len(), rig.asleep().len()), (1, 99));
         for _ in 0..2 * SWEEP_US {
             now += MHZ;
-            round(&mut rota, now, |place| place == 0 || place == 50);
+            rig.round(now, &[0, 50]);
         }
-        assert_eq!(rota.awake.iter().map(|ring| ring.place).collect::<Vec<_>>(), [0, 50]);
-        assert!(!asleep(&rota).contains(&50) && rota.asleep.len() == 98);
+        assert_eq!(rig.awake(), [0, 50]);
+        assert!(!rig.asleep().contains(&50) && rig.asleep().len() == 98);
     }
 
     #[test]
     fn a_core_without_work_looks_at_some_idle_rings_in_every_round() {
-        let mut rota = rota(100);
+        let mut rig = Rig::new(100);
         let now = 2 * IDLE_AFTER_US * MHZ;
-        round(&mut rota, now, |_| false);
-        assert_eq!(round(&mut rota, now, |_| false).len(), SPARE_LOOKS);
+        rig.round(now, &[]);
+        assert_eq!(rig.round(now, &[]).len(), SPARE_LOOKS);
     }
 
     #[test]
     fn places_move_as_the_list_does() {
-        let mut rota = rota(6);
-        round(&mut rota, 2 * IDLE_AFTER_US * MHZ, |place| place < 3);
+        let mut rig = Rig::new(6);
+        rig.round(2 * IDLE_AFTER_US * MHZ, &[0, 1, 2]);
         // In use: 0, 1, 2; idle: 3, 4, 5. Ring 5 takes the place of 1, then ring 4 that of 4 itself.
-        rota.swap_remove(1, 5);
-        rota.swap_remove(4, 4);
-        let mut places: Vec<u16> = rota.awake.iter().map(|ring| ring.place).chain(asleep(&rota)).collect();
+        rig.rota.swap_remove(1, 5);
+        rig.rota.swap_remove(4, 4);
+        let mut places = [rig.awake(), rig.asleep()].concat();
         places.sort_unstable();
         assert_eq!(places, [0, 1, 2, 3]);
-        assert!(asleep(&rota).contains(&1) && !rota.awake.iter().any(|ring| ring.place == 1));
+        assert!(rig.asleep().contains(&1) && !rig.awake().contains(&1));
+    }
+
+    #[test]
+    fn what_only_seemed_to_be_there_keeps_its_place() {
+        let mut rig = Rig::new(3);
+        let now = 2 * IDLE_AFTER_US * MHZ;
+        rig.round(now, &[]);
+        rig.state.borrow_mut().busy = vec![0, 1, 2];
+        let mut looks = 7;
+        let mut found = Vec::new();
+        while let Some(place) = rig.rota.find(&mut looks) {
+            found.push(place);
+            rig.rota.pass();
+        }
+        assert_eq!(found.len(), 7);
+        assert!((0..3).all(|place| found.iter().filter(|found| **found == place).count() >= 2), "{found:?}");
     }
 
     proptest! {
-        /// Whatever the rounds' lengths and whoever wakes, no ring waits for longer than a sweep and two rounds.
+        /// Whatever the rounds' lengths, whoever wakes and whoever goes, no ring waits for longer than a sweep and two rounds.
         #[test]
         fn no_ring_is_forgotten(
             rings in 1usize..300,
-            rounds in prop::collection::vec((1u64..30 * MHZ, 0usize..600), 1..400),
+            rounds in prop::collection::vec((1u64..30 * MHZ, 0usize..600, 0usize..600), 1..400),
         ) {
-            let mut rota = rota(rings);
+            let mut rig = Rig::new(rings);
             let mut now = 2 * IDLE_AFTER_US * MHZ;
-            round(&mut rota, now, |place| place == 0);
+            rig.round(now, &[0]);
             let mut seen = vec![now; rings];
             let mut longest = 0;
-            for (length, busy) in rounds {
+            for (length, busy, gone) in rounds {
                 now += length;
                 longest = length.max(longest);
-                for place in round(&mut rota, now, |place| place == 0 || place == busy) {
+                for place in rig.round(now, &[0, busy]) {
                     prop_assert!(now - seen[place] <= (SWEEP_US * MHZ) + 2 * longest, "ring {place}");
                     seen[place] = now;
                 }
                 for (place, seen) in seen.iter().enumerate() {
                     prop_assert!(now - seen <= (SWEEP_US * MHZ) + 2 * longest, "ring {place} waits");
+                }
+                if gone > 0 && gone < seen.len() {
+                    rig.rota.swap_remove(gone, seen.len() - 1);
+                    seen.swap_remove(gone);
+                    // Watches know their rings by place here.
+                    rig.rota.asleep.iter_mut().for_each(|ring| ring.watch.place = ring.place.into());
                 }
             }
         }

@@ -42,6 +42,14 @@ pub(super) struct Label {
     pub(super) offload: Offload,
 }
 
+impl Label {
+    /// Whether the packet takes the same way and is charged alike.
+    #[inline]
+    pub(super) fn goes_with(&self, other: &Self) -> bool {
+        self.errand == other.errand && self.source == other.source && self.ingress == other.ingress
+    }
+}
+
 /// A piece of a packet. The label of its first piece is the packet's.
 struct Chunk {
     label: Option<Label>,
@@ -118,7 +126,8 @@ impl ToCore {
     pub(super) fn push(&mut self, view: View<'_>, label: Label) -> bool {
         let len = view.packet().len();
         let needed = len.div_ceil(CHUNK_BYTES);
-        if self.empty.len() < needed {
+        if self.filled.is_empty() || self.empty.len() < needed {
+            // At the beginning of each burst, so that the chunks used last are used next: few of them go round, and stay in the caches.
             self.empty.extend(self.empty_ring.pop_iter());
             if self.empty.len() < needed {
                 return false;
@@ -126,7 +135,10 @@ impl ToCore {
         }
         for piece in 0..needed {
             let Some(mut chunk) = self.empty.pop() else { return false };
-            let copied = view.copy_to(piece * CHUNK_BYTES, &mut chunk.bytes);
+            let copied = match piece {
+                0 => view.read(&mut chunk.bytes),
+                _ => view.copy_to(piece * CHUNK_BYTES, &mut chunk.bytes),
+            };
             chunk.len = copied as u16;
             chunk.last = piece + 1 == needed;
             chunk.label = (piece == 0).then_some(label);

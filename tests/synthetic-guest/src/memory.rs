@@ -402,7 +402,7 @@ impl Window {
         // SAFETY: as above; a processor that does not know the instruction takes it for a NOP. Written out, because the compiler makes a
         // prefetch for reading of it where it is not told that the processor has it.
         unsafe {
-            std::arch::asm!("prefetchw byte ptr [{}]", in(reg) pointer.as_ptr(), options(nomem, nostack, preserves_flags));
+            std::arch::asm!("prefetchw byte ptr [{}]", in(reg) pointer.as_ptr().addr(), options(nomem, nostack, preserves_flags));
         }
         #[cfg(not(target_arch = "x86_64"))]
         let _ = pointer;
