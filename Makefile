@@ -35,8 +35,8 @@ lint: ## Check formatting and clippy's opinion (warnings are errors)
 
 test: lint ## Checks, unit, property and end-to-end tests, under 25 minutes on two CPUs
 	@scripts/install-deps.sh test
-	cargo build -p sidecore -p sidecore-tests -p synthetic-guest
-	@cargo run -q -p sidecore-tests --bin run-tests
+	cargo test --workspace --no-run
+	@"$${CARGO_TARGET_DIR:-target}/debug/run-tests"
 
 test-full: export SIDECORE_TEST_FULL := 1
 test-full: export PROPTEST_CASES := 4096

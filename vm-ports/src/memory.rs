@@ -372,6 +372,15 @@ impl<'m> GuestSlice<'m> {
         prefetch_write(self.ptr.0.wrapping_add(CACHE_LINE));
     }
 
+    /// The same for the `len` bytes after the beginning.
+    #[inline]
+    pub(crate) fn prefetch_write_body(&self, len: usize) {
+        let end = (2 * CACHE_LINE + len.min(BODY_AHEAD)).min(self.len());
+        for at in (2 * CACHE_LINE..end).step_by(CACHE_LINE) {
+            prefetch_write(self.ptr.0.wrapping_add(at));
+        }
+    }
+
     /// The same for reading.
     #[inline]
     pub(crate) fn prefetch_read(&self) {
@@ -427,6 +436,14 @@ impl Source<'_> {
     pub fn suffix(self, skip: usize) -> Self {
         let skip = skip.min(self.len());
         Self { ptr: self.ptr.wrapping_add(skip), len: self.len - skip as u32, bytes: PhantomData }
+    }
+
+    /// Tells the CPU that it will be read soon.
+    #[inline]
+    pub(crate) fn prefetch(&self) {
+        for at in (0..self.len().min(BODY_AHEAD)).step_by(CACHE_LINE) {
+            prefetch(self.ptr.wrapping_add(at));
+        }
     }
 
     /// Reads as many bytes as fit in both into `to`; returns how many.
@@ -501,7 +518,7 @@ macro_rules! ring_access {
 #[allow(dead_code, reason = "the macro makes a pair for each width; not every ring uses each")]
 impl RingArea {
     ring_access!(load_u16, store_u16, u16, AtomicU16);
-    ring_access!(load_u32, store_u32, u32, AtomicU32);
+    ring_access!(load_u64, store_u64, u64, AtomicU64);
 
     /// Loads the two fields of 8 bytes at `offset`, the second one first and with `order`.
     #[inline]
@@ -607,6 +624,9 @@ pub fn full_fence() {
 }
 
 const CACHE_LINE: usize = 64;
+
+/// Bytes of a packet's body that are fetched ahead: a standard frame. What is longer is a sequence that the CPU recognises.
+const BODY_AHEAD: usize = 1536;
 
 /// Whether any mapping of this process was ever hit.
 static ANY_HIT: AtomicBool = AtomicBool::new(false);

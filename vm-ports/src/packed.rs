@@ -14,10 +14,9 @@ use crate::ring::{
 const SIZE_RULE: &str = "a packed ring has 1 to 32768";
 const DESC_F_AVAIL: u16 = 1 << 7;
 const DESC_F_USED: u16 = 1 << 15;
-/// Offset of the flags in a descriptor; address, length and buffer id come before.
-const FLAGS: usize = 14;
+/// Offsets in a descriptor. The address comes first, the buffer id is between the two.
 const LEN: usize = 8;
-const ID: usize = 12;
+const FLAGS: usize = 14;
 /// Event suppression structure (§2.8.14): offset and wrap, then flags.
 const EVENT_BYTES: usize = 4;
 const EVENT_FLAGS: usize = 2;
@@ -242,22 +241,20 @@ impl PackedRing {
         // All but the first become used before the first does, and the driver looks at them in order: it sees the burst whole, with the
         // one release below.
         for used in &self.staged[1..] {
-            self.write_id_and_len(used);
-            self.descriptors.store_u16(Self::at(used.slot) + FLAGS, used.flags, Ordering::Relaxed);
+            self.write(*used, Ordering::Relaxed);
         }
-        self.write_id_and_len(&first);
         // Release: pairs with the driver's acquire of these flags; buffer contents and the rest of the burst come before it.
-        self.descriptors.store_u16(Self::at(first.slot) + FLAGS, first.flags, Ordering::Release);
+        self.write(first, Ordering::Release);
         self.staged.clear();
         self.uncalled.get_or_insert(first.slot);
         true
     }
 
+    /// Length, buffer id and flags with one store.
     #[inline]
-    fn write_id_and_len(&self, used: &Staged) {
-        let at = Self::at(used.slot);
-        self.descriptors.store_u32(at + LEN, used.len, Ordering::Relaxed);
-        self.descriptors.store_u16(at + ID, used.id, Ordering::Relaxed);
+    fn write(&self, used: Staged, order: Ordering) {
+        let half = u64::from(used.len) | u64::from(used.id) << 32 | u64::from(used.flags) << 48;
+        self.descriptors.store_u64(Self::at(used.slot) + LEN, half, order);
     }
 
     /// Whether the driver wants a call for what was published since this was asked last (§2.8.10, §2.8.14); `None` where nothing was. The

@@ -218,7 +218,16 @@ impl RxQueue {
         singles.iter().for_each(|single| single.buffer.prefetch_write());
         let mut written = ArrayVec::<u32, BURST_PACKETS>::new();
         let mut bytes = 0;
-        for (Single { buffer, .. }, view) in singles.iter().zip(views) {
+        let mut rest = singles.iter().zip(views).peekable();
+        while let Some((Single { buffer, .. }, view)) = rest.next() {
+            // The body of the next packet comes while this one's is copied.
+            if !view.tail().is_empty()
+                && let Some((next, view)) = rest.peek()
+                && let [body] = view.tail()
+            {
+                body.prefetch();
+                next.buffer.prefetch_write_body(body.len());
+            }
             let packet = view.packet();
             let total = header_len + packet.len();
             if buffer.len() < total {

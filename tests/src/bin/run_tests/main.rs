@@ -15,9 +15,6 @@ use anyhow::{Context, Result};
 use sidecore_tests::{paths, rules};
 use tally::Tally;
 
-/// All tests, whichever fails.
-const TEST: &[&str] = &["test", "--no-fail-fast"];
-
 /// A cargo invocation that is not done by then hangs.
 const LIMIT: Duration = Duration::from_secs(40 * 60);
 const LIMIT_FULL: Duration = Duration::from_secs(3 * 60 * 60);
@@ -39,9 +36,7 @@ fn run() -> Result<bool> {
 
     let deadline = Instant::now() + if rules::full() { LIMIT_FULL } else { LIMIT };
     let mut tally = Tally::default();
-    for step in [Step::unit(), Step::end_to_end()] {
-        step.run(&skip_log, deadline, &mut tally)?;
-    }
+    Step::tests().run(&skip_log, deadline, &mut tally)?;
     if has_valgrind() {
         Step::budgets().run(&skip_log, deadline, &mut tally)?;
     } else {
@@ -64,30 +59,25 @@ fn has_valgrind() -> bool {
 /// One call of cargo.
 struct Step {
     name: &'static str,
-    command: &'static [&'static str],
+    command: &'static str,
     arguments: Vec<&'static str>,
 }
 
 impl Step {
-    /// Everything that needs no privilege: unit and property tests of all packages but this one.
-    fn unit() -> Self {
-        let arguments = vec!["--workspace", "--exclude", "sidecore-tests"];
-        Self { name: "unit and property tests", command: TEST, arguments }
-    }
-
-    /// The tests of this package: guests, namespaces and the built switch. They need root.
-    fn end_to_end() -> Self {
-        let mut arguments = vec!["-p", "sidecore-tests"];
+    /// All tests of all packages, whichever fails: one invocation, so that everything is compiled once, with the same features. As root,
+    /// which the end-to-end tests have to be: guests, namespaces and the built switch.
+    fn tests() -> Self {
+        let mut arguments = vec!["--workspace", "--no-fail-fast"];
         if !rustix::process::geteuid().is_root() {
             arguments.extend(["--config", "target.'cfg(unix)'.runner='sudo -E'"]);
         }
-        Self { name: "end-to-end tests", command: TEST, arguments }
+        Self { name: "tests", command: "test", arguments }
     }
 
     /// What a packet may cost in instructions: one check for all figures.
     fn budgets() -> Self {
         let arguments = vec!["-p", "sidecore", "--bench", "instructions"];
-        Self { name: "instruction budgets", command: &["bench"], arguments }
+        Self { name: "instruction budgets", command: "bench", arguments }
     }
 
     fn run(self, skip_log: &Path, deadline: Instant, tally: &mut Tally) -> Result<()> {
@@ -97,7 +87,7 @@ impl Step {
         let mut child = Command::new("setpriv")
             .args(["--pdeathsig", "TERM", "--", "timeout", "-k", "10", &seconds.to_string()])
             .arg(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-            .args(self.command)
+            .arg(self.command)
             .args(&self.arguments)
             .env(rules::SKIP_LOG, skip_log)
             .current_dir(paths::workspace())
@@ -115,9 +105,9 @@ impl Step {
         let status = child.wait()?;
         // A test binary that does not compile, crashes or hangs prints no result of its own.
         if !status.success() && tally.failed == failed_before {
-            tally.fail(&format!("{}: cargo {} ended with {status}", self.name, self.command[0]));
+            tally.fail(&format!("{}: cargo {} ended with {status}", self.name, self.command));
         }
-        if status.success() && self.command != TEST {
+        if status.success() && self.command == "bench" {
             tally.pass();
         }
         Ok(())
