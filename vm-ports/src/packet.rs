@@ -31,6 +31,9 @@ const HEADROOM: usize = 4;
 const BURST_SEGMENTS: usize = 2 * CHAIN_SEGMENTS;
 const VLAN_ETHERTYPE: [u8; 2] = [0x81, 0x00];
 
+/// The parts of a burst's packets that were left where they are.
+pub(crate) type BurstSegments<'a> = ArrayVec<Source<'a>, BURST_SEGMENTS>;
+
 /// The local part of one packet.
 #[derive(Debug, Clone)]
 pub struct Packet {
@@ -162,7 +165,7 @@ pub struct Burst<'a> {
     packets: &'a mut [Packet; BURST_PACKETS],
     count: usize,
     bytes: usize,
-    segments: ArrayVec<Source<'a>, BURST_SEGMENTS>,
+    segments: BurstSegments<'a>,
 }
 
 impl<'a> Burst<'a> {
@@ -255,7 +258,7 @@ impl<'a> Burst<'a> {
 
     /// Where a source appends the parts of the next packet, before it calls [`Burst::seal`].
     #[inline]
-    pub(crate) fn segments_mut(&mut self) -> &mut ArrayVec<Source<'a>, BURST_SEGMENTS> {
+    pub(crate) fn segments_mut(&mut self) -> &mut BurstSegments<'a> {
         &mut self.segments
     }
 

@@ -5,7 +5,7 @@ use arrayvec::ArrayVec;
 use crate::address::{FrontendAddr, GuestPhysAddr};
 use crate::counters::RingFault;
 use crate::features::Features;
-use crate::memory::{GuestMemory, GuestSlice, RingWatch, Source, Window};
+use crate::memory::{GuestMemory, GuestSlice, RingWatch, Window};
 use crate::packed::PackedRing;
 use crate::packet::BURST_PACKETS;
 use crate::split::SplitRing;
@@ -105,20 +105,10 @@ pub(crate) type Taken = (Chain, Result<(), ChainError>);
 /// Where a walk puts the buffers of a chain, in order.
 pub(crate) trait Sink<'m> {
     /// A descriptor was read, whether it has bytes or not. False where the walk has gone on for long enough.
-    #[inline]
-    fn visit(&mut self) -> bool {
-        true
-    }
+    fn visit(&mut self) -> bool;
 
     /// False where there is no more room.
     fn put(&mut self, slice: GuestSlice<'m>) -> bool;
-}
-
-impl<'m, const N: usize> Sink<'m> for ArrayVec<Source<'m>, N> {
-    #[inline]
-    fn put(&mut self, slice: GuestSlice<'m>) -> bool {
-        self.try_push(slice.into()).is_ok()
-    }
 }
 
 /// A chain that is one buffer in one piece.
@@ -356,7 +346,7 @@ impl Ring {
     }
 
     /// Takes the first of what [`Ring::singles`] found, and gives them back, at the next publication, with as many bytes written in each as
-    /// `written` says.
+    /// `written` says, which is no shorter.
     #[inline]
     pub(crate) fn pass(&mut self, singles: &[Single<'_>], written: impl Iterator<Item = u32>) {
         either!(self, ring => ring.pass(singles, written));

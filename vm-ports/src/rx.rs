@@ -17,9 +17,10 @@ use crate::ring::{Chain, ChainError, Direction, Ring, RingError, RingSetup, Sing
 
 /// Buffers one frame may be spread over (mergeable receive buffers), at most.
 const FRAME_CHAINS: usize = 256;
-/// Descriptors looked at for one packet, with all the segments it may become, at most. 256 segments into buffers of 19 parts each (Linux
-/// without mergeable buffers) stay below it; a guest that posts descriptors without bytes does not make its neighbours wait.
-const PACKET_DESCRIPTORS: usize = 8192;
+/// Descriptors looked at between two publications, at most, for packets that are not one buffer each. A burst has no more bytes than the largest packet,
+/// and the 256 segments that may become, into buffers of 19 parts each (Linux without mergeable buffers), stay below it; a guest that posts
+/// descriptors without bytes does not make its neighbours wait.
+const BURST_DESCRIPTORS: usize = 8192;
 
 /// The device side of one RX virtqueue. Owned by one I/O core at a time.
 #[derive(Debug)]
@@ -30,6 +31,8 @@ pub struct RxQueue {
     /// Set when the ring can no longer be worked with; it is not touched again until the session restarts it.
     fault: Option<RingFault>,
     region_hint: usize,
+    /// Of [`BURST_DESCRIPTORS`].
+    descriptors_left: usize,
     call: Call,
     memory: Arc<GuestMemory>,
     counters: Arc<QueueCounters>,
@@ -50,6 +53,7 @@ impl RxQueue {
             enabled: false,
             fault: None,
             region_hint: 0,
+            descriptors_left: BURST_DESCRIPTORS,
             call: Call::default(),
             memory,
             counters,
@@ -120,11 +124,20 @@ impl RxQueue {
         mut refused: impl FnMut(RxDrop),
     ) -> usize {
         let mut pushed = 0;
+        // So many at once. One, after a packet that had to be looked at by itself, and more again as they go: what the guest does with its
+        // buffers does not make anybody look at all of them for each packet.
+        let mut most = BURST_PACKETS;
         loop {
-            let placed = if self.is_ready() { self.place_run(views.clone()) } else { 0 };
+            let placed = if self.is_ready() { self.place_run(views.clone().take(most)) } else { 0 };
             pushed += placed;
+            if placed == most {
+                views.nth(placed - 1);
+                most = BURST_PACKETS.min(2 * most);
+                continue;
+            }
             // The run ends here, or at a packet that is to be looked at by itself.
             let Some(view) = views.nth(placed) else { return pushed };
+            most = 1;
             match self.push_by_itself(view) {
                 Ok(()) => pushed += 1,
                 Err(reason) => {
@@ -158,6 +171,7 @@ impl RxQueue {
     /// Shows the guest all that was pushed, with one publication. [`RxQueue::notify`] comes next, after a [`fence`](crate::fence).
     #[inline]
     pub fn publish(&mut self) {
+        self.descriptors_left = BURST_DESCRIPTORS;
         self.ring.publish();
     }
 
@@ -203,17 +217,21 @@ impl RxQueue {
     /// Delivers as many of these packets, from the first on, as the guest takes as they are and into one buffer in one piece each: what
     /// nearly all packets and buffers are. Returns how many that were.
     #[inline]
-    fn place_run<'b>(&mut self, views: impl ExactSizeIterator<Item = View<'b>>) -> usize {
+    fn place_run<'b>(&mut self, views: impl Iterator<Item = View<'b>> + Clone) -> usize {
         let Self { ring, features, region_hint, memory, counters, .. } = self;
         if memory.is_truncated() {
             return 0;
         }
         let header_len = features.net_header_len();
+        let accepted = views.clone().take_while(|view| view.packet().offload().accepted_by(*features)).count();
+        if accepted == 0 {
+            return 0;
+        }
         let mut translator = Translator::new(memory, region_hint);
-        ring.expect(views.len());
+        ring.expect(accepted);
         // First all buffers, so that their lines come from the guest's CPU at the same time; then the packets.
         let mut singles = Singles::new();
-        let most = views.len().min(ring.stageable());
+        let most = accepted.min(ring.stageable());
         ring.singles(&mut translator, Direction::Write, most, &mut singles);
         singles.iter().for_each(|single| single.buffer.prefetch_write());
         let mut written = ArrayVec::<u32, BURST_PACKETS>::new();
@@ -235,10 +253,8 @@ impl RxQueue {
             }
             if packet.offload().is_plain() && header_len == NET_HEADER_MAX {
                 buffer.write_array(&PLAIN_HEADER);
-            } else if packet.offload().accepted_by(*features) {
-                buffer.write(&packet.offload().write(*features, 1)[..header_len]);
             } else {
-                break;
+                buffer.write(&packet.offload().write(*features, 1)[..header_len]);
             }
             let head = packet.head();
             buffer.suffix(header_len).write(head);
@@ -265,14 +281,15 @@ impl RxQueue {
             ring: &mut self.ring,
             translator: Translator::new(&self.memory, &mut self.region_hint),
             features: self.features,
-            parts: Parts { slices: ArrayVec::new(), descriptors_left: PACKET_DESCRIPTORS },
+            parts: Parts { slices: ArrayVec::new(), descriptors_left: self.descriptors_left },
             cursor: Cursor::default(),
             taken: 0,
             placed: Placed::default(),
         };
         let delivered = egress::deliver(view, self.features, &mut buffers);
-        let (taken, placed) = (buffers.taken, buffers.placed);
+        let (taken, placed, descriptors_left) = (buffers.taken, buffers.placed, buffers.parts.descriptors_left);
         drop(buffers);
+        self.descriptors_left = descriptors_left;
         let Err(refusal) = delivered else { return Ok(placed) };
         self.ring.rewind(mark);
         if let Refusal::BadBuffer = refusal {
@@ -287,9 +304,16 @@ impl RxQueue {
         let mut translator = Translator::new(&self.memory, &mut self.region_hint);
         // `chains` were taken since the mark, with room to stage each of them. What is in them no longer matters.
         for _ in 0..chains {
+            let mark = self.ring.mark();
             match self.ring.take(&mut translator, Direction::Write, &mut Unread) {
                 Ok(Some((chain, _))) => self.ring.stage(chain, 0),
-                _ => break,
+                Ok(None) => break,
+                // The guest has changed it meanwhile.
+                Err(fault) => {
+                    self.ring.rewind(mark);
+                    self.stop_with(fault);
+                    break;
+                }
             }
         }
     }
@@ -337,7 +361,7 @@ struct Buffers<'q, 'm> {
     placed: Placed,
 }
 
-/// The buffers of the frame begun last, and what may still be read for the packet.
+/// The buffers of the frame begun last, and what may still be read.
 struct Parts<'m> {
     slices: ArrayVec<GuestSlice<'m>, CHAIN_SEGMENTS>,
     descriptors_left: usize,

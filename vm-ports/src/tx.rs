@@ -8,8 +8,12 @@ use crate::counters::{QueueCounters, RingFault, TxCounters, TxDrop};
 use crate::features::Features;
 use crate::memory::{GuestMemory, GuestSlice, RingWatch, Source, full_fence};
 use crate::net_header::{NET_HEADER_MAX, Offload};
-use crate::packet::{BURST_PACKETS, Burst, FRAME_MAX, FRAME_MIN};
-use crate::ring::{ChainError, Direction, Ring, RingError, RingSetup, Singles, Translator};
+use crate::packet::{BURST_PACKETS, Burst, BurstSegments, FRAME_MAX, FRAME_MIN};
+use crate::ring::{ChainError, Direction, Ring, RingError, RingSetup, Singles, Sink, Translator};
+
+/// Descriptors looked at in one pull after which it takes no further chain of several. A burst of 64 KiB in pieces of a page, with headers
+/// apart, stays far below it; a guest that sends descriptors without bytes, or nothing that is accepted, does not make its neighbours wait.
+const PULL_DESCRIPTORS: usize = 1024;
 
 /// The device side of one TX virtqueue. Owned by one I/O core at a time.
 #[derive(Debug)]
@@ -115,8 +119,8 @@ impl TxQueue {
         let mut translator = Translator::new(memory, region_hint);
         ring.expect(BURST_PACKETS);
         let mut singles = Singles::new();
-        let (mut taken, mut bytes) = (0, 0);
-        while taken < BURST_PACKETS && burst.has_room() && ring.stageable() > 0 {
+        let (mut taken, mut bytes, mut visited) = (0, 0, 0);
+        while taken < BURST_PACKETS && visited < PULL_DESCRIPTORS && burst.has_room() && ring.stageable() > 0 {
             // First all buffers, so that what they hold is on its way to this CPU at the same time; then the packets in them.
             let most = (BURST_PACKETS - taken).min(ring.stageable());
             ring.singles(&mut translator, Direction::Read, most, &mut singles);
@@ -147,7 +151,9 @@ impl TxQueue {
             }
             // A chain of several parts, or a bad one.
             let first = burst.segments_mut().len();
-            let walked = match ring.take(&mut translator, Direction::Read, burst.segments_mut()) {
+            let mark = ring.mark();
+            let mut parts = Parts { segments: burst.segments_mut(), visited: &mut visited };
+            let walked = match ring.take(&mut translator, Direction::Read, &mut parts) {
                 Ok(Some((chain, walked))) => {
                     ring.stage(chain, 0);
                     taken += 1;
@@ -155,6 +161,7 @@ impl TxQueue {
                 }
                 Ok(None) => break,
                 Err(reason) => {
+                    ring.rewind(mark);
                     burst.segments_mut().truncate(first);
                     *fault = Some(stop(counters, reason));
                     break;
@@ -201,6 +208,25 @@ impl TxQueue {
         self.publish();
         full_fence();
         self.notify();
+    }
+}
+
+/// Where a walk puts the parts of a chain.
+struct Parts<'s, 'a> {
+    segments: &'s mut BurstSegments<'a>,
+    visited: &'s mut usize,
+}
+
+impl<'a> Sink<'a> for Parts<'_, 'a> {
+    #[inline]
+    fn visit(&mut self) -> bool {
+        *self.visited += 1;
+        true
+    }
+
+    #[inline]
+    fn put(&mut self, slice: GuestSlice<'a>) -> bool {
+        self.segments.try_push(slice.into()).is_ok()
     }
 }
 

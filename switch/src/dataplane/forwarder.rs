@@ -167,28 +167,37 @@ impl Forwarder {
     /// Copies to every other port of the VLAN: here for the ports this core serves, through one copy to each other core for the rest.
     fn flood(&mut self, burst: &mut Burst<'_>, index: usize, origin: &Origin, ingress: Ingress) {
         let Self { table, out, .. } = self;
-        let mut ingress = ingress;
         let mut copies = 0;
         // Copies that each other core is to make.
         let mut others = [0; config::MAX_IO_CORES];
-        for entry in table.iter() {
-            if entry.id == origin.port || entry.vlans.egress(ingress.vlan).is_none() {
-                continue;
-            }
-            // A port without a receiver costs a copy, too: one that is dropped and counted.
-            match out.receiver(entry, burst.view(index), out.me) {
-                Ok(receiver) if usize::from(receiver.core) != out.me => others[usize::from(receiver.core)] += 1,
-                Ok(receiver) => {
-                    out.deliver(entry, receiver, burst, index, &mut ingress, (origin.source, Charge::Copy));
-                }
-                Err(reason) => out.counters.source(origin.source).settle(Charge::Copy, Err(reason)),
+        let ports = || {
+            let in_vlan = |entry: &&PortEntry| entry.vlans.egress(ingress.vlan).is_some();
+            table.iter().filter(|entry| entry.id != origin.port).filter(in_vlan)
+        };
+        for entry in ports() {
+            if let Ok(receiver) = out.receiver(entry, burst.view(index), out.me)
+                && usize::from(receiver.core) != out.me
+            {
+                others[usize::from(receiver.core)] += 1;
             }
             copies += 1;
         }
+        // Before the packet's tag is put on or taken off for a port here: the other cores get it as it came.
         for (core, copies) in others.into_iter().enumerate().filter(|(_, copies)| *copies > 0) {
             let label = label(Errand::Flood { copies }, origin, ingress, burst.view(index));
             if !out.hand_over(core, burst.view(index), label) {
                 out.drop_copies(origin.source, copies, DropReason::XcoreFull);
+            }
+        }
+        let mut tagged = ingress;
+        for entry in ports() {
+            match out.receiver(entry, burst.view(index), out.me) {
+                Ok(receiver) if usize::from(receiver.core) != out.me => {}
+                Ok(receiver) => {
+                    out.deliver(entry, receiver, burst, index, &mut tagged, (origin.source, Charge::Copy));
+                }
+                // A port without a receiver costs a copy, too: one that is dropped and counted.
+                Err(reason) => out.counters.source(origin.source).settle(Charge::Copy, Err(reason)),
             }
         }
         let outcome = if copies > 0 { Ok(()) } else { Err(DropReason::NoDestination) };

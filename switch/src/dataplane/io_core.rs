@@ -148,14 +148,13 @@ impl IoCore {
         for index in 0..self.uplinks.len() {
             worked |= self.poll_uplink(index);
         }
-        worked |= self.poll_guests();
-        worked
+        self.poll_guests(worked)
     }
 
-    /// Guests that are in use, and some of those that are idle.
-    fn poll_guests(&mut self) -> bool {
+    /// Guests that are in use, and some of those that are idle. Whether there was anything to do in this round, which `worked` may say already.
+    fn poll_guests(&mut self, mut worked: bool) -> bool {
         let now = self.now.cycles;
-        let (mut nth, mut worked) = (0, false);
+        let mut nth = 0;
         while let Some(place) = self.rota.awake(nth) {
             let found = self.poll_guest(place);
             worked |= found;

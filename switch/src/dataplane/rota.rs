@@ -6,7 +6,7 @@ use vm_ports::RingWatch;
 /// A ring in which nothing was found for so long is idle, in microseconds. Longer than a guest that waits for answers is silent.
 const IDLE_AFTER_US: u64 = 1000;
 /// Every idle ring is looked at once in this time, in microseconds: that, and the round then under way, is how late a first packet can be
-/// seen.
+/// seen; twice that, where as many rings again become idle at once meanwhile.
 const SWEEP_US: u64 = 80;
 /// Idle rings looked at, at least, in a round in which there was nothing to do: time that nobody misses.
 const SPARE_LOOKS: usize = 8;

@@ -17,7 +17,7 @@ const FRAMES_MAX: usize = vm_ports::offload::MAX_SEGMENTS;
 const STAGED_MAX: usize = STAGED + FRAMES_MAX;
 /// Mbufs one frame can be in: the longest frame in the smallest mbufs.
 const PIECES_MAX: usize = FRAME_MAX.div_ceil(2048);
-/// How often a full TX queue is offered the rest of a burst before that is dropped. A queue drains at the NIC's speed: there is no use in
+/// How often a TX queue that takes nothing is offered the rest of a burst before that is dropped. A queue drains at the NIC's speed: there is no use in
 /// waiting for long.
 const TX_TRIES: usize = 4;
 
@@ -95,26 +95,24 @@ impl UplinkTx {
     /// were.
     fn push_plain<'b>(
         &mut self,
-        views: impl ExactSizeIterator<Item = View<'b>>,
+        views: impl Iterator<Item = View<'b>> + Clone,
         source: SourceId,
         charge: Charge,
         core: &CoreCounters,
     ) -> usize {
         let room = usize::from(self.pool.data_room()).min(self.limits.frame_max);
+        let is_plain =
+            |view: &View<'_>| view.packet().offload().accepted_by(Features::NONE) && view.packet().len() <= room;
+        // As many as there are: a run in which every packet is to be looked at by itself costs no mbufs here.
+        let plain = views.clone().take_while(is_plain).count();
         let first = self.staged.len();
-        if !self.pool.alloc_many(&mut self.staged, views.len()) {
+        if plain == 0 || !self.pool.alloc_many(&mut self.staged, plain) {
             return 0;
         }
         let mut count = 0;
         for (mbuf, view) in self.staged[first..].iter_mut().zip(views) {
-            let packet = view.packet();
-            if !packet.offload().accepted_by(Features::NONE) || packet.len() > room {
-                break;
-            }
-            // An empty mbuf has that room.
-            if let Some(space) = mbuf.append(packet.len()) {
-                view.read(space);
-            }
+            let Some(space) = mbuf.append(view.packet().len()) else { break };
+            view.read(space);
             count += 1;
         }
         self.staged.truncate(first + count);
@@ -180,10 +178,8 @@ impl UplinkTx {
 
     /// Sends what is staged. What the queue will not take is dropped.
     pub(super) fn flush(&mut self, core: &CoreCounters) {
-        for _ in 0..TX_TRIES {
-            if self.staged.is_empty() {
-                return;
-            }
+        let mut tries = TX_TRIES;
+        while tries > 0 && !self.staged.is_empty() {
             let before = self.staged.len();
             let mut lens = ArrayVec::<u32, STAGED_MAX>::new();
             self.staged.iter().for_each(|mbuf| lens.push(mbuf.len() as u32));
@@ -193,6 +189,7 @@ impl UplinkTx {
             self.settle(core, sent, Ok(()));
             // Between what was sent and what is left may be one packet that the device could not have sent right.
             self.settle(core, before - self.staged.len() - sent, Err(DropReason::UplinkFull));
+            tries -= usize::from(self.staged.len() == before);
         }
         let left = self.staged.len();
         Mbuf::free_bulk(&mut self.staged);

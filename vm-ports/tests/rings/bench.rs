@@ -225,6 +225,20 @@ pub(crate) fn push_offloaded(rx: &mut RxQueue, frame: &[u8], offload: vm_ports::
     pushed
 }
 
+/// Pushes frames of this process's own as one run and shows them to the guest; how many went, and why the others did not.
+pub(crate) fn push_run(rx: &mut RxQueue, frames: &[Vec<u8>]) -> (usize, Vec<RxDrop>) {
+    let mut buffer = BurstBuffer::default();
+    let mut burst = Burst::new(&mut buffer);
+    for frame in frames {
+        assert!(burst.push_frame([&frame[..]], vm_ports::Offload::NONE), "a legal frame, and room in the burst");
+    }
+    let mut refused = Vec::new();
+    let views = (0..burst.len()).map(|index| burst.view(index));
+    let pushed = rx.push_run(views, |reason| refused.push(reason));
+    rx.flush();
+    (pushed, refused)
+}
+
 /// A frame of `len` bytes whose every byte says where it is.
 pub(crate) fn pattern(len: usize, seed: u8) -> Vec<u8> {
     let mut frame: Vec<u8> = (0..len).map(|at| (at as u8).wrapping_mul(7).wrapping_add(seed)).collect();

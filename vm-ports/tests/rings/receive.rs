@@ -5,7 +5,7 @@ use synthetic_guest::packet::{Checksum, FrameSpec, Template, Transport};
 use synthetic_guest::{Features, Indirect, RxShape};
 use vm_ports::{Offload, RingFault, RxDrop};
 
-use crate::bench::{Neighbour, Setup, World, pattern, push, received};
+use crate::bench::{Neighbour, Setup, World, pattern, push, push_run, received};
 
 const MERGEABLE: Features = Features(Features::VERSION_1.0 | Features::MRG_RXBUF.0);
 
@@ -224,6 +224,25 @@ fn a_ring_that_is_not_enabled_is_not_touched() {
     assert_eq!(push(&mut world.rx, &pattern(60, 1)), Ok(()));
 }
 
+/// Packets in a run come to what they come to one by one: whether they fit into one buffer, into several, or find none.
+#[test]
+fn a_run_is_its_packets_one_by_one() {
+    let lens = [60, 1500, 60, 61, 3000, 64, 148, 149, 60, 900, 900, 62, 14, 65, 2000, 60];
+    for features in [MERGEABLE, Features::VERSION_1, MERGEABLE | Features::RING_PACKED] {
+        for ring in [16, 64, 256] {
+            let frames: Vec<_> = lens.iter().enumerate().map(|(n, len)| pattern(*len, n as u8)).collect();
+            let (mut together, mut apart) = (tiny(features, 160, ring), tiny(features, 160, ring));
+            for _ in 0..3 {
+                let (pushed, refused) = push_run(&mut together.rx, &frames);
+                let alone: Vec<_> = frames.iter().map(|frame| push(&mut apart.rx, frame)).collect();
+                assert_eq!(pushed, alone.iter().filter(|result| result.is_ok()).count(), "{features:?} {ring}");
+                assert_eq!(refused, alone.into_iter().filter_map(Result::err).collect::<Vec<_>>());
+                assert_eq!(received(&mut together.pair), received(&mut apart.pair));
+            }
+        }
+    }
+}
+
 /// Descriptors without bytes cost a walk and give nothing. One packet makes a device look at a bounded number of them,
 /// and what was looked at is given back, so that the next packet does not look at it again.
 #[test]
@@ -247,4 +266,8 @@ fn descriptors_without_bytes_are_walked_once_and_given_back() {
     assert_eq!(raw.used_index(), 32, "chains walked and given back for one packet");
     assert_eq!(push(&mut world.rx, &pattern(1000, 1)), Err(RxDrop::BadBuffer));
     assert_eq!(raw.used_index(), 64);
+    // A burst's packets have the 8,192 together: the others look at one chain each.
+    let burst = vec![pattern(1000, 1); 8];
+    assert_eq!(push_run(&mut world.rx, &burst), (0, vec![RxDrop::BadBuffer; 8]));
+    assert_eq!(raw.used_index(), 64 + 32 + 7);
 }
