@@ -4,9 +4,16 @@
 //! so that a plan can be tested, shown before it is applied, and explained after.
 #![forbid(unsafe_code)]
 
+mod balance;
+mod load;
+pub mod ovs;
 mod placement;
+mod saturation;
 
+pub use balance::{Balance, Hopeless, Move, Settings, balance};
+pub use load::{CoreLoad, Cpu, Load, QueueLoad, Talk, Topology};
 pub use placement::{Demand, PlaceError, Placement, Plan, Reason, place};
+pub use saturation::{Change, Detector, Thresholds};
 
 use std::fmt;
 

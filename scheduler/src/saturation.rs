@@ -1,0 +1,94 @@
+//! When an I/O core is saturated: it is busy nearly all of the time, *and* work waits for it.
+//!
+//! Neither alone says so. A core that is busy in every round may be serving each ring in time, one small burst after the other; work that waits in
+//! a tick in which the core had time to spare was only bad luck.
+
+use crate::IoCore;
+use crate::load::CoreLoad;
+
+/// What it takes to call a core saturated, and to stop calling it so.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Thresholds {
+    /// Busy at least this part of a tick, from 0 to 1, …
+    pub busy: f64,
+    /// … with work that has waited for so many nanoseconds at its end, …
+    pub wait_ns: u64,
+    /// … in so many ticks in a row: saturated.
+    pub onset_ticks: u32,
+    /// Busy less than this part of a tick, …
+    pub calm: f64,
+    /// … in so many ticks in a row: no longer.
+    pub calm_ticks: u32,
+}
+
+impl Default for Thresholds {
+    /// Two ticks in, twenty out.
+    fn default() -> Self {
+        Self { busy: 0.95, wait_ns: 50_000, onset_ticks: 2, calm: 0.85, calm_ticks: 20 }
+    }
+}
+
+/// A core that became saturated, or stopped being so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Change {
+    /// The core.
+    pub core: IoCore,
+    /// Whether it is saturated now.
+    pub saturated: bool,
+}
+
+/// Follows every core from tick to tick.
+#[derive(Debug, Clone)]
+pub struct Detector {
+    thresholds: Thresholds,
+    cores: Vec<State>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct State {
+    saturated: bool,
+    /// Ticks in a row that speak against `saturated`.
+    against: u32,
+}
+
+impl Detector {
+    /// For so many cores, none of them saturated.
+    #[must_use]
+    pub fn new(cores: usize, thresholds: Thresholds) -> Self {
+        Self { thresholds, cores: vec![State::default(); cores] }
+    }
+
+    /// Whether a core is saturated, as of the last tick.
+    #[must_use]
+    pub fn is_saturated(&self, core: IoCore) -> bool {
+        self.cores.get(core.0).is_some_and(|state| state.saturated)
+    }
+
+    /// Takes one tick of every core, in the order of their indices; says which changed.
+    pub fn tick(&mut self, cores: &[CoreLoad]) -> Vec<Change> {
+        let thresholds = self.thresholds;
+        let states = self.cores.iter_mut().zip(cores).enumerate();
+        states
+            .filter_map(|(index, (state, load))| state.tick(load, &thresholds).then_some((index, *state)))
+            .map(|(index, state)| Change { core: IoCore(index), saturated: state.saturated })
+            .collect()
+    }
+}
+
+impl State {
+    /// Whether it changed.
+    fn tick(&mut self, load: &CoreLoad, thresholds: &Thresholds) -> bool {
+        let busy = load.busy_ratio();
+        let (against, enough) = if self.saturated {
+            (busy < thresholds.calm, thresholds.calm_ticks)
+        } else {
+            (busy >= thresholds.busy && load.oldest_ns >= thresholds.wait_ns, thresholds.onset_ticks)
+        };
+        self.against = if against { self.against + 1 } else { 0 };
+        let changes = self.against >= enough.max(1);
+        if changes {
+            *self = Self { saturated: !self.saturated, against: 0 };
+        }
+        changes
+    }
+}

@@ -1,0 +1,183 @@
+//! Plans make the fullest core less full, and say so where they cannot.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use scheduler::{
+    Balance, CoreLoad, Cpu, Hopeless, IoCore, Load, Move, PortId, QueueId, QueueLoad, Settings, Talk, Topology, balance,
+};
+
+const CAPACITY: u64 = 10_000_000;
+
+fn id(port: u32) -> QueueId {
+    QueueId { port: PortId(port), queue: 0 }
+}
+
+/// Queue pairs as (core, percent of a core), each of a port of its own.
+fn load(cores: usize, queues: &[(usize, u64)]) -> Load {
+    let queue = |(port, &(core, percent)): (usize, &(usize, u64))| QueueLoad {
+        queue: id(port as u32),
+        core: IoCore(core),
+        pinned: false,
+        cycles: CAPACITY / 100 * percent,
+        node: None,
+    };
+    Load {
+        cores: vec![CoreLoad { busy: 0, capacity: CAPACITY, oldest_ns: 0 }; cores],
+        queues: queues.iter().enumerate().map(queue).collect(),
+        talks: Vec::new(),
+    }
+}
+
+fn plan(load: &Load) -> Balance {
+    balance(load, &Topology::flat(load.cores.len()), &Settings::default())
+}
+
+/// The load after its moves.
+fn moved(load: &Load, plan: &Balance) -> Load {
+    let mut after = load.clone();
+    for step in &plan.moves {
+        let queue = after.queues.iter_mut().find(|queue| queue.queue == step.queue).unwrap();
+        assert_eq!(queue.core, step.from);
+        queue.core = step.to;
+    }
+    after
+}
+
+fn sums(load: &Load) -> Vec<u64> {
+    let on = |core| load.queues.iter().filter(move |queue| queue.core == IoCore(core)).map(|queue| queue.cycles);
+    (0..load.cores.len()).map(|core| on(core).sum::<u64>() / (CAPACITY / 100)).collect()
+}
+
+#[test]
+fn a_full_core_gives_to_an_empty_one() {
+    let load = load(2, &[(0, 50), (0, 50)]);
+    let plan = plan(&load);
+    assert_eq!(plan.moves, [Move { queue: id(0), from: IoCore(0), to: IoCore(1) }]);
+    assert!((plan.before - 1.0).abs() < 1e-9 && (plan.after - 0.5).abs() < 1e-9 && plan.hopeless.is_none());
+}
+
+#[test]
+fn two_full_cores_are_both_relieved() {
+    let load = load(4, &[(0, 50), (0, 50), (1, 50), (1, 50)]);
+    assert_eq!(sums(&moved(&load, &plan(&load))), [50, 50, 50, 50]);
+}
+
+#[test]
+fn queue_pairs_are_exchanged_where_no_move_helps() {
+    // 110 and 70: moving 50 or 60 only turns it round.
+    let load = load(2, &[(0, 50), (0, 60), (1, 40), (1, 30)]);
+    let plan = plan(&load);
+    assert_eq!(plan.moves.len(), 2);
+    assert_eq!(sums(&moved(&load, &plan)), [90, 90]);
+}
+
+#[test]
+fn what_gains_too_little_is_left() {
+    let load = load(2, &[(0, 50), (0, 3), (1, 50)]);
+    assert!(plan(&load).moves.is_empty());
+}
+
+#[test]
+fn a_move_has_to_pay_for_itself() {
+    let load = load(2, &[(0, 40), (0, 20), (1, 30)]);
+    let dear = Settings { move_cycles: CAPACITY / 4, ..Settings::default() };
+    assert_eq!(plan(&load).moves.len(), 1);
+    assert!(balance(&load, &Topology::flat(2), &dear).moves.is_empty());
+}
+
+#[test]
+fn pinned_queue_pairs_stay() {
+    let mut load = load(2, &[(0, 60), (0, 60)]);
+    load.queues[0].pinned = true;
+    assert_eq!(plan(&load).moves, [Move { queue: id(1), from: IoCore(0), to: IoCore(1) }]);
+    load.queues[1].pinned = true;
+    let plan = plan(&load);
+    assert!(plan.moves.is_empty());
+    assert_eq!(plan.hopeless, Some(Hopeless::Pinned { core: IoCore(0) }));
+}
+
+#[test]
+fn what_cannot_be_helped_is_said() {
+    let one = plan(&load(2, &[(0, 99), (1, 10)]));
+    assert!(matches!(one.hopeless, Some(Hopeless::Queue { queue, .. }) if queue == id(0)), "{one:?}");
+    let all = plan(&load(2, &[(0, 49), (0, 49), (1, 49), (1, 49)]));
+    assert!(matches!(all.hopeless, Some(Hopeless::Cores { .. })), "{all:?}");
+    assert_eq!(plan(&load(2, &[(0, 50), (1, 50)])).hopeless, None);
+}
+
+#[test]
+fn guests_that_talk_come_together() {
+    // Two pairs, each split over both cores: what they hand over costs a fifth of a core.
+    let mut load = load(2, &[(0, 30), (1, 30), (0, 30), (1, 30)]);
+    for (from, to) in [(0, 1), (1, 0), (2, 3), (3, 2)] {
+        load.talks.push(Talk { from: id(from), to: id(to), packets: 3000 });
+    }
+    let plan = plan(&load);
+    let after = moved(&load, &plan);
+    assert_eq!(after.queues[0].core, after.queues[1].core, "{plan:?}");
+    assert_eq!(after.queues[2].core, after.queues[3].core, "{plan:?}");
+    assert!(plan.after < plan.before - 0.1, "{plan:?}");
+}
+
+#[test]
+fn a_sibling_is_taken_last() {
+    let load = load(3, &[(0, 50), (0, 50)]);
+    let cpu = |physical| Cpu { node: 0, physical };
+    let topology = Topology { cpus: vec![cpu(0), cpu(0), cpu(1)] };
+    let plan = balance(&load, &topology, &Settings::default());
+    assert_eq!(plan.moves, [Move { queue: id(0), from: IoCore(0), to: IoCore(2) }]);
+}
+
+#[test]
+fn the_guests_own_node_comes_first() {
+    let mut load = load(3, &[(0, 50), (0, 50)]);
+    load.queues.iter_mut().for_each(|queue| queue.node = Some(1));
+    let cpu = |node, physical| Cpu { node, physical };
+    let topology = Topology { cpus: vec![cpu(1, 0), cpu(0, 1), cpu(1, 2)] };
+    let plan = balance(&load, &topology, &Settings::default());
+    assert_eq!(plan.moves, [Move { queue: id(0), from: IoCore(0), to: IoCore(2) }]);
+}
+
+#[test]
+fn what_does_not_exist_does_no_harm() {
+    assert!(plan(&Load::default()).moves.is_empty());
+    let mut load = load(2, &[(0, 50), (7, 50), (0, 50)]);
+    load.talks.push(Talk { from: id(0), to: id(99), packets: 5 });
+    let plan = plan(&load);
+    assert_eq!(plan.moves.len(), 1);
+    assert!(plan.moves.iter().all(|step| step.queue != id(1) && step.to.0 < 2));
+}
+
+proptest! {
+    /// Whatever the loads: no core becomes fuller than the fullest was, what is planned comes about, and a plan's result needs no plan.
+    #[test]
+    fn plans_hold_what_they_promise(
+        cores in 1usize..8,
+        queues in vec((0usize..8, 0u64..60), 0..24),
+    ) {
+        let queues: Vec<_> = queues.into_iter().map(|(core, percent)| (core % cores, percent)).collect();
+        let load = load(cores, &queues);
+        let settings = Settings { moves: 1000, ..Settings::default() };
+        let topology = Topology::flat(cores);
+        let plan = balance(&load, &topology, &settings);
+        let after = moved(&load, &plan);
+        prop_assert!(plan.after <= plan.before);
+        let most = sums(&after).into_iter().max().unwrap_or(0) as f64 / 100.0;
+        prop_assert!((most - plan.after).abs() < 0.02, "{most} {plan:?}");
+        prop_assert!(balance(&after, &topology, &settings).moves.is_empty());
+        // The same input, the same plan.
+        prop_assert_eq!(plan, balance(&load, &topology, &settings));
+    }
+
+    /// Many small queue pairs come within a step's gain of the mean.
+    #[test]
+    fn small_queue_pairs_are_spread_evenly(cores in 2usize..8, small in vec(1u64..5, 30..60)) {
+        let queues: Vec<_> = small.iter().map(|percent| (0, *percent)).collect();
+        let load = load(cores, &queues);
+        let settings = Settings { moves: 1000, gain: 0.005, ..Settings::default() };
+        let after = moved(&load, &balance(&load, &Topology::flat(cores), &settings));
+        let mean = small.iter().sum::<u64>() as f64 / cores as f64;
+        let most = sums(&after).into_iter().max().unwrap_or(0) as f64;
+        prop_assert!(most <= mean + 2.0, "{most} over a mean of {mean}");
+    }
+}
