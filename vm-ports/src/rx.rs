@@ -124,8 +124,8 @@ impl RxQueue {
         mut refused: impl FnMut(RxDrop),
     ) -> usize {
         let mut pushed = 0;
-        // So many at once. One, after a packet that had to be looked at by itself, and more again as they go: what the guest does with its
-        // buffers does not make anybody look at all of them for each packet.
+        // So many at once. One, after a packet that had to be looked at by itself, and more again as they go: neither the packets nor what
+        // the guest does with its buffers make anybody look at all of them for each packet.
         let mut most = BURST_PACKETS;
         loop {
             let placed = if self.is_ready() { self.place_run(views.clone().take(most)) } else { 0 };
@@ -217,21 +217,17 @@ impl RxQueue {
     /// Delivers as many of these packets, from the first on, as the guest takes as they are and into one buffer in one piece each: what
     /// nearly all packets and buffers are. Returns how many that were.
     #[inline]
-    fn place_run<'b>(&mut self, views: impl Iterator<Item = View<'b>> + Clone) -> usize {
+    fn place_run<'b>(&mut self, views: impl ExactSizeIterator<Item = View<'b>>) -> usize {
         let Self { ring, features, region_hint, memory, counters, .. } = self;
         if memory.is_truncated() {
             return 0;
         }
         let header_len = features.net_header_len();
-        let accepted = views.clone().take_while(|view| view.packet().offload().accepted_by(*features)).count();
-        if accepted == 0 {
-            return 0;
-        }
         let mut translator = Translator::new(memory, region_hint);
-        ring.expect(accepted);
+        ring.expect(views.len());
         // First all buffers, so that their lines come from the guest's CPU at the same time; then the packets.
         let mut singles = Singles::new();
-        let most = accepted.min(ring.stageable());
+        let most = views.len().min(ring.stageable());
         ring.singles(&mut translator, Direction::Write, most, &mut singles);
         singles.iter().for_each(|single| single.buffer.prefetch_write());
         let mut written = ArrayVec::<u32, BURST_PACKETS>::new();
@@ -253,8 +249,10 @@ impl RxQueue {
             }
             if packet.offload().is_plain() && header_len == NET_HEADER_MAX {
                 buffer.write_array(&PLAIN_HEADER);
-            } else {
+            } else if packet.offload().accepted_by(*features) {
                 buffer.write(&packet.offload().write(*features, 1)[..header_len]);
+            } else {
+                break;
             }
             let head = packet.head();
             buffer.suffix(header_len).write(head);

@@ -1,12 +1,14 @@
 //! Which transmit rings a core looks at in a round: those in use always, those that have been idle for a while in turn. What a thousand idle
 //! guests cost the one that is not is a fixed share of the time, not a thousand looks in every round.
 
+use std::collections::VecDeque;
+
 use vm_ports::RingWatch;
 
 /// A ring in which nothing was found for so long is idle, in microseconds. Longer than a guest that waits for answers is silent.
 const IDLE_AFTER_US: u64 = 1000;
 /// Every idle ring is looked at once in this time, in microseconds: that, and the round then under way, is how late a first packet can be
-/// seen; twice that, where as many rings again become idle at once meanwhile.
+/// seen.
 const SWEEP_US: u64 = 80;
 /// Idle rings looked at, at least, in a round in which there was nothing to do: time that nobody misses.
 const SPARE_LOOKS: usize = 8;
@@ -34,9 +36,8 @@ struct Asleep<W> {
 #[derive(Debug)]
 pub(super) struct Rota<W> {
     awake: Vec<Awake>,
-    asleep: Vec<Asleep<W>>,
-    /// The idle ring to look at next: of all, the one that was not looked at for the longest time. The others follow in turn.
-    next: usize,
+    /// The one that was not looked at for the longest time first.
+    asleep: VecDeque<Asleep<W>>,
     idle_after: u64,
     sweep: u64,
     /// The part of a sweep that one cycle is.
@@ -54,8 +55,7 @@ impl<W: Watch> Rota<W> {
         let sweep = cycles(SWEEP_US);
         Self {
             awake: Vec::with_capacity(rings),
-            asleep: Vec::with_capacity(rings),
-            next: 0,
+            asleep: VecDeque::with_capacity(rings),
             idle_after: cycles(IDLE_AFTER_US),
             sweep,
             pace: (1 << FRACTION) / sweep + 1,
@@ -73,11 +73,7 @@ impl<W: Watch> Rota<W> {
     pub(super) fn swap_remove(&mut self, place: usize, last: usize) {
         let (place, last) = (place as u16, last as u16);
         self.awake.retain(|ring| ring.place != place);
-        if let Some(at) = self.asleep.iter().position(|ring| ring.place == place) {
-            // In order: whoever waits for its turn does not lose it.
-            self.asleep.remove(at);
-            self.next -= usize::from(at < self.next);
-        }
+        self.asleep.retain(|ring| ring.place != place);
         let awake = self.awake.iter_mut().map(|ring| &mut ring.place);
         let asleep = self.asleep.iter_mut().map(|ring| &mut ring.place);
         awake.chain(asleep).filter(|ring| **ring == last).for_each(|ring| *ring = place);
@@ -100,7 +96,7 @@ impl<W: Watch> Rota<W> {
             let place = ring.place;
             if let Some(watch) = watch(place.into()) {
                 self.awake.swap_remove(nth);
-                self.asleep.push(Asleep { watch, place });
+                self.asleep.push_back(Asleep { watch, place });
                 return false;
             }
         }
@@ -130,32 +126,31 @@ impl<W: Watch> Rota<W> {
     pub(super) fn find(&mut self, looks: &mut usize) -> Option<usize> {
         while *looks > 0 {
             *looks -= 1;
-            if self.next >= self.asleep.len() {
-                self.next = 0;
-            }
-            if let Some(ring) = self.asleep.get(self.next + LOOK_AHEAD) {
+            if let Some(ring) = self.asleep.get(LOOK_AHEAD) {
                 ring.watch.prefetch();
             }
-            let ring = self.asleep.get(self.next)?;
+            let ring = self.asleep.front()?;
             if !ring.watch.is_quiet() {
                 return Some(ring.place.into());
             }
-            self.next += 1;
+            self.pass();
         }
         None
     }
 
-    /// Something was in the ring that [`Rota::find`] gave last: it is in use. Another has its turn now, none later than it would have.
+    /// Something was in the ring that [`Rota::find`] gave last: it is in use.
     pub(super) fn wake(&mut self, now: u64) {
-        if self.next < self.asleep.len() {
-            let ring = self.asleep.swap_remove(self.next);
+        if let Some(ring) = self.asleep.pop_front() {
             self.awake.push(Awake { place: ring.place, worked: now });
         }
     }
 
-    /// There was nothing in it after all.
+    /// There was nothing in it after all: it is the others' turn.
+    #[inline]
     pub(super) fn pass(&mut self) {
-        self.next += 1;
+        if let Some(ring) = self.asleep.pop_front() {
+            self.asleep.push_back(ring);
+        }
     }
 }
 

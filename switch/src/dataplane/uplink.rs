@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 use pmd_bindings::{Mbuf, Mempool, Network, Transport, TxOffload};
 use vm_ports::offload::{Headers, IpVersion, OffloadError, parse};
-use vm_ports::{FRAME_MAX, Features, FrameSink, Gso, Offload, Source, View, deliver};
+use vm_ports::{BURST_PACKETS, FRAME_MAX, Features, FrameSink, Gso, Offload, Packet, Source, View, deliver};
 
 use super::accounting::{Charge, CoreCounters, SourceId, UplinkCounters};
 use crate::forwarding::{DropReason, PortId};
@@ -82,9 +82,17 @@ impl UplinkTx {
         core: &CoreCounters,
         mut refused: impl FnMut(DropReason),
     ) {
+        // As for a guest: one at once, after a packet that had to be looked at by itself, and more again as they go.
+        let mut most = BURST_PACKETS;
         loop {
-            let pushed = self.push_plain(views.clone(), source, charge, core);
+            let pushed = self.push_plain(views.clone().take(most), source, charge, core);
+            if pushed == most {
+                views.nth(pushed - 1);
+                most = BURST_PACKETS.min(2 * most);
+                continue;
+            }
             let Some(view) = views.nth(pushed) else { return };
+            most = 1;
             if let Err(reason) = self.push(view, source, charge, core) {
                 refused(reason);
             }
@@ -95,22 +103,23 @@ impl UplinkTx {
     /// were.
     fn push_plain<'b>(
         &mut self,
-        views: impl Iterator<Item = View<'b>> + Clone,
+        views: impl ExactSizeIterator<Item = View<'b>> + Clone,
         source: SourceId,
         charge: Charge,
         core: &CoreCounters,
     ) -> usize {
         let room = usize::from(self.pool.data_room()).min(self.limits.frame_max);
-        let is_plain =
-            |view: &View<'_>| view.packet().offload().accepted_by(Features::NONE) && view.packet().len() <= room;
-        // As many as there are: a run in which every packet is to be looked at by itself costs no mbufs here.
-        let plain = views.clone().take_while(is_plain).count();
+        let is_plain = |packet: &Packet| packet.offload().accepted_by(Features::NONE) && packet.len() <= room;
         let first = self.staged.len();
-        if plain == 0 || !self.pool.alloc_many(&mut self.staged, plain) {
+        let plain = views.clone().next().is_some_and(|view| is_plain(view.packet()));
+        if !plain || !self.pool.alloc_many(&mut self.staged, views.len()) {
             return 0;
         }
         let mut count = 0;
         for (mbuf, view) in self.staged[first..].iter_mut().zip(views) {
+            if !is_plain(view.packet()) {
+                break;
+            }
             let Some(space) = mbuf.append(view.packet().len()) else { break };
             view.read(space);
             count += 1;
