@@ -14,7 +14,7 @@ use anyhow::{Result, anyhow};
 use config::{Config, Machine, SwitchConfig};
 use tracing::{info, warn};
 
-use crate::control::protocol::{Request, Response};
+use crate::control::protocol::{MovedQueue, Request, Response};
 use crate::control::{Control, ControlSocket, Mailbox, Message, Port, Setup, Switch, admit, given_up};
 use crate::dataplane::{Dataplane, DataplaneError};
 use crate::logging;
@@ -42,6 +42,15 @@ impl Switch for Dataplane {
             Port::Guest(guest) => self.remove_guest(guest.name.as_str()),
             Port::Uplink(uplink) => self.remove_uplink(uplink.name.as_str()),
         }
+    }
+
+    fn move_guest(
+        &mut self,
+        name: &str,
+        queue: Option<u16>,
+        io_core: usize,
+    ) -> Result<Vec<MovedQueue>, DataplaneError> {
+        Dataplane::move_guest(self, name, queue, io_core)
     }
 
     fn set_switch(&mut self, config: &SwitchConfig) {

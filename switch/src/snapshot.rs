@@ -26,6 +26,19 @@ pub(crate) struct Snapshot {
     pub(crate) accounting: Accounting,
     /// Stations in the fullest core's replica of the FDB.
     pub(crate) fdb_entries: u64,
+    /// Moves of queue pairs between I/O cores.
+    pub(crate) pauses: PausesSnapshot,
+}
+
+/// How long queue pairs were not served while they moved.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct PausesSnapshot {
+    /// Moves.
+    pub(crate) moves: u64,
+    /// Seconds that they took together.
+    pub(crate) seconds: f64,
+    /// Of those, how many took at most so many seconds: (seconds, moves), both rising.
+    pub(crate) within_s: Vec<(f64, u64)>,
 }
 
 /// A guest or an uplink.

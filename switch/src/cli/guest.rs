@@ -6,7 +6,7 @@ use config::{All, RawAccount, RawGuest, RawTrunk, RawVlan, SocketRole};
 
 use super::client::{Client, unexpected};
 use super::{show, table};
-use crate::control::protocol::{Answer, Request};
+use crate::control::protocol::{Answer, MovedQueue, Request};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum GuestCommand {
@@ -32,6 +32,22 @@ QEMU on the socket of the first; the guest's memory must be shared:
     Remove {
         /// The guest's name.
         name: String,
+    },
+    /// Move a guest's queue pairs to another I/O core, while its traffic goes on.
+    ///
+    /// Nothing is lost, duplicated or reordered. Queue pairs that are not started yet will start there.
+    Move {
+        /// The guest's name.
+        name: String,
+        /// The I/O core, a position in switch.io_cores.
+        #[arg(long, value_name = "N")]
+        io_core: usize,
+        /// This queue pair only [default: all of them].
+        #[arg(long, value_name = "Q")]
+        queue: Option<u16>,
+        /// Print a JSON object for each queue pair, a line each.
+        #[arg(long)]
+        json: bool,
     },
     /// List the guests with their settings.
     List {
@@ -182,6 +198,13 @@ pub(super) fn execute(client: &Client, command: GuestCommand) -> Result<()> {
             super::change(client, &Request::GuestAdd { guest })
         }
         GuestCommand::Remove { name } => super::change(client, &Request::GuestRemove { name }),
+        GuestCommand::Move { name, io_core, queue, json } => {
+            let request = Request::GuestMove { name, queue, io_core };
+            let Answer::Moved(moved) = client.ask(&request)? else { return Err(unexpected()) };
+            let lines =
+                moved.iter().map(|moved| if json { Ok(serde_json::to_string(moved)?) } else { Ok(told(moved)) });
+            super::print(&(lines.collect::<Result<Vec<_>>>()?.join("\n") + "\n"))
+        }
         GuestCommand::List { json } => {
             let Answer::Guests(guests) = client.ask(&Request::GuestList)? else { return Err(unexpected()) };
             if json {
@@ -208,6 +231,16 @@ pub(super) fn execute(client: &Client, command: GuestCommand) -> Result<()> {
                 ["NAME", "STATE", "#QUEUES", "#CORE", "VLAN", "MAC", "ANTI-SPOOF", "#MTU", "FROM", "ROLE", "SOCKET"];
             super::print(&table::render(&heads, &guests.iter().map(row).collect::<Vec<_>>()))
         }
+    }
+}
+
+fn told(moved: &MovedQueue) -> String {
+    let MovedQueue { guest, queue, from, to, pause_us } = moved;
+    let pair = format!("queue pair {queue} of guest {guest}");
+    match pause_us {
+        Some(us) => format!("{pair} moved from I/O core {from} to {to}, not served for {us:.1} us"),
+        None if from == to => format!("{pair} is on I/O core {to} already"),
+        None => format!("{pair} will start on I/O core {to} instead of {from}"),
     }
 }
 

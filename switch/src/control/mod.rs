@@ -27,7 +27,7 @@ use crate::snapshot::{FdbSnapshot, PortKind, PortState, Snapshot};
 use crate::state::{StateError, StateFile};
 use crate::words;
 use port::{find, insert, take_out};
-use protocol::{Answer, Done, Listed, Origin, Request, Response};
+use protocol::{Answer, Done, Listed, MovedQueue, Origin, Request, Response};
 
 /// What the control plane needs of the switch it runs.
 pub(crate) trait Switch {
@@ -36,6 +36,8 @@ pub(crate) trait Switch {
 
     fn add(&mut self, port: &Port) -> Result<(), Self::Error>;
     fn remove(&mut self, port: &Port) -> Result<(), Self::Error>;
+    /// Moves a guest's queue pair, or all of them, to an I/O core.
+    fn move_guest(&mut self, name: &str, queue: Option<u16>, io_core: usize) -> Result<Vec<MovedQueue>, Self::Error>;
     /// Takes up the keys of `[switch]` that need no restart.
     fn set_switch(&mut self, config: &SwitchConfig);
     fn snapshot(&self) -> Snapshot;
@@ -130,6 +132,7 @@ impl<S: Switch> Control<S> {
             Request::GuestAdd { guest } => self.add_guest(guest).map(Answer::Done),
             Request::UplinkAdd { uplink } => self.add_uplink(uplink).map(Answer::Done),
             Request::GuestRemove { name } => self.remove(PortKind::Guest, &name).map(Answer::Done),
+            Request::GuestMove { name, queue, io_core } => self.move_guest(&name, queue, io_core).map(Answer::Moved),
             Request::UplinkRemove { name } => self.remove(PortKind::Uplink, &name).map(Answer::Done),
             Request::Reload => self.reload().map(Answer::Reloaded),
         };
@@ -197,6 +200,11 @@ impl<S: Switch> Control<S> {
             done.warnings.push(format!("it is in {file}, and comes back at the next start: take it out there too"));
         }
         Ok(done)
+    }
+
+    fn move_guest(&mut self, name: &str, queue: Option<u16>, io_core: usize) -> Result<Vec<MovedQueue>, ControlError> {
+        let moved = self.switch.move_guest(name, queue, io_core);
+        moved.map_err(|error| ControlError::Switch(error.to_string()))
     }
 
     /// Adds a port to the switch and to the list of what runs.

@@ -18,6 +18,13 @@ pub(crate) enum Request {
     GuestAdd { guest: serde_json::Value },
     /// Removes a guest: [`Answer::Done`].
     GuestRemove { name: String },
+    /// Moves a guest's queue pair, or all of them, to an I/O core: [`Answer::Moved`].
+    GuestMove {
+        name: String,
+        #[serde(default)]
+        queue: Option<u16>,
+        io_core: usize,
+    },
     /// The guests' settings: [`Answer::Guests`].
     GuestList,
     /// Adds an uplink, given by the keys of an `[[uplink]]` section: [`Answer::Done`].
@@ -51,6 +58,7 @@ pub(crate) enum Answer {
     Uplinks(Vec<Listed<RawUplink>>),
     Fdb(Vec<FdbSnapshot>),
     Done(Done),
+    Moved(Vec<MovedQueue>),
     Reloaded(ReloadReport),
 }
 
@@ -81,6 +89,21 @@ pub(crate) struct Done {
     /// What whoever asked should know besides.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) warnings: Vec<String>,
+}
+
+/// A queue pair that was moved.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct MovedQueue {
+    /// Whose.
+    pub(crate) guest: String,
+    /// Its number.
+    pub(crate) queue: usize,
+    /// The I/O core that it was on.
+    pub(crate) from: usize,
+    /// The I/O core that it is on.
+    pub(crate) to: usize,
+    /// Microseconds in which no core served it; nothing where its rings are not started, or where it was there already.
+    pub(crate) pause_us: Option<f64>,
 }
 
 /// What a reload changed. Ports are written as `guest vm1`.

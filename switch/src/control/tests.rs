@@ -43,6 +43,15 @@ impl Switch for FakeSwitch {
         if self.ports.len() < before { Ok(()) } else { Err(FakeError("no such port")) }
     }
 
+    fn move_guest(&mut self, name: &str, queue: Option<u16>, io_core: usize) -> Result<Vec<MovedQueue>, FakeError> {
+        if !self.ports.iter().any(|port| port.name().as_str() == name) {
+            return Err(FakeError("no such guest"));
+        }
+        let queue = usize::from(queue.unwrap_or(0));
+        self.log.push(format!("{name}.{queue}>{io_core}"));
+        Ok(vec![MovedQueue { guest: name.into(), queue, from: 0, to: io_core, pause_us: None }])
+    }
+
     fn set_switch(&mut self, config: &SwitchConfig) {
         self.flood_rate_pps = config.flood_rate_pps;
     }
@@ -57,6 +66,7 @@ impl Switch for FakeSwitch {
             cores: Vec::new(),
             accounting: Accounting::default(),
             fdb_entries: 0,
+            pauses: Default::default(),
         }
     }
 

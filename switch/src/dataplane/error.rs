@@ -66,6 +66,35 @@ pub(crate) enum DataplaneError {
         /// Why.
         source: scheduler::PlaceError,
     },
+    /// An I/O core that there is not.
+    #[error("there is no I/O core {core}: switch.io_cores lists {cores}, numbered from 0")]
+    NoSuchCore {
+        /// The core.
+        core: usize,
+        /// How many there are.
+        cores: usize,
+    },
+    /// A queue pair that there is not.
+    #[error("guest {name:?} has no queue pair {queue}: it has {queues}, numbered from 0")]
+    NoSuchQueue {
+        /// The guest.
+        name: String,
+        /// The queue pair.
+        queue: usize,
+        /// How many there are.
+        queues: usize,
+    },
+    /// The configuration says where a guest has to be.
+    #[error("guest {name:?} is pinned to I/O core {core}: take io_core out of its section and reload, then move it")]
+    Pinned {
+        /// The guest.
+        name: String,
+        /// The core.
+        core: usize,
+    },
+    /// The switch ends.
+    #[error("the switch is being stopped")]
+    Stopping,
     /// A guest's session would not start.
     #[error("guest {name:?}: {source}")]
     Session {

@@ -10,8 +10,10 @@ use vm_ports::QueuePair;
 
 use super::accounting::{CoreCounters, SOURCES_MAX, SourceId};
 use super::error::DataplaneError;
+use super::handover::{Move, Token};
 use super::io_core::{CoreSetup, IoCore};
-use super::mailbox::{Limits, Mailbox, Message, Reply, UplinkQueues, mailbox};
+use super::mailbox::{Handed, Limits, Mailbox, Message, Reply, UplinkQueues, mailbox};
+use super::pauses::Pauses;
 use super::ports::{PORTS_MAX, PortTable};
 use super::rescue::{CoreThread, Rescue};
 use super::xcore::connect;
@@ -25,6 +27,9 @@ pub(super) struct Fabric {
     cores: Vec<Core>,
     /// The port table, as it will be published next.
     table: Mutex<PortTable>,
+    /// Held while a queue pair moves: one at a time.
+    moves: Mutex<()>,
+    pub(super) pauses: Pauses,
     sources: Mutex<Vec<bool>>,
     /// Frees cores that a frontend has made to wait, for as long as there are cores.
     rescue: Option<Rescue>,
@@ -46,6 +51,8 @@ impl Fabric {
         let mut fabric = Self {
             cores: Vec::with_capacity(cpus.len()),
             table: Mutex::new(PortTable::default()),
+            moves: Mutex::new(()),
+            pauses: Pauses::default(),
             sources: Mutex::new(vec![false; SOURCES_MAX]),
             rescue: None,
         };
@@ -96,27 +103,54 @@ impl Fabric {
 
     /// Asks one core and waits for its answer.
     fn ask<T>(&self, core: usize, question: impl FnOnce(Reply<T>) -> Message) -> Option<T> {
-        let (reply, answer) = sync_channel(1);
-        self.cores.get(core)?.mailbox.send(question(reply));
-        answer.recv().ok()
+        self.cores.get(core)?.ask(question).recv().ok()
     }
 
     /// Changes the port table. When this returns every core forwards by the new one.
     pub(super) fn change_table(&self, change: impl FnOnce(&mut PortTable)) {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        table.next_version();
         change(&mut table);
-        let published = Arc::new(table.clone());
-        let answers: Vec<Receiver<Arc<PortTable>>> = self
-            .cores
-            .iter()
-            .map(|core| {
-                let (reply, answer) = sync_channel(1);
-                core.mailbox.send(Message::Table(Arc::clone(&published), reply));
-                answer
-            })
-            .collect();
-        // The old tables come back to be freed here, not on an I/O core.
+        self.publish(&table, None);
+    }
+
+    /// Makes every core forward by this table, and frees the old ones here, not on an I/O core.
+    fn publish(&self, table: &PortTable, moving: Option<Move>) {
+        let table = Arc::new(table.clone());
+        let tell = |core: &Core| core.ask(|reply| Message::Table { table: Arc::clone(&table), moving, reply });
+        let answers: Vec<Receiver<Arc<PortTable>>> = self.cores.iter().map(tell).collect();
         answers.iter().for_each(|answer| drop(answer.recv()));
+    }
+
+    /// Moves a queue pair to another core while traffic goes on. `change` makes the port table say so. Returns how many cycles it was not
+    /// served; `None` where it was not on core `from`, or where the switch ends. The caller sees to it that nobody takes the pair back, or
+    /// attaches it, meanwhile.
+    pub(super) fn move_pair(
+        &self,
+        (port, queue, source): (PortId, usize, SourceId),
+        (from, to): (usize, usize),
+        change: impl FnOnce(&mut PortTable),
+    ) -> Option<u64> {
+        let _one_at_a_time = self.moves.lock().unwrap_or_else(PoisonError::into_inner);
+        let (giver, taker) = (self.cores.get(from)?, self.cores.get(to)?);
+        let (reply, arrival) = sync_channel(1);
+        {
+            let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+            let since = table.next_version();
+            let moving = Move { port, queue: queue as u16, from: from as u16, to: to as u16, since };
+            let token = Token::for_cores(self.len());
+            let handed = Handed { moving, source, pair: None, token, left: 0, arrived: None, reply: Some(reply) };
+            // Both know before anybody sends by the new table.
+            taker.ask(|reply| Message::Expect { moving, reply }).recv().ok()?;
+            giver.ask(|reply| Message::Give { handed: Box::new(handed), reply }).recv().ok()?;
+            change(&mut table);
+            self.publish(&table, Some(moving));
+        }
+        let handed = arrival.recv().ok()?;
+        [giver, taker].iter().for_each(|core| core.mailbox.send(Message::Moved));
+        let pause = handed.arrived?.saturating_sub(handed.left);
+        self.pauses.add(pause);
+        Some(pause)
     }
 
     /// Takes a queue pair back from its core, at a burst boundary.
@@ -166,6 +200,15 @@ impl Fabric {
                 drop(vm_ports::join(thread));
             }
         }
+    }
+}
+
+impl Core {
+    /// Asks; the answer comes when the core gets to it, or never where it has ended.
+    fn ask<T>(&self, question: impl FnOnce(Reply<T>) -> Message) -> Receiver<T> {
+        let (reply, answer) = sync_channel(1);
+        self.mailbox.send(question(reply));
+        answer
     }
 }
 

@@ -7,6 +7,7 @@ use arrayvec::ArrayVec;
 use vm_ports::{BURST_PACKETS, Burst, Packet, RxDrop, RxQueue, TxQueue, View};
 
 use super::accounting::{Charge, CoreCounters, SourceId};
+use super::handover::{Move, TableVersion};
 use super::ports::{PORT_QUEUES_MAX, PORTS_MAX, PortEntry, PortTable, Receiver, Way};
 use super::uplink::UplinkTx;
 use super::xcore::{Errand, Label, ToCore};
@@ -82,7 +83,8 @@ impl Forwarder {
             }
             match self.table.get(port).and_then(|entry| self.out.exit(entry, ingress)) {
                 Some(Exit::Core(core, port)) => {
-                    self.out.hand_over_run((core, port), burst, index..next, origin, ingress)
+                    let version = self.table.version();
+                    self.out.hand_over_run((core, port), version, burst, index..next, origin, ingress)
                 }
                 Some(exit) => self.out.leave(exit, burst, index..next, origin.source, Charge::Unicast),
                 None => (index..next).for_each(|index| self.unicast(burst, index, origin, ingress, port)),
@@ -151,12 +153,12 @@ impl Forwarder {
             Ok(found) => found,
             Err(reason) => return source.settle(Charge::Unicast, Err(reason)),
         };
-        if usize::from(receiver.core) == out.me {
+        if usize::from(receiver.core) == out.me && !out.awaits(port, receiver.queue) {
             let mut ingress = ingress;
             out.deliver(entry, receiver, burst, index, &mut ingress, (origin.source, Charge::Unicast));
             return;
         }
-        let label = label(Errand::Deliver(port), origin, ingress, burst.view(index));
+        let label = label(Errand::Deliver(port), table.version(), origin, ingress, burst.view(index));
         if out.hand_over(usize::from(receiver.core), burst.view(index), label) {
             out.counters.source(origin.source).handed.add(1);
         } else {
@@ -170,21 +172,25 @@ impl Forwarder {
         let mut copies = 0;
         // Copies that each other core is to make.
         let mut others = [0; config::MAX_IO_CORES];
+        // A port here whose queue pair has not arrived yet.
+        let mut awaited = None;
         let ports = || {
             let in_vlan = |entry: &&PortEntry| entry.vlans.egress(ingress.vlan).is_some();
             table.iter().filter(|entry| entry.id != origin.port).filter(in_vlan)
         };
         for entry in ports() {
-            if let Ok(receiver) = out.receiver(entry, burst.view(index), out.me)
-                && usize::from(receiver.core) != out.me
-            {
-                others[usize::from(receiver.core)] += 1;
+            match out.receiver(entry, burst.view(index), out.me) {
+                Ok(receiver) if usize::from(receiver.core) != out.me => others[usize::from(receiver.core)] += 1,
+                Ok(receiver) if out.awaits(entry.id, receiver.queue) => awaited = Some(entry.id),
+                _ => {}
             }
             copies += 1;
         }
         // Before the packet's tag is put on or taken off for a port here: the other cores get it as it came.
-        for (core, copies) in others.into_iter().enumerate().filter(|(_, copies)| *copies > 0) {
-            let label = label(Errand::Flood { copies }, origin, ingress, burst.view(index));
+        let floods = others.into_iter().enumerate().filter(|(_, copies)| *copies > 0);
+        let floods = floods.map(|(core, copies)| (core, copies, Errand::Flood { copies }));
+        for (core, copies, errand) in floods.chain(awaited.map(|port| (out.me, 1, Errand::Copy(port)))) {
+            let label = label(errand, table.version(), origin, ingress, burst.view(index));
             if !out.hand_over(core, burst.view(index), label) {
                 out.drop_copies(origin.source, copies, DropReason::XcoreFull);
             }
@@ -192,7 +198,7 @@ impl Forwarder {
         let mut tagged = ingress;
         for entry in ports() {
             match out.receiver(entry, burst.view(index), out.me) {
-                Ok(receiver) if usize::from(receiver.core) != out.me => {}
+                Ok(receiver) if usize::from(receiver.core) != out.me || awaited == Some(entry.id) => {}
                 Ok(receiver) => {
                     out.deliver(entry, receiver, burst, index, &mut tagged, (origin.source, Charge::Copy));
                 }
@@ -204,18 +210,27 @@ impl Forwarder {
         out.counters.source(origin.source).settle(Charge::Unicast, outcome);
     }
 
-    /// Delivers a burst that core `from` handed over. [`Forwarder::finish`] comes next.
-    pub(super) fn receive(&mut self, burst: &mut Burst<'_>, labels: &ArrayVec<Label, BURST_PACKETS>, from: usize) {
+    /// Delivers a burst that core `from` handed over. [`Forwarder::finish`] comes next. Returns what has to wait for a queue pair: numbers in
+    /// the burst, and what to do then.
+    pub(super) fn receive(
+        &mut self,
+        burst: &mut Burst<'_>,
+        labels: &ArrayVec<Label, BURST_PACKETS>,
+        from: usize,
+    ) -> ArrayVec<(usize, Errand), BURST_PACKETS> {
         let Self { table, out, .. } = self;
+        let mut parked = ArrayVec::new();
         let mut next = 0;
         while let Some(label) = labels.get(next) {
             let index = next;
             next += 1;
             let mut ingress = label.ingress;
-            let port = match label.errand {
-                Errand::Deliver(port) => port,
+            let (port, charge) = match label.errand {
+                Errand::Deliver(port) => (port, Charge::Arrived),
+                Errand::Copy(port) => (port, Charge::Copy),
                 Errand::Flood { copies } => {
-                    out.receive_flood(table, burst, index, (label, copies), from);
+                    let awaited = out.receive_flood(table, burst, index, (label, copies), from);
+                    parked.extend(awaited.map(|port| (index, Errand::Copy(port))));
                     continue;
                 }
             };
@@ -223,7 +238,7 @@ impl Forwarder {
                 table.get(port).and_then(|entry| out.exit(entry, ingress))
             {
                 next += labels[next..].iter().take_while(|other| other.goes_with(label)).count();
-                out.leave(exit, burst, index..next, label.source, Charge::Arrived);
+                out.leave(exit, burst, index..next, label.source, charge);
                 continue;
             }
             let found = match table.get(port) {
@@ -231,19 +246,25 @@ impl Forwarder {
                 None => Err(DropReason::PortGone),
             };
             match found {
-                Ok((entry, receiver)) if usize::from(receiver.core) == out.me => {
-                    out.deliver(entry, receiver, burst, index, &mut ingress, (label.source, Charge::Arrived));
+                Ok((entry, receiver)) if out.owner(entry.id, receiver, label.table) == out.me => {
+                    if out.awaits(entry.id, receiver.queue) {
+                        parked.push((index, label.errand));
+                    } else {
+                        out.deliver(entry, receiver, burst, index, &mut ingress, (label.source, charge));
+                    }
                 }
                 // The receiver left this core while the packet was under way.
-                Ok(_) => out.counters.source(label.source).settle(Charge::Arrived, Err(DropReason::ReceiverNotReady)),
-                Err(reason) => out.counters.source(label.source).settle(Charge::Arrived, Err(reason)),
+                Ok(_) => out.counters.source(label.source).settle(charge, Err(DropReason::ReceiverNotReady)),
+                Err(reason) => out.counters.source(label.source).settle(charge, Err(reason)),
             }
         }
+        parked
     }
 }
 
-fn label(errand: Errand, origin: &Origin, ingress: Ingress, view: View<'_>) -> Label {
-    Label { errand, source: origin.source, port: origin.port, ingress, offload: *view.packet().offload() }
+fn label(errand: Errand, table: TableVersion, origin: &Origin, ingress: Ingress, view: View<'_>) -> Label {
+    let offload = *view.packet().offload();
+    Label { errand, source: origin.source, port: origin.port, table, ingress, offload }
 }
 
 /// A guest's receive queue on this core.
@@ -280,6 +301,10 @@ pub(super) struct Outputs {
     to: Vec<Option<ToCore>>,
     /// Cores to which something was handed that they have not been shown.
     to_touched: u64,
+    /// The move under way, where this core gives or takes the queue pair.
+    moving: Option<Move>,
+    /// Whether it is to come here and has not arrived.
+    awaits: bool,
     pub(super) counters: Arc<CoreCounters>,
 }
 
@@ -293,6 +318,8 @@ impl Outputs {
             uplinks: Vec::with_capacity(PORTS_MAX),
             to,
             to_touched: 0,
+            moving: None,
+            awaits: false,
             counters,
         }
     }
@@ -323,9 +350,52 @@ impl Outputs {
         Some(slot.rx)
     }
 
+    /// This core's index.
+    pub(super) fn me(&self) -> usize {
+        self.me
+    }
+
+    /// A queue pair leaves this core, or comes to it; `None`: it has.
+    pub(super) fn set_move(&mut self, moving: Option<Move>) {
+        self.moving = moving;
+        self.awaits = moving.is_some_and(|moving| usize::from(moving.to) == self.me);
+    }
+
+    /// The queue pair that was to come is here.
+    pub(super) fn has_arrived(&mut self) {
+        self.awaits = false;
+    }
+
+    /// Whether this receive queue will be on this core soon: what comes for it has to wait.
+    #[inline]
+    fn awaits(&self, port: PortId, queue: u16) -> bool {
+        self.awaits && self.moving.is_some_and(|moving| moving.concerns(port, queue))
+    }
+
+    /// The core that serves a receiver, for who sent by the table `version`.
+    #[inline]
+    fn owner(&self, port: PortId, receiver: Receiver, version: TableVersion) -> usize {
+        match &self.moving {
+            Some(moving) if moving.concerns(port, receiver.queue) => moving.owner(version).into(),
+            _ => receiver.core.into(),
+        }
+    }
+
+    /// Where the rings from this core to the others stand, by core. Everything that was pushed has been shown.
+    pub(super) fn places(&self) -> impl Iterator<Item = u64> + '_ {
+        self.to.iter().map(|to| to.as_ref().map_or(0, ToCore::place))
+    }
+
+    /// The end towards a core.
+    pub(super) fn link_to(&mut self, core: usize) -> Option<&mut ToCore> {
+        self.to.get_mut(core)?.as_mut()
+    }
+
     /// Tells every other core of a station.
     fn tell(&mut self, message: crate::forwarding::LearnMessage) {
-        for to in self.to.iter_mut().flatten() {
+        let me = self.me;
+        let others = self.to.iter_mut().enumerate().filter(|(core, _)| *core != me);
+        for to in others.filter_map(|(_, to)| to.as_mut()) {
             if !to.tell(message) {
                 self.counters.learn_lost.add(1);
             }
@@ -391,6 +461,7 @@ impl Outputs {
     fn hand_over_run(
         &mut self,
         (core, port): (usize, PortId),
+        version: TableVersion,
         burst: &Burst<'_>,
         run: Range<usize>,
         origin: &Origin,
@@ -399,7 +470,7 @@ impl Outputs {
         let mut handed = 0;
         for index in run {
             let view = burst.view(index);
-            if self.hand_over(core, view, label(Errand::Deliver(port), origin, ingress, view)) {
+            if self.hand_over(core, view, label(Errand::Deliver(port), version, origin, ingress, view)) {
                 handed += 1;
             } else {
                 self.counters.source(origin.source).settle(Charge::Unicast, Err(DropReason::XcoreFull));
@@ -419,7 +490,8 @@ impl Outputs {
         pushed
     }
 
-    /// Makes the `expected` copies that this core was asked for. Receivers that went away meanwhile cost theirs.
+    /// Makes the `expected` copies that this core was asked for. Receivers that went away meanwhile cost theirs. Returns the port whose copy has to
+    /// wait for its queue pair.
     fn receive_flood(
         &mut self,
         table: &PortTable,
@@ -427,22 +499,28 @@ impl Outputs {
         index: usize,
         (label, expected): (&Label, u16),
         from: usize,
-    ) {
+    ) -> Option<PortId> {
         let mut ingress = label.ingress;
         let mut made = 0;
+        let mut awaited = None;
         for entry in table.iter() {
             if entry.id == label.port || entry.vlans.egress(ingress.vlan).is_none() {
                 continue;
             }
             // Ports without a receiver were counted by the core that flooded.
             if let Ok(receiver) = self.receiver(entry, burst.view(index), from)
-                && usize::from(receiver.core) == self.me
+                && self.owner(entry.id, receiver, label.table) == self.me
             {
-                self.deliver(entry, receiver, burst, index, &mut ingress, (label.source, Charge::Copy));
+                if self.awaits(entry.id, receiver.queue) {
+                    awaited = Some(entry.id);
+                } else {
+                    self.deliver(entry, receiver, burst, index, &mut ingress, (label.source, Charge::Copy));
+                }
                 made += 1;
             }
         }
         self.drop_copies(label.source, expected.saturating_sub(made), DropReason::ReceiverNotReady);
+        awaited
     }
 
     fn drop_copies(&self, source: SourceId, copies: u16, reason: DropReason) {

@@ -12,7 +12,7 @@ use super::accounting::SourceId;
 use super::error::DataplaneError;
 use super::fabric::Fabric;
 use super::mailbox::Message;
-use super::ports::{Receiver, Way};
+use super::ports::{PortTable, Receiver, Way};
 use crate::forwarding::{MacAddr, PortId};
 
 /// Not on any core.
@@ -46,6 +46,8 @@ pub(super) struct GuestHost {
     fabric: Arc<Fabric>,
     pub(super) queues: Vec<GuestQueue>,
     state: Mutex<GuestState>,
+    /// Held by whoever attaches, takes back or moves a queue pair: each of these ends before the next begins.
+    changes: Mutex<()>,
 }
 
 /// A queue pair's place, and what it counts.
@@ -53,9 +55,20 @@ pub(super) struct GuestQueue {
     pub(super) source: SourceId,
     pub(super) counters: Arc<QueueCounters>,
     /// Where it goes when its rings start.
-    core: usize,
+    home: AtomicUsize,
     /// Where it is.
     at: AtomicUsize,
+}
+
+/// A queue pair's new place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Moved {
+    /// The I/O core that it was on, or was to go to.
+    pub(crate) from: usize,
+    /// The I/O core that it is on now, or will go to.
+    pub(crate) to: usize,
+    /// Cycles in which no core served it; nothing where its rings are not started, or where it was there already.
+    pub(crate) pause: Option<u64>,
 }
 
 /// What the session said last.
@@ -71,7 +84,7 @@ pub(super) struct GuestState {
 
 impl GuestQueue {
     pub(super) fn new(source: SourceId, core: usize) -> Self {
-        Self { source, counters: Arc::default(), core, at: AtomicUsize::new(NOWHERE) }
+        Self { source, counters: Arc::default(), home: AtomicUsize::new(core), at: AtomicUsize::new(NOWHERE) }
     }
 
     /// The core that serves it now.
@@ -79,9 +92,9 @@ impl GuestQueue {
         Some(self.at.load(Ordering::Relaxed)).filter(|core| *core != NOWHERE)
     }
 
-    /// The core it was placed on.
+    /// The core it was placed on, or moved to.
     pub(super) fn home(&self) -> usize {
-        self.core
+        self.home.load(Ordering::Relaxed)
     }
 }
 
@@ -94,8 +107,14 @@ impl Guest {
         queues: Vec<GuestQueue>,
     ) -> Result<Self, DataplaneError> {
         let name = config.name.as_str().to_owned();
-        let host =
-            Arc::new(GuestHost { name: name.clone(), port, fabric, queues, state: Mutex::new(GuestState::default()) });
+        let host = Arc::new(GuestHost {
+            name: name.clone(),
+            port,
+            fabric,
+            queues,
+            state: Mutex::default(),
+            changes: Mutex::default(),
+        });
         let session = spawn(settings(config), Arc::<GuestHost>::clone(&host))
             .map_err(|source| DataplaneError::Session { name, source })?;
         Ok(Self { config: config.clone(), host, session, faults: Faults::default() })
@@ -151,33 +170,64 @@ impl GuestHost {
 
     /// Makes every core send to these receive rings, or no longer.
     fn set_receiver(&self, index: usize, core: Option<usize>) {
+        self.fabric.change_table(|table| self.change_receiver(table, index, core));
+    }
+
+    fn change_receiver(&self, table: &mut PortTable, index: usize, core: Option<usize>) {
         let queue = index as u16;
-        self.fabric.change_table(|table| {
-            table.change(self.port, |entry| {
-                if let Way::Guest(receivers) = &mut entry.way {
-                    receivers.retain(|receiver| receiver.queue != queue);
-                    receivers.extend(core.map(|core| Receiver { queue, core: core as u16 }));
-                    receivers.sort_by_key(|receiver| receiver.queue);
-                }
-            });
+        table.change(self.port, |entry| {
+            if let Way::Guest(receivers) = &mut entry.way {
+                receivers.retain(|receiver| receiver.queue != queue);
+                receivers.extend(core.map(|core| Receiver { queue, core: core as u16 }));
+                receivers.sort_by_key(|receiver| receiver.queue);
+            }
         });
+    }
+
+    fn change(&self) -> MutexGuard<'_, ()> {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Moves a queue pair to an I/O core that there is; one whose rings are not started will start there. `None` where there is no such
+    /// queue pair, or where the switch ends.
+    pub(super) fn move_queue(&self, index: usize, to: usize) -> Option<Moved> {
+        let queue = self.queues.get(index)?;
+        let _change = self.change();
+        let from = queue.io_core().unwrap_or(queue.home());
+        let mut pause = None;
+        if let Some(from) = queue.io_core().filter(|from| *from != to) {
+            let receives =
+                |table: &PortTable| table.get(self.port).is_some_and(|entry| entry.has_receiver(index as u16));
+            let change = |table: &mut PortTable| {
+                if receives(table) {
+                    self.change_receiver(table, index, Some(to));
+                }
+            };
+            pause = Some(self.fabric.move_pair((self.port, index, queue.source), (from, to), change)?);
+            queue.at.store(to, Ordering::Relaxed);
+        }
+        queue.home.store(to, Ordering::Relaxed);
+        Some(Moved { from, to, pause })
     }
 }
 
 impl QueueHost for GuestHost {
     fn attach(&self, index: usize, pair: QueuePair) {
         let Some(queue) = self.queues.get(index) else { return };
+        let _change = self.change();
+        let core = queue.home();
         let receives = pair.rx.as_ref().is_some_and(|rx| rx.is_ready());
         let message = Message::Attach { port: self.port, queue: index, source: queue.source, pair: Box::new(pair) };
-        self.fabric.tell(queue.core, message);
-        queue.at.store(queue.core, Ordering::Relaxed);
+        self.fabric.tell(core, message);
+        queue.at.store(core, Ordering::Relaxed);
         if receives {
-            self.set_receiver(index, Some(queue.core));
+            self.set_receiver(index, Some(core));
         }
     }
 
     fn take_back(&self, index: usize) -> Option<QueuePair> {
         let queue = self.queues.get(index)?;
+        let _change = self.change();
         let core = queue.io_core()?;
         // First nobody sends to it any more, then it leaves its core.
         self.set_receiver(index, None);
@@ -212,7 +262,7 @@ impl QueueHost for GuestHost {
                 tracing::info!(guest, mac = %MacAddr(mac), "announcing the guest by RARP");
                 if let Some(queue) = self.queues.first() {
                     let message = Message::Announce { port: self.port, source: queue.source, mac: MacAddr(mac) };
-                    self.fabric.tell(queue.core, message);
+                    self.fabric.tell(queue.home(), message);
                 }
             }
             SessionEvent::RingRefused { ring, error } => {

@@ -1,5 +1,7 @@
 //! An I/O core: a pinned thread that polls, forwards and accounts, one burst at a time, to completion.
 
+mod moves;
+
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
@@ -10,8 +12,10 @@ use ringbuf::traits::Consumer;
 use vm_ports::offload::{Transport, parse};
 use vm_ports::{BURST_PACKETS, Burst, BurstBuffer, Offload, QueueCounters, QueuePair, RingWatch, TxQueue};
 
+use self::moves::Part;
 use super::accounting::{Charge, CoreCounters, SOURCES_MAX, SourceId, UplinkCounters};
 use super::forwarder::{Forwarder, Origin, Outputs};
+use super::handover::Progress;
 use super::mailbox::{Limits, Message, UplinkQueues, UplinkShare};
 use super::ports::{PORTS_MAX, PortTable};
 use super::rota::Rota;
@@ -64,6 +68,12 @@ pub(super) struct CoreSetup {
 pub(super) struct IoCore {
     mailbox: HeapCons<Message>,
     from: Vec<Option<FromCore>>,
+    progress: Arc<Progress>,
+    /// The move that this core has a part in.
+    part: Option<Part>,
+    /// False: queue pairs are pulled from as soon as they arrive, whatever their last core still has under way. For tests that have to see
+    /// that tests see it.
+    heeds_token: bool,
     guests: Vec<GuestTx>,
     /// When to look at which of them.
     rota: Rota<RingWatch>,
@@ -89,6 +99,9 @@ impl IoCore {
         Self {
             mailbox,
             from: links.from,
+            progress: links.progress,
+            part: None,
+            heeds_token: !super::handover::ignores_token(),
             guests: Vec::with_capacity(64),
             rota: Rota::new(SOURCES_MAX, cycles_per_s),
             attached: Vec::with_capacity(64),
@@ -144,6 +157,9 @@ impl IoCore {
 
     /// One round over everything this core owns. Whether there was anything to do.
     pub(super) fn poll(&mut self) -> bool {
+        if self.part.is_some() {
+            self.advance_move();
+        }
         let mut worked = self.poll_cores();
         for index in 0..self.uplinks.len() {
             worked |= self.poll_uplink(index);
@@ -230,28 +246,34 @@ impl IoCore {
         true
     }
 
-    /// Takes what other cores handed over.
+    /// Takes what was handed over.
     fn poll_cores(&mut self) -> bool {
-        let Self { from, forwarder, buffer, .. } = self;
         let mut worked = false;
-        for (core, link) in from.iter_mut().enumerate() {
-            let Some(link) = link else { continue };
-            while let Some(message) = link.next_learnt() {
-                forwarder.fdb.apply(&message);
-            }
-            if !link.has_work() {
-                continue;
-            }
-            let mut labels = ArrayVec::<Label, BURST_PACKETS>::new();
-            let mut burst = Burst::new(buffer);
-            let chunks = link.pull(&mut burst, &mut labels);
-            forwarder.receive(&mut burst, &labels, core);
-            drop(burst);
-            forwarder.finish(None);
-            link.release(chunks);
-            worked = true;
+        for core in 0..self.from.len() {
+            worked |= self.poll_core(core);
         }
         worked
+    }
+
+    /// Takes what one core handed over.
+    fn poll_core(&mut self, core: usize) -> bool {
+        let Self { from, forwarder, buffer, progress, .. } = self;
+        let Some(Some(link)) = from.get_mut(core) else { return false };
+        while let Some(message) = link.next_learnt() {
+            forwarder.fdb.apply(&message);
+        }
+        if !link.has_work() {
+            return false;
+        }
+        let mut labels = ArrayVec::<Label, BURST_PACKETS>::new();
+        let mut burst = Burst::new(buffer);
+        let chunks = link.pull(&mut burst, &mut labels);
+        let parked = forwarder.receive(&mut burst, &labels, core);
+        drop(burst);
+        forwarder.finish(None);
+        let place = if parked.is_empty() { link.release(chunks) } else { link.release_or_park(chunks, &parked) };
+        progress.delivered(core, forwarder.out.me(), place);
+        true
     }
 
     /// Does what it was told since the last round. False: stop.
@@ -262,9 +284,24 @@ impl IoCore {
                 Message::TakeBack { port, queue, reply } => answer(&reply, self.take_back(port, queue).map(Box::new)),
                 Message::AttachUplink(share) => self.attach_uplink(*share),
                 Message::TakeUplink { port, reply } => answer(&reply, self.take_uplink(port)),
-                Message::Table(table, reply) => {
-                    answer(&reply, std::mem::replace(&mut self.forwarder.table, table));
+                Message::Table { table, moving, reply } => {
+                    let old = std::mem::replace(&mut self.forwarder.table, table);
+                    if let Some(moving) = moving {
+                        self.mark(&moving);
+                    }
+                    answer(&reply, old);
                 }
+                Message::Give { handed, reply } => {
+                    self.forwarder.out.set_move(Some(handed.moving));
+                    self.part = Some(Part::Gives(handed));
+                    answer(&reply, ());
+                }
+                Message::Expect { moving, reply } => {
+                    self.forwarder.out.set_move(Some(moving));
+                    self.part = Some(Part::Awaits(moving));
+                    answer(&reply, ());
+                }
+                Message::Moved => self.forwarder.out.set_move(None),
                 Message::OpenPort { port, kind, limit } => self.open_port(port, kind, limit),
                 Message::FlushPort(port) => self.forwarder.fdb.flush_port(port),
                 Message::ClosePort(port) => {
@@ -301,16 +338,26 @@ impl IoCore {
         self.forwarder.fdb.tune(limits.ageing_s, limits.learn, limits.learn_max);
     }
 
-    fn attach(&mut self, port: PortId, queue: usize, source: SourceId, mut pair: QueuePair) {
+    fn attach(&mut self, port: PortId, queue: usize, source: SourceId, pair: QueuePair) {
+        if let Some(tx) = self.attach_receiver(port, queue, pair) {
+            self.attach_sender(port, queue, source, tx);
+        }
+    }
+
+    /// Serves the receive ring of a queue pair; gives its transmit ring back.
+    fn attach_receiver(&mut self, port: PortId, queue: usize, mut pair: QueuePair) -> Option<TxQueue> {
         if let Some(rx) = pair.rx.take() {
             self.forwarder.out.add_rx(port, queue, rx);
         }
-        if let Some(tx) = pair.tx.take() {
-            self.rota.add(self.guests.len(), self.now.cycles);
-            self.guests.push(GuestTx { queue, origin: Origin { port, source }, tx });
-        }
         self.attached.push(Attached { port, queue, counters: Arc::clone(pair.counters()) });
         self.counters.queue_pairs.set(self.attached.len() as u64);
+        pair.tx.take()
+    }
+
+    /// Serves the transmit ring of a queue pair that is attached already.
+    fn attach_sender(&mut self, port: PortId, queue: usize, source: SourceId, tx: TxQueue) {
+        self.rota.add(self.guests.len(), self.now.cycles);
+        self.guests.push(GuestTx { queue, origin: Origin { port, source }, tx });
     }
 
     /// Between bursts everything pulled is completed and everything pushed is shown, so the halves can go as they are.

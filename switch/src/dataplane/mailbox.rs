@@ -10,6 +10,7 @@ use ringbuf::{HeapCons, HeapProd, HeapRb};
 use vm_ports::QueuePair;
 
 use super::accounting::{SourceId, UplinkCounters};
+use super::handover::{Move, Token};
 use super::ports::PortTable;
 use super::uplink::UplinkLimits;
 use crate::forwarding::{Entry, MacAddr, PortId, PortKind, TokenBucket, VlanId};
@@ -30,8 +31,14 @@ pub(super) enum Message {
     AttachUplink(Box<UplinkShare>),
     /// Stop serving an uplink. Its queues are closed where the answer is received.
     TakeUplink { port: PortId, reply: Reply<Vec<UplinkQueues>> },
-    /// Forward by this table from now on; the old one is freed where the answer is received.
-    Table(Arc<PortTable>, Reply<Arc<PortTable>>),
+    /// Forward by this table from now on, which is the first of a move, or of none; the old one is freed where the answer is received.
+    Table { table: Arc<PortTable>, moving: Option<Move>, reply: Reply<Arc<PortTable>> },
+    /// Give this queue pair to another core, once the table has come that says so.
+    Give { handed: Box<Handed>, reply: Reply<()> },
+    /// A queue pair will come from another core.
+    Expect { moving: Move, reply: Reply<()> },
+    /// The move is over.
+    Moved,
     /// Addresses may be learnt on this port, so many at most.
     OpenPort { port: PortId, kind: PortKind, limit: u32 },
     /// Forget what was learnt on this port.
@@ -48,6 +55,22 @@ pub(super) enum Message {
     Tune(Limits),
     /// End.
     Stop,
+}
+
+/// A queue pair on its way from one core to another. Made, and freed, by whoever asked for the move.
+pub(super) struct Handed {
+    pub(super) moving: Move,
+    pub(super) source: SourceId,
+    /// Nothing before the giving core has put it in, or where that did not have it.
+    pub(super) pair: Option<QueuePair>,
+    /// Where the giving core's rings stood then, …
+    pub(super) token: Token,
+    /// … and the cycle counter: when its last burst had ended, …
+    pub(super) left: u64,
+    /// … and when the other core could pull from it. Nothing where there was no pair.
+    pub(super) arrived: Option<u64>,
+    /// Where it goes when the move is over.
+    pub(super) reply: Option<Reply<Box<Handed>>>,
 }
 
 /// What can be changed while the switch runs.

@@ -9,6 +9,7 @@
 //!                                                rota        which idle rings, and when
 //!                                                uplink      mbufs out
 //!                                                xcore       to and from the other cores
+//!                                                handover    from core to core: a queue pair
 //! accounting what each core counts ◀─────────────┘
 //! report     counters into a snapshot
 //! rig        cores without threads, for benches and tests
@@ -21,8 +22,10 @@ mod error;
 mod fabric;
 mod forwarder;
 mod guest;
+mod handover;
 mod io_core;
 mod mailbox;
+mod pauses;
 mod ports;
 mod report;
 mod rescue;
@@ -42,10 +45,11 @@ use self::accounting::{SOURCES_MAX, SourceId};
 use self::device::Uplink;
 pub(crate) use self::error::DataplaneError;
 use self::fabric::Fabric;
-use self::guest::{Guest, GuestQueue};
+use self::guest::{Guest, GuestQueue, Moved};
 use self::mailbox::Message;
 use self::ports::{PORTS_MAX, PortEntry, Way};
 use self::report::SourceTotals;
+use crate::control::protocol::MovedQueue;
 use crate::forwarding::{MacAddr, PortId, PortKind, PortVlans, SourceCheck, VlanId, VlanSet};
 
 /// Everything between the sockets of guests and the devices of uplinks. Owned by the control thread.
@@ -129,6 +133,41 @@ impl Dataplane {
         self.close_port(host.port);
         host.queues.iter().for_each(|queue| self.fabric.release_source(queue.source));
         Ok(())
+    }
+
+    /// Moves queue pairs of a guest to another I/O core: one, or all of them.
+    pub(crate) fn move_guest(
+        &self,
+        name: &str,
+        queue: Option<u16>,
+        to: usize,
+    ) -> Result<Vec<MovedQueue>, DataplaneError> {
+        let guest = self
+            .guests
+            .iter()
+            .find(|guest| guest.config.name.as_str() == name)
+            .ok_or_else(|| DataplaneError::NoSuchPort { kind: "guest", name: name.to_owned() })?;
+        if to >= self.fabric.len() {
+            return Err(DataplaneError::NoSuchCore { core: to, cores: self.fabric.len() });
+        }
+        if let Some(core) = guest.config.io_core.filter(|core| *core != to) {
+            return Err(DataplaneError::Pinned { name: name.to_owned(), core });
+        }
+        let queues = guest.host.queues.len();
+        let chosen = match queue.map(usize::from) {
+            Some(queue) if queue >= queues => {
+                return Err(DataplaneError::NoSuchQueue { name: name.to_owned(), queue, queues });
+            }
+            Some(queue) => queue..queue + 1,
+            None => 0..queues,
+        };
+        let mut moved = Vec::with_capacity(chosen.len());
+        for queue in chosen {
+            let Moved { from, to, pause } = guest.host.move_queue(queue, to).ok_or(DataplaneError::Stopping)?;
+            let pause_us = pause.map(|cycles| cycles as f64 * 1e6 / pmd_bindings::tsc_hz() as f64);
+            moved.push(MovedQueue { guest: name.to_owned(), queue, from, to, pause_us });
+        }
+        Ok(moved)
     }
 
     /// Adds an uplink.

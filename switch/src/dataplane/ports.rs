@@ -5,6 +5,7 @@ use std::sync::Arc;
 use vm_ports::View;
 use vm_ports::offload::{flow_hash, parse};
 
+use super::handover::TableVersion;
 use crate::forwarding::{PortId, PortVlans, SourceCheck};
 
 /// Ports there can be.
@@ -38,6 +39,11 @@ pub(super) struct Receiver {
 }
 
 impl PortEntry {
+    /// Whether this receive ring of a guest is among those that packets are sent to.
+    pub(super) fn has_receiver(&self, queue: u16) -> bool {
+        matches!(&self.way, Way::Guest(receivers) if receivers.iter().any(|receiver| receiver.queue == queue))
+    }
+
     /// Whose ring or queue a packet that came in on `core` leaves by. `None` where the port has none.
     #[inline]
     pub(super) fn receiver(&self, core: usize, view: View<'_>) -> Option<Receiver> {
@@ -60,10 +66,23 @@ impl PortEntry {
 /// All ports.
 #[derive(Debug, Clone, Default)]
 pub(super) struct PortTable {
+    version: TableVersion,
     entries: Vec<Option<Arc<PortEntry>>>,
 }
 
 impl PortTable {
+    /// Its number.
+    #[inline]
+    pub(super) fn version(&self) -> TableVersion {
+        self.version
+    }
+
+    /// Numbers it anew: it is to be published.
+    pub(super) fn next_version(&mut self) -> TableVersion {
+        self.version = self.version.wrapping_add(1);
+        self.version
+    }
+
     /// The port, if it is there.
     #[inline]
     pub(super) fn get(&self, port: PortId) -> Option<&PortEntry> {

@@ -120,6 +120,7 @@ impl Dataplane {
                 .collect(),
             accounting,
             fdb_entries,
+            pauses: self.fabric.pauses.snapshot(),
         }
     }
 

@@ -184,11 +184,12 @@ impl Rig {
     }
 
     fn publish(&mut self, id: PortId, way: Way) {
+        self.table.next_version();
         self.table.set(PortEntry { id, vlans: PortVlans::access(VlanId::DEFAULT), check: SourceCheck::ANY, way });
         let table = Arc::new(self.table.clone());
         for core in 0..self.cores.len() {
             let (reply, old) = sync_channel(1);
-            self.tell(core, Message::Table(Arc::clone(&table), reply));
+            self.tell(core, Message::Table { table: Arc::clone(&table), moving: None, reply });
             drop(old.try_recv());
         }
     }

@@ -1,8 +1,13 @@
 //! From one I/O core to another: an arena of fixed chunks that go round between the two, full one way and empty the other.
 //!
 //! The sending core copies a packet into chunks and is done with it; no guest pointer crosses. The chunks come back when the
-//! packet has been delivered, so a chunk that is back says that everything handed over before it has arrived. When none is left the packet is dropped
-//! and counted: no core ever waits for another.
+//! packet has been delivered. When none is left the packet is dropped and counted: no core ever waits for another.
+//!
+//! While a queue pair moves, what comes for it to its new core is *parked* there until the pair has arrived: the chunks wait beside the ring,
+//! in their order, and what is behind them goes on. A core has a ring to itself too, for what it forwards to such a queue pair.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 use ringbuf::traits::{Consumer, Observer, Producer, Split};
@@ -10,6 +15,8 @@ use ringbuf::{HeapCons, HeapProd, HeapRb};
 use vm_ports::{BURST_PACKETS, Burst, FRAME_MAX, Offload, View};
 
 use super::accounting::SourceId;
+use super::handover::{Progress, TableVersion};
+use super::mailbox::Handed;
 use crate::forwarding::{Ingress, LearnMessage, PortId};
 
 /// Bytes of one chunk: a standard frame fits into one.
@@ -29,6 +36,8 @@ pub(super) enum Errand {
     Deliver(PortId),
     /// Every port of its VLAN that the receiving core is to serve: so many, as the sending core sees it.
     Flood { copies: u16 },
+    /// One port, of all those that a flood goes to.
+    Copy(PortId),
 }
 
 /// Everything about a packet but its bytes.
@@ -38,6 +47,8 @@ pub(super) struct Label {
     pub(super) source: SourceId,
     /// Where it came in.
     pub(super) port: PortId,
+    /// The port table it was sent by.
+    pub(super) table: TableVersion,
     pub(super) ingress: Ingress,
     pub(super) offload: Offload,
 }
@@ -46,7 +57,10 @@ impl Label {
     /// Whether the packet takes the same way and is charged alike.
     #[inline]
     pub(super) fn goes_with(&self, other: &Self) -> bool {
-        self.errand == other.errand && self.source == other.source && self.ingress == other.ingress
+        self.errand == other.errand
+            && self.source == other.source
+            && self.ingress == other.ingress
+            && self.table == other.table
     }
 }
 
@@ -74,45 +88,71 @@ pub(super) struct ToCore {
     filled: Vec<Box<Chunk>>,
     full_ring: HeapProd<Box<Chunk>>,
     empty_ring: HeapCons<Box<Chunk>>,
+    /// Chunks that the other core was shown, ever.
+    sent: u64,
     learn: HeapProd<LearnMessage>,
+    pairs: HeapProd<Box<Handed>>,
 }
 
 /// The receiving end from one core.
 pub(super) struct FromCore {
     full_ring: HeapCons<Box<Chunk>>,
     empty_ring: HeapProd<Box<Chunk>>,
+    /// Chunks that were delivered or parked, ever.
+    delivered: u64,
+    /// What waits for a queue pair.
+    parked: VecDeque<Box<Chunk>>,
     learn: HeapCons<LearnMessage>,
+    pairs: HeapCons<Box<Handed>>,
 }
 
 /// Connects one core to another, for `cores` cores in all.
 fn channel(cores: usize) -> (ToCore, FromCore) {
-    let pairs = (cores * cores.saturating_sub(1)).max(1);
-    let chunks = (CHUNKS_TOTAL / pairs).clamp(CHUNKS_MIN, CHUNKS_MAX);
+    let chunks = (CHUNKS_TOTAL / (cores * cores).max(1)).clamp(CHUNKS_MIN, CHUNKS_MAX);
     let (full_in, full_out) = HeapRb::new(chunks).split();
     let (empty_in, empty_out) = HeapRb::new(chunks).split();
     let (learn_in, learn_out) = HeapRb::new(LEARN_MESSAGES).split();
+    // One move is under way at a time.
+    let (pairs_in, pairs_out) = HeapRb::new(1).split();
     let to = ToCore {
         empty: (0..chunks).map(|_| Chunk::boxed()).collect(),
         filled: Vec::with_capacity(chunks),
         full_ring: full_in,
         empty_ring: empty_out,
+        sent: 0,
         learn: learn_in,
+        pairs: pairs_in,
     };
-    (to, FromCore { full_ring: full_out, empty_ring: empty_in, learn: learn_out })
+    let from = FromCore {
+        full_ring: full_out,
+        empty_ring: empty_in,
+        delivered: 0,
+        parked: VecDeque::with_capacity(chunks),
+        learn: learn_out,
+        pairs: pairs_out,
+    };
+    (to, from)
 }
 
-/// A core's ends of the rings to and from every other core, indexed by core; nothing at its own index.
+/// A core's ends of the rings to and from every core, indexed by core. The only core of a switch has no ring to itself.
 pub(super) struct Links {
     pub(super) to: Vec<Option<ToCore>>,
     pub(super) from: Vec<Option<FromCore>>,
+    /// How far all of them have been emptied.
+    pub(super) progress: Arc<Progress>,
 }
 
 /// The links of `cores` cores.
 pub(super) fn connect(cores: usize) -> Vec<Links> {
-    let none = || Links { to: (0..cores).map(|_| None).collect(), from: (0..cores).map(|_| None).collect() };
+    let progress = Arc::new(Progress::new(cores));
+    let none = || Links {
+        to: (0..cores).map(|_| None).collect(),
+        from: (0..cores).map(|_| None).collect(),
+        progress: Arc::clone(&progress),
+    };
     let mut links: Vec<Links> = (0..cores).map(|_| none()).collect();
     for a in 0..cores {
-        for b in (0..cores).filter(|b| *b != a) {
+        for b in (0..cores).filter(|_| cores > 1) {
             let (to, from) = channel(cores);
             links[a].to[b] = Some(to);
             links[b].from[a] = Some(from);
@@ -151,9 +191,20 @@ impl ToCore {
     #[inline]
     pub(super) fn flush(&mut self) {
         if !self.filled.is_empty() {
+            self.sent += self.filled.len() as u64;
             // The ring holds as many chunks as there are, so all of them fit.
             self.full_ring.push_iter(self.filled.drain(..));
         }
+    }
+
+    /// Where the ring stands: chunks that the other core was shown, ever.
+    pub(super) fn place(&self) -> u64 {
+        self.sent
+    }
+
+    /// Sends a queue pair. It comes back where there is no room, which is where another one is under way.
+    pub(super) fn hand(&mut self, pair: Box<Handed>) -> Result<(), Box<Handed>> {
+        self.pairs.try_push(pair)
     }
 
     /// Tells the other core of a station. False where the ring is full.
@@ -175,40 +226,102 @@ impl FromCore {
         !self.full_ring.is_empty()
     }
 
+    /// A queue pair that the other core gave up.
+    pub(super) fn next_pair(&mut self) -> Option<Box<Handed>> {
+        self.pairs.try_pop()
+    }
+
     /// Makes a burst of what is waiting. Returns how many chunks it is in, for [`FromCore::release`].
     pub(super) fn pull<'a>(&'a self, burst: &mut Burst<'a>, labels: &mut ArrayVec<Label, BURST_PACKETS>) -> usize {
         let (first, second) = self.full_ring.as_slices();
-        let mut waiting = first.iter().chain(second);
-        let mut consumed = 0;
-        while burst.has_room() && !labels.is_full() {
-            let mut parts = ArrayVec::<&'a [u8], { FRAME_MAX.div_ceil(CHUNK_BYTES) }>::new();
-            let mut label = None;
-            let mut complete = false;
-            for chunk in waiting.by_ref() {
-                label = label.or(chunk.label);
-                if parts.try_push(&chunk.bytes[..usize::from(chunk.len)]).is_err() {
-                    break;
-                }
-                if chunk.last {
-                    complete = true;
-                    break;
-                }
-            }
-            // Packets are published whole, so an incomplete one is the end of what is there.
-            let (true, Some(label)) = (complete, label) else { break };
-            consumed += parts.len();
-            if burst.push_frame(parts, label.offload) {
-                labels.push(label);
-            }
-        }
-        consumed
+        gather(first.iter().chain(second), burst, labels)
     }
 
-    /// Sends the first `chunks` chunks back: their packets have been delivered.
-    pub(super) fn release(&mut self, chunks: usize) {
+    /// Sends the first `chunks` chunks back: their packets have been delivered. Returns the ring's place: chunks delivered or parked, ever.
+    pub(super) fn release(&mut self, chunks: usize) -> u64 {
         let Self { full_ring, empty_ring, .. } = self;
         empty_ring.push_iter(full_ring.pop_iter().take(chunks));
+        self.delivered += chunks as u64;
+        self.delivered
     }
+
+    /// The same, but for packets that are to be parked: their numbers in the burst, rising, and what they are for.
+    pub(super) fn release_or_park(&mut self, chunks: usize, parked: &[(usize, Errand)]) -> u64 {
+        let mut parked = parked.iter().peekable();
+        let mut packet = 0;
+        for mut chunk in self.full_ring.pop_iter().take(chunks) {
+            let last = chunk.last;
+            match parked.peek().filter(|(index, _)| *index == packet) {
+                Some((_, errand)) => {
+                    if let Some(label) = &mut chunk.label {
+                        label.errand = *errand;
+                    }
+                    self.parked.push_back(chunk);
+                    parked.next_if(|_| last);
+                }
+                None => {
+                    // There is a place for every chunk.
+                    let _ = self.empty_ring.try_push(chunk);
+                }
+            }
+            packet += usize::from(last);
+        }
+        self.delivered += chunks as u64;
+        self.delivered
+    }
+
+    /// The same as [`FromCore::pull`], of what was parked; [`FromCore::release_parked`] comes next.
+    pub(super) fn pull_parked<'a>(
+        &'a self,
+        burst: &mut Burst<'a>,
+        labels: &mut ArrayVec<Label, BURST_PACKETS>,
+    ) -> usize {
+        gather(self.parked.iter(), burst, labels)
+    }
+
+    /// Sends the first `chunks` parked chunks back.
+    pub(super) fn release_parked(&mut self, chunks: usize) {
+        self.empty_ring.push_iter(self.parked.drain(..chunks));
+    }
+}
+
+/// Makes a burst of whole packets, with their labels; returns in how many chunks they are.
+fn gather<'a>(
+    mut waiting: impl Iterator<Item = &'a Box<Chunk>>,
+    burst: &mut Burst<'a>,
+    labels: &mut ArrayVec<Label, BURST_PACKETS>,
+) -> usize {
+    let mut consumed = 0;
+    while burst.has_room() && !labels.is_full() {
+        let mut parts = ArrayVec::<&'a [u8], { FRAME_MAX.div_ceil(CHUNK_BYTES) }>::new();
+        let mut label = None;
+        let mut complete = false;
+        for chunk in waiting.by_ref() {
+            label = label.or(chunk.label);
+            if parts.try_push(&chunk.bytes[..usize::from(chunk.len)]).is_err() {
+                break;
+            }
+            if chunk.last {
+                complete = true;
+                break;
+            }
+        }
+        // Packets are published whole, so an incomplete one is the end of what is there.
+        let (true, Some(label)) = (complete, label) else { break };
+        let pieces = parts.len();
+        let taken = burst.push_frame(parts, label.offload);
+        if taken {
+            labels.push(label);
+        } else if !labels.is_empty() {
+            break;
+        }
+        // What was pushed was a packet, so it is one here, too. If it were not, it would not have to stay for that.
+        consumed += pieces;
+        if !taken {
+            break;
+        }
+    }
+    consumed
 }
 
 #[cfg(test)]
@@ -223,6 +336,7 @@ mod tests {
             errand: Errand::Deliver(PortId(1)),
             source: SourceId(0),
             port: PortId(0),
+            table: 0,
             ingress: vlans.ingress(None).expect("untagged is let in"),
             offload: Offload::NONE,
         }

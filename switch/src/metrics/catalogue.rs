@@ -8,7 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use vm_ports::{RingFault, RxDrop, TxDrop};
 
 use crate::forwarding::{DropReason, LearnRefusal};
-use crate::snapshot::{CoreSnapshot, NegotiatedSnapshot, PortKind, PortSnapshot, PortState, QueueSnapshot, Snapshot};
+use crate::snapshot::{
+    CoreSnapshot, NegotiatedSnapshot, PausesSnapshot, PortKind, PortSnapshot, PortState, QueueSnapshot, Snapshot,
+};
 use crate::words;
 
 /// One metric.
@@ -26,6 +28,8 @@ pub(super) enum Kind {
     Counter,
     /// Up and down.
     Gauge,
+    /// How many of what was counted were not above each bound.
+    Histogram,
 }
 
 /// The values of the labels, and the value.
@@ -50,6 +54,8 @@ pub(super) enum Read {
     Queues(fn(&QueueSnapshot) -> Option<f64>),
     /// `port`, `queue`, `reason`.
     QueueReasons(Counts<QueueSnapshot>, fn(PortKind) -> Vec<&'static str>),
+    /// No label.
+    Pauses(fn(&Snapshot) -> &PausesSnapshot),
     /// Labels of its own.
     Info(&'static [&'static str], fn(&Snapshot) -> Vec<Sample>),
 }
@@ -58,7 +64,7 @@ impl Entry {
     /// The names of the labels.
     pub(super) fn labels(&self) -> &'static [&'static str] {
         match self.read {
-            Read::Switch(_) => &[],
+            Read::Switch(_) | Read::Pauses(_) => &[],
             Read::Cores(_) => &["core"],
             Read::CoreReasons(..) => &["core", "reason"],
             Read::Ports(_) => &["port"],
@@ -72,6 +78,10 @@ impl Entry {
 
 const fn counter(name: &'static str, read: Read, help: &'static str) -> Entry {
     Entry { name, kind: Kind::Counter, help, read }
+}
+
+const fn histogram(name: &'static str, read: Read, help: &'static str) -> Entry {
+    Entry { name, kind: Kind::Histogram, help, read }
 }
 
 const fn gauge(name: &'static str, read: Read, help: &'static str) -> Entry {
@@ -89,6 +99,8 @@ pub(super) const CATALOGUE: &[Entry] = &[
         "Cycles of the time stamp counter in a second, for reading the cycle counters as time."),
     gauge("sidecore_fdb_entries", Read::Switch(|s| s.fdb_entries as f64),
         "Stations in the MAC table, in the replica that knows most."),
+    histogram("sidecore_move_pause_seconds", Read::Pauses(|s| &s.pauses),
+        "Time in which no I/O core served a queue pair while it moved from one to another."),
 
     counter("sidecore_core_busy_cycles_total", Read::Cores(|c| c.busy_cycles as f64),
         "Cycles an I/O core spent in rounds that moved packets."),

@@ -5,9 +5,9 @@ mod catalogue;
 use std::collections::BTreeMap;
 
 use prometheus::TextEncoder;
-use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
+use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 
-use crate::snapshot::Snapshot;
+use crate::snapshot::{PausesSnapshot, Snapshot};
 use catalogue::{CATALOGUE, Entry, Kind, Read};
 
 /// The `Content-Type` of [`render`]'s text.
@@ -44,6 +44,7 @@ fn family(entry: &Entry, snapshot: &Snapshot) -> MetricFamily {
                 }
             }
         }
+        Read::Pauses(pauses) => samples.add_histogram(pauses(snapshot)),
         Read::Info(_, values) => values(snapshot).into_iter().for_each(|(labels, value)| samples.add(labels, value)),
         Read::Queues(value) => {
             for (port, queue) in snapshot.ports.iter().flat_map(|port| port.queues.iter().map(move |q| (port, q))) {
@@ -70,6 +71,7 @@ fn family(entry: &Entry, snapshot: &Snapshot) -> MetricFamily {
     family.set_field_type(match entry.kind {
         Kind::Counter => MetricType::COUNTER,
         Kind::Gauge => MetricType::GAUGE,
+        Kind::Histogram => MetricType::HISTOGRAM,
     });
     family.set_metric(samples.metrics);
     family
@@ -103,7 +105,25 @@ impl Samples {
                 gauge.set_value(value);
                 metric.set_gauge(gauge);
             }
+            // Has more than one value: see `add_histogram`.
+            Kind::Histogram => {}
         }
+        self.metrics.push(metric);
+    }
+
+    fn add_histogram(&mut self, pauses: &PausesSnapshot) {
+        let bucket = |(bound, count): &(f64, u64)| {
+            let mut bucket = Bucket::default();
+            bucket.set_upper_bound(*bound);
+            bucket.set_cumulative_count(*count);
+            bucket
+        };
+        let mut histogram = Histogram::default();
+        histogram.set_sample_count(pauses.moves);
+        histogram.set_sample_sum(pauses.seconds);
+        histogram.set_bucket(pauses.within_s.iter().map(bucket).collect());
+        let mut metric = Metric::default();
+        metric.set_histogram(histogram);
         self.metrics.push(metric);
     }
 
@@ -179,6 +199,7 @@ pub(crate) mod tests {
 
     pub(crate) fn snapshot() -> Snapshot {
         Snapshot {
+            pauses: PausesSnapshot { moves: 3, seconds: 0.5, within_s: vec![(0.001, 2), (1.0, 3)] },
             version: "0.1.0".to_owned(),
             pid: 1,
             uptime_ms: 1500,

@@ -1,0 +1,108 @@
+//! A core's part in a move: giving a queue pair up, and taking one over (see [`handover`](super::super::handover)).
+
+use arrayvec::ArrayVec;
+use pmd_bindings::tsc;
+use vm_ports::{Burst, TxQueue};
+
+use super::super::handover::Move;
+use super::super::mailbox::Handed;
+use super::IoCore;
+
+/// The move that a core has a part in.
+pub(super) enum Part {
+    /// It gives the pair up, as soon as nothing more comes for it.
+    Gives(Box<Handed>),
+    /// The pair will come.
+    Awaits(Move),
+    /// The pair has come, and its receive ring is served. The transmit ring has to wait until everything that was pulled from it is delivered.
+    Holds(Box<Handed>, Option<TxQueue>),
+}
+
+impl IoCore {
+    /// Goes on with the move, if it can. Between two rounds, at which everything pulled is completed and everything pushed is shown.
+    pub(super) fn advance_move(&mut self) {
+        self.part = match self.part.take() {
+            Some(Part::Gives(handed)) => self.give(handed),
+            Some(Part::Awaits(moving)) => self.take_over(moving),
+            Some(Part::Holds(handed, tx)) => self.release(handed, tx),
+            None => None,
+        };
+    }
+
+    /// Notes, for the giving core, from where on this one sends by the table of a move.
+    pub(super) fn mark(&mut self, moving: &Move) {
+        let (me, from) = (self.forwarder.out.me(), usize::from(moving.from));
+        if let Some(to) = self.forwarder.out.link_to(from).filter(|_| me != from) {
+            self.progress.mark(me, from, moving.since, to.place());
+        }
+    }
+
+    fn give(&mut self, mut handed: Box<Handed>) -> Option<Part> {
+        let moving = handed.moving;
+        let knows = moving.owner(self.forwarder.table.version()) == moving.to;
+        if !knows || !moving.is_drained(&self.progress) {
+            return Some(Part::Gives(handed));
+        }
+        if handed.pair.is_none() {
+            handed.pair = self.take_back(moving.port, usize::from(moving.queue));
+            handed.left = tsc();
+        }
+        handed.token.note(self.forwarder.out.me(), self.forwarder.out.places());
+        match self.forwarder.out.link_to(moving.to.into()).map(|to| to.hand(handed)) {
+            Some(Err(handed)) => Some(Part::Gives(handed)),
+            _ => None,
+        }
+    }
+
+    fn take_over(&mut self, moving: Move) -> Option<Part> {
+        let link = self.from.get_mut(usize::from(moving.from)).and_then(Option::as_mut);
+        let Some(mut handed) = link.and_then(|link| link.next_pair()) else { return Some(Part::Awaits(moving)) };
+        let mut tx = None;
+        if let Some(pair) = handed.pair.take() {
+            handed.arrived = Some(0);
+            tx = self.attach_receiver(moving.port, usize::from(moving.queue), pair);
+        }
+        self.forwarder.out.has_arrived();
+        self.deliver_parked();
+        self.release(handed, tx)
+    }
+
+    /// Delivers what waited for the queue pair, before anything that comes later can reach it.
+    fn deliver_parked(&mut self) {
+        for core in 0..self.from.len() {
+            while self.deliver_some_parked(core) {}
+        }
+        // What this core sent itself and has not looked at since.
+        while self.poll_core(self.forwarder.out.me()) {}
+    }
+
+    /// Delivers a burst of what came from a core and was parked. Whether there was any.
+    fn deliver_some_parked(&mut self, core: usize) -> bool {
+        let Self { from, forwarder, buffer, .. } = self;
+        let Some(Some(link)) = from.get_mut(core) else { return false };
+        let mut labels = ArrayVec::new();
+        let mut burst = Burst::new(buffer);
+        let chunks = link.pull_parked(&mut burst, &mut labels);
+        // The queue pair is here: nothing is parked again.
+        forwarder.receive(&mut burst, &labels, core);
+        drop(burst);
+        forwarder.finish(None);
+        link.release_parked(chunks);
+        chunks > 0
+    }
+
+    fn release(&mut self, mut handed: Box<Handed>, tx: Option<TxQueue>) -> Option<Part> {
+        if self.heeds_token && !handed.token.is_passed(&self.progress) {
+            return Some(Part::Holds(handed, tx));
+        }
+        let moving = handed.moving;
+        if let Some(tx) = tx {
+            self.attach_sender(moving.port, usize::from(moving.queue), handed.source, tx);
+        }
+        handed.arrived = handed.arrived.map(|_| tsc());
+        if let Some(reply) = handed.reply.take() {
+            super::answer(&reply, handed);
+        }
+        None
+    }
+}
