@@ -147,7 +147,6 @@ impl Fabric {
             self.publish(&table, Some(moving));
         }
         let handed = arrival.recv().ok()?;
-        [giver, taker].iter().for_each(|core| core.mailbox.send(Message::Moved));
         let pause = handed.arrived?.saturating_sub(handed.left);
         self.pauses.add(pause);
         Some(pause)

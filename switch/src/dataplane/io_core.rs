@@ -301,7 +301,6 @@ impl IoCore {
                     self.part = Some(Part::Awaits(moving));
                     answer(&reply, ());
                 }
-                Message::Moved => self.forwarder.out.set_move(None),
                 Message::OpenPort { port, kind, limit } => self.open_port(port, kind, limit),
                 Message::FlushPort(port) => self.forwarder.fdb.flush_port(port),
                 Message::ClosePort(port) => {

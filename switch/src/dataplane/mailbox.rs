@@ -37,8 +37,6 @@ pub(super) enum Message {
     Give { handed: Box<Handed>, reply: Reply<()> },
     /// A queue pair will come from another core.
     Expect { moving: Move, reply: Reply<()> },
-    /// The move is over.
-    Moved,
     /// Addresses may be learnt on this port, so many at most.
     OpenPort { port: PortId, kind: PortKind, limit: u32 },
     /// Forget what was learnt on this port.

@@ -2,15 +2,16 @@
 //! round does. Ports come to a core the way they do in the running switch: through its mailbox.
 
 use std::sync::Arc;
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{self, sync_channel};
 
 use pmd_bindings::{Eal, Mbuf, Mempool, Port};
 use vm_ports::QueuePair;
 
 use super::accounting::{CoreCounters, SourceId, UplinkCounters};
 use super::device;
+use super::handover::{Move, Token};
 use super::io_core::{CoreSetup, IoCore};
-use super::mailbox::{Mailbox, Message, UplinkShare, mailbox};
+use super::mailbox::{Handed, Mailbox, Message, UplinkShare, mailbox};
 use super::ports::{PORTS_MAX, PortEntry, PortTable, Receiver, Way};
 use super::xcore::connect;
 use crate::forwarding::{Fdb, FdbSettings, MacAddr, PortId, PortKind, PortVlans, SourceCheck, TokenBucket, VlanId};
@@ -31,6 +32,8 @@ pub struct Totals {
     pub forwarded: u64,
     /// Packets dropped, for whatever reason.
     pub dropped: u64,
+    /// Packets handed to another core that have not arrived there.
+    pub in_flight: u64,
 }
 
 /// Some I/O cores, connected to each other, and their ports.
@@ -39,6 +42,8 @@ pub struct Rig {
     table: PortTable,
     ports: u16,
     sources: u16,
+    /// The source of each port's first queue pair.
+    first_source: Vec<SourceId>,
     cycles: u64,
     /// Dropped after the cores, which hold the queues.
     devices: Vec<Port>,
@@ -48,6 +53,23 @@ struct RigCore {
     core: IoCore,
     mailbox: Mailbox,
     counters: Arc<CoreCounters>,
+}
+
+/// A queue pair that moves from core to core.
+pub struct RigMove {
+    moving: Move,
+    table: Arc<PortTable>,
+    /// Cores that have not taken the table over.
+    behind: Vec<usize>,
+    arrival: mpsc::Receiver<Box<Handed>>,
+}
+
+impl RigMove {
+    /// The cores that do not forward by the table of the move yet.
+    #[must_use]
+    pub fn behind(&self) -> &[usize] {
+        &self.behind
+    }
 }
 
 impl Rig {
@@ -88,6 +110,7 @@ impl Rig {
             table: PortTable::default(),
             ports: 0,
             sources: 0,
+            first_source: Vec::new(),
             cycles: 0,
             devices: Vec::new(),
         }
@@ -140,6 +163,47 @@ impl Rig {
         self.tell_all(|| Message::FixStation { vlan: VlanId::DEFAULT, mac: MacAddr(mac), port: port.0 });
     }
 
+    /// Begins to move a guest's only queue pair to another core: both cores know. One move can be under way at a time.
+    pub fn begin_move(&mut self, port: RigPort, to: usize) -> RigMove {
+        let mut from = to;
+        let since = self.table.next_version();
+        self.table.change(port.0, |entry| {
+            if let Way::Guest(receivers) = &mut entry.way {
+                receivers
+                    .iter_mut()
+                    .for_each(|receiver| from = std::mem::replace(&mut receiver.core, to as u16).into());
+            }
+        });
+        let moving = Move { port: port.0, queue: 0, from: from as u16, to: to as u16, since };
+        let (reply, arrival) = sync_channel(1);
+        let token = Token::for_cores(self.cores.len());
+        let source = self.source_of(port);
+        let handed = Handed { moving, source, pair: None, token, left: 0, arrived: None, reply: Some(reply) };
+        let (known, _) = sync_channel(1);
+        self.tell(to, Message::Expect { moving, reply: known.clone() });
+        self.tell(from, Message::Give { handed: Box::new(handed), reply: known });
+        RigMove { moving, table: Arc::new(self.table.clone()), behind: (0..self.cores.len()).collect(), arrival }
+    }
+
+    /// Makes the `nth` of the cores that are [behind](RigMove::behind) take over the table of the move.
+    pub fn publish_move(&mut self, moving: &mut RigMove, nth: usize) {
+        let (reply, _old) = sync_channel(1);
+        let table = Arc::clone(&moving.table);
+        let core = moving.behind.remove(nth);
+        self.tell(core, Message::Table { table, moving: Some(moving.moving), reply });
+    }
+
+    /// Ends the move, if the queue pair is served by its new core; gives it back where it is not.
+    ///
+    /// # Errors
+    /// The move, where it is not over.
+    pub fn end_move(&mut self, moving: RigMove) -> Result<(), RigMove> {
+        match moving.arrival.try_recv() {
+            Ok(_) => Ok(()),
+            Err(_) => Err(moving),
+        }
+    }
+
     /// One round of a core over everything it owns. Whether there was anything to do.
     pub fn poll(&mut self, core: usize) -> bool {
         self.cores[core].core.poll()
@@ -165,6 +229,8 @@ impl Rig {
             for source in (0..self.sources).map(SourceId) {
                 let counters = core.counters.source(source);
                 totals.forwarded += counters.forwarded.get();
+                totals.in_flight =
+                    totals.in_flight.wrapping_add(counters.handed.get()).wrapping_sub(counters.arrived.get());
                 totals.dropped += counters.dropped.iter().map(vm_ports::Counter::get).sum::<u64>();
             }
         }
@@ -174,6 +240,7 @@ impl Rig {
     fn open_port(&mut self, kind: PortKind) -> PortId {
         let port = PortId(self.ports);
         self.ports += 1;
+        self.first_source.push(SourceId(self.sources));
         self.tell_all(|| Message::OpenPort { port, kind, limit: LEARN_LIMIT });
         port
     }
@@ -181,6 +248,10 @@ impl Rig {
     fn take_source(&mut self) -> SourceId {
         self.sources += 1;
         SourceId(self.sources - 1)
+    }
+
+    fn source_of(&self, port: RigPort) -> SourceId {
+        self.first_source[port.0.index()]
     }
 
     fn publish(&mut self, id: PortId, way: Way) {

@@ -1,6 +1,8 @@
 //! Workloads on a rig: guests whose driver side is `synthetic_guest`, I/O cores that are polled by hand. Between two refills nothing but
 //! the cores' own poll function runs.
+#![allow(dead_code, reason = "each program that has a rig needs a part of it")]
 
+pub(crate) mod circle;
 mod guest;
 
 use std::sync::OnceLock;

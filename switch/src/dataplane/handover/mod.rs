@@ -5,11 +5,12 @@
 //!
 //! ```text
 //! control   tells A and B what is going to happen, then publishes the port table in which the pair is B's
-//! every X   on taking over that table: marks where its ring to A stands. What it sends after that goes to B
+//! every X   on taking over that table: marks where its rings to A and B stand. What it sends for the pair after that goes to B
 //! B         parks what comes for the pair: the pair is not there yet
 //! A         serves the pair until everything before the marks has been delivered ([`Move::is_drained`]), then sends it to B,
 //!           and with it where A's rings to all others stand (the ordering [`Token`])
 //! B         delivers what it parked and serves the receive ring; pulls from the transmit ring once all others have passed the token
+//! B         keeps the pair out of floods that were sent before their marks: A's copy has been delivered
 //! ```
 //!
 //! Into the guest: what was sent by the old table is delivered by A before the pair leaves it; what was sent by the new one waits at
@@ -67,9 +68,9 @@ impl Move {
         if is_new { self.to } else { self.from }
     }
 
-    /// Whether everything that was sent to the giving core for the queue pair has been delivered: no other core sends more.
-    pub(super) fn is_drained<C: Cell>(&self, progress: &Progress<C>) -> bool {
-        let from = usize::from(self.from);
-        (0..progress.cores()).filter(|core| *core != from).all(|core| progress.passed_mark(core, from, self.since))
+    /// Whether everything that other cores sent to `core`, one of the two, by older tables has been delivered.
+    pub(super) fn is_drained<C: Cell>(&self, core: u16, progress: &Progress<C>) -> bool {
+        let to = usize::from(core);
+        (0..progress.cores()).filter(|from| *from != to).all(|from| progress.passed_mark(from, to, self.since))
     }
 }

@@ -129,7 +129,7 @@ fn into_the_guest(by_old: usize, waits_for_marks: bool) {
         let (progress, rings, handed) = (Arc::clone(&progress), Arc::clone(&rings), Arc::clone(&handed));
         thread::spawn(move || {
             let mut guest = Vec::new();
-            while waits_for_marks && !MOVING.is_drained(&progress) {
+            while waits_for_marks && !MOVING.is_drained(MOVING.from, &progress) {
                 match rings[A].next(guest.len() as u64) {
                     Some(packet) => {
                         guest.push(packet);

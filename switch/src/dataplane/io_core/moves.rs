@@ -16,6 +16,8 @@ pub(super) enum Part {
     Awaits(Move),
     /// The pair has come, and its receive ring is served. The transmit ring has to wait until everything that was pulled from it is delivered.
     Holds(Box<Handed>, Option<TxQueue>),
+    /// The pair is served. Floods may still be under way to this core from before it was the pair's: they must not reach it.
+    Settles(Box<Handed>),
 }
 
 impl IoCore {
@@ -25,22 +27,25 @@ impl IoCore {
             Some(Part::Gives(handed)) => self.give(handed),
             Some(Part::Awaits(moving)) => self.take_over(moving),
             Some(Part::Holds(handed, tx)) => self.release(handed, tx),
+            Some(Part::Settles(handed)) => self.settle(handed),
             None => None,
         };
     }
 
-    /// Notes, for the giving core, from where on this one sends by the table of a move.
+    /// Notes, for the two cores, from where on this one sends by the table of a move.
     pub(super) fn mark(&mut self, moving: &Move) {
-        let (me, from) = (self.forwarder.out.me(), usize::from(moving.from));
-        if let Some(to) = self.forwarder.out.link_to(from).filter(|_| me != from) {
-            self.progress.mark(me, from, moving.since, to.place());
+        let me = self.forwarder.out.me();
+        for core in [moving.from, moving.to].map(usize::from) {
+            if let Some(link) = self.forwarder.out.link_to(core) {
+                self.progress.mark(me, core, moving.since, link.place());
+            }
         }
     }
 
     fn give(&mut self, mut handed: Box<Handed>) -> Option<Part> {
         let moving = handed.moving;
         let knows = moving.owner(self.forwarder.table.version()) == moving.to;
-        if !knows || !moving.is_drained(&self.progress) {
+        if !knows || !moving.is_drained(moving.from, &self.progress) {
             return Some(Part::Gives(handed));
         }
         if handed.pair.is_none() {
@@ -50,7 +55,10 @@ impl IoCore {
         handed.token.note(self.forwarder.out.me(), self.forwarder.out.places());
         match self.forwarder.out.link_to(moving.to.into()).map(|to| to.hand(handed)) {
             Some(Err(handed)) => Some(Part::Gives(handed)),
-            _ => None,
+            _ => {
+                self.forwarder.out.set_move(None);
+                None
+            }
         }
     }
 
@@ -100,6 +108,14 @@ impl IoCore {
             self.attach_sender(moving.port, usize::from(moving.queue), handed.source, tx);
         }
         handed.arrived = handed.arrived.map(|_| tsc());
+        self.settle(handed)
+    }
+
+    fn settle(&mut self, mut handed: Box<Handed>) -> Option<Part> {
+        if !handed.moving.is_drained(handed.moving.to, &self.progress) {
+            return Some(Part::Settles(handed));
+        }
+        self.forwarder.out.set_move(None);
         if let Some(reply) = handed.reply.take() {
             super::answer(&reply, handed);
         }
