@@ -256,15 +256,19 @@ impl IoCore {
     }
 
     /// Takes what one core handed over.
+    #[inline]
     fn poll_core(&mut self, core: usize) -> bool {
+        let Some(Some(link)) = self.from.get_mut(core) else { return false };
+        while let Some(message) = link.next_learnt() {
+            self.forwarder.fdb.apply(&message);
+        }
+        link.has_work() && self.receive(core)
+    }
+
+    /// Delivers a burst of what one core handed over.
+    fn receive(&mut self, core: usize) -> bool {
         let Self { from, forwarder, buffer, progress, .. } = self;
         let Some(Some(link)) = from.get_mut(core) else { return false };
-        while let Some(message) = link.next_learnt() {
-            forwarder.fdb.apply(&message);
-        }
-        if !link.has_work() {
-            return false;
-        }
         let mut labels = ArrayVec::<Label, BURST_PACKETS>::new();
         let mut burst = Burst::new(buffer);
         let chunks = link.pull(&mut burst, &mut labels);
