@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 
 use pmd_bindings::{Eal, Mbuf, Mempool, Port, tsc};
+use scheduler::{Load, QueueId};
 use vm_ports::QueuePair;
 
 use super::accounting::{CoreCounters, SourceId, UplinkCounters};
 use super::device;
 use super::io_core::{CoreSetup, IoCore};
+use super::load::{LoadMeter, Place, Reading, queue_id};
 use super::mailbox::{Mailbox, Message, UplinkShare, mailbox};
 use super::ports::{PORTS_MAX, PortEntry, PortTable, Receiver, Way};
 use super::xcore::connect;
@@ -24,6 +26,23 @@ const LEARN_LIMIT: u32 = 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RigPort(PortId);
 
+impl RigPort {
+    /// One of its queue pairs, as [`Rig::load`] calls it.
+    #[must_use]
+    pub fn queue(self, index: usize) -> QueueId {
+        queue_id(self.0, index)
+    }
+}
+
+/// What a core took from others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Received {
+    /// Packets.
+    pub packets: u64,
+    /// Cycles spent on delivering them.
+    pub cycles: u64,
+}
+
 /// What became of the packets of all ports, on all cores.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
@@ -36,6 +55,10 @@ pub struct Totals {
 /// Some I/O cores, connected to each other, and their ports.
 pub struct Rig {
     cores: Vec<RigCore>,
+    places: Vec<Place>,
+    meter: LoadMeter,
+    /// Of the interval that [`Rig::load`] ends next.
+    interval: u64,
     table: PortTable,
     ports: u16,
     sources: u16,
@@ -85,6 +108,9 @@ impl Rig {
         });
         Self {
             cores: cores.collect(),
+            places: Vec::new(),
+            meter: LoadMeter::new(cycles_per_s),
+            interval: 0,
             table: PortTable::default(),
             ports: 0,
             sources: 0,
@@ -101,6 +127,7 @@ impl Rig {
             let source = self.take_source();
             self.tell(core, Message::Attach { port, queue, source, pair: Box::new(pair) });
             receivers.push(Receiver { queue: queue as u16, core: core as u16 });
+            self.places.push(Place { queue: queue_id(port, queue), source, core, pinned: false });
         }
         self.publish(port, Way::Guest(receivers));
         RigPort(port)
@@ -160,6 +187,21 @@ impl Rig {
     #[inline]
     pub fn turn(&mut self, core: usize, clock: impl Fn() -> u64) -> bool {
         self.cores[core].core.turn(clock).unwrap_or(false)
+    }
+
+    /// What all cores and queue pairs did since this was asked last, at the time `now`; nothing in the first answer.
+    pub fn load(&mut self, now: u64) -> Load {
+        let cores: Vec<&CoreCounters> = self.cores.iter().map(|core| &*core.counters).collect();
+        let reading = Reading::take(&cores, &self.places, self.interval, now);
+        self.interval += 1;
+        self.meter.tick(&reading, &[])
+    }
+
+    /// What a core took from the others up to now.
+    #[must_use]
+    pub fn received(&self, core: usize) -> Received {
+        let counters = &self.cores[core].counters;
+        Received { packets: counters.received_packets.get(), cycles: counters.received_cycles.get() }
     }
 
     /// What became of everything up to now.

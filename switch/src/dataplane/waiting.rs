@@ -58,11 +58,16 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Runs pulls over a ring of which it is known when each entry was first seen: at the end of the pull in which it was there. Returns the
-    /// waits that were noted, and for each pull whether a mark was set then and the age of the oldest entry left.
-    fn follow(steps: &[(u8, u8, u8)]) -> (Vec<(u64, u64)>, Vec<(Option<u64>, Option<u64>)>) {
+    /// Waits that were noted, each with that of the oldest entry of its pull.
+    type Noted = Vec<(u64, u64)>;
+    /// After each pull: the age of the mark, and of the oldest entry left.
+    type Marks = Vec<(Option<u64>, Option<u64>)>;
+
+    /// Runs pulls over a ring of which it is known when each entry was first seen: at the end of the pull in which it was there. A step is how
+    /// many arrive, how many are pulled at most, and how long that takes.
+    fn follow(steps: &[(u8, u8, u8)]) -> (Noted, Marks) {
         let (mut waiting, mut ring, mut now) = (Waiting::default(), VecDeque::new(), 0);
-        let (mut noted, mut marks) = (Vec::new(), Vec::new());
+        let (mut noted, mut marks) = (Noted::new(), Marks::new());
         for &(arrive, pull, takes) in steps {
             now += u64::from(takes) + 1;
             ring.extend(std::iter::repeat_n(None, arrive.into()));
@@ -72,7 +77,6 @@ mod tests {
             if let Some(change) = waiting.pulled(pulled.len(), || backlog, now)
                 && let Some(waited) = change.waited
             {
-                // The oldest of what this pull took.
                 noted.push((waited, pulled.iter().flatten().map(|seen| now - seen).max().unwrap_or(0)));
             }
             let since = waiting.is_set().then_some(waiting.since);
