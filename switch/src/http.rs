@@ -207,6 +207,9 @@ mod tests {
             polls,
             queue_pairs: 0,
             handed_over: 0,
+            received: 0,
+            received_cycles: 0,
+            oldest_wait_ns: 0,
             learn_refusals: BTreeMap::new(),
             learn_lost: 0,
         }]

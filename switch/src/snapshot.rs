@@ -28,6 +28,32 @@ pub(crate) struct Snapshot {
     pub(crate) fdb_entries: u64,
     /// Moves of queue pairs between I/O cores.
     pub(crate) pauses: PausesSnapshot,
+    /// Who talks to whom.
+    pub(crate) talks: TalksSnapshot,
+}
+
+/// Unicast packets between guests' queue pairs in the last interval of load accounting.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct TalksSnapshot {
+    /// How long it was, in milliseconds.
+    pub(crate) interval_ms: f64,
+    /// Who received from whom: of each sender, the eight that received most.
+    pub(crate) talks: Vec<TalkSnapshot>,
+}
+
+/// Packets from one queue pair to another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct TalkSnapshot {
+    /// The sender's port.
+    pub(crate) from: String,
+    /// Its queue pair.
+    pub(crate) from_queue: u16,
+    /// The receiver's port.
+    pub(crate) to: String,
+    /// Its queue pair.
+    pub(crate) to_queue: u16,
+    /// How many.
+    pub(crate) packets: u64,
 }
 
 /// How long queue pairs were not served while they moved.
@@ -173,6 +199,12 @@ pub(crate) struct QueueSnapshot {
     pub(crate) calls: u64,
     /// See [`PortSnapshot::calls_suppressed`].
     pub(crate) calls_suppressed: u64,
+    /// Cycles that I/O cores spent on what came from it.
+    pub(crate) busy_cycles: u64,
+    /// Guests: ring slots with work that was left over when a core last looked how much there is; 0 where each pull empties the ring.
+    pub(crate) backlog: Option<u64>,
+    /// Guests: how long the oldest work waited, in the last interval of load accounting or since, in nanoseconds.
+    pub(crate) oldest_wait_ns: Option<u64>,
     /// The identity of this source.
     pub(crate) accounting: Accounting,
 }
@@ -226,6 +258,12 @@ pub(crate) struct CoreSnapshot {
     pub(crate) queue_pairs: usize,
     /// Packets it handed to other cores.
     pub(crate) handed_over: u64,
+    /// Packets that other cores handed to it.
+    pub(crate) received: u64,
+    /// Cycles spent on delivering those.
+    pub(crate) received_cycles: u64,
+    /// The longest of its queue pairs' [`QueueSnapshot::oldest_wait_ns`].
+    pub(crate) oldest_wait_ns: u64,
     /// Addresses not learnt, by reason. No zeros.
     pub(crate) learn_refusals: BTreeMap<String, u64>,
     /// Learn messages that another core had no room for; the next refresh of the address repairs it.

@@ -21,6 +21,8 @@ pub(crate) struct Case {
 enum Work {
     /// Guest to guest.
     V2v { packed: bool, len: usize, cores: usize },
+    /// The same on one core with split rings, one packet at a time.
+    Single(usize),
     /// NIC to guest.
     P2v(usize),
     /// Guest to NIC.
@@ -40,11 +42,12 @@ const fn v2v(packed: bool, len: usize, cores: usize) -> Work {
 }
 
 /// Every case.
-pub(crate) const CASES: [Case; 13] = [
+pub(crate) const CASES: [Case; 14] = [
     case("v2v_split_64", v2v(false, SHORT, 1)),
     case("v2v_split_1518", v2v(false, LONG, 1)),
     case("v2v_packed_64", v2v(true, SHORT, 1)),
     case("v2v_packed_1518", v2v(true, LONG, 1)),
+    case("v2v_64_burst_1", Work::Single(SHORT)),
     case("p2v_64", Work::P2v(SHORT)),
     case("p2v_1518", Work::P2v(LONG)),
     case("v2p_64", Work::V2p(SHORT)),
@@ -61,6 +64,10 @@ impl Rounds for Workload {
         Workload::fill(self);
     }
 
+    fn send_one(&mut self) {
+        self.send(1);
+    }
+
     fn pass_time(&mut self, us: u64) {
         Workload::pass_time(self, us);
     }
@@ -73,12 +80,20 @@ impl Rounds for Workload {
     fn drain(&mut self) {
         Workload::drain(self);
     }
+
+    fn receive_one(&mut self) {
+        self.receive(1);
+    }
 }
 
 impl Case {
     /// How many packets or rounds the counted instructions are for.
     pub(crate) fn counted(&self) -> u64 {
-        if matches!(self.work, Work::Empty) { count::EMPTY } else { count::BUSY_PACKETS }
+        match self.work {
+            Work::Empty => count::EMPTY,
+            Work::Single(_) => count::SINGLE_PACKETS,
+            _ => count::BUSY_PACKETS,
+        }
     }
 
     /// Runs the switch's rounds.
@@ -88,12 +103,13 @@ impl Case {
             Work::P2v(len) => Workload::p2v(SPLIT, len),
             Work::V2p(len) => Workload::v2p(SPLIT, len),
             Work::Beside(idle) => Workload::v2v(SPLIT, SHORT, 1).beside_idle(idle),
+            Work::Single(len) => Workload::v2v(SPLIT, len, 1),
             Work::Empty => Workload::v2v(SPLIT, SHORT, 1),
         };
-        if matches!(self.work, Work::Empty) {
-            count::empty(&mut workload);
-        } else {
-            count::busy(&mut workload);
+        match self.work {
+            Work::Empty => count::empty(&mut workload),
+            Work::Single(_) => count::single(&mut workload),
+            _ => count::busy(&mut workload),
         }
         workload.finish();
     }
@@ -104,6 +120,7 @@ impl Case {
             // Across cores, too, the least there is to do is one copy.
             Work::V2v { packed: false, len, .. } => count::busy(&mut Copy::new(Split::new, Split::new, len)),
             Work::V2v { packed: true, len, .. } => count::busy(&mut Copy::new(Packed::new, Packed::new, len)),
+            Work::Single(len) => count::single(&mut Copy::new(Split::new, Split::new, len)),
             Work::P2v(len) => count::busy(&mut Copy::new(Device::new, Split::new, len)),
             Work::V2p(len) => count::busy(&mut Copy::new(Split::new, Device::new, len)),
             Work::Beside(_) => count::busy(&mut Copy::new(Split::new, Split::new, SHORT)),

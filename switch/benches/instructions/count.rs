@@ -4,6 +4,8 @@ use crate::rig::{BURST, RING};
 
 /// Refills that are counted, after one that is not.
 const FILLS: usize = 8;
+/// Packets that are counted in bursts of one, after one that is not.
+const SINGLES: usize = 1000;
 /// Rounds that are counted where there is nothing to do.
 const EMPTY_ROUNDS: usize = 1000;
 
@@ -16,12 +18,16 @@ const WARM_US: u64 = 500;
 pub(crate) trait Rounds {
     /// Before the rounds that empty the rings: not counted.
     fn fill(&mut self) {}
+    /// Before a round with a burst of one packet: not counted.
+    fn send_one(&mut self) {}
     /// Before each round: not counted.
     fn pass_time(&mut self, _us: u64) {}
     /// What is counted. Whether there was anything to do.
     fn round(&mut self) -> bool;
     /// After them: not counted.
     fn drain(&mut self) {}
+    /// After a round with a burst of one packet: not counted.
+    fn receive_one(&mut self) {}
 }
 
 /// Callgrind counts while this function runs, and knows it by its name (`callgrind.rs`).
@@ -42,6 +48,20 @@ pub(crate) fn busy<R: Rounds>(rounds: &mut R) {
         rounds.drain();
     }
 }
+
+/// Rounds with a burst of one packet each.
+pub(crate) fn single<R: Rounds>(rounds: &mut R) {
+    for packet in 0..=SINGLES {
+        rounds.send_one();
+        rounds.pass_time(ROUND_US);
+        let worked = if packet == 0 { rounds.round() } else { counted_round(rounds) };
+        assert!(worked, "there is a packet for every round");
+        rounds.receive_one();
+    }
+}
+
+/// Packets in the rounds that [`single`] counts.
+pub(crate) const SINGLE_PACKETS: u64 = SINGLES as u64;
 
 /// Packets in the rounds that [`busy`] counts.
 pub(crate) const BUSY_PACKETS: u64 = (FILLS * RING) as u64;

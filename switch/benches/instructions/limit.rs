@@ -35,7 +35,8 @@ pub(crate) trait End {
     fn take(&mut self, nth: usize) -> Taken;
     fn give_back(&mut self, nth: usize, taken: Taken, written: usize);
     fn publish(&mut self, count: usize);
-    fn refill(&mut self);
+    /// Makes so many buffers more available.
+    fn refill(&mut self, count: usize);
 }
 
 /// A split ring (§2.7).
@@ -91,8 +92,8 @@ impl End for Split {
         assert!(self.avail_flags.load(Ordering::Relaxed) == NO_INTERRUPT);
     }
 
-    fn refill(&mut self) {
-        self.avail_idx.fetch_add(RING as u16, Ordering::Release);
+    fn refill(&mut self, count: usize) {
+        self.avail_idx.fetch_add(count as u16, Ordering::Release);
     }
 }
 
@@ -167,9 +168,9 @@ impl End for Packed {
         assert!(self.driver_event.load(Ordering::Relaxed) == NO_INTERRUPT);
     }
 
-    fn refill(&mut self) {
+    fn refill(&mut self, count: usize) {
         let flags = Self::available(self.wrap);
-        for (_, len, _, at) in self.descriptors.iter_mut() {
+        for (_, len, _, at) in self.descriptors[self.next..].iter_mut().take(count) {
             *len = self.len as u32;
             *at.get_mut() = flags;
         }
@@ -207,7 +208,7 @@ impl End for Device {
         self.next += count;
     }
 
-    fn refill(&mut self) {}
+    fn refill(&mut self, _: usize) {}
 }
 
 /// Copies bursts from one end to the other.
@@ -230,9 +231,14 @@ impl<F: End, T: End> Copy<F, T> {
 
 impl<F: End, T: End> Rounds for Copy<F, T> {
     fn fill(&mut self) {
-        self.from.refill();
-        self.to.refill();
+        self.from.refill(RING);
+        self.to.refill(RING);
         self.target.fill(0);
+    }
+
+    fn send_one(&mut self) {
+        self.from.refill(1);
+        self.to.refill(1);
     }
 
     #[inline]

@@ -81,7 +81,8 @@ fn render(before: &Snapshot, now: &Snapshot) -> String {
         now.fdb_entries
     );
     let of_before = |port: &PortSnapshot| before.ports.iter().find(|p| p.name == port.name);
-    let rows: Vec<_> = now.ports.iter().map(|port| port_row(of_before(port), port, seconds)).collect();
+    let cycles = seconds * now.tsc_hz as f64;
+    let rows: Vec<_> = now.ports.iter().map(|port| port_row(of_before(port), port, seconds, cycles)).collect();
     let heads = [
         "PORT",
         "KIND",
@@ -92,6 +93,8 @@ fn render(before: &Snapshot, now: &Snapshot) -> String {
         "#TX PACKETS",
         "#RX/s",
         "#TX/s",
+        "#BUSY",
+        "#OLDEST WAIT",
         "#DROPPED",
         "#KICKS",
         "#CALLS",
@@ -100,7 +103,7 @@ fn render(before: &Snapshot, now: &Snapshot) -> String {
     let cores = now.cores.iter().map(|core| core_row(before.cores.iter().find(|c| c.core == core.core), core));
     text.push('\n');
     text.push_str(&table::render(
-        &["#CORE", "#CPU", "#BUSY", "#QUEUE PAIRS", "#HANDED OVER"],
+        &["#CORE", "#CPU", "#BUSY", "#OLDEST WAIT", "#QUEUE PAIRS", "#HANDED OVER", "#CYCLES/RECEIVED"],
         &cores.collect::<Vec<_>>(),
     ));
     text.push('\n');
@@ -111,7 +114,8 @@ fn render(before: &Snapshot, now: &Snapshot) -> String {
     text
 }
 
-fn port_row(before: Option<&PortSnapshot>, port: &PortSnapshot, seconds: f64) -> Vec<String> {
+/// `cycles` is what a core has in `seconds`.
+fn port_row(before: Option<&PortSnapshot>, port: &PortSnapshot, seconds: f64, cycles: f64) -> Vec<String> {
     let cores: BTreeSet<usize> = port.queues.iter().filter_map(|queue| queue.io_core).collect();
     let cores: Vec<_> = cores.iter().map(usize::to_string).collect();
     let ring = match (&port.negotiated, &port.driver) {
@@ -133,6 +137,8 @@ fn port_row(before: Option<&PortSnapshot>, port: &PortSnapshot, seconds: f64) ->
         port.tx.packets.to_string(),
         rate(|port| port.rx),
         rate(|port| port.tx),
+        percent(busy(port).saturating_sub(before.map_or(0, busy)) as f64 / cycles),
+        port.queues.iter().filter_map(|queue| queue.oldest_wait_ns).max().map_or("-".to_owned(), micros),
         port.drops.values().sum::<u64>().to_string(),
         port.kicks.to_string(),
         port.calls.to_string(),
@@ -142,14 +148,30 @@ fn port_row(before: Option<&PortSnapshot>, port: &PortSnapshot, seconds: f64) ->
 fn core_row(before: Option<&CoreSnapshot>, core: &CoreSnapshot) -> Vec<String> {
     let busy = core.busy_cycles.saturating_sub(before.map_or(0, |c| c.busy_cycles));
     let idle = core.idle_cycles.saturating_sub(before.map_or(0, |c| c.idle_cycles));
-    let share = if busy + idle == 0 { 0.0 } else { 100.0 * busy as f64 / (busy + idle) as f64 };
+    let share = if busy + idle == 0 { 0.0 } else { busy as f64 / (busy + idle) as f64 };
+    let received = core.received.saturating_sub(before.map_or(0, |c| c.received));
+    let for_received = core.received_cycles.saturating_sub(before.map_or(0, |c| c.received_cycles));
     vec![
         core.core.to_string(),
         core.cpu.to_string(),
-        format!("{share:.1} %"),
+        percent(share),
+        micros(core.oldest_wait_ns),
         core.queue_pairs.to_string(),
         core.handed_over.to_string(),
+        for_received.checked_div(received).map_or("-".to_owned(), |cycles| cycles.to_string()),
     ]
+}
+
+fn busy(port: &PortSnapshot) -> u64 {
+    port.queues.iter().map(|queue| queue.busy_cycles).sum()
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.1} %", 100.0 * share)
+}
+
+fn micros(ns: u64) -> String {
+    format!("{:.1} µs", ns as f64 / 1e3)
 }
 
 fn accounting(sum: &Accounting) -> String {
@@ -214,12 +236,19 @@ mod tests {
         now.ports[0].drops.insert("rx_full".to_owned(), 3);
         now.cores[0].busy_cycles += 75;
         now.cores[0].idle_cycles += 25;
+        now.cores[0].received += 2;
+        now.cores[0].received_cycles += 502;
+        // A quarter of half a second.
+        now.ports[0].queues[0].busy_cycles += now.tsc_hz / 8;
+        now.ports[0].queues[1].oldest_wait_ns = Some(12_345);
         now.accounting = Accounting { pulled: 5, forwarded: 2, dropped: 3, ..Accounting::default() };
         let text = render(&before, &now);
         assert!(
             text.lines().any(|line| line.starts_with("vm1") && line.contains("split 256") && line.contains(" 200 "))
         );
         assert!(text.contains("75.0 %"));
+        assert!(text.lines().any(|line| line.starts_with("vm1") && line.contains("25.0 %      12.3 µs")), "{text}");
+        assert!(text.lines().any(|line| line.contains("10.0 µs") && line.ends_with(" 251")), "{text}");
         assert!(text.contains("packets: 5 pulled = 2 forwarded + 3 dropped + 0 in flight\n"));
         assert!(text.contains("vm1: dropped: 3 rx_full\n"));
         assert!(!text.contains("floods"));

@@ -67,6 +67,7 @@ impl Switch for FakeSwitch {
             accounting: Accounting::default(),
             fdb_entries: 0,
             pauses: Default::default(),
+            talks: Default::default(),
         }
     }
 

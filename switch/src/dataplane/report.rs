@@ -2,21 +2,25 @@
 
 use std::collections::BTreeMap;
 
+use pmd_bindings::{tsc, tsc_hz};
+use scheduler::QueueId;
 use vm_ports::{Counter, RingFault, RxDrop, TxDrop};
 
 use super::Dataplane;
 use super::accounting::{CoreCounters, SourceId};
 use super::device::Uplink;
 use super::guest::{Guest, GuestQueue};
+use super::load::{LastLoad, ns, oldest_wait};
 use crate::forwarding::{DropReason, LearnRefusal, PortId};
 use crate::snapshot::{
     Accounting, CoreSnapshot, FdbSnapshot, NegotiatedSnapshot, PortKind, PortSnapshot, PortState, QueueSnapshot,
-    Snapshot, Traffic,
+    Snapshot, TalkSnapshot, TalksSnapshot, Traffic,
 };
 
 /// What became of the packets of one source, summed over the cores.
 #[derive(Debug, Clone, Default)]
 pub(super) struct SourceTotals {
+    cycles: u64,
     injected: u64,
     forwarded: u64,
     handed: u64,
@@ -30,6 +34,7 @@ pub(super) struct SourceTotals {
 impl SourceTotals {
     fn add(&mut self, core: &CoreCounters, source: SourceId) {
         let counters = core.source(source);
+        self.cycles += counters.cycles.get();
         self.injected += counters.injected.get();
         self.forwarded += counters.forwarded.get();
         self.handed += counters.handed.get();
@@ -49,6 +54,7 @@ impl SourceTotals {
             std::array::from_fn(|index| now[index].wrapping_sub(then[index]))
         };
         Self {
+            cycles: self.cycles.wrapping_sub(base.cycles),
             injected: self.injected.wrapping_sub(base.injected),
             forwarded: self.forwarded.wrapping_sub(base.forwarded),
             handed: self.handed.wrapping_sub(base.handed),
@@ -105,23 +111,54 @@ impl Dataplane {
         ports.sort_by(|a, b| a.name.cmp(&b.name));
         let mut accounting = Accounting::default();
         ports.iter().for_each(|port| accounting.add(&port.accounting));
+        let oldest_wait_ns = |core: usize| {
+            let queues = ports.iter().flat_map(|port| &port.queues).filter(|queue| queue.io_core == Some(core));
+            queues.filter_map(|queue| queue.oldest_wait_ns).max().unwrap_or(0)
+        };
+        let cores = self.fabric.cores().enumerate().map(|(core, (cpu, counters))| CoreSnapshot {
+            oldest_wait_ns: oldest_wait_ns(core),
+            ..core_snapshot(core, cpu, counters)
+        });
+        let cores = cores.collect();
         let fdb_entries = self.fabric.cores().map(|(_, core)| core.fdb_entries.get()).max().unwrap_or(0);
         Snapshot {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             uptime_ms: self.started.elapsed().as_millis() as u64,
-            tsc_hz: pmd_bindings::tsc_hz(),
+            tsc_hz: tsc_hz(),
             ports,
-            cores: self
-                .fabric
-                .cores()
-                .enumerate()
-                .map(|(core, (cpu, counters))| core_snapshot(core, cpu, counters))
-                .collect(),
+            cores,
             accounting,
             fdb_entries,
             pauses: self.fabric.pauses.snapshot(),
+            talks: self.talks(),
         }
+    }
+
+    fn talks(&self) -> TalksSnapshot {
+        let LastLoad { load, length_ns } = self.loads.last();
+        let name = |queue: QueueId| self.port_name(PortId(queue.port.0 as u16));
+        let talks = load.talks.iter().map(|talk| TalkSnapshot {
+            from: name(talk.from),
+            from_queue: talk.from.queue,
+            to: name(talk.to),
+            to_queue: talk.to.queue,
+            packets: talk.packets,
+        });
+        TalksSnapshot { interval_ms: length_ns as f64 / 1e6, talks: talks.collect() }
+    }
+
+    /// What waits in a queue pair's transmit ring, and how long the oldest of it did, in nanoseconds.
+    fn waiting(&self, source: SourceId) -> (u64, u64) {
+        let now = tsc();
+        let on_core = |(_, core): (usize, &CoreCounters)| {
+            let (account, number) = (core.source(source), core.tick.get());
+            (account.backlog.get(), oldest_wait(account, (number.saturating_sub(1), number), now))
+        };
+        // The core that has it, and those that had it in that interval.
+        let (backlog, oldest) =
+            self.fabric.cores().map(on_core).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1.max(one.1)));
+        (backlog, ns(oldest, tsc_hz()))
     }
 
     /// The stations that are known.
@@ -204,6 +241,7 @@ impl Dataplane {
         let mut drops = named(at_ring);
         let dropped_at_ring = drops.values().sum();
         merge(&mut drops, &totals.drops());
+        let (backlog, oldest_wait_ns) = self.waiting(queue.source);
         QueueSnapshot {
             index,
             io_core: queue.io_core(),
@@ -214,6 +252,9 @@ impl Dataplane {
             kicks: queue.counters.kicks.get(),
             calls: rx.calls.get() + tx.calls.get(),
             calls_suppressed: rx.calls_suppressed.get() + tx.calls_suppressed.get(),
+            busy_cycles: totals.cycles,
+            backlog: Some(backlog),
+            oldest_wait_ns: Some(oldest_wait_ns),
             accounting: totals.accounting(tx.packets.get(), dropped_at_ring),
         }
     }
@@ -232,6 +273,9 @@ impl Dataplane {
                 kicks: 0,
                 calls: 0,
                 calls_suppressed: 0,
+                busy_cycles: totals.cycles,
+                backlog: None,
+                oldest_wait_ns: None,
                 accounting: totals.accounting(counters.rx_packets.get(), 0),
             }
         });
@@ -300,6 +344,9 @@ fn core_snapshot(core: usize, cpu: usize, counters: &CoreCounters) -> CoreSnapsh
         polls: counters.polls.get(),
         queue_pairs: counters.queue_pairs.get() as usize,
         handed_over: counters.handed_over.get(),
+        received: counters.received_packets.get(),
+        received_cycles: counters.received_cycles.get(),
+        oldest_wait_ns: 0,
         learn_refusals: named(
             LearnRefusal::ALL
                 .iter()

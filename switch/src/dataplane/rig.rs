@@ -4,13 +4,15 @@
 use std::sync::Arc;
 use std::sync::mpsc::{self, sync_channel};
 
-use pmd_bindings::{Eal, Mbuf, Mempool, Port};
+use pmd_bindings::{Eal, Mbuf, Mempool, Port, tsc};
+use scheduler::{Load, QueueId};
 use vm_ports::QueuePair;
 
 use super::accounting::{CoreCounters, SourceId, UplinkCounters};
 use super::device;
 use super::handover::{Move, Token};
 use super::io_core::{CoreSetup, IoCore};
+use super::load::{LoadMeter, Place, Reading, queue_id};
 use super::mailbox::{Handed, Mailbox, Message, UplinkShare, mailbox};
 use super::ports::{PORTS_MAX, PortEntry, PortTable, Receiver, Way};
 use super::xcore::connect;
@@ -24,6 +26,23 @@ const LEARN_LIMIT: u32 = 1024;
 /// A port of a rig.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RigPort(PortId);
+
+impl RigPort {
+    /// One of its queue pairs, as [`Rig::load`] calls it.
+    #[must_use]
+    pub fn queue(self, index: usize) -> QueueId {
+        queue_id(self.0, index)
+    }
+}
+
+/// What a core took from others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Received {
+    /// Packets.
+    pub packets: u64,
+    /// Cycles spent on delivering them.
+    pub cycles: u64,
+}
 
 /// What became of the packets of all ports, on all cores.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,6 +58,10 @@ pub struct Totals {
 /// Some I/O cores, connected to each other, and their ports.
 pub struct Rig {
     cores: Vec<RigCore>,
+    places: Vec<Place>,
+    meter: LoadMeter,
+    /// Of the interval that [`Rig::load`] ends next.
+    interval: u64,
     table: PortTable,
     ports: u16,
     sources: u16,
@@ -107,6 +130,9 @@ impl Rig {
         });
         Self {
             cores: cores.collect(),
+            places: Vec::new(),
+            meter: LoadMeter::new(cycles_per_s),
+            interval: 0,
             table: PortTable::default(),
             ports: 0,
             sources: 0,
@@ -124,6 +150,7 @@ impl Rig {
             let source = self.take_source();
             self.tell(core, Message::Attach { port, queue, source, pair: Box::new(pair) });
             receivers.push(Receiver { queue: queue as u16, core: core as u16 });
+            self.places.push(Place { queue: queue_id(port, queue), source, core, pinned: false });
         }
         self.publish(port, Way::Guest(receivers));
         RigPort(port)
@@ -206,7 +233,12 @@ impl Rig {
 
     /// One round of a core over everything it owns. Whether there was anything to do.
     pub fn poll(&mut self, core: usize) -> bool {
-        self.cores[core].core.poll()
+        let now = self.cycles;
+        // Reading the clock costs what it costs a thread; the time is the rig's.
+        self.cores[core].core.poll(&|| {
+            std::hint::black_box(tsc());
+            now
+        })
     }
 
     /// Lets time pass for all cores between two rounds; [`Rig::poll`] itself takes none.
@@ -217,8 +249,23 @@ impl Rig {
 
     /// The turn that a core's thread takes: mailbox, round and accounting, at the time that `clock` says. Whether there was anything to do.
     #[inline]
-    pub fn turn(&mut self, core: usize, clock: impl FnOnce() -> u64) -> bool {
+    pub fn turn(&mut self, core: usize, clock: impl Fn() -> u64) -> bool {
         self.cores[core].core.turn(clock).unwrap_or(false)
+    }
+
+    /// What all cores and queue pairs did since this was asked last, at the time `now`; nothing in the first answer.
+    pub fn load(&mut self, now: u64) -> Load {
+        let cores: Vec<&CoreCounters> = self.cores.iter().map(|core| &*core.counters).collect();
+        let reading = Reading::take(&cores, &self.places, self.interval, now);
+        self.interval += 1;
+        self.meter.tick(&reading, &[])
+    }
+
+    /// What a core took from the others up to now.
+    #[must_use]
+    pub fn received(&self, core: usize) -> Received {
+        let counters = &self.cores[core].counters;
+        Received { packets: counters.received_packets.get(), cycles: counters.received_cycles.get() }
     }
 
     /// What became of everything up to now.

@@ -110,6 +110,12 @@ pub(super) const CATALOGUE: &[Entry] = &[
         "Rounds of polling."),
     counter("sidecore_core_handed_over_packets_total", Read::Cores(|c| c.handed_over as f64),
         "Packets an I/O core handed to other cores."),
+    counter("sidecore_core_received_packets_total", Read::Cores(|c| c.received as f64),
+        "Packets that other cores handed to an I/O core."),
+    counter("sidecore_core_received_cycles_total", Read::Cores(|c| c.received_cycles as f64),
+        "Cycles an I/O core spent on delivering packets from other cores."),
+    gauge("sidecore_core_oldest_wait_seconds", Read::Cores(|c| seconds(c.oldest_wait_ns)),
+        "How long the oldest work in any transmit ring of an I/O core waited, in the last tick."),
     counter("sidecore_core_learn_refusals_total", Read::CoreReasons(|c| &c.learn_refusals, learn_refusals),
         "Source addresses an I/O core did not learn, by reason."),
     counter("sidecore_core_learn_messages_lost_total", Read::Cores(|c| c.learn_lost as f64),
@@ -154,6 +160,12 @@ pub(super) const CATALOGUE: &[Entry] = &[
         "Packets that came from a queue and were dropped, and copies of its floods that were, by reason."),
     counter("sidecore_queue_refused_packets_total", Read::QueueReasons(|q| &q.refused, refusals),
         "Packets that a guest's ring could not take, by reason; their sources count them as dropped, too."),
+    counter("sidecore_queue_busy_cycles_total", Read::Queues(|q| count(q.busy_cycles)),
+        "Cycles that I/O cores spent on what came from a queue."),
+    gauge("sidecore_queue_backlog_slots", Read::Queues(|q| q.backlog.and_then(count)),
+        "Slots of a guest's transmit ring with work that was left over when it was last looked how much there is."),
+    gauge("sidecore_queue_oldest_wait_seconds", Read::Queues(|q| q.oldest_wait_ns.map(seconds)),
+        "How long the oldest work in a guest's transmit ring waited, in the last tick."),
     counter("sidecore_queue_kicks_total", Read::Queues(|q| count(q.kicks)),
         "Kicks of a guest since it was first told that none are needed."),
     counter("sidecore_queue_calls_total", Read::Queues(|q| count(q.calls)),
@@ -178,6 +190,10 @@ pub(super) const CATALOGUE: &[Entry] = &[
 
 fn count(value: u64) -> Option<f64> {
     Some(value as f64)
+}
+
+fn seconds(ns: u64) -> f64 {
+    ns as f64 / 1e9
 }
 
 fn guest(port: &PortSnapshot) -> Option<&PortSnapshot> {

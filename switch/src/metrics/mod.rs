@@ -144,10 +144,11 @@ impl Samples {
 pub(crate) mod tests {
     use super::*;
     use crate::snapshot::{
-        Accounting, CoreSnapshot, NegotiatedSnapshot, PortKind, PortSnapshot, PortState, QueueSnapshot, Traffic,
+        Accounting, CoreSnapshot, NegotiatedSnapshot, PortKind, PortSnapshot, PortState, QueueSnapshot, TalkSnapshot,
+        TalksSnapshot, Traffic,
     };
 
-    fn queue(index: usize) -> QueueSnapshot {
+    fn queue(index: usize, guest: bool) -> QueueSnapshot {
         QueueSnapshot {
             index,
             io_core: Some(1),
@@ -158,6 +159,9 @@ pub(crate) mod tests {
             kicks: 4,
             calls: 5,
             calls_suppressed: 6,
+            busy_cycles: 8,
+            backlog: guest.then_some(9),
+            oldest_wait_ns: guest.then_some(10_000),
             accounting: Accounting { pulled: 7, ..Accounting::default() },
         }
     }
@@ -192,7 +196,7 @@ pub(crate) mod tests {
             connections: 1,
             faults: BTreeMap::new(),
             xstats: BTreeMap::from([("rx_good_packets".to_owned(), 9)]),
-            queues: vec![queue(0), queue(1)],
+            queues: vec![queue(0, guest), queue(1, guest)],
             accounting: Accounting::default(),
         }
     }
@@ -200,6 +204,16 @@ pub(crate) mod tests {
     pub(crate) fn snapshot() -> Snapshot {
         Snapshot {
             pauses: PausesSnapshot { moves: 3, seconds: 0.5, within_s: vec![(0.001, 2), (1.0, 3)] },
+            talks: TalksSnapshot {
+                interval_ms: 100.0,
+                talks: vec![TalkSnapshot {
+                    from: "vm1".to_owned(),
+                    from_queue: 0,
+                    to: "vm1".to_owned(),
+                    to_queue: 1,
+                    packets: 20,
+                }],
+            },
             version: "0.1.0".to_owned(),
             pid: 1,
             uptime_ms: 1500,
@@ -213,6 +227,9 @@ pub(crate) mod tests {
                 polls: 30,
                 queue_pairs: 2,
                 handed_over: 1,
+                received: 2,
+                received_cycles: 40,
+                oldest_wait_ns: 10_000,
                 learn_refusals: BTreeMap::new(),
                 learn_lost: 0,
             }],
@@ -234,6 +251,10 @@ pub(crate) mod tests {
             "sidecore_queue_dropped_packets_total{port=\"vm1\",queue=\"0\",reason=\"runt\"} 0",
             "sidecore_queue_io_core{port=\"vm1\",queue=\"0\"} 1",
             "sidecore_core_busy_cycles_total{core=\"0\"} 10",
+            "sidecore_core_oldest_wait_seconds{core=\"0\"} 0.00001",
+            "sidecore_queue_oldest_wait_seconds{port=\"vm1\",queue=\"1\"} 0.00001",
+            "sidecore_queue_backlog_slots{port=\"vm1\",queue=\"0\"} 9",
+            "sidecore_queue_busy_cycles_total{port=\"up\",queue=\"0\"} 8",
             "sidecore_port_state{port=\"vm1\",state=\"running\"} 1",
             "sidecore_port_state{port=\"vm1\",state=\"waiting\"} 0",
             "sidecore_uptime_seconds 1.5",
@@ -248,6 +269,7 @@ pub(crate) mod tests {
         let uplink: Vec<_> = text.lines().filter(|line| line.contains("port=\"up\"")).collect();
         assert!(!uplink.iter().any(|line| line.contains("malformed_chain") || line.contains("sidecore_guest_")));
         assert!(!uplink.iter().any(|line| line.starts_with("sidecore_queue_refused_packets_total")));
+        assert!(!uplink.iter().any(|line| line.contains("_backlog_") || line.contains("_oldest_wait_")));
     }
 
     #[test]

@@ -43,6 +43,9 @@ pub(crate) struct Workload {
     cores: usize,
     from: Option<Guest>,
     to: Option<Guest>,
+    /// The guests' ports, the sender's first.
+    #[allow(dead_code, reason = "benches do not ask who is who")]
+    pub(crate) ports: Vec<RigPort>,
     idle: Vec<Idle>,
     template: Template,
     verifier: Verifier,
@@ -56,9 +59,10 @@ impl Workload {
     pub(crate) fn v2v(features: Features, frame_len: usize, cores: usize) -> Self {
         let mut workload = Self::new(frame_len, cores);
         let (mut from, device) = Guest::new(features);
-        workload.rig.add_guest(0, [device]);
+        let sender = workload.rig.add_guest(0, [device]);
         let (mut to, device) = Guest::new(features);
-        workload.rig.add_guest(cores - 1, [device]);
+        let receiver = workload.rig.add_guest(cores - 1, [device]);
+        workload.ports = vec![sender, receiver];
         workload.crowd();
         // The receiver makes itself known, as any station does.
         to.send(&mut Template::new(FrameSpec::udp4(THERE, HERE, 0, frame_len)), 1, |_| Stamp::default());
@@ -113,6 +117,7 @@ impl Workload {
             cores,
             from: None,
             to: None,
+            ports: Vec::new(),
             idle: Vec::new(),
             template,
             verifier: Verifier::new(),
@@ -136,12 +141,17 @@ impl Workload {
 
     /// The drivers' part: all buffers of the sender are full and all of the receiver are empty.
     pub(crate) fn fill(&mut self) {
+        self.send(RING);
+    }
+
+    /// The drivers' part: so many frames more.
+    pub(crate) fn send(&mut self, count: usize) {
         if let Some(from) = &mut self.from {
             from.reclaim();
             let first = self.sent;
-            from.send(&mut self.template, RING, |number| Stamp { sequence: first + number, ..Stamp::default() });
+            from.send(&mut self.template, count, |number| Stamp { sequence: first + number, ..Stamp::default() });
         }
-        self.sent += RING as u64;
+        self.sent += count as u64;
     }
 
     /// Between two rounds: what the cores take for time.
@@ -159,6 +169,12 @@ impl Workload {
         (0..self.cores).fold(false, |worked, core| self.rig.turn(core, &clock) | worked)
     }
 
+    /// The cores, for whoever asks them what they did.
+    #[allow(dead_code, reason = "benches do not")]
+    pub(crate) fn rig(&mut self) -> &mut Rig {
+        &mut self.rig
+    }
+
     /// Lets an idle queue pair send one frame, to a station that is known and has no ring.
     pub(crate) fn send_from_idle(&mut self, nth: usize) {
         let from = IDLERS + nth as u32;
@@ -171,8 +187,13 @@ impl Workload {
         self.idle[nth / Idle::PAIRS].reclaim(nth % Idle::PAIRS) == 1
     }
 
-    /// The drivers' part after the cores': everything arrived.
+    /// The drivers' part after the cores': a whole fill arrived.
     pub(crate) fn drain(&mut self) {
+        self.receive(RING);
+    }
+
+    /// The drivers' part after the cores': so many frames arrived.
+    pub(crate) fn receive(&mut self, count: usize) {
         let Self { from, to, verifier, template, .. } = self;
         if let Some(to) = to {
             let whole = to.receive(|frame| match from {
@@ -182,7 +203,7 @@ impl Workload {
                 // A NIC like net_null has but one frame.
                 None => assert!(same(frame, template.bytes()), "what was received is not what was sent"),
             });
-            assert_eq!(whole, RING, "frames received");
+            assert_eq!(whole, count, "frames received");
         }
     }
 

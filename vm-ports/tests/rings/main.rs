@@ -1,5 +1,6 @@
 //! The rings, device side, against drivers that are right, drivers that are wrong, and an oracle.
 
+mod backlog;
 mod bench;
 mod end_to_end;
 mod hostile_headers;

@@ -1,0 +1,113 @@
+//! What an I/O core says of its load, held against what it was made to do.
+#![forbid(unsafe_code)]
+
+#[allow(dead_code, reason = "other programs use more of it")]
+mod rig;
+
+use std::cell::Cell;
+
+use rig::{BURST, PACKED, RING, SPLIT, Workload};
+use scheduler::Talk;
+
+/// Refills of the rings under load.
+const FILLS: usize = 200;
+/// One cycle is one nanosecond: the rig's clock.
+const TURN_NS: u64 = 1000;
+
+/// Moves rings full of frames at the time that the cycle counter says.
+fn under_load(workload: &mut Workload, fills: usize) {
+    for _ in 0..fills {
+        workload.fill();
+        (0..RING / BURST).for_each(|_| assert!(workload.turn(pmd_bindings::tsc)));
+        workload.drain();
+    }
+}
+
+#[test]
+fn the_cycles_of_a_cores_queues_add_up_to_its_busy_cycles() {
+    for features in [SPLIT, PACKED] {
+        let mut workload = Workload::v2v(features, 60, 1).beside_idle(64);
+        // The clock has to begin somewhere.
+        under_load(&mut workload, 1);
+        workload.rig().load(pmd_bindings::tsc());
+        under_load(&mut workload, FILLS);
+        let load = workload.rig().load(pmd_bindings::tsc());
+        let (busy, queues) = (load.cores[0].busy, load.queues.iter().map(|queue| queue.cycles).sum::<u64>());
+        assert!(queues <= busy && queues as f64 > 0.9 * busy as f64, "{queues} of {busy}");
+        let sender = workload.ports[0].queue(0);
+        let own = load.queues.iter().find(|queue| queue.queue == sender).expect("it is attached").cycles;
+        assert_eq!(own, queues, "only one of them sent");
+        assert!(busy <= load.cores[0].capacity);
+    }
+}
+
+#[test]
+fn receiving_from_another_core_is_not_the_queues_but_the_cores_work() {
+    let mut workload = Workload::v2v(SPLIT, 60, 2);
+    under_load(&mut workload, 1);
+    workload.rig().load(pmd_bindings::tsc());
+    let before = workload.rig().received(1);
+    under_load(&mut workload, FILLS);
+    let (load, after) = (workload.rig().load(pmd_bindings::tsc()), workload.rig().received(1));
+    assert_eq!(after.packets - before.packets, (FILLS * RING) as u64);
+    let received = after.cycles - before.cycles;
+    assert!(received <= load.cores[1].busy && received as f64 > 0.9 * load.cores[1].busy as f64);
+    let cycles = |port: usize| {
+        let queue = workload.ports[port].queue(0);
+        load.queues.iter().find(|load| load.queue == queue).map(|load| load.cycles)
+    };
+    assert_eq!(cycles(1), Some(0), "the receiver sent nothing");
+    assert!(cycles(0).is_some_and(|cycles| cycles <= load.cores[0].busy && cycles > 0));
+}
+
+#[test]
+fn every_packet_between_two_guests_is_a_talk_once() {
+    for cores in [1, 2] {
+        let mut workload = Workload::v2v(SPLIT, 60, cores);
+        let [from, to] = [0, 1].map(|port: usize| workload.ports[port].queue(0));
+        workload.rig().load(0);
+        under_load(&mut workload, 3);
+        let talk = Talk { from, to, packets: 3 * RING as u64 };
+        assert_eq!(workload.rig().load(0).talks, [talk], "{cores} cores");
+        assert_eq!(workload.rig().load(0).talks, [], "that was the last tick");
+    }
+}
+
+/// A ring that is full at once, a burst of it taken in every turn: what is left after the first waits until the last.
+#[test]
+fn work_that_is_left_in_the_ring_ages() {
+    for features in [SPLIT, PACKED] {
+        let mut workload = Workload::v2v(features, 60, 1);
+        let turns = RING / BURST;
+        let now = Cell::new(0);
+        let turn = |workload: &mut Workload| {
+            now.set(now.get() + TURN_NS);
+            assert!(workload.turn(|| now.get()));
+        };
+        workload.fill();
+        workload.rig().load(0);
+        (0..turns / 2).for_each(|_| turn(&mut workload));
+        let half = workload.rig().load(now.get());
+        assert_eq!(half.cores[0].oldest_ns, (turns as u64 / 2 - 1) * TURN_NS, "it still waits");
+        (turns / 2..turns).for_each(|_| turn(&mut workload));
+        let whole = workload.rig().load(now.get());
+        assert_eq!(whole.cores[0].oldest_ns, (turns as u64 - 1) * TURN_NS, "it waited so long");
+        let after = workload.rig().load(now.get() + TURN_NS);
+        assert_eq!(after.cores[0].oldest_ns, 0, "nothing waits");
+        workload.drain();
+        workload.finish();
+    }
+}
+
+#[test]
+fn work_that_is_taken_at_once_does_not_age() {
+    let mut workload = Workload::v2v(SPLIT, 60, 1);
+    let now = Cell::new(0);
+    for _ in 0..50 {
+        workload.send(BURST);
+        now.set(now.get() + TURN_NS);
+        assert!(workload.turn(|| now.get()));
+        workload.receive(BURST);
+    }
+    assert_eq!(workload.rig().load(now.get()).cores[0].oldest_ns, 0);
+}
