@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use crate::counters::RingFault;
 use crate::memory::{GuestMemory, RingArea, RingWatch};
-use crate::packet::CHAIN_SEGMENTS;
+use crate::packet::{BURST_PACKETS, CHAIN_SEGMENTS};
 use crate::ring::{
     Chain, ChainError, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, DESCRIPTOR_BYTES, Direction, Mark, RawDescriptor,
     RingError, RingSetup, Single, Singles, Sink, Taken, Translator, indirect_entries, need_event, put_buffer,
@@ -102,6 +102,37 @@ impl PackedRing {
         // Acquire: pairs with the driver's release of the first descriptor's flags, which it writes last (§2.8.6).
         let flags = self.descriptors.load_u16(Self::at(self.next_avail) + FLAGS, Ordering::Acquire);
         is_available(flags, self.avail_wrap)
+    }
+
+    /// See [`Ring::backlog`](crate::ring::Ring::backlog). The driver makes descriptors available in order, so a few of them say how far it got:
+    /// twice as far at each step, then back by halves. Whatever they say, it is no more than the ring has, found in as many steps as its size
+    /// has bits, twice at most.
+    pub(crate) fn backlog(&self) -> u16 {
+        const STEP: u16 = BURST_PACKETS as u16;
+        // The last of so many descriptors, from the next one on.
+        let are_available = |count: u16| {
+            let (slot, lap) = (u32::from(self.next_avail) + u32::from(count) - 1, u32::from(self.size));
+            let (slot, wrap) = if slot < lap { (slot, self.avail_wrap) } else { (slot - lap, !self.avail_wrap) };
+            // Relaxed: nothing behind it is read here.
+            is_available(self.descriptors.load_u16(Self::at(slot as u16) + FLAGS, Ordering::Relaxed), wrap)
+        };
+        if !are_available(1) {
+            return 0;
+        }
+        let (mut there, mut beyond) = (1, self.size);
+        while there < self.size {
+            let further = there.saturating_mul(2).max(STEP).min(self.size);
+            if !are_available(further) {
+                beyond = further;
+                break;
+            }
+            there = further;
+        }
+        while beyond - there > STEP {
+            let middle = there + (beyond - there) / 2;
+            if are_available(middle) { there = middle } else { beyond = middle }
+        }
+        there
     }
 
     /// See [`Ring::watch`](crate::ring::Ring::watch).

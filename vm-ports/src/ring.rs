@@ -358,6 +358,13 @@ impl Ring {
         either!(self, ring => ring.has_work())
     }
 
+    /// How many ring slots the driver has made available that were not taken: no more than there are, whatever it wrote. Split: as of the
+    /// last look at its index. Packed: what is there now, short of it by a burst at most.
+    #[inline]
+    pub(crate) fn backlog(&self) -> u16 {
+        either!(self, ring => ring.backlog())
+    }
+
     /// A watch for the next chain that is made available.
     pub(crate) fn watch(&self) -> RingWatch {
         either!(self, ring => ring.watch())

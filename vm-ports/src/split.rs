@@ -150,6 +150,12 @@ impl SplitRing {
         self.avail_idx == self.next_avail
     }
 
+    /// See [`Ring::backlog`](crate::ring::Ring::backlog).
+    #[inline]
+    pub(crate) fn backlog(&self) -> u16 {
+        self.avail_idx.wrapping_sub(self.next_avail).min(self.size)
+    }
+
     #[inline]
     fn look(&mut self) {
         // Acquire: pairs with the driver's release of its index, so that entries and descriptors before it are seen.

@@ -102,24 +102,34 @@ impl TxQueue {
         self.ring.watch()
     }
 
-    /// Pulls packets into `burst` until the ring or the burst's room is exhausted; takes at most [`BURST_PACKETS`] chains. They are the
-    /// guest's again after [`TxQueue::complete`].
+    /// How many ring slots hold work that was not pulled, up to [`TxQueue::size`], whatever the guest wrote; 0 for a ring that was stopped. A
+    /// split ring knows it since it last had to look for more; a packed one looks for it now, and may find up to [`BURST_PACKETS`] too few, but
+    /// 0 only where nothing is there.
     #[inline]
-    pub fn pull<'a>(&'a mut self, burst: &mut Burst<'a>) {
+    pub fn backlog(&self) -> u16 {
+        if self.fault.is_some() { 0 } else { self.ring.backlog() }
+    }
+
+    /// Pulls packets into `burst` until the ring or the burst's room is exhausted; takes at most [`BURST_PACKETS`] chains. They are the
+    /// guest's again after [`TxQueue::complete`]. Returns how many ring slots they took up, those of packets that were dropped included.
+    #[inline]
+    pub fn pull<'a>(&'a mut self, burst: &mut Burst<'a>) -> usize {
         let Self { ring, features, enabled, fault, region_hint, memory, counters, .. } = self;
         let counters: &TxCounters = &counters.tx;
         if fault.is_some() {
-            return;
+            return 0;
         }
         if memory.is_truncated() {
             *fault = Some(stop(counters, RingFault::MemoryLost));
-            return;
+            return 0;
         }
         let (features, header_len) = (*features, features.net_header_len());
         let mut translator = Translator::new(memory, region_hint);
         ring.expect(BURST_PACKETS);
         let mut singles = Singles::new();
         let (mut taken, mut bytes, mut visited) = (0, 0, 0);
+        // Slots of chains beyond one for each.
+        let mut more_slots = 0;
         while taken < BURST_PACKETS && visited < PULL_DESCRIPTORS && burst.has_room() && ring.stageable() > 0 {
             // First all buffers, so that what they hold is on its way to this CPU at the same time; then the packets in them.
             let most = (BURST_PACKETS - taken).min(ring.stageable());
@@ -157,6 +167,7 @@ impl TxQueue {
                 Ok(Some((chain, walked))) => {
                     ring.stage(chain, 0);
                     taken += 1;
+                    more_slots += usize::from(chain.slots) - 1;
                     walked
                 }
                 Ok(None) => break,
@@ -185,6 +196,7 @@ impl TxQueue {
             counters.packets.add(taken as u64);
             counters.bytes.add(bytes as u64);
         }
+        taken + more_slots
     }
 
     /// Gives everything pulled back to the guest, with one publication. [`TxQueue::notify`] comes next, after a [`fence`](crate::fence).

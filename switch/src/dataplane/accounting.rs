@@ -9,9 +9,15 @@
 //! ```
 //!
 //! at every moment at which nothing moves.
+//!
+//! Beside that stands what a source costs and how it fares: cycles, what waits in its ring, and who receives from it (see
+//! [`load`](super::load), which reads it).
 
+use crossbeam_utils::CachePadded;
 use vm_ports::Counter;
 
+use super::interval::Intervals;
+use super::waiting::Change;
 use crate::forwarding::{DropReason, LearnRefusal};
 
 /// Sources there can be: queue pairs and uplink queues.
@@ -31,6 +37,14 @@ impl SourceId {
 /// What one I/O core did with the packets of one source.
 #[derive(Debug, Default)]
 pub(super) struct SourceCounters {
+    /// Cycles spent on what was pulled from the source here, from the end of the burst before to the end of each of its bursts.
+    pub(super) cycles: Counter,
+    /// Ring slots before the mark in its transmit ring, now (see [`Waiting`](super::waiting::Waiting)); 0 where nothing waits.
+    pub(super) backlog: Counter,
+    /// When that mark was set, in cycles.
+    pub(super) waiting_since: Counter,
+    /// What is noted from one reading to the next.
+    pub(super) intervals: Intervals,
     /// Packets this core made on behalf of the source (announcements): pulled from nowhere, accounted like the rest.
     pub(super) injected: Counter,
     /// Packets delivered to the one port they were for, or flooded.
@@ -58,6 +72,12 @@ pub(super) struct CoreCounters {
     pub(super) idle_cycles: Counter,
     /// Rounds.
     pub(super) polls: Counter,
+    /// Cycles spent on delivering what other cores handed over.
+    pub(super) received_cycles: Counter,
+    /// Packets that was, copies to be made for a flood being one.
+    pub(super) received_packets: Counter,
+    /// The number of the interval that is noted now. Not the core but the reader writes it.
+    pub(super) tick: CachePadded<Counter>,
     /// Queue pairs attached, now.
     pub(super) queue_pairs: Counter,
     /// Packets handed to other cores, copies of floods included.
@@ -77,6 +97,9 @@ impl CoreCounters {
             busy_cycles: Counter::default(),
             idle_cycles: Counter::default(),
             polls: Counter::default(),
+            received_cycles: Counter::default(),
+            received_packets: Counter::default(),
+            tick: CachePadded::default(),
             queue_pairs: Counter::default(),
             handed_over: Counter::default(),
             fdb_entries: Counter::default(),
@@ -90,6 +113,28 @@ impl CoreCounters {
     #[inline]
     pub(super) fn source(&self, source: SourceId) -> &SourceCounters {
         &self.sources[source.index()]
+    }
+
+    /// Notes what a pull changed in the transmit ring of a source.
+    pub(super) fn note_waiting(&self, source: SourceId, change: Change) {
+        let account = self.source(source);
+        account.backlog.set(change.backlog as u64);
+        account.waiting_since.set(change.since);
+        if let Some(cycles) = change.waited {
+            account.intervals.waited(self.tick.get(), cycles);
+        }
+    }
+
+    /// Notes that nothing waits in the transmit ring of a source here.
+    #[cold]
+    pub(super) fn note_nothing_waiting(&self, source: SourceId) {
+        self.source(source).backlog.set(0);
+    }
+
+    /// Notes that the queue pair `to` received so many packets of a source.
+    #[inline]
+    pub(super) fn note_talk(&self, source: SourceId, to: SourceId, packets: usize) {
+        self.source(source).intervals.talked(self.tick.get(), to, packets);
     }
 }
 

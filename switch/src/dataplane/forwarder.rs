@@ -271,6 +271,8 @@ fn label(errand: Errand, table: TableVersion, origin: &Origin, ingress: Ingress,
 struct RxSlot {
     port: PortId,
     queue: usize,
+    /// The queue pair's own, by which it is known as a receiver too.
+    source: SourceId,
     rx: RxQueue,
     /// Something was pushed that the guest has not been shown.
     touched: bool,
@@ -329,10 +331,10 @@ impl Outputs {
     }
 
     /// Takes over a guest's receive queue.
-    pub(super) fn add_rx(&mut self, port: PortId, queue: usize, rx: RxQueue) {
+    pub(super) fn add_rx(&mut self, port: PortId, queue: usize, source: SourceId, rx: RxQueue) {
         if let Some(at) = self.rx_at.get_mut(Self::slot_of(port, queue)) {
             *at = self.rx.len() as u16;
-            self.rx.push(RxSlot { port, queue, rx, touched: false });
+            self.rx.push(RxSlot { port, queue, source, rx, touched: false });
         }
     }
 
@@ -444,6 +446,9 @@ impl Outputs {
                 Some(slot) => {
                     let pushed = slot.rx.push_run(views, |refusal| refused(reason(refusal)));
                     account.settle_many(charge, Ok(()), pushed);
+                    if charge != Charge::Copy && pushed > 0 {
+                        counters.note_talk(source, slot.source, pushed);
+                    }
                     slot.touch(at, touched);
                 }
                 None => account.settle_many(charge, Err(DropReason::ReceiverNotReady), count),
@@ -547,7 +552,14 @@ impl Outputs {
         shape(burst.packet_mut(index), ingress, egress);
         let view = burst.view(index);
         let outcome = match entry.way {
-            Way::Guest(_) => self.push_guest(entry.id, usize::from(receiver.queue), view),
+            Way::Guest(_) => {
+                let pushed = self.push_guest(entry.id, usize::from(receiver.queue), view);
+                pushed.map(|to| {
+                    if charge != Charge::Copy {
+                        self.counters.note_talk(source, to, 1);
+                    }
+                })
+            }
             Way::Uplink(_) => match self.uplinks.iter_mut().find(|uplink| uplink.port == entry.id) {
                 Some(uplink) => match uplink.push(view, source, charge, &self.counters) {
                     // Charged when it is sent.
@@ -560,17 +572,14 @@ impl Outputs {
         self.counters.source(source).settle(charge, outcome);
     }
 
+    /// Puts one packet into a guest's receive ring; whose that is.
     #[inline]
-    fn push_guest(&mut self, port: PortId, queue: usize, view: View<'_>) -> Result<(), DropReason> {
-        self.push_at(self.rx_at.get(Self::slot_of(port, queue)).copied().unwrap_or(NO_SLOT), view)
-    }
-
-    #[inline]
-    fn push_at(&mut self, at: u16, view: View<'_>) -> Result<(), DropReason> {
+    fn push_guest(&mut self, port: PortId, queue: usize, view: View<'_>) -> Result<SourceId, DropReason> {
+        let at = self.rx_at.get(Self::slot_of(port, queue)).copied().unwrap_or(NO_SLOT);
         let slot = self.rx.get_mut(usize::from(at)).ok_or(DropReason::ReceiverNotReady)?;
         let pushed = slot.rx.push(view).map_err(reason);
         slot.touch(at, &mut self.touched);
-        pushed
+        pushed.map(|()| slot.source)
     }
 
     /// Shows every receiver what it got.

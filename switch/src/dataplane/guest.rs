@@ -11,6 +11,7 @@ use vm_ports::{QueueCounters, QueuePair, RingFault};
 use super::accounting::SourceId;
 use super::error::DataplaneError;
 use super::fabric::Fabric;
+use super::load::{Place, queue_id};
 use super::mailbox::Message;
 use super::ports::{PortTable, Receiver, Way};
 use crate::forwarding::{MacAddr, PortId};
@@ -43,6 +44,8 @@ pub(super) struct Guest {
 pub(super) struct GuestHost {
     name: String,
     pub(super) port: PortId,
+    /// Whether the configuration says which core it is to be on.
+    pinned: bool,
     fabric: Arc<Fabric>,
     pub(super) queues: Vec<GuestQueue>,
     state: Mutex<GuestState>,
@@ -110,6 +113,7 @@ impl Guest {
         let host = Arc::new(GuestHost {
             name: name.clone(),
             port,
+            pinned: config.io_core.is_some(),
             fabric,
             queues,
             state: Mutex::default(),
@@ -162,6 +166,14 @@ impl GuestHost {
     pub(super) fn stopped(&self) -> Option<RingFault> {
         let before = self.lock().faults_before;
         risen(&self.faults(), &before)
+    }
+
+    /// Every queue pair that is on a core, and where.
+    pub(super) fn places(&self) -> impl Iterator<Item = Place> + '_ {
+        self.queues.iter().enumerate().filter_map(|(index, queue)| {
+            let (queue_id, source) = (queue_id(self.port, index), queue.source);
+            queue.io_core().map(|core| Place { queue: queue_id, source, core, pinned: self.pinned })
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, GuestState> {

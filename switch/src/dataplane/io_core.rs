@@ -20,6 +20,7 @@ use super::mailbox::{Limits, Message, UplinkQueues, UplinkShare};
 use super::ports::{PORTS_MAX, PortTable};
 use super::rota::Rota;
 use super::uplink::UplinkTx;
+use super::waiting::Waiting;
 use super::xcore::{FromCore, Label, Links};
 use crate::forwarding::{DropReason, Entry, Fdb, MacAddr, Now, PortId, PortKind, TokenBucket};
 
@@ -32,6 +33,7 @@ struct GuestTx {
     queue: usize,
     origin: Origin,
     tx: TxQueue,
+    waiting: Waiting,
 }
 
 /// A queue pair on this core: what is needed to put its halves together again.
@@ -87,8 +89,8 @@ pub(super) struct IoCore {
     policed: Vec<PortId>,
     cycles_per_s: u64,
     next_second: u64,
-    /// Cycle counter when the last round ended.
-    round_start: u64,
+    /// Cycle counter when the last burst ended, or the last round after it: when what is done next began.
+    done_at: u64,
     now: Now,
     shares_cpu: bool,
 }
@@ -118,7 +120,7 @@ impl IoCore {
             policed: Vec::with_capacity(PORTS_MAX),
             cycles_per_s,
             next_second: epoch + cycles_per_s,
-            round_start: epoch,
+            done_at: epoch,
             now: Now { seconds: 0, cycles: epoch },
             shares_cpu,
         }
@@ -126,7 +128,7 @@ impl IoCore {
 
     /// Polls until it is told to stop. What it owned is dropped by whoever takes the thread's result.
     pub(super) fn run(mut self) -> Self {
-        self.round_start = tsc();
+        self.done_at = tsc();
         while let Some(worked) = self.turn(tsc) {
             if !worked && self.shares_cpu {
                 std::thread::yield_now();
@@ -137,15 +139,16 @@ impl IoCore {
 
     /// Does what it was told, then one round, and accounts for the time that `clock` says it took. Whether there was anything to do; `None`: stop.
     #[inline]
-    pub(super) fn turn(&mut self, clock: impl FnOnce() -> u64) -> Option<bool> {
+    pub(super) fn turn(&mut self, clock: impl Fn() -> u64) -> Option<bool> {
         if !self.read_mailbox() {
             return None;
         }
-        let worked = self.poll();
-        let end = clock();
+        let start = self.done_at;
+        let worked = self.poll(&clock);
+        // A round with bursts ends with its last one: the looks after that are the next one's, and so the clock is read once for a burst.
+        let end = if worked { self.done_at } else { clock() };
         self.tick(end);
-        let cycles = end.wrapping_sub(self.round_start);
-        self.round_start = end;
+        let cycles = end.wrapping_sub(start);
         if worked {
             self.counters.busy_cycles.add(cycles)
         } else {
@@ -155,31 +158,43 @@ impl IoCore {
         Some(worked)
     }
 
-    /// One round over everything this core owns. Whether there was anything to do.
-    pub(super) fn poll(&mut self) -> bool {
+    /// One round over everything this core owns, at the time that `clock` says. Whether there was anything to do.
+    #[inline]
+    pub(super) fn poll(&mut self, clock: &impl Fn() -> u64) -> bool {
         if self.part.is_some() {
             self.advance_move();
         }
         let mut worked = self.poll_cores();
-        for index in 0..self.uplinks.len() {
-            worked |= self.poll_uplink(index);
+        if worked {
+            let cycles = self.end_burst(clock);
+            self.counters.received_cycles.add(cycles);
         }
-        self.poll_guests(worked)
+        for index in 0..self.uplinks.len() {
+            worked |= self.poll_uplink(index, clock);
+        }
+        self.poll_guests(worked, clock)
+    }
+
+    /// Notes the end of a burst. Returns how many cycles it took.
+    #[inline]
+    fn end_burst(&mut self, clock: &impl Fn() -> u64) -> u64 {
+        let end = clock();
+        end.wrapping_sub(std::mem::replace(&mut self.done_at, end))
     }
 
     /// Guests that are in use, and some of those that are idle. Whether there was anything to do in this round, which `worked` may say already.
-    fn poll_guests(&mut self, mut worked: bool) -> bool {
+    fn poll_guests(&mut self, mut worked: bool, clock: &impl Fn() -> u64) -> bool {
         let now = self.now.cycles;
         let mut nth = 0;
         while let Some(place) = self.rota.awake(nth) {
-            let found = self.poll_guest(place);
+            let found = self.poll_guest(place, clock);
             worked |= found;
             let watch = |place: usize| self.guests.get(place).map(|guest| guest.tx.watch());
             nth += usize::from(self.rota.note(nth, found, now, watch));
         }
         let mut looks = self.rota.looks(worked, now);
         while let Some(place) = self.rota.find(&mut looks) {
-            if self.poll_guest(place) {
+            if self.poll_guest(place, clock) {
                 self.rota.wake(now);
                 worked = true;
             } else {
@@ -192,6 +207,7 @@ impl IoCore {
     /// Keeps the time, and the FDB young.
     pub(super) fn tick(&mut self, cycles: u64) {
         self.now.cycles = cycles;
+        self.done_at = cycles;
         while cycles.wrapping_sub(self.next_second) < 1 << 63 {
             self.next_second += self.cycles_per_s;
             self.now.seconds = self.now.seconds.wrapping_add(1);
@@ -202,22 +218,33 @@ impl IoCore {
         }
     }
 
-    fn poll_guest(&mut self, index: usize) -> bool {
-        let Self { guests, forwarder, buffer, now, .. } = self;
+    fn poll_guest(&mut self, index: usize, clock: &impl Fn() -> u64) -> bool {
+        let Self { guests, forwarder, buffer, counters, now, done_at, .. } = self;
         let Some(guest) = guests.get_mut(index) else { return false };
+        let source = guest.origin.source;
         if !guest.tx.has_work() {
+            if guest.waiting.is_set() {
+                // What was there is gone: the ring has a fault, or its driver is not to be trusted.
+                guest.waiting.clear();
+                counters.note_nothing_waiting(source);
+            }
             return false;
         }
         let mut burst = Burst::new(buffer);
-        guest.tx.pull(&mut burst);
+        let pulled = guest.tx.pull(&mut burst);
         forwarder.forward(&mut burst, &guest.origin, *now);
         drop(burst);
         forwarder.finish(Some(&mut guest.tx));
+        let end = clock();
+        counters.source(source).cycles.add(end.wrapping_sub(std::mem::replace(done_at, end)));
+        if let Some(change) = guest.waiting.pulled(pulled, || guest.tx.backlog(), end) {
+            counters.note_waiting(source, change);
+        }
         true
     }
 
-    fn poll_uplink(&mut self, index: usize) -> bool {
-        let Self { uplinks, forwarder, buffer, counters, now, .. } = self;
+    fn poll_uplink(&mut self, index: usize, clock: &impl Fn() -> u64) -> bool {
+        let Self { uplinks, forwarder, buffer, counters, now, done_at, .. } = self;
         let Some(uplink) = uplinks.get_mut(index) else { return false };
         let mut mbufs = ArrayVec::<Mbuf, BURST_PACKETS>::new();
         if uplink.rx.burst(&mut mbufs) == 0 {
@@ -243,6 +270,9 @@ impl IoCore {
             forwarder.finish(None);
         }
         Mbuf::free_bulk(&mut mbufs);
+        let end = clock();
+        let cycles = end.wrapping_sub(std::mem::replace(done_at, end));
+        counters.source(uplink.origin.source).cycles.add(cycles);
         true
     }
 
@@ -257,7 +287,7 @@ impl IoCore {
 
     /// Takes what one core handed over.
     fn poll_core(&mut self, core: usize) -> bool {
-        let Self { from, forwarder, buffer, progress, .. } = self;
+        let Self { from, forwarder, buffer, counters, progress, .. } = self;
         let Some(Some(link)) = from.get_mut(core) else { return false };
         while let Some(message) = link.next_learnt() {
             forwarder.fdb.apply(&message);
@@ -268,6 +298,7 @@ impl IoCore {
         let mut labels = ArrayVec::<Label, BURST_PACKETS>::new();
         let mut burst = Burst::new(buffer);
         let chunks = link.pull(&mut burst, &mut labels);
+        counters.received_packets.add(labels.len() as u64);
         let parked = forwarder.receive(&mut burst, &labels, core);
         drop(burst);
         forwarder.finish(None);
@@ -338,15 +369,21 @@ impl IoCore {
     }
 
     fn attach(&mut self, port: PortId, queue: usize, source: SourceId, pair: QueuePair) {
-        if let Some(tx) = self.attach_receiver(port, queue, pair) {
+        if let Some(tx) = self.attach_receiver(port, queue, source, pair) {
             self.attach_sender(port, queue, source, tx);
         }
     }
 
     /// Serves the receive ring of a queue pair; gives its transmit ring back.
-    fn attach_receiver(&mut self, port: PortId, queue: usize, mut pair: QueuePair) -> Option<TxQueue> {
+    fn attach_receiver(
+        &mut self,
+        port: PortId,
+        queue: usize,
+        source: SourceId,
+        mut pair: QueuePair,
+    ) -> Option<TxQueue> {
         if let Some(rx) = pair.rx.take() {
-            self.forwarder.out.add_rx(port, queue, rx);
+            self.forwarder.out.add_rx(port, queue, source, rx);
         }
         self.attached.push(Attached { port, queue, counters: Arc::clone(pair.counters()) });
         self.counters.queue_pairs.set(self.attached.len() as u64);
@@ -356,7 +393,7 @@ impl IoCore {
     /// Serves the transmit ring of a queue pair that is attached already.
     fn attach_sender(&mut self, port: PortId, queue: usize, source: SourceId, tx: TxQueue) {
         self.rota.add(self.guests.len(), self.now.cycles);
-        self.guests.push(GuestTx { queue, origin: Origin { port, source }, tx });
+        self.guests.push(GuestTx { queue, origin: Origin { port, source }, tx, waiting: Waiting::default() });
     }
 
     /// Between bursts everything pulled is completed and everything pushed is shown, so the halves can go as they are.
@@ -369,7 +406,10 @@ impl IoCore {
         let tx = self.guests.iter().position(|g| g.origin.port == port && g.queue == queue);
         pair.tx = tx.map(|index| {
             self.rota.swap_remove(index, self.guests.len() - 1);
-            self.guests.swap_remove(index).tx
+            let guest = self.guests.swap_remove(index);
+            // Whoever serves it next sees anew what waits.
+            self.counters.note_nothing_waiting(guest.origin.source);
+            guest.tx
         });
         Some(pair)
     }

@@ -10,7 +10,9 @@
 //!                                                uplink      mbufs out
 //!                                                xcore       to and from the other cores
 //!                                                handover    from core to core: a queue pair
-//! accounting what each core counts ◀─────────────┘
+//! accounting what each core counts ◀─────────────┘        waiting    how long work waits in a ring
+//!                                                interval    the same, and who talks to whom, from tick to tick
+//! load       counters into what the scheduler is told
 //! report     counters into a snapshot
 //! rig        cores without threads, for benches and tests
 //! ```
@@ -23,7 +25,9 @@ mod fabric;
 mod forwarder;
 mod guest;
 mod handover;
+mod interval;
 mod io_core;
+mod load;
 mod mailbox;
 mod pauses;
 mod ports;
@@ -32,6 +36,7 @@ mod rescue;
 pub mod rig;
 mod rota;
 mod uplink;
+mod waiting;
 mod watch;
 mod xcore;
 
@@ -46,6 +51,7 @@ use self::device::Uplink;
 pub(crate) use self::error::DataplaneError;
 use self::fabric::Fabric;
 use self::guest::{Guest, GuestQueue, Moved};
+use self::load::{LoadReader, Loads, queue_id};
 use self::mailbox::Message;
 use self::ports::{PORTS_MAX, PortEntry, Way};
 use self::report::SourceTotals;
@@ -58,6 +64,8 @@ pub(crate) struct Dataplane {
     guests: Vec<Guest>,
     uplinks: Vec<Uplink>,
     fabric: Arc<Fabric>,
+    loads: Arc<Loads>,
+    load_reader: LoadReader,
     eal: Arc<Eal>,
     started: Instant,
     next_port: u16,
@@ -71,10 +79,13 @@ impl Dataplane {
     pub(crate) fn start(config: &config::SwitchConfig) -> Result<Self, DataplaneError> {
         let eal = Arc::new(eal::start(config)?);
         let fabric = Arc::new(Fabric::start(&eal, config)?);
+        let loads = Arc::new(Loads::new(Arc::clone(&fabric)));
         Ok(Self {
             guests: Vec::new(),
             uplinks: Vec::new(),
             fabric,
+            load_reader: LoadReader::new(Arc::clone(&loads)),
+            loads,
             eal,
             started: Instant::now(),
             next_port: 0,
@@ -101,6 +112,7 @@ impl Dataplane {
         let sources: Vec<SourceId> = queues.iter().map(|queue| queue.source).collect();
         match Guest::start(config, port, Arc::clone(&self.fabric), queues) {
             Ok(guest) => {
+                self.loads.add(Arc::clone(&guest.host));
                 self.guests.push(guest);
                 Ok(())
             }
@@ -130,6 +142,7 @@ impl Dataplane {
             .position(|guest| guest.config.name.as_str() == name)
             .ok_or_else(|| DataplaneError::NoSuchPort { kind: "guest", name: name.to_owned() })?;
         let host = self.guests.remove(index).stop();
+        self.loads.remove(host.port);
         self.close_port(host.port);
         host.queues.iter().for_each(|queue| self.fabric.release_source(queue.source));
         Ok(())
@@ -214,6 +227,7 @@ impl Dataplane {
         // All sessions at once: each has to wait for the cores, and they need not do so one after the other.
         self.guests.iter().for_each(Guest::begin_stop);
         for guest in self.guests.drain(..) {
+            self.loads.remove(guest.host.port);
             guest.stop();
         }
         for uplink in self.uplinks.drain(..) {
@@ -258,7 +272,6 @@ impl Dataplane {
 
     /// Sources and cores for a guest's queue pairs.
     fn place(&mut self, config: &config::GuestConfig, port: PortId) -> Result<Vec<GuestQueue>, DataplaneError> {
-        let id = |port: PortId, queue: usize| QueueId { port: scheduler::PortId(port.0.into()), queue: queue as u16 };
         let present: Vec<(QueueId, IoCore)> = self
             .guests
             .iter()
@@ -268,12 +281,12 @@ impl Dataplane {
                     .queues
                     .iter()
                     .enumerate()
-                    .map(|(index, queue)| (id(guest.host.port, index), IoCore(queue.home())))
+                    .map(|(index, queue)| (queue_id(guest.host.port, index), IoCore(queue.home())))
             })
             .collect();
         let pairs = usize::from(config.queue_pairs);
         let demands: Vec<Demand> =
-            (0..pairs).map(|queue| Demand { queue: id(port, queue), pinned: config.io_core.map(IoCore) }).collect();
+            (0..pairs).map(|queue| Demand { queue: queue_id(port, queue), pinned: config.io_core.map(IoCore) }).collect();
         let plan = scheduler::place(self.fabric.len(), &present, &demands)
             .map_err(|source| DataplaneError::Placement { name: config.name.as_str().to_owned(), source })?;
         let mut queues: Vec<GuestQueue> = Vec::with_capacity(pairs);

@@ -17,6 +17,7 @@ use crate::snapshot::{
 /// What became of the packets of one source, summed over the cores.
 #[derive(Debug, Clone, Default)]
 pub(super) struct SourceTotals {
+    cycles: u64,
     injected: u64,
     forwarded: u64,
     handed: u64,
@@ -30,6 +31,7 @@ pub(super) struct SourceTotals {
 impl SourceTotals {
     fn add(&mut self, core: &CoreCounters, source: SourceId) {
         let counters = core.source(source);
+        self.cycles += counters.cycles.get();
         self.injected += counters.injected.get();
         self.forwarded += counters.forwarded.get();
         self.handed += counters.handed.get();
@@ -49,6 +51,7 @@ impl SourceTotals {
             std::array::from_fn(|index| now[index].wrapping_sub(then[index]))
         };
         Self {
+            cycles: self.cycles.wrapping_sub(base.cycles),
             injected: self.injected.wrapping_sub(base.injected),
             forwarded: self.forwarded.wrapping_sub(base.forwarded),
             handed: self.handed.wrapping_sub(base.handed),

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::mpsc::{self, sync_channel};
 
-use pmd_bindings::{Eal, Mbuf, Mempool, Port};
+use pmd_bindings::{Eal, Mbuf, Mempool, Port, tsc};
 use vm_ports::QueuePair;
 
 use super::accounting::{CoreCounters, SourceId, UplinkCounters};
@@ -206,7 +206,12 @@ impl Rig {
 
     /// One round of a core over everything it owns. Whether there was anything to do.
     pub fn poll(&mut self, core: usize) -> bool {
-        self.cores[core].core.poll()
+        let now = self.cycles;
+        // Reading the clock costs what it costs a thread; the time is the rig's.
+        self.cores[core].core.poll(&|| {
+            std::hint::black_box(tsc());
+            now
+        })
     }
 
     /// Lets time pass for all cores between two rounds; [`Rig::poll`] itself takes none.
@@ -217,7 +222,7 @@ impl Rig {
 
     /// The turn that a core's thread takes: mailbox, round and accounting, at the time that `clock` says. Whether there was anything to do.
     #[inline]
-    pub fn turn(&mut self, core: usize, clock: impl FnOnce() -> u64) -> bool {
+    pub fn turn(&mut self, core: usize, clock: impl Fn() -> u64) -> bool {
         self.cores[core].core.turn(clock).unwrap_or(false)
     }
 

@@ -1,10 +1,11 @@
-//! What the control thread looks after while nothing is asked of it: faults of guests become log lines.
+//! What the control thread looks after while nothing is asked of it: faults of guests become log lines, and the loads are read.
 
 use super::Dataplane;
 
 impl Dataplane {
-    /// Called a few times a second: says once for each ring that was stopped why it was.
+    /// Called a few times a second: says once for each ring that was stopped why it was, and ends a tick of the loads.
     pub(crate) fn housekeep(&mut self) {
+        self.load_reader.tick();
         for guest in &mut self.guests {
             if let Some(fault) = guest.new_fault() {
                 tracing::warn!(

@@ -68,7 +68,7 @@ impl IoCore {
         let mut tx = None;
         if let Some(pair) = handed.pair.take() {
             handed.arrived = Some(0);
-            tx = self.attach_receiver(moving.port, usize::from(moving.queue), pair);
+            tx = self.attach_receiver(moving.port, usize::from(moving.queue), handed.source, pair);
         }
         self.forwarder.out.has_arrived();
         self.deliver_parked();

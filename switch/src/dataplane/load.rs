@@ -1,0 +1,361 @@
+//! The cores' counters as the scheduler wants them: one tick at a time.
+//!
+//! [`LoadReader`] reads, [`LoadMeter`] makes differences of it. Nothing is asked of the cores: they write, this reads.
+
+mod steal;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use pmd_bindings::{tsc, tsc_hz};
+use scheduler::{CoreLoad, IoCore, Load, PortId, QueueId, QueueLoad, Talk};
+
+use self::steal::Steal;
+use super::accounting::{CoreCounters, SourceCounters, SourceId};
+use super::fabric::Fabric;
+use super::guest::GuestHost;
+use super::interval::Interval;
+use crate::forwarding;
+
+const NS_PER_S: u128 = 1_000_000_000;
+
+/// A queue pair as the scheduler calls it.
+pub(super) fn queue_id(port: forwarding::PortId, queue: usize) -> QueueId {
+    QueueId { port: PortId(port.0.into()), queue: queue as u16 }
+}
+
+/// Cycles of a counter with this speed, in nanoseconds.
+pub(super) fn ns(cycles: u64, cycles_per_s: u64) -> u64 {
+    (u128::from(cycles) * NS_PER_S / u128::from(cycles_per_s.max(1))) as u64
+}
+
+/// How long the oldest work of a source had waited on one core, at the most, in the intervals `from` to `to` (next to each other, or the same)
+/// or up to `now` if it still waits. In cycles.
+pub(super) fn oldest_wait(account: &SourceCounters, (from, to): (u64, u64), now: u64) -> u64 {
+    let noted = [from, to].map(|number| account.intervals.of(number).map_or(0, Interval::longest_wait));
+    let waits = match account.backlog.get() {
+        0 => 0,
+        _ => now.saturating_sub(account.waiting_since.get()),
+    };
+    noted.into_iter().fold(waits, u64::max)
+}
+
+/// A queue pair that is attached to a core.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) queue: QueueId,
+    pub(super) source: SourceId,
+    pub(super) core: usize,
+    /// Whether it has to stay there.
+    pub(super) pinned: bool,
+}
+
+/// What the counters say at one moment. Cycles are totals, but for waits.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Reading {
+    /// Busy and idle cycles of each core.
+    cores: Vec<(u64, u64)>,
+    /// Every queue pair, with the cycles that were spent on it, on whichever core, and those that its oldest work waited in the interval.
+    queues: Vec<(Place, u64, u64)>,
+    /// Packets of the interval by source and receiver; a pair may come more than once.
+    talks: Vec<(SourceId, SourceId, u64)>,
+}
+
+impl Reading {
+    /// Ends the interval `number` on these cores, and reads what was noted in it.
+    pub(super) fn take(cores: &[&CoreCounters], places: &[Place], number: u64, now: u64) -> Self {
+        cores.iter().for_each(|core| core.tick.set(number + 1));
+        let mut talks = Vec::new();
+        let mut queue = |place: &Place| {
+            let mut cycles = 0_u64;
+            for core in cores {
+                let account = core.source(place.source);
+                cycles = cycles.wrapping_add(account.cycles.get());
+                let noted = account.intervals.of(number).into_iter().flat_map(Interval::talks);
+                talks.extend(noted.map(|(to, packets)| (place.source, to, packets)));
+            }
+            let here = cores.get(place.core).map(|core| oldest_wait(core.source(place.source), (number, number), now));
+            (*place, cycles, here.unwrap_or(0))
+        };
+        Self {
+            queues: places.iter().map(&mut queue).collect(),
+            cores: cores.iter().map(|core| (core.busy_cycles.get(), core.idle_cycles.get())).collect(),
+            talks,
+        }
+    }
+}
+
+/// Makes ticks of readings.
+#[derive(Debug)]
+pub(super) struct LoadMeter {
+    cycles_per_s: u64,
+    cores: Vec<(u64, u64)>,
+    /// Cycles by source.
+    queues: HashMap<u16, u64>,
+}
+
+impl LoadMeter {
+    /// For cores whose counter has this speed.
+    pub(super) fn new(cycles_per_s: u64) -> Self {
+        Self { cycles_per_s, cores: Vec::new(), queues: HashMap::new() }
+    }
+
+    /// What happened since the last reading; nothing in the first one. `stolen`: the part of its CPU's time, from 0 to 1, that each core did
+    /// not get.
+    pub(super) fn tick(&mut self, reading: &Reading, stolen: &[f64]) -> Load {
+        let got = |core: usize, cycles: u64| (cycles as f64 * (1.0 - stolen.get(core).copied().unwrap_or(0.0))) as u64;
+        let mut cores: Vec<CoreLoad> = Vec::with_capacity(reading.cores.len());
+        for (index, (busy, idle)) in reading.cores.iter().enumerate() {
+            let (busy_before, idle_before) = self.cores.get(index).copied().unwrap_or((*busy, *idle));
+            let busy = busy.wrapping_sub(busy_before);
+            // What a core did not account for yet is its next tick's.
+            let capacity = busy + idle.wrapping_sub(idle_before);
+            cores.push(CoreLoad { busy: got(index, busy), capacity: got(index, capacity), oldest_ns: 0 });
+        }
+        let mut queues = Vec::with_capacity(reading.queues.len());
+        for (place, cycles, waited) in &reading.queues {
+            let before = self.queues.get(&place.source.0).copied().unwrap_or(*cycles);
+            let cycles = got(place.core, cycles.wrapping_sub(before));
+            let Place { queue, core, pinned, .. } = *place;
+            queues.push(QueueLoad { queue, core: IoCore(core), pinned, cycles, node: None });
+            if let Some(core) = cores.get_mut(core) {
+                core.oldest_ns = core.oldest_ns.max(ns(*waited, self.cycles_per_s));
+            }
+        }
+        let load = Load { cores, queues, talks: talks(reading) };
+        self.cores.clone_from(&reading.cores);
+        self.queues = reading.queues.iter().map(|(place, cycles, _)| (place.source.0, *cycles)).collect();
+        load
+    }
+}
+
+/// Between queue pairs only: uplinks stay where they are.
+fn talks(reading: &Reading) -> Vec<Talk> {
+    let names: HashMap<u16, QueueId> =
+        reading.queues.iter().map(|(place, ..)| (place.source.0, place.queue)).collect();
+    let mut sums = BTreeMap::new();
+    for (from, to, packets) in &reading.talks {
+        if let (Some(from), Some(to)) = (names.get(&from.0), names.get(&to.0)) {
+            *sums.entry((*from, *to)).or_default() += packets;
+        }
+    }
+    sums.into_iter().map(|((from, to), packets)| Talk { from, to, packets }).collect()
+}
+
+/// What is read, and what was read last: shared by whoever reads, whoever adds guests, and whoever shows it.
+pub(super) struct Loads {
+    fabric: Arc<Fabric>,
+    guests: Mutex<Vec<Arc<GuestHost>>>,
+    last: Mutex<LastLoad>,
+}
+
+/// The last tick.
+#[derive(Debug, Clone, Default)]
+pub(super) struct LastLoad {
+    pub(super) load: Load,
+    /// How long it was, in nanoseconds.
+    pub(super) length_ns: u64,
+}
+
+impl Loads {
+    /// Of these cores, without guests.
+    pub(super) fn new(fabric: Arc<Fabric>) -> Self {
+        Self { fabric, guests: Mutex::default(), last: Mutex::default() }
+    }
+
+    /// From now on this guest is read, too.
+    pub(super) fn add(&self, guest: Arc<GuestHost>) {
+        locked(&self.guests).push(guest);
+    }
+
+    /// This guest is read no longer.
+    pub(super) fn remove(&self, port: forwarding::PortId) {
+        locked(&self.guests).retain(|guest| guest.port != port);
+    }
+
+    /// The last tick that was read.
+    pub(super) fn last(&self) -> LastLoad {
+        locked(&self.last).clone()
+    }
+
+    /// Every queue pair that is attached.
+    fn places(&self) -> Vec<Place> {
+        locked(&self.guests).iter().flat_map(|guest| guest.places()).collect()
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Reads the loads. There is one: it numbers the intervals.
+pub(super) struct LoadReader {
+    loads: Arc<Loads>,
+    meter: LoadMeter,
+    steal: Steal,
+    number: u64,
+    read_at: u64,
+}
+
+impl LoadReader {
+    /// Begins with the first tick.
+    pub(super) fn new(loads: Arc<Loads>) -> Self {
+        let cpus = loads.fabric.cores().map(|(cpu, _)| cpu).collect();
+        Self { loads, meter: LoadMeter::new(tsc_hz()), steal: Steal::new(cpus), number: 0, read_at: tsc() }
+    }
+
+    /// Ends a tick: what happened in it. Takes no core's time and waits for nobody.
+    pub(super) fn tick(&mut self) -> Load {
+        let places = self.loads.places();
+        let cores: Vec<&CoreCounters> = self.loads.fabric.cores().map(|(_, counters)| counters).collect();
+        let now = tsc();
+        let reading = Reading::take(&cores, &places, self.number, now);
+        self.number += 1;
+        let load = self.meter.tick(&reading, self.steal.shares());
+        let length_ns = ns(now.saturating_sub(std::mem::replace(&mut self.read_at, now)), tsc_hz());
+        *locked(&self.loads.last) = LastLoad { load: load.clone(), length_ns };
+        load
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const GHZ: u64 = 1_000_000_000;
+
+    fn place(source: u16, core: usize) -> Place {
+        Place { queue: queue_id(forwarding::PortId(source + 100), 0), source: SourceId(source), core, pinned: false }
+    }
+
+    fn id(source: u16) -> QueueId {
+        place(source, 0).queue
+    }
+
+    fn reading(cores: &[(u64, u64)], queues: &[(Place, u64, u64)]) -> Reading {
+        Reading { cores: cores.to_vec(), queues: queues.to_vec(), talks: Vec::new() }
+    }
+
+    #[test]
+    fn a_tick_is_the_difference_of_two_readings() {
+        let mut meter = LoadMeter::new(2 * GHZ);
+        let first = meter.tick(&reading(&[(1000, 500)], &[(place(1, 0), 700, 0)]), &[]);
+        assert_eq!(first.cores, [CoreLoad::default()]);
+        assert_eq!(first.queues[0].cycles, 0, "what was before is nobody's load");
+        let second = meter.tick(&reading(&[(1600, 900)], &[(place(1, 0), 1200, 5000)]), &[]);
+        assert_eq!(second.cores, [CoreLoad { busy: 600, capacity: 1000, oldest_ns: 2500 }]);
+        let queue = QueueLoad { queue: id(1), core: IoCore(0), pinned: false, cycles: 500, node: None };
+        assert_eq!(second.queues, [queue]);
+    }
+
+    #[test]
+    fn the_oldest_work_of_a_core_is_that_of_its_own_queues() {
+        let mut meter = LoadMeter::new(GHZ);
+        let queues = [(place(1, 0), 0, 30), (place(2, 0), 0, 70), (place(3, 1), 0, 50), (place(4, 9), 0, 90)];
+        let load = meter.tick(&reading(&[(0, 0), (0, 0)], &queues), &[]);
+        assert_eq!(load.cores.iter().map(|core| core.oldest_ns).collect::<Vec<_>>(), [70, 50]);
+    }
+
+    #[test]
+    fn a_queue_that_moved_has_all_of_its_cycles_where_it_is_now() {
+        let mut meter = LoadMeter::new(GHZ);
+        meter.tick(&reading(&[(0, 0), (0, 0)], &[(place(1, 0), 100, 0)]), &[]);
+        let load = meter.tick(&reading(&[(0, 0), (0, 0)], &[(place(1, 1), 350, 0)]), &[]);
+        assert_eq!((load.queues[0].core, load.queues[0].cycles), (IoCore(1), 250));
+    }
+
+    #[test]
+    fn a_queue_that_was_away_begins_anew() {
+        let mut meter = LoadMeter::new(GHZ);
+        meter.tick(&reading(&[(0, 0)], &[(place(1, 0), 100, 0)]), &[]);
+        assert_eq!(meter.tick(&reading(&[(0, 0)], &[]), &[]).queues, []);
+        let load = meter.tick(&reading(&[(0, 0)], &[(place(1, 0), 900, 0)]), &[]);
+        assert_eq!(load.queues[0].cycles, 0);
+    }
+
+    #[test]
+    fn stolen_time_was_nobodys() {
+        let mut meter = LoadMeter::new(GHZ);
+        meter.tick(&reading(&[(0, 0), (0, 0)], &[(place(1, 0), 0, 0), (place(2, 1), 0, 0)]), &[]);
+        let now = reading(&[(400, 600), (400, 600)], &[(place(1, 0), 200, 0), (place(2, 1), 200, 0)]);
+        let load = meter.tick(&now, &[0.25, 0.0]);
+        let shown = |core: usize| (load.cores[core].busy, load.cores[core].capacity, load.queues[core].cycles);
+        assert_eq!((shown(0), shown(1)), ((300, 750, 150), (400, 1000, 200)));
+    }
+
+    #[test]
+    fn talks_are_summed_over_cores_and_those_with_uplinks_left_out() {
+        let mut meter = LoadMeter::new(GHZ);
+        let mut now = reading(&[(0, 0)], &[(place(1, 0), 0, 0), (place(2, 0), 0, 0)]);
+        now.talks = [(1, 2, 5), (2, 1, 7), (1, 2, 3), (1, 9, 100), (9, 2, 100)]
+            .map(|(from, to, packets)| (SourceId(from), SourceId(to), packets))
+            .to_vec();
+        let expected =
+            [Talk { from: id(1), to: id(2), packets: 8 }, Talk { from: id(2), to: id(1), packets: 7 }];
+        assert_eq!(meter.tick(&now, &[]).talks, expected);
+    }
+
+    /// One source on one core, with a mark that was set at 100.
+    fn waiting() -> CoreCounters {
+        let core = CoreCounters::new();
+        core.note_waiting(SourceId(1), super::super::waiting::Change { waited: None, backlog: 8, since: 100 });
+        core
+    }
+
+    #[test]
+    fn what_still_waits_is_as_old_as_its_mark() {
+        let core = waiting();
+        let reading = Reading::take(&[&core], &[place(1, 0)], 0, 400);
+        assert_eq!(reading.queues, [(place(1, 0), 0, 300)]);
+        core.note_nothing_waiting(SourceId(1));
+        let reading = Reading::take(&[&core], &[place(1, 0)], 1, 500);
+        assert_eq!(reading.queues, [(place(1, 0), 0, 0)]);
+    }
+
+    #[test]
+    fn a_wait_that_ended_is_seen_in_its_own_tick_and_no_other() {
+        let core = waiting();
+        let change = super::super::waiting::Change { waited: Some(250), backlog: 0, since: 350 };
+        core.note_waiting(SourceId(1), change);
+        let waits = [0, 1].map(|number| Reading::take(&[&core], &[place(1, 0)], number, 1000).queues[0].2);
+        assert_eq!(waits, [250, 0]);
+    }
+
+    proptest! {
+        /// Whatever a core notes, in whatever intervals: over all ticks nothing is lost and nothing is counted twice.
+        #[test]
+        fn ticks_add_up(steps in prop::collection::vec((0_usize..2, 0_u16..4, 0_u16..4, 1_u64..100, any::<bool>()), 1..200)) {
+            let cores = [CoreCounters::new(), CoreCounters::new()];
+            let both = [&cores[0], &cores[1]];
+            let places: Vec<Place> = (0..4).map(|source| place(source, 0)).collect();
+            let mut meter = LoadMeter::new(GHZ);
+            meter.tick(&Reading::take(&both, &places, 0, 0), &[]);
+            let (mut number, mut ticks) = (1, Vec::new());
+            let (mut cycles, mut talks) = ([0; 4], BTreeMap::new());
+            for (core, from, to, n, read) in &steps {
+                cores[*core].source(SourceId(*from)).cycles.add(*n);
+                cores[*core].busy_cycles.add(*n);
+                cores[*core].note_talk(SourceId(*from), SourceId(*to), *n as usize);
+                cycles[usize::from(*from)] += n;
+                *talks.entry((id(*from), id(*to))).or_insert(0) += n;
+                if *read {
+                    ticks.push(meter.tick(&Reading::take(&both, &places, number, 0), &[]));
+                    number += 1;
+                }
+            }
+            ticks.push(meter.tick(&Reading::take(&both, &places, number, 0), &[]));
+            for source in 0..4_usize {
+                let sum: u64 = ticks.iter().map(|tick| tick.queues[source].cycles).sum();
+                prop_assert_eq!(sum, cycles[source]);
+            }
+            let busy: u64 = ticks.iter().flat_map(|tick| &tick.cores).map(|core| core.busy).sum();
+            prop_assert_eq!(busy, cycles.iter().sum::<u64>());
+            let mut sums = BTreeMap::new();
+            for talk in ticks.iter().flat_map(|tick| &tick.talks) {
+                *sums.entry((talk.from, talk.to)).or_insert(0) += talk.packets;
+            }
+            prop_assert_eq!(sums, talks);
+        }
+    }
+}
