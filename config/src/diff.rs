@@ -18,7 +18,9 @@ pub struct Diff {
     /// Uplinks.
     pub uplinks: PortsDiff<UplinkConfig>,
     /// Keys of `[switch]`.
-    pub switch: Vec<SwitchChange>,
+    pub switch: Vec<KeyChange>,
+    /// Keys of `[scheduler]`; none of them needs a restart.
+    pub scheduler: Vec<KeyChange>,
 }
 
 /// What changed among the guests, or among the uplinks. Remove first, then change, then add: a name or a socket may
@@ -44,9 +46,9 @@ pub struct Change<T> {
     pub keys: Vec<String>,
 }
 
-/// A key of `[switch]` that differs.
+/// A key of `[switch]` or `[scheduler]` that differs.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct SwitchChange {
+pub struct KeyChange {
     /// Its name in the file.
     pub key: String,
     /// Its value before; null: none.
@@ -60,20 +62,11 @@ pub struct SwitchChange {
 impl Config {
     /// What must change for a switch that runs `old` to run `new`.
     pub fn diff(old: &Self, new: &Self) -> Diff {
-        let (old_switch, new_switch) = (keys_of(&old.switch), keys_of(&new.switch));
-        let switch = differing(&old_switch, &new_switch)
-            .into_iter()
-            .map(|key| SwitchChange {
-                old: old_switch.get(&key).cloned().unwrap_or_default(),
-                new: new_switch.get(&key).cloned().unwrap_or_default(),
-                needs_restart: !LIVE_SWITCH_KEYS.contains(&key.as_str()),
-                key,
-            })
-            .collect();
         Diff {
             guests: PortsDiff::between(&old.guests, &new.guests, |guest| &guest.name),
             uplinks: PortsDiff::between(&old.uplinks, &new.uplinks, |uplink| &uplink.name),
-            switch,
+            switch: key_changes(&old.switch, &new.switch, |key| LIVE_SWITCH_KEYS.contains(&key)),
+            scheduler: key_changes(&old.scheduler, &new.scheduler, |_| true),
         }
     }
 }
@@ -81,7 +74,7 @@ impl Config {
 impl Diff {
     /// Whether the two configurations mean the same.
     pub fn is_empty(&self) -> bool {
-        self.guests.is_empty() && self.uplinks.is_empty() && self.switch.is_empty()
+        self.guests.is_empty() && self.uplinks.is_empty() && self.switch.is_empty() && self.scheduler.is_empty()
     }
 
     /// The keys of `[switch]` that only a restart can change.
@@ -112,6 +105,18 @@ impl<T: Clone + PartialEq + Serialize> PortsDiff<T> {
     pub fn is_empty(&self) -> bool {
         self.added.is_empty() && self.removed.is_empty() && self.changed.is_empty()
     }
+}
+
+/// The keys in which two sections differ; `live` says which of them a running switch takes up.
+fn key_changes<T: Serialize>(old: &T, new: &T, live: impl Fn(&str) -> bool) -> Vec<KeyChange> {
+    let (old, new) = (keys_of(old), keys_of(new));
+    let change = |key: String| KeyChange {
+        old: old.get(&key).cloned().unwrap_or_default(),
+        new: new.get(&key).cloned().unwrap_or_default(),
+        needs_restart: !live(&key),
+        key,
+    };
+    differing(&old, &new).into_iter().map(change).collect()
 }
 
 /// A section's keys and values as the file would have them.

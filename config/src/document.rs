@@ -138,8 +138,11 @@ pub(crate) fn missing_field(message: &str) -> Option<&str> {
 /// Serde's message without the names of Rust's types.
 pub(crate) fn plain(message: &str) -> String {
     let mut text = message.replace('\n', ", ");
-    for (rust, plain) in [("expected i64", "expected a whole number"), ("expected struct RawVlan", "expected a table")]
-    {
+    for (rust, plain) in [
+        ("expected i64", "expected a whole number"),
+        ("expected f64", "expected a number"),
+        ("expected struct RawVlan", "expected a table"),
+    ] {
         text = text.replace(rust, plain);
     }
     text

@@ -22,14 +22,17 @@ mod types;
 mod vlan;
 
 pub use device::{Bus, Device};
-pub use diff::{Change, Diff, PortsDiff, SwitchChange};
+pub use diff::{Change, Diff, KeyChange, PortsDiff};
 pub use error::{ConfigError, Position, Problem, ValueError};
 pub use load::Context;
 pub use machine::Machine;
-pub use model::{Config, GuestConfig, GuestFeatures, MAX_IO_CORES, MAX_QUEUE_PAIRS, SwitchConfig, UplinkConfig};
+pub use model::{
+    Config, GuestConfig, GuestFeatures, IoCores, MAX_IO_CORES, MAX_QUEUE_PAIRS, MAX_WEIGHT, SchedulerConfig,
+    SwitchConfig, UplinkConfig,
+};
 pub use raw::{
-    All, Hugepages, LogFormat, LogLevel, RawAccount, RawConfig, RawGuest, RawSwitch, RawTrunk, RawUplink, RawVlan,
-    SocketRole, schema,
+    All, Class, Hugepages, LogFormat, LogLevel, Policy, RawAccount, RawConfig, RawElastic, RawGuest, RawIoCores,
+    RawScheduler, RawSwitch, RawTrunk, RawUplink, RawVlan, SocketRole, schema,
 };
 pub use types::{Account, CpuId, MacAddr, PortName, SocketAccess, SocketMode, Station, VlanId};
 pub use vlan::{Tagged, Vlan};

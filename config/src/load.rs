@@ -10,8 +10,8 @@ use crate::check::{self, Claims, Surroundings};
 use crate::document::{Document, missing_field, plain, with_article};
 use crate::error::{ConfigError, ValueError};
 use crate::machine::Machine;
-use crate::model::{Config, GuestConfig, SwitchConfig, UplinkConfig};
-use crate::raw::{RawConfig, RawGuest, RawSwitch, RawUplink};
+use crate::model::{Config, GuestConfig, SchedulerConfig, SwitchConfig, UplinkConfig};
+use crate::raw::{RawConfig, RawGuest, RawScheduler, RawSwitch, RawUplink};
 use crate::report::{Key, Report};
 use crate::shape::Shape;
 
@@ -48,8 +48,7 @@ impl Config {
         let mut report = Report::new(source, Some(&document));
         // Of a syntax error only the first word counts: what follows is mostly its echo.
         if let Some((offset, message)) = syntax_errors.into_iter().next() {
-            let remedy =
-                "write keys as name = value, texts in double quotes, sections as [switch], [[guest]], [[uplink]]";
+            let remedy = "write keys as name = value, texts in double quotes, sections as [switch], [scheduler], [[guest]], [[uplink]]";
             let error = ValueError::new(format!("not TOML: {message}"), remedy);
             report.add_at(offset, &Key::root(), error);
             return report.finish(None);
@@ -131,7 +130,7 @@ impl Context<'_> {
     }
 
     fn surroundings(&self) -> Surroundings<'_> {
-        Surroundings { machine: self.machine, io_cores: Some(self.switch.io_cores.len()) }
+        Surroundings { machine: self.machine, io_cores: Some(self.switch.io_cores.cpus.len()) }
     }
 }
 
@@ -139,6 +138,7 @@ impl Context<'_> {
 #[derive(Default)]
 struct Sections {
     switch: Option<RawSwitch>,
+    scheduler: RawScheduler,
     guests: Vec<(Key, RawGuest)>,
     uplinks: Vec<(Key, RawUplink)>,
 }
@@ -156,6 +156,10 @@ impl Sections {
                 "switch" => {
                     switch_given = true;
                     sections.switch = Document::section(value, &key, &Shape::switch(), report);
+                }
+                "scheduler" => {
+                    let section = Document::section(value, &key, &Shape::scheduler(), report);
+                    sections.scheduler = section.unwrap_or_default();
                 }
                 "guest" => sections.guests = read_list(value, &key, &Shape::guest(), report),
                 "uplink" => sections.uplinks = read_list(value, &key, &Shape::uplink(), report),
@@ -175,13 +179,14 @@ impl Sections {
 
     fn check(&self, machine: &Machine, report: &mut Report<'_>) -> Option<Config> {
         let root = Key::root();
-        let io_cores = self.switch.as_ref().map(|switch| switch.io_cores.len()).filter(|count| *count > 0);
+        let io_cores = self.switch.as_ref().map(|switch| switch.io_cores.cpus().len()).filter(|count| *count > 0);
         let around = Surroundings { machine, io_cores };
         let mut claims = Claims::default();
         let switch = self.switch.as_ref().and_then(|raw| {
             claims.hold(None, Some(&check::control_socket(raw)), None, "the control socket");
             check::switch(raw, root.name("switch"), &around, report)
         });
+        let scheduler = check::scheduler(&self.scheduler, root.name("scheduler"), report);
         let mut guests = Vec::with_capacity(self.guests.len());
         for (key, raw) in &self.guests {
             claims.name(&raw.name, &key.name("name"), report);
@@ -197,7 +202,7 @@ impl Sections {
             }
             uplinks.extend(uplink);
         }
-        Some(Config { switch: switch?, guests, uplinks })
+        Some(Config { switch: switch?, scheduler: scheduler?, guests, uplinks })
     }
 }
 
@@ -258,6 +263,16 @@ impl TryFrom<RawSwitch> for SwitchConfig {
     }
 }
 
+impl TryFrom<RawScheduler> for SchedulerConfig {
+    type Error = ConfigError;
+
+    fn try_from(raw: RawScheduler) -> Result<Self, ConfigError> {
+        let mut report = Report::new("value", None);
+        let scheduler = check::scheduler(&raw, Key::root().name("scheduler"), &mut report);
+        report.finish(scheduler)
+    }
+}
+
 impl TryFrom<RawGuest> for GuestConfig {
     type Error = ConfigError;
 
@@ -286,6 +301,7 @@ impl TryFrom<RawConfig> for Config {
         let (guest, uplink) = (root.name("guest"), root.name("uplink"));
         let sections = Sections {
             switch: Some(raw.switch),
+            scheduler: raw.scheduler.unwrap_or_default(),
             guests: raw.guest.into_iter().enumerate().map(|(i, raw)| (guest.index(i), raw)).collect(),
             uplinks: raw.uplink.into_iter().enumerate().map(|(i, raw)| (uplink.index(i), raw)).collect(),
         };

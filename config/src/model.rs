@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::device::Device;
-use crate::raw::{Hugepages, LogFormat, LogLevel, RawConfig, RawGuest, RawSwitch, RawUplink, SocketRole};
+use crate::raw::{
+    Class, Hugepages, LogFormat, LogLevel, Policy, RawConfig, RawGuest, RawScheduler, RawSwitch, RawUplink, SocketRole,
+};
 use crate::types::{CpuId, MacAddr, PortName, SocketAccess, Station};
 use crate::vlan::Vlan;
 
@@ -16,6 +18,8 @@ use crate::vlan::Vlan;
 pub struct Config {
     /// The switch itself.
     pub switch: SwitchConfig,
+    /// The scheduler.
+    pub scheduler: SchedulerConfig,
     /// Guests, in the order of the file.
     pub guests: Vec<GuestConfig>,
     /// Uplinks, in the order of the file.
@@ -26,8 +30,8 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(into = "RawSwitch", try_from = "RawSwitch")]
 pub struct SwitchConfig {
-    /// The CPU of each I/O core; the index is the I/O core's number. 1 to 64 of them.
-    pub io_cores: Vec<CpuId>,
+    /// The I/O cores.
+    pub io_cores: IoCores,
     /// A CPU may be listed twice.
     pub allow_shared_cpu: bool,
     /// What to do about hugepages.
@@ -58,6 +62,33 @@ pub struct SwitchConfig {
     pub log_format: LogFormat,
 }
 
+/// The I/O cores, and how many of them may be parked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IoCores {
+    /// The CPU of each I/O core; the index is the I/O core's number. 1 to 64 of them.
+    pub cpus: Vec<CpuId>,
+    /// I/O cores that run at all times, 1 to all of them; all: none is ever parked.
+    pub min: usize,
+}
+
+/// The `[scheduler]` section. All of it can change while the switch runs.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(into = "RawScheduler", try_from = "RawScheduler")]
+pub struct SchedulerConfig {
+    /// Who decides.
+    pub policy: Policy,
+    /// Whether it acts by itself.
+    pub rebalance: bool,
+    /// How often it looks, in milliseconds, 1 to 1000.
+    pub tick_ms: u32,
+    /// The part of a tick from which on a core is busy enough to be saturated, 0.5 to 1.
+    pub busy: f64,
+    /// Age of work from which on it waits, in microseconds, 1 to 1,000,000.
+    pub wait_us: u32,
+    /// What a move has to gain, as a part of a core, 0.001 to 1.
+    pub gain: f64,
+}
+
 /// A `[[guest]]` section, or a guest added at run time: both have the schema of [`RawGuest`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(into = "RawGuest", try_from = "RawGuest")]
@@ -74,6 +105,10 @@ pub struct GuestConfig {
     pub queue_pairs: u16,
     /// The I/O core that serves every queue pair; none: placed by the scheduler.
     pub io_core: Option<usize>,
+    /// What it minds most.
+    pub class: Class,
+    /// Its share of a saturated I/O core beside others', for each queue pair, 1 to 100.
+    pub weight: u32,
     /// The guest's address; always there when `anti_spoof` is set.
     pub mac: Option<MacAddr>,
     /// Drop what the guest sends from another address.
@@ -125,6 +160,12 @@ pub struct UplinkConfig {
     pub vlan: Vlan,
 }
 
+impl Default for SchedulerConfig {
+    fn default() -> Self {
+        Self { policy: Policy::Balance, rebalance: true, tick_ms: 5, busy: 0.95, wait_us: 50, gain: 0.05 }
+    }
+}
+
 impl Default for GuestFeatures {
     fn default() -> Self {
         Self {
@@ -141,5 +182,7 @@ impl Default for GuestFeatures {
 
 /// Largest number of queue pairs of a guest.
 pub const MAX_QUEUE_PAIRS: u16 = 16;
+/// Largest weight of a guest.
+pub const MAX_WEIGHT: u32 = 100;
 /// Largest number of I/O cores, and so of queues of an uplink.
 pub const MAX_IO_CORES: usize = 64;

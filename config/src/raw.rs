@@ -6,7 +6,8 @@
 use std::fmt;
 
 use schemars::JsonSchema;
-use serde::de::{Error, SeqAccess, Visitor};
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+use serde::de::{Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// The configuration of Sidecore.
@@ -16,6 +17,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub struct RawConfig {
     /// The switch itself. Required.
     pub switch: RawSwitch,
+    /// The scheduler: which I/O core serves which queue pair. May be left out; then every key has its default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheduler: Option<RawScheduler>,
     /// Guests: one `[[guest]]` section each. More can be added at run time with `sidecore guest add`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub guest: Vec<RawGuest>,
@@ -29,10 +33,11 @@ pub struct RawConfig {
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Switch")]
 pub struct RawSwitch {
-    /// The CPUs that poll and forward, one I/O core each, by the kernel's numbers: a list such as [2, 3]. The position
-    /// in the list, from 0, is the number of the I/O core. Keep guests' vCPUs off these CPUs. Required.
-    #[schemars(length(min = 1, max = 64))]
-    pub io_cores: Vec<i64>,
+    /// The CPUs that poll and forward, one I/O core each, by the kernel's numbers: a list such as [2, 3], all of which
+    /// always run, or a table such as { cpus = [2, 3, 4, 5], min = 1 }, of which the scheduler parks those that the load
+    /// does not need. The position in the list, from 0, is the number of the I/O core. Keep guests' vCPUs off these
+    /// CPUs. Required.
+    pub io_cores: RawIoCores,
     /// Whether a CPU may stand in io_cores more than once: true or false. For tests on small machines; polling I/O
     /// cores that share a CPU wait for each other. Default: false.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -105,6 +110,68 @@ pub struct RawSwitch {
     pub log_format: Option<LogFormat>,
 }
 
+/// The CPUs of the I/O cores: a list, or { cpus = [2, 3, 4, 5], min = 1 }.
+#[derive(Debug, Clone, PartialEq, JsonSchema)]
+#[schemars(rename = "IoCores", untagged)]
+pub enum RawIoCores {
+    /// All of them always run.
+    All(#[schemars(length(min = 1, max = 64))] Vec<i64>),
+    /// Some of them may be parked.
+    Elastic(RawElastic),
+}
+
+/// I/O cores of which some may be parked.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Elastic")]
+pub struct RawElastic {
+    /// The CPUs that may poll and forward, one I/O core each: a list such as [2, 3, 4, 5]. Required.
+    #[schemars(required, length(min = 1, max = 64))]
+    pub cpus: Option<Vec<i64>>,
+    /// I/O cores that run at all times, whatever the load: a number from 1 to the length of cpus. Default: 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 64), extend("default" = 1))]
+    pub min: Option<i64>,
+}
+
+/// The scheduler: which I/O core serves which queue pair. Every key can be changed with `sidecore reload`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Scheduler")]
+pub struct RawScheduler {
+    /// Who decides. "balance": nothing is more loaded than it has to be, and guests that talk to each other share an I/O
+    /// core. "least-loaded": from a saturated I/O core to the emptiest. "round-robin" and "static": new queue pairs go to
+    /// the I/O cores in turn, or to the one with the fewest, and stay. "ovs-cycles", "ovs-group", "ovs-auto-lb" and
+    /// "ovs-auto-lb-group": what Open vSwitch does, to compare with. Default: "balance".
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = "balance"))]
+    pub policy: Option<Policy>,
+    /// Whether the scheduler moves queue pairs, and parks and wakes I/O cores, by itself: true or false. With false it
+    /// only plans; `sidecore scheduler plan` shows what it would do. Default: true.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = true))]
+    pub rebalance: Option<bool>,
+    /// How often the load is looked at, in milliseconds: a number from 1 to 1000. Default: 5.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000), extend("default" = 5))]
+    pub tick_ms: Option<i64>,
+    /// An I/O core that is busy at least this part of a tick, and lets work wait, is saturated: a number from 0.5 to 1,
+    /// for "balance" and "least-loaded". Default: 0.95.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.5, max = 1.0), extend("default" = 0.95))]
+    pub busy: Option<f64>,
+    /// Work that is older than so many microseconds waits: a number from 1 to 1000000, for "balance" and
+    /// "least-loaded". Default: 50.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000), extend("default" = 50))]
+    pub wait_us: Option<i64>,
+    /// What a move has to gain at least: by which part of an I/O core the fullest one becomes less full. A number from
+    /// 0.001 to 1, for "balance" and "least-loaded". Default: 0.05.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.001, max = 1.0), extend("default" = 0.05))]
+    pub gain: Option<f64>,
+}
+
 /// A guest: a VM, or any process that drives virtio rings over vhost-user.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -142,6 +209,16 @@ pub struct RawGuest {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 63))]
     pub io_core: Option<i64>,
+    /// What the guest minds most: with "latency", its I/O core looks for its packets after every 32 packets or 64 KiB of
+    /// other guests', and serves it at once within its share; "throughput" waits for its turn. Default: "throughput".
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = "throughput"))]
+    pub class: Option<Class>,
+    /// The guest's share of a saturated I/O core beside those of others, for each queue pair: a number from 1 to 100.
+    /// Default: 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100), extend("default" = 1))]
+    pub weight: Option<i64>,
     /// The guest's MAC address, such as "52:54:00:00:00:01". The VM's own configuration sets it; here it says which
     /// address anti_spoof allows. Default: none, addresses are learnt from what the guest sends.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -287,6 +364,40 @@ pub enum Hugepages {
     Off,
 }
 
+/// What a guest minds most.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Class {
+    /// How soon a packet is forwarded.
+    Latency,
+    /// How many packets are.
+    #[default]
+    Throughput,
+}
+
+/// Who decides where queue pairs go and when they move.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Policy {
+    /// To the core with the fewest, for good.
+    Static,
+    /// In turn, for good.
+    RoundRobin,
+    /// From a saturated core to the emptiest.
+    LeastLoaded,
+    /// The largest core load is made as small as it can be.
+    #[default]
+    Balance,
+    /// Open vSwitch, by cycles, when a queue pair comes or goes.
+    OvsCycles,
+    /// Open vSwitch, to the core with the fewest, when a queue pair comes or goes.
+    OvsGroup,
+    /// Open vSwitch's auto load balance, by cycles.
+    OvsAutoLb,
+    /// Open vSwitch's auto load balance, to the core with the fewest.
+    OvsAutoLbGroup,
+}
+
 /// Who makes a vhost-user socket.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -356,7 +467,56 @@ impl Serialize for RawTrunk {
     }
 }
 
+impl RawIoCores {
+    /// The CPUs, however they are written.
+    pub fn cpus(&self) -> &[i64] {
+        match self {
+            Self::All(cpus) => cpus,
+            Self::Elastic(elastic) => elastic.cpus.as_deref().unwrap_or_default(),
+        }
+    }
+}
+
+impl Default for RawIoCores {
+    fn default() -> Self {
+        Self::All(Vec::new())
+    }
+}
+
+impl Serialize for RawIoCores {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::All(cpus) => cpus.serialize(serializer),
+            Self::Elastic(elastic) => elastic.serialize(serializer),
+        }
+    }
+}
+
 // An untagged enum would say "did not match any variant"; these say what was expected.
+impl<'de> Deserialize<'de> for RawIoCores {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct IoCores;
+
+        impl<'de> Visitor<'de> for IoCores {
+            type Value = RawIoCores;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of CPUs or a table with cpus and min")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<RawIoCores, A::Error> {
+                Deserialize::deserialize(SeqAccessDeserializer::new(seq)).map(RawIoCores::All)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RawIoCores, A::Error> {
+                Deserialize::deserialize(MapAccessDeserializer::new(map)).map(RawIoCores::Elastic)
+            }
+        }
+
+        deserializer.deserialize_any(IoCores)
+    }
+}
+
 impl<'de> Deserialize<'de> for RawTrunk {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Trunk;

@@ -90,10 +90,10 @@ impl<'a> Report<'a> {
         self.problems.iter().any(|problem| problem.key == key)
     }
 
-    /// Whether a problem added after the first `before` is about the key `name`, or proposes it.
+    /// Whether a problem added after the first `before` is about the key `name` or something in it, or proposes it.
     pub(crate) fn mentions_since(&self, before: usize, name: &str) -> bool {
         let about =
-            |problem: &Problem| problem.key.rsplit('.').next() == Some(name) || problem.remedy == did_you_mean(name);
+            |problem: &Problem| problem.key.split('.').any(|step| step == name) || problem.remedy == did_you_mean(name);
         self.problems[before..].iter().any(about)
     }
 

@@ -10,28 +10,31 @@ use crate::report::did_you_mean;
 pub(crate) struct Shape {
     heading: &'static str,
     properties: Map<String, Value>,
-    vlan: Option<Box<Shape>>,
+    /// The key that takes a table of its own, and that table.
+    inner: Option<(&'static str, Box<Shape>)>,
 }
 
 impl Shape {
     pub(crate) fn root() -> Self {
         let properties = schema().get("properties").and_then(Value::as_object).cloned().unwrap_or_default();
-        Self { heading: "the sections [switch], [[guest]] and [[uplink]]", properties, vlan: None }
+        Self { heading: "the sections [switch], [scheduler], [[guest]] and [[uplink]]", properties, inner: None }
     }
 
     pub(crate) fn switch() -> Self {
-        Self::definition("Switch", "a section [switch]")
+        let elastic = Self::definition("Elastic", "a table such as { cpus = [2, 3, 4, 5], min = 1 }");
+        Self::definition("Switch", "a section [switch]").with("io_cores", elastic)
+    }
+
+    pub(crate) fn scheduler() -> Self {
+        Self::definition("Scheduler", "a section [scheduler]")
     }
 
     pub(crate) fn guest() -> Self {
-        Self { vlan: Some(Box::new(Self::vlan())), ..Self::definition("Guest", "a section [[guest]] for each guest") }
+        Self::definition("Guest", "a section [[guest]] for each guest").with("vlan", Self::vlan())
     }
 
     pub(crate) fn uplink() -> Self {
-        Self {
-            vlan: Some(Box::new(Self::vlan())),
-            ..Self::definition("Uplink", "a section [[uplink]] for each uplink")
-        }
+        Self::definition("Uplink", "a section [[uplink]] for each uplink").with("vlan", Self::vlan())
     }
 
     fn vlan() -> Self {
@@ -41,7 +44,11 @@ impl Shape {
     fn definition(name: &str, heading: &'static str) -> Self {
         let pointer = format!("/$defs/{name}/properties");
         let properties = schema().pointer(&pointer).and_then(Value::as_object).cloned().unwrap_or_default();
-        Self { heading, properties, vlan: None }
+        Self { heading, properties, inner: None }
+    }
+
+    fn with(self, key: &'static str, table: Self) -> Self {
+        Self { inner: Some((key, Box::new(table))), ..self }
     }
 
     /// What to write, in words.
@@ -55,7 +62,7 @@ impl Shape {
 
     /// The shape of the table that the key `name` takes.
     pub(crate) fn inner(&self, name: &str) -> Option<&Self> {
-        if name == "vlan" { self.vlan.as_deref() } else { None }
+        self.inner.as_ref().filter(|(key, _)| *key == name).map(|(_, table)| &**table)
     }
 
     /// What the key takes, as its documentation says.

@@ -1,7 +1,10 @@
 //! From validated values back to the schema, every key written out: what the state file and the API show.
 
-use crate::model::{Config, GuestConfig, SwitchConfig, UplinkConfig};
-use crate::raw::{All, RawAccount, RawConfig, RawGuest, RawSwitch, RawTrunk, RawUplink, RawVlan, SocketRole};
+use crate::model::{Config, GuestConfig, IoCores, SchedulerConfig, SwitchConfig, UplinkConfig};
+use crate::raw::{
+    All, RawAccount, RawConfig, RawElastic, RawGuest, RawIoCores, RawScheduler, RawSwitch, RawTrunk, RawUplink,
+    RawVlan, SocketRole,
+};
 use crate::types::{Account, Station};
 use crate::vlan::{Tagged, Vlan};
 
@@ -9,6 +12,7 @@ impl From<Config> for RawConfig {
     fn from(config: Config) -> Self {
         Self {
             switch: config.switch.into(),
+            scheduler: Some(config.scheduler.into()),
             guest: config.guests.into_iter().map(Into::into).collect(),
             uplink: config.uplinks.into_iter().map(Into::into).collect(),
         }
@@ -18,7 +22,7 @@ impl From<Config> for RawConfig {
 impl From<SwitchConfig> for RawSwitch {
     fn from(switch: SwitchConfig) -> Self {
         Self {
-            io_cores: switch.io_cores.iter().map(|cpu| i64::from(cpu.0)).collect(),
+            io_cores: switch.io_cores.into(),
             allow_shared_cpu: Some(switch.allow_shared_cpu),
             hugepages: Some(switch.hugepages),
             memory_mib: switch.memory_mib.map(i64::from),
@@ -39,6 +43,29 @@ impl From<SwitchConfig> for RawSwitch {
     }
 }
 
+impl From<IoCores> for RawIoCores {
+    fn from(io_cores: IoCores) -> Self {
+        let cpus = io_cores.cpus.iter().map(|cpu| i64::from(cpu.0)).collect();
+        if io_cores.min == io_cores.cpus.len() {
+            return Self::All(cpus);
+        }
+        Self::Elastic(RawElastic { cpus: Some(cpus), min: i64::try_from(io_cores.min).ok() })
+    }
+}
+
+impl From<SchedulerConfig> for RawScheduler {
+    fn from(scheduler: SchedulerConfig) -> Self {
+        Self {
+            policy: Some(scheduler.policy),
+            rebalance: Some(scheduler.rebalance),
+            tick_ms: Some(scheduler.tick_ms.into()),
+            busy: Some(scheduler.busy),
+            wait_us: Some(scheduler.wait_us.into()),
+            gain: Some(scheduler.gain),
+        }
+    }
+}
+
 impl From<GuestConfig> for RawGuest {
     fn from(guest: GuestConfig) -> Self {
         // The keys about access belong to the server's side only; the schema's check refuses them elsewhere.
@@ -52,6 +79,8 @@ impl From<GuestConfig> for RawGuest {
             socket_group: guest.socket_access.group.map(Into::into),
             queue_pairs: Some(guest.queue_pairs.into()),
             io_core: guest.io_core.and_then(|core| i64::try_from(core).ok()),
+            class: Some(guest.class),
+            weight: Some(guest.weight.into()),
             mac: guest.mac.map(Into::into),
             anti_spoof: Some(guest.anti_spoof),
             stations: list(guest.stations),

@@ -7,6 +7,9 @@ const OLD: &str = r#"
 [switch]
 io_cores = [0, 1]
 flood_rate_pps = 100
+[scheduler]
+gain = 0.1
+tick_ms = 5
 [[guest]]
 name = "same"
 socket = "/run/same"
@@ -24,7 +27,9 @@ device = "net_null0"
 
 const NEW: &str = r#"
 [switch]
-io_cores = [1]
+io_cores = { cpus = [1], min = 1 }
+[scheduler]
+policy = "static"
 [[guest]]
 name = "comes"
 socket = "/run/comes"
@@ -32,6 +37,8 @@ socket = "/run/comes"
 name = "changes"
 socket = "/run/changes"
 vlan = { access = 5 }
+class = "latency"
+weight = 3
 [[guest]]
 name = "same"
 socket = "/run/same"
@@ -50,7 +57,7 @@ fn difference() {
     assert_eq!(guests.added.iter().map(|guest| guest.name.as_str()).collect::<Vec<_>>(), ["comes"]);
     assert_eq!(guests.removed.iter().map(|name| name.as_str()).collect::<Vec<_>>(), ["goes"]);
     assert_eq!(guests.changed.len(), 1);
-    assert_eq!(guests.changed[0].keys, ["mtu", "vlan"]);
+    assert_eq!(guests.changed[0].keys, ["class", "mtu", "vlan", "weight"]);
     assert!(diff.uplinks.is_empty());
 
     let switch: Vec<_> = diff.switch.iter().map(|c| (c.key.as_str(), &c.old, &c.new, c.needs_restart)).collect();
@@ -58,4 +65,8 @@ fn difference() {
         [("flood_rate_pps", &json!(100), &json!(50_000), false), ("io_cores", &json!([0, 1]), &json!([1]), true)];
     assert_eq!(switch, expected);
     assert_eq!(diff.needs_restart().collect::<Vec<_>>(), ["io_cores"]);
+
+    let scheduler: Vec<_> = diff.scheduler.iter().map(|c| (c.key.as_str(), &c.old, &c.new, c.needs_restart)).collect();
+    let expected = [("gain", &json!(0.1), &json!(0.05), false), ("policy", &json!("balance"), &json!("static"), false)];
+    assert_eq!(scheduler, expected);
 }

@@ -62,6 +62,36 @@ fn switch_values() {
 }
 
 #[test]
+fn io_cores_of_which_some_may_be_parked() {
+    let switch = |value: &str| format!("[switch]\nio_cores = {value}\n");
+    expect(&switch("{ cpus = [0, 1], min = 3 }"), "switch.io_cores.min", 2, "from 1 to 2");
+    expect(&switch("{ cpus = [0, 1], min = 0 }"), "switch.io_cores.min", 2, "from 1 to 2");
+    expect(&switch("{ cpus = [0, 0], min = 1 }"), "switch.io_cores.cpus[1]", 2, "CPU 0 is listed twice");
+    expect(&switch("{ min = 1 }"), "switch.io_cores.cpus", 2, "at least one CPU");
+    expect(&switch("{ cpu = [0, 1], min = 1 }"), "switch.io_cores.cpu", 2, "did you mean cpus?");
+    expect(&switch("{ cpus = [0, 1], min = \"one\" }"), "switch.io_cores", 2, "a table such as { cpus");
+    expect(&switch("2"), "switch.io_cores", 2, "a list of CPUs or a table with cpus and min");
+}
+
+#[test]
+fn scheduler_values() {
+    let scheduler = |line: &str| format!("[switch]\nio_cores = [0]\n[scheduler]\n{line}\n");
+    expect(&scheduler("policy = \"fair\""), "scheduler.policy", 4, "`least-loaded`");
+    expect(&scheduler("tick_ms = 0"), "scheduler.tick_ms", 4, "from 1 to 1000");
+    expect(&scheduler("tick_ms = 1.5"), "scheduler.tick_ms", 4, "whole number");
+    expect(&scheduler("busy = 0.4"), "scheduler.busy", 4, "from 0.5 to 1");
+    expect(&scheduler("busy = 95"), "scheduler.busy", 4, "from 0.5 to 1");
+    expect(&scheduler("busy = nan"), "scheduler.busy", 4, "from 0.5 to 1");
+    expect(&scheduler("busy = \"most\""), "scheduler.busy", 4, "expected a number");
+    expect(&scheduler("wait_us = 0"), "scheduler.wait_us", 4, "from 1 to 1000000");
+    expect(&scheduler("gain = 0"), "scheduler.gain", 4, "from 0.001 to 1");
+    expect(&scheduler("rebalance = \"no\""), "scheduler.rebalance", 4, "a boolean");
+    expect(&scheduler("interval_ms = 5"), "scheduler.interval_ms", 4, "the keys here are");
+    expect("[switch]\nio_cores = [0]\n[[scheduler]]\n", "scheduler", 3, "a section [scheduler]");
+    expect("[switch]\nio_cores = [0]\n[schedular]\n", "schedular", 3, "did you mean scheduler?");
+}
+
+#[test]
 fn shared_cpus_can_be_allowed() {
     Config::parse("[switch]\nio_cores = [0, 0]\nallow_shared_cpu = true", "test.toml", &machine()).unwrap();
 }
@@ -79,6 +109,9 @@ fn guest_values() {
     expect(&guest("queue_pairs = 0"), "guest[0].queue_pairs", 5, "1 to 16");
     expect(&guest("io_core = 2"), "guest[0].io_core", 5, "0 to 1");
     expect(&guest("io_core = -1"), "guest[0].io_core", 5, "0 to 1");
+    expect(&guest("weight = 0"), "guest[0].weight", 5, "1 to 100");
+    expect(&guest("weight = 101"), "guest[0].weight", 5, "1 to 100");
+    expect(&guest("class = \"fast\""), "guest[0].class", 5, "`latency` or `throughput`");
     expect(&guest("socket_role = \"host\""), "guest[0].socket_role", 5, "`client`");
     expect(&guest("socket_owner = \"qemu\""), "guest[0].socket_owner", 5, "no user");
     expect(&guest("socket_role = \"client\"\nsocket_mode = \"0666\""), "guest[0].socket_mode", 6, "frontend makes");

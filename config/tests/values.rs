@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use config::{
-    Account, Config, CpuId, Device, GuestConfig, GuestFeatures, Hugepages, LogFormat, LogLevel, MacAddr, Machine,
-    RawGuest, RawUplink, SocketAccess, SocketMode, SocketRole, Station, SwitchConfig, Tagged, UplinkConfig, Vlan,
-    VlanId,
+    Account, Class, Config, CpuId, Device, GuestConfig, GuestFeatures, Hugepages, IoCores, LogFormat, LogLevel,
+    MacAddr, Machine, Policy, RawGuest, RawUplink, SchedulerConfig, SocketAccess, SocketMode, SocketRole, Station,
+    SwitchConfig, Tagged, UplinkConfig, Vlan, VlanId,
 };
 use proptest::collection::{btree_set, vec};
 use proptest::option;
@@ -36,7 +36,8 @@ fn examples_are_valid() {
     let laptop = parse(include_str!("../examples/laptop.toml"));
     assert_eq!(laptop.uplinks[0].device.driver(), Some("net_af_packet"));
     let server = parse(include_str!("../examples/server.toml"));
-    assert_eq!(server.switch.io_cores.len(), 4);
+    assert_eq!(server.switch.io_cores, IoCores { cpus: (2..6).map(CpuId).collect(), min: 2 });
+    assert_eq!((server.guests[1].class, server.guests[1].weight), (Class::Latency, 2));
     assert_eq!(server.guests[0].socket_access.group, Some(Account::Name("kvm".into())));
 }
 
@@ -47,15 +48,17 @@ fn documented_defaults_are_the_real_ones() {
     let config = parse(MINIMAL);
     let sections = [
         ("Switch", serde_json::to_value(&config.switch).unwrap()),
+        ("Scheduler", serde_json::to_value(config.scheduler).unwrap()),
+        ("Elastic", json!({"min": 1})),
         ("Guest", serde_json::to_value(&config.guests[0]).unwrap()),
         ("Uplink", serde_json::to_value(&config.uplinks[0]).unwrap()),
     ];
     for (name, section) in sections {
         let keys = schema.pointer(&format!("/$defs/{name}/properties")).and_then(Value::as_object).unwrap();
-        let required = schema.pointer(&format!("/$defs/{name}/required")).and_then(Value::as_array).unwrap();
+        let required = schema.pointer(&format!("/$defs/{name}/required")).and_then(Value::as_array);
         for (key, about) in keys {
             let description = about["description"].as_str().unwrap_or_else(|| panic!("{key} is not documented"));
-            if required.contains(&json!(key)) {
+            if required.is_some_and(|required| required.contains(&json!(key))) {
                 assert!(description.contains("Required."), "{key} is required, and its description does not say so");
                 continue;
             }
@@ -68,9 +71,36 @@ fn documented_defaults_are_the_real_ones() {
             }
         }
     }
+    assert_eq!(config.scheduler, SchedulerConfig::default());
     assert_eq!(config.guests[0].vlan, Vlan::GUEST_DEFAULT);
     assert_eq!(config.uplinks[0].vlan, Vlan::UPLINK_DEFAULT);
     assert_eq!(config.guests[0].features, GuestFeatures::default());
+}
+
+#[test]
+fn io_cores_are_a_list_or_a_table() {
+    let io_cores = |value: &str| parse(&format!("[switch]\nio_cores = {value}")).switch.io_cores;
+    let cpus = vec![CpuId(4), CpuId(2)];
+    assert_eq!(io_cores("[4, 2]"), IoCores { cpus: cpus.clone(), min: 2 });
+    assert_eq!(io_cores("{ cpus = [4, 2], min = 2 }"), io_cores("[4, 2]"));
+    assert_eq!(io_cores("{ cpus = [4, 2] }"), IoCores { cpus, min: 1 });
+}
+
+#[test]
+fn every_policy_has_a_name() {
+    for name in [
+        "static",
+        "round-robin",
+        "least-loaded",
+        "balance",
+        "ovs-cycles",
+        "ovs-group",
+        "ovs-auto-lb",
+        "ovs-auto-lb-group",
+    ] {
+        let config = parse(&format!("[switch]\nio_cores = [0]\n[scheduler]\npolicy = \"{name}\""));
+        assert_eq!(serde_json::to_value(config.scheduler.policy).unwrap(), json!(name));
+    }
 }
 
 #[test]
@@ -198,6 +228,7 @@ prop_compose! {
         access in access(),
         queue_pairs in 1u16..=16,
         io_core in option::of(0usize..2),
+        (latency, weight) in (any::<bool>(), 1u32..=100),
         mtu in option::of(68u16..),
         vlan in vlan(),
         features in features(),
@@ -210,6 +241,8 @@ prop_compose! {
             socket_access: if client { no_access } else { access },
             queue_pairs,
             io_core,
+            class: if latency { Class::Latency } else { Class::Throughput },
+            weight,
             mac,
             anti_spoof: spoof && mac.is_some(),
             stations,
@@ -246,6 +279,7 @@ prop_compose! {
 prop_compose! {
     fn switch()(
         allow_shared_cpu in any::<bool>(),
+        min in 1usize..=2,
         hugepages in prop_oneof![Just(Hugepages::Auto), Just(Hugepages::Require), Just(Hugepages::Off)],
         memory_mib in option::of(64u32..4096),
         access in access(),
@@ -258,7 +292,7 @@ prop_compose! {
         ),
     ) -> SwitchConfig {
         SwitchConfig {
-            io_cores: vec![CpuId(2), if allow_shared_cpu { CpuId(2) } else { CpuId(5) }],
+            io_cores: IoCores { cpus: vec![CpuId(2), if allow_shared_cpu { CpuId(2) } else { CpuId(5) }], min },
             allow_shared_cpu,
             hugepages,
             memory_mib,
@@ -279,8 +313,22 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn scheduler()(
+        policy in prop_oneof![Just(Policy::Balance), Just(Policy::RoundRobin), Just(Policy::OvsAutoLb)],
+        rebalance in any::<bool>(),
+        tick_ms in 1u32..=1000,
+        busy in 0.5f64..=1.0,
+        wait_us in 1u32..=1_000_000,
+        gain in 0.001f64..=1.0,
+    ) -> SchedulerConfig {
+        SchedulerConfig { policy, rebalance, tick_ms, busy, wait_us, gain }
+    }
+}
+
+prop_compose! {
     fn configuration()(
         switch in switch(),
+        scheduler in scheduler(),
         mut guests in vec(guest(), 0..4),
         mut uplinks in vec(uplink(), 0..2),
     ) -> Config {
@@ -291,7 +339,7 @@ prop_compose! {
         for (index, uplink) in uplinks.iter_mut().enumerate() {
             uplink.name = format!("up{index}").parse().unwrap();
         }
-        Config { switch, guests, uplinks }
+        Config { switch, scheduler, guests, uplinks }
     }
 }
 
@@ -320,6 +368,7 @@ proptest! {
         made.sort_by(|a, b| a.name.cmp(&b.name));
         prop_assert_eq!(made, other.guests);
         prop_assert_eq!(diff.switch.is_empty(), old.switch == other.switch);
+        prop_assert_eq!(diff.scheduler.is_empty(), old.scheduler == other.scheduler);
     }
 
     #[test]
@@ -330,15 +379,15 @@ proptest! {
     /// Texts that get past the parser: keys that exist, with values of every kind.
     #[test]
     fn no_values_panic(lines in vec((any::<prop::sample::Index>(), any::<prop::sample::Index>()), 0..12)) {
-        let keys: Vec<String> = ["Switch", "Guest", "Uplink"]
+        let keys: Vec<String> = ["Switch", "Scheduler", "Elastic", "Guest", "Uplink"]
             .iter()
             .flat_map(|name| config::schema()["$defs"][name]["properties"].as_object().unwrap().clone())
             .map(|(key, _)| key)
-            .chain(["[switch]", "[[guest]]", "[[uplink]]", "vlan.trunk", "nothing", "\"é\""].map(str::to_owned))
+            .chain(["[switch]", "[scheduler]", "[[guest]]", "[[uplink]]", "vlan.trunk", "io_cores.min", "nothing", "\"é\""].map(str::to_owned))
             .collect();
         let values = [
             "0", "-1", "9223372036854775807", "1.5", "nan", "true", "\"\"", "\"all\"", "\"/run/é\"", "\"0660\"",
-            "[]", "[0, 0, -7]", "[[1]]", "{}", "{ access = 1 }", "{ trunk = [1], native = 1 }", "1979-05-27",
+            "[]", "[0, 0, -7]", "\"latency\"", "\"ovs-group\"", "0.6", "{ cpus = [1, 2], min = 2 }", "[[1]]", "{}", "{ access = 1 }", "{ trunk = [1], native = 1 }", "1979-05-27",
             "\"52:54:00:00:00:01\"", "\"net_af_xdp0,iface=x\"", "\"03:00.0\"", "99999999999999999999",
         ];
         let mut text = String::new();

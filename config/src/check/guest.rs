@@ -3,7 +3,7 @@
 use crate::check::access::{RawAccess, access};
 use crate::check::vlan::vlan;
 use crate::check::{Section, Surroundings};
-use crate::model::{GuestConfig, GuestFeatures, MAX_IO_CORES, MAX_QUEUE_PAIRS};
+use crate::model::{GuestConfig, GuestFeatures, MAX_IO_CORES, MAX_QUEUE_PAIRS, MAX_WEIGHT};
 use crate::raw::{RawGuest, SocketRole};
 use crate::report::{Key, Report};
 use crate::vlan::Vlan;
@@ -30,6 +30,7 @@ pub(crate) fn guest(
     }
     let queue_pairs = section.number("queue_pairs", raw.queue_pairs, 1..=i64::from(MAX_QUEUE_PAIRS)).unwrap_or(1);
     let io_core = io_core(&mut section, raw.io_core, around);
+    let weight = section.number("weight", raw.weight, 1..=i64::from(MAX_WEIGHT)).unwrap_or(1);
     let mac = raw.mac.as_deref().and_then(|text| section.parse("mac", text));
     let anti_spoof = raw.anti_spoof.unwrap_or(false);
     // A mac of a wrong type has been reported and taken out.
@@ -49,6 +50,8 @@ pub(crate) fn guest(
         socket_access,
         queue_pairs,
         io_core,
+        class: raw.class.unwrap_or_default(),
+        weight,
         mac,
         anti_spoof,
         stations,

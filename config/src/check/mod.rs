@@ -3,12 +3,14 @@
 mod access;
 mod claims;
 mod guest;
+mod scheduler;
 mod switch;
 mod uplink;
 mod vlan;
 
 pub(crate) use claims::Claims;
 pub(crate) use guest::guest;
+pub(crate) use scheduler::scheduler;
 pub(crate) use switch::{control_socket, switch};
 pub(crate) use uplink::uplink;
 
@@ -84,6 +86,17 @@ impl<'r, 's> Section<'r, 's> {
             self.problem(name, format!("{value} is out of range"), format!("write a number from {min} to {max}"));
         }
         number
+    }
+
+    /// A number in `range` that need not be whole; none if there is none or it is out of range.
+    fn real(&mut self, name: &str, value: Option<f64>, range: RangeInclusive<f64>) -> Option<f64> {
+        let value = value?;
+        if range.contains(&value) {
+            return Some(value);
+        }
+        let (min, max) = range.into_inner();
+        self.problem(name, format!("{value} is out of range"), format!("write a number from {min} to {max}"));
+        None
     }
 
     /// An absolute path.

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use crate::check::access::{RawAccess, access};
 use crate::check::{Section, Surroundings};
 use crate::error::ValueError;
-use crate::model::{MAX_IO_CORES, SwitchConfig};
-use crate::raw::RawSwitch;
+use crate::model::{IoCores, MAX_IO_CORES, SwitchConfig};
+use crate::raw::{RawIoCores, RawSwitch};
 use crate::report::{Key, Report};
 use crate::types::CpuId;
 
@@ -59,18 +59,41 @@ pub(crate) fn switch(
     })
 }
 
-fn io_cores(section: &mut Section<'_, '_>, raw: &RawSwitch, around: &Surroundings<'_>) -> Vec<CpuId> {
-    let count = raw.io_cores.len();
+fn io_cores(section: &mut Section<'_, '_>, raw: &RawSwitch, around: &Surroundings<'_>) -> IoCores {
+    let shared = raw.allow_shared_cpu == Some(true);
+    match &raw.io_cores {
+        RawIoCores::All(listed) => {
+            let cpus = cpus(section, "io_cores", listed, shared, around);
+            IoCores { min: cpus.len(), cpus }
+        }
+        RawIoCores::Elastic(elastic) => {
+            let listed = elastic.cpus.as_deref().unwrap_or_default();
+            let mut inner = Section::new(section.key.name("io_cores"), section.report);
+            let cpus = cpus(&mut inner, "cpus", listed, shared, around);
+            let min: usize = inner.number("min", elastic.min, 1..=listed.len().max(1) as i64).unwrap_or(1);
+            IoCores { cpus, min }
+        }
+    }
+}
+
+fn cpus(
+    section: &mut Section<'_, '_>,
+    name: &str,
+    listed: &[i64],
+    shared: bool,
+    around: &Surroundings<'_>,
+) -> Vec<CpuId> {
+    let count = listed.len();
     if count == 0 {
-        section.problem("io_cores", "there is no I/O core, so nothing would forward", "list at least one CPU: [0]");
+        section.problem(name, "there is no I/O core, so nothing would forward", "list at least one CPU: [0]");
     } else if count > MAX_IO_CORES {
         let message = format!("{count} I/O cores are listed");
-        section.problem("io_cores", message, format!("list at most {MAX_IO_CORES}"));
+        section.problem(name, message, format!("list at most {MAX_IO_CORES}"));
     }
-    let key = section.key.name("io_cores");
+    let key = section.key.name(name);
     let mut first_use = BTreeMap::new();
     let mut cpus = Vec::with_capacity(count);
-    for (index, raw_cpu) in raw.io_cores.iter().enumerate() {
+    for (index, raw_cpu) in listed.iter().enumerate() {
         let Ok(cpu) = u32::try_from(*raw_cpu).map(CpuId) else {
             let error = ValueError::new(format!("{raw_cpu} is not a CPU"), "write a CPU's number, from 0");
             section.report.add(&key.index(index), error);
@@ -82,7 +105,7 @@ fn io_cores(section: &mut Section<'_, '_>, raw: &RawSwitch, around: &Surrounding
             section.report.add(&key.index(index), ValueError::new(message, remedy));
         }
         if let Some(first) = first_use.insert(cpu, index)
-            && raw.allow_shared_cpu != Some(true)
+            && !shared
         {
             let message = format!("CPU {cpu} is listed twice: it is already I/O core {first}");
             let remedy =

@@ -31,7 +31,7 @@ pub(super) fn execute(command: ConfigCommand) -> Result<()> {
             super::print(&format!(
                 "{}: ok ({}, {}, {})\n",
                 file.display(),
-                count(config.switch.io_cores.len(), "I/O core"),
+                count(config.switch.io_cores.cpus.len(), "I/O core"),
                 count(config.guests.len(), "guest"),
                 count(config.uplinks.len(), "uplink")
             ))

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
-use config::{All, RawAccount, RawGuest, RawTrunk, RawVlan, SocketRole};
+use config::{All, Class, RawAccount, RawGuest, RawTrunk, RawVlan, SocketRole};
 
 use super::client::{Client, unexpected};
 use super::{show, table};
@@ -82,6 +82,12 @@ pub(super) struct AddGuest {
     /// The I/O core that serves the guest, a position in switch.io_cores [default: the one with the fewest queue pairs].
     #[arg(long, value_name = "N")]
     io_core: Option<i64>,
+    /// What the guest minds most: `latency`, its packets are looked for all the time; `throughput` [default: throughput].
+    #[arg(long, value_name = "CLASS")]
+    class: Option<ClassName>,
+    /// The guest's share of a saturated I/O core beside others', 1 to 100 [default: 1].
+    #[arg(long, value_name = "N")]
+    weight: Option<i64>,
     /// The guest's MAC address.
     #[arg(long)]
     mac: Option<String>,
@@ -140,6 +146,12 @@ enum Role {
     Client,
 }
 
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum ClassName {
+    Latency,
+    Throughput,
+}
+
 fn trunk(text: &str) -> Result<RawTrunk, String> {
     if text == "all" {
         return Ok(RawTrunk::All(All::All));
@@ -171,6 +183,11 @@ impl AddGuest {
             socket_group: self.socket_group.map(account),
             queue_pairs: self.queue_pairs,
             io_core: self.io_core,
+            class: self.class.map(|class| match class {
+                ClassName::Latency => Class::Latency,
+                ClassName::Throughput => Class::Throughput,
+            }),
+            weight: self.weight,
             mac: self.mac,
             anti_spoof: self.anti_spoof.then_some(true),
             stations: (!self.stations.is_empty()).then_some(self.stations),
@@ -218,6 +235,8 @@ pub(super) fn execute(client: &Client, command: GuestCommand) -> Result<()> {
                     show::state(guest.state),
                     settings.queue_pairs.unwrap_or(1).to_string(),
                     settings.io_core.map_or("any".to_owned(), |core| core.to_string()),
+                    if settings.class == Some(Class::Latency) { "latency" } else { "throughput" }.to_owned(),
+                    settings.weight.unwrap_or(1).to_string(),
                     show::vlan(settings.vlan.as_ref()),
                     settings.mac.clone().unwrap_or("-".to_owned()),
                     if settings.anti_spoof == Some(true) { "yes" } else { "no" }.to_owned(),
@@ -227,8 +246,21 @@ pub(super) fn execute(client: &Client, command: GuestCommand) -> Result<()> {
                     settings.socket.clone(),
                 ]
             };
-            let heads =
-                ["NAME", "STATE", "#QUEUES", "#CORE", "VLAN", "MAC", "ANTI-SPOOF", "#MTU", "FROM", "ROLE", "SOCKET"];
+            let heads = [
+                "NAME",
+                "STATE",
+                "#QUEUES",
+                "#CORE",
+                "CLASS",
+                "#WEIGHT",
+                "VLAN",
+                "MAC",
+                "ANTI-SPOOF",
+                "#MTU",
+                "FROM",
+                "ROLE",
+                "SOCKET",
+            ];
             super::print(&table::render(&heads, &guests.iter().map(row).collect::<Vec<_>>()))
         }
     }
@@ -267,6 +299,8 @@ mod tests {
     #[test]
     fn options_are_the_keys_of_the_section() {
         let raw = parse("a --socket /a --trunk 10,20 --native 1 --socket-group 7 --socket-owner me --no-tso").unwrap();
+        let share = parse("a --socket /a --class latency --weight 4").unwrap();
+        assert_eq!((share.class, share.weight), (Some(Class::Latency), Some(4)));
         let vlan = RawVlan { access: None, trunk: Some(RawTrunk::Only(vec![10, 20])), native: Some(1) };
         assert_eq!(raw.vlan, Some(vlan));
         assert_eq!(raw.socket_group, Some(RawAccount::Id(7)));

@@ -91,7 +91,8 @@ pub(crate) struct Control<S> {
 impl<S: Switch> Control<S> {
     /// Takes over a switch without ports.
     pub(crate) fn new(switch: S, setup: Setup) -> Self {
-        let running = Config { switch: setup.config.switch.clone(), guests: Vec::new(), uplinks: Vec::new() };
+        let Config { switch: keys, scheduler, .. } = &setup.config;
+        let running = Config { switch: keys.clone(), scheduler: *scheduler, guests: Vec::new(), uplinks: Vec::new() };
         Self { switch, setup, running, added: BTreeSet::new() }
     }
 

@@ -117,6 +117,9 @@ pub(crate) struct ReloadReport {
     pub(crate) changed: Vec<ChangedPort>,
     /// Keys of `[switch]` that are in force now.
     pub(crate) switch: Vec<String>,
+    /// Keys of `[scheduler]` that are in force now.
+    #[serde(default)]
+    pub(crate) scheduler: Vec<String>,
     /// Keys of `[switch]` that differ and will be in force when the switch is started again.
     pub(crate) needs_restart: Vec<String>,
     /// What whoever asked should know besides.
@@ -141,6 +144,7 @@ impl ReloadReport {
         lines.extend(self.changed.iter().map(|changed| format!("replaced {} ({})", changed.port, keys(changed))));
         lines.extend(self.added.iter().map(|port| format!("added {port}")));
         lines.extend(self.switch.iter().map(|key| format!("changed switch.{key}")));
+        lines.extend(self.scheduler.iter().map(|key| format!("changed scheduler.{key}")));
         lines.extend(self.needs_restart.iter().map(|key| format!("switch.{key} differs: it needs a restart")));
         if lines.is_empty() {
             lines.push("nothing to change".to_owned());

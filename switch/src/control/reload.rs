@@ -44,6 +44,7 @@ impl<S: Switch> Control<S> {
             self.switch.set_switch(&live);
             self.running.switch = live.clone();
         }
+        self.running.scheduler = new.scheduler;
         self.setup.config = Config { switch: live, ..new };
         for line in plan.report.lines() {
             info!("reload: {line}");
@@ -64,6 +65,7 @@ impl<S: Switch> Control<S> {
             let list = if change.needs_restart { &mut plan.report.needs_restart } else { &mut plan.report.switch };
             list.push(change.key);
         }
+        plan.report.scheduler = diff.scheduler.into_iter().map(|change| change.key).collect();
         // The file was checked against the switch it describes; what runs may have other I/O cores.
         for port in &plan.add {
             port.check_alone(&self.running, machine)

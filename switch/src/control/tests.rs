@@ -238,6 +238,8 @@ fn a_reload_applies_the_difference_and_no_more() {
         [switch]
         io_cores = [0, 1]
         flood_rate_pps = 7
+        [scheduler]
+        rebalance = false
         [[guest]]
         name = "vm1"
         socket = "/run/vm1"
@@ -255,6 +257,8 @@ fn a_reload_applies_the_difference_and_no_more() {
     assert_eq!(report.added, ["guest vm3"]);
     assert_eq!(report.changed[0].keys, ["mtu"]);
     assert_eq!(report.switch, ["flood_rate_pps"]);
+    assert_eq!(report.scheduler, ["rebalance"]);
+    assert!(!fixture.control.running.scheduler.rebalance);
     assert_eq!(report.needs_restart, ["io_cores"]);
     assert_eq!(fixture.control.switch.flood_rate_pps, Some(7));
     // Only what needs the restart is still different.

@@ -45,7 +45,7 @@ struct Core {
 impl Fabric {
     /// Starts a pinned thread for each CPU.
     pub(super) fn start(eal: &Arc<Eal>, config: &config::SwitchConfig) -> Result<Self, DataplaneError> {
-        let cpus: Vec<usize> = config.io_cores.iter().map(|cpu| cpu.0 as usize).collect();
+        let cpus: Vec<usize> = config.io_cores.cpus.iter().map(|cpu| cpu.0 as usize).collect();
         let epoch = tsc();
         let fdb = fdb_settings(config);
         let mut fabric = Self {
