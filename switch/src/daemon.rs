@@ -11,10 +11,10 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
-use config::{Config, Machine, SwitchConfig};
+use config::{Config, Machine, SchedulerConfig, SwitchConfig};
 use tracing::{info, warn};
 
-use crate::control::protocol::{MovedQueue, Request, Response};
+use crate::control::protocol::{MovedQueue, PlanReport, Request, Response};
 use crate::control::{Control, ControlSocket, Mailbox, Message, Port, Setup, Switch, admit, given_up};
 use crate::dataplane::{Dataplane, DataplaneError};
 use crate::logging;
@@ -57,6 +57,18 @@ impl Switch for Dataplane {
         self.set_switch(config);
     }
 
+    fn set_scheduler(&mut self, config: &SchedulerConfig) {
+        self.scheduling.set(config);
+    }
+
+    fn plan(&self) -> PlanReport {
+        self.scheduling.plan()
+    }
+
+    fn pause_scheduler(&self, pause: bool) -> bool {
+        self.scheduling.set_paused(pause)
+    }
+
     fn snapshot(&self) -> Snapshot {
         self.snapshot()
     }
@@ -89,7 +101,7 @@ pub(crate) fn run(file: &Path) -> Result<()> {
         warn!("{}", given_up(port, error));
     }
 
-    let switch = Dataplane::start(&config.switch)?;
+    let switch = Dataplane::start(&config.switch, &config.scheduler)?;
     let set_log_level = Box::new(move |level| log.set_level(level));
     let setup = Setup { file, config, state, machine: Machine::detect, set_log_level };
     let mut control = Control::new(switch, setup);

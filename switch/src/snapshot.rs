@@ -28,6 +28,8 @@ pub(crate) struct Snapshot {
     pub(crate) fdb_entries: u64,
     /// Moves of queue pairs between I/O cores.
     pub(crate) pauses: PausesSnapshot,
+    /// Who decides on them.
+    pub(crate) scheduler: SchedulerSnapshot,
     /// Who talks to whom.
     pub(crate) talks: TalksSnapshot,
 }
@@ -54,6 +56,56 @@ pub(crate) struct TalkSnapshot {
     pub(crate) to_queue: u16,
     /// How many.
     pub(crate) packets: u64,
+}
+
+/// The scheduler.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct SchedulerSnapshot {
+    /// The policy's name.
+    pub(crate) policy: String,
+    /// Whether it does nothing by itself.
+    pub(crate) paused: bool,
+    /// Length of a tick, in milliseconds.
+    pub(crate) tick_ms: u64,
+    /// Ticks since the start.
+    pub(crate) ticks: u64,
+    /// I/O cores that are saturated.
+    pub(crate) saturated: Vec<usize>,
+    /// I/O cores that sleep.
+    pub(crate) parked: Vec<usize>,
+    /// Queue pairs it moved, those moved back included.
+    pub(crate) moves: u64,
+    /// Orders that could not be carried out.
+    pub(crate) failed: u64,
+    /// Queue pairs it moved back.
+    pub(crate) rolled_back: u64,
+    /// Why a saturated core cannot be helped.
+    pub(crate) cannot_fix: Option<String>,
+    /// The last decisions, the oldest first.
+    pub(crate) decisions: Vec<DecisionSnapshot>,
+}
+
+/// Something the scheduler decided. Gains are parts of an I/O core by which the fullest of those concerned is less full.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct DecisionSnapshot {
+    /// Its number, from 0.
+    pub(crate) number: u64,
+    /// When it was made: milliseconds since 1970.
+    pub(crate) time_ms: u64,
+    /// `move`, `roll_back`, `park`, `wake`, `cannot_fix`, `pause` or `resume`.
+    pub(crate) kind: String,
+    /// What was decided, in words.
+    pub(crate) what: String,
+    /// Why.
+    pub(crate) why: String,
+    /// What it should gain.
+    pub(crate) expected_gain: Option<f64>,
+    /// What it gained, once it had settled.
+    pub(crate) measured_gain: Option<f64>,
+    /// Microseconds in which no core served the queue pair.
+    pub(crate) pause_us: Option<f64>,
+    /// Why it could not be carried out.
+    pub(crate) failed: Option<String>,
 }
 
 /// How long queue pairs were not served while they moved.

@@ -81,6 +81,11 @@ impl History {
         Self { long_ticks: long_ticks as f64, ..Self::default() }
     }
 
+    /// Averages over so many ticks from now on.
+    pub(super) fn set_window(&mut self, long_ticks: u64) {
+        self.long_ticks = long_ticks as f64;
+    }
+
     pub(super) fn update(&mut self, load: &Load) -> Changes {
         self.ticks += 1.0;
         let set = self.align(load);

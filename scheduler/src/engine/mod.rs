@@ -14,6 +14,7 @@ mod history;
 mod holds;
 mod log;
 mod planning;
+mod settings;
 mod steps;
 mod watch;
 
@@ -119,11 +120,7 @@ impl Scheduler {
     /// For the I/O cores of a machine, all of them awake.
     #[must_use]
     pub fn new(config: Config, topology: Topology) -> Self {
-        let auto = match config.policy.as_ovs() {
-            Some((assignment, true)) => Some(AutoLoadBalance::new(assignment, None, None, None)),
-            _ => None,
-        };
-        let window = if config.policy.as_ovs().is_some() { OVS_WINDOW_NS } else { config.patience.even_window_ns };
+        let (auto, window) = (settings::auto_of(&config), settings::window_of(&config));
         Self {
             tick: 0,
             paused: false,

@@ -3,6 +3,7 @@
 mod client;
 mod config_file;
 mod guest;
+mod scheduler;
 mod show;
 mod table;
 mod uplink;
@@ -72,6 +73,9 @@ enum Command {
     /// Add, remove and list uplinks.
     #[command(subcommand)]
     Uplink(uplink::UplinkCommand),
+    /// See what the scheduler decides, and stop it from doing so.
+    #[command(subcommand)]
+    Scheduler(scheduler::SchedulerCommand),
     /// Look at the forwarding database.
     #[command(subcommand)]
     Fdb(FdbCommand),
@@ -111,6 +115,7 @@ fn execute(cli: Cli) -> Result<()> {
         Command::Status { json } => show::status(&client, json),
         Command::Guest(command) => guest::execute(&client, command),
         Command::Uplink(command) => uplink::execute(&client, command),
+        Command::Scheduler(command) => scheduler::execute(&client, command),
         Command::Fdb(FdbCommand::Show { json }) => show::fdb(&client, json),
         Command::Reload => reload(&client),
         Command::Config(command) => config_file::execute(command),

@@ -107,6 +107,7 @@ fn render(before: &Snapshot, now: &Snapshot) -> String {
         &cores.collect::<Vec<_>>(),
     ));
     text.push('\n');
+    text.push_str(&super::scheduler::summary(&now.scheduler));
     text.push_str(&accounting(&now.accounting));
     for port in &now.ports {
         notes(port, &mut text);

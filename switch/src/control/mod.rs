@@ -19,7 +19,9 @@ pub(crate) use server::serve;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use config::{Config, ConfigError, GuestConfig, LogLevel, Machine, PortName, SwitchConfig, UplinkConfig};
+use config::{
+    Config, ConfigError, GuestConfig, LogLevel, Machine, PortName, SchedulerConfig, SwitchConfig, UplinkConfig,
+};
 use serde_json::Value;
 use tracing::{info, warn};
 
@@ -27,7 +29,7 @@ use crate::snapshot::{FdbSnapshot, PortKind, PortState, Snapshot};
 use crate::state::{StateError, StateFile};
 use crate::words;
 use port::{find, insert, take_out};
-use protocol::{Answer, Done, Listed, MovedQueue, Origin, Request, Response};
+use protocol::{Answer, Done, Listed, MovedQueue, Origin, PlanReport, Request, Response};
 
 /// What the control plane needs of the switch it runs.
 pub(crate) trait Switch {
@@ -40,6 +42,12 @@ pub(crate) trait Switch {
     fn move_guest(&mut self, name: &str, queue: Option<u16>, io_core: usize) -> Result<Vec<MovedQueue>, Self::Error>;
     /// Takes up the keys of `[switch]` that need no restart.
     fn set_switch(&mut self, config: &SwitchConfig);
+    /// Takes up the keys of `[scheduler]`.
+    fn set_scheduler(&mut self, config: &SchedulerConfig);
+    /// What the scheduler would do now.
+    fn plan(&self) -> PlanReport;
+    /// Stops the scheduler from doing anything by itself, or lets it go on. Whether that changed anything.
+    fn pause_scheduler(&self, pause: bool) -> bool;
     fn snapshot(&self) -> Snapshot;
     fn fdb(&self) -> Vec<FdbSnapshot>;
 }
@@ -135,6 +143,9 @@ impl<S: Switch> Control<S> {
             Request::GuestRemove { name } => self.remove(PortKind::Guest, &name).map(Answer::Done),
             Request::GuestMove { name, queue, io_core } => self.move_guest(&name, queue, io_core).map(Answer::Moved),
             Request::UplinkRemove { name } => self.remove(PortKind::Uplink, &name).map(Answer::Done),
+            Request::SchedulerPlan => Ok(Answer::Plan(self.switch.plan())),
+            Request::SchedulerPause => Ok(Answer::Done(self.pause_scheduler(true))),
+            Request::SchedulerResume => Ok(Answer::Done(self.pause_scheduler(false))),
             Request::Reload => self.reload().map(Answer::Reloaded),
         };
         match result {
@@ -201,6 +212,18 @@ impl<S: Switch> Control<S> {
             done.warnings.push(format!("it is in {file}, and comes back at the next start: take it out there too"));
         }
         Ok(done)
+    }
+
+    fn pause_scheduler(&mut self, pause: bool) -> Done {
+        let changed = self.switch.pause_scheduler(pause);
+        let message = match (pause, changed) {
+            (true, true) => "the scheduler is paused: nothing is moved but by `sidecore guest move`",
+            (true, false) => "the scheduler was paused already",
+            (false, true) => "the scheduler goes on",
+            (false, false) => "the scheduler was not paused",
+        };
+        info!("{message}");
+        Done { message: message.to_owned(), warnings: Vec::new() }
     }
 
     fn move_guest(&mut self, name: &str, queue: Option<u16>, io_core: usize) -> Result<Vec<MovedQueue>, ControlError> {

@@ -35,6 +35,12 @@ pub(crate) enum Request {
     UplinkList,
     /// The stations known: [`Answer::Fdb`].
     FdbShow,
+    /// What the scheduler would do now: [`Answer::Plan`].
+    SchedulerPlan,
+    /// The scheduler does nothing by itself from now on: [`Answer::Done`].
+    SchedulerPause,
+    /// It goes on: [`Answer::Done`].
+    SchedulerResume,
     /// Reads the configuration file again and applies what changed: [`Answer::Reloaded`].
     Reload,
 }
@@ -59,6 +65,7 @@ pub(crate) enum Answer {
     Fdb(Vec<FdbSnapshot>),
     Done(Done),
     Moved(Vec<MovedQueue>),
+    Plan(PlanReport),
     Reloaded(ReloadReport),
 }
 
@@ -89,6 +96,19 @@ pub(crate) struct Done {
     /// What whoever asked should know besides.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) warnings: Vec<String>,
+}
+
+/// What the scheduler would do. Loads are parts of an I/O core.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct PlanReport {
+    /// Moves, in words.
+    pub(crate) moves: Vec<String>,
+    /// The fullest core's load as it is.
+    pub(crate) before: f64,
+    /// The same after the moves.
+    pub(crate) after: f64,
+    /// Why cores stay full all the same, where they do.
+    pub(crate) cannot_fix: Option<String>,
 }
 
 /// A queue pair that was moved.

@@ -44,7 +44,10 @@ impl<S: Switch> Control<S> {
             self.switch.set_switch(&live);
             self.running.switch = live.clone();
         }
-        self.running.scheduler = new.scheduler;
+        if self.running.scheduler != new.scheduler {
+            self.switch.set_scheduler(&new.scheduler);
+            self.running.scheduler = new.scheduler;
+        }
         self.setup.config = Config { switch: live, ..new };
         for line in plan.report.lines() {
             info!("reload: {line}");

@@ -56,6 +56,18 @@ impl Switch for FakeSwitch {
         self.flood_rate_pps = config.flood_rate_pps;
     }
 
+    fn set_scheduler(&mut self, config: &SchedulerConfig) {
+        self.log.push(format!("rebalance {}", config.rebalance));
+    }
+
+    fn plan(&self) -> PlanReport {
+        PlanReport { moves: Vec::new(), before: 0.0, after: 0.0, cannot_fix: None }
+    }
+
+    fn pause_scheduler(&self, pause: bool) -> bool {
+        pause
+    }
+
     fn snapshot(&self) -> Snapshot {
         Snapshot {
             version: "0".into(),
@@ -67,6 +79,7 @@ impl Switch for FakeSwitch {
             accounting: Accounting::default(),
             fdb_entries: 0,
             pauses: Default::default(),
+            scheduler: Default::default(),
             talks: Default::default(),
         }
     }

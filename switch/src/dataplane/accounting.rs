@@ -80,6 +80,10 @@ pub(super) struct CoreCounters {
     pub(super) tick: CachePadded<Counter>,
     /// Queue pairs attached, now.
     pub(super) queue_pairs: Counter,
+    /// Uplink queues attached, now.
+    pub(super) uplinks: Counter,
+    /// Not 0: it sleeps between rounds. Written by whoever has it parked and woken.
+    pub(super) parked: Counter,
     /// Packets handed to other cores, copies of floods included.
     pub(super) handed_over: Counter,
     /// Stations in this core's replica of the FDB, now.
@@ -101,6 +105,8 @@ impl CoreCounters {
             received_packets: Counter::default(),
             tick: CachePadded::default(),
             queue_pairs: Counter::default(),
+            uplinks: Counter::default(),
+            parked: Counter::default(),
             handed_over: Counter::default(),
             fdb_entries: Counter::default(),
             learn_refusals: Default::default(),

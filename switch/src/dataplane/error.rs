@@ -39,6 +39,9 @@ pub(crate) enum DataplaneError {
     /// The thread that looks after the I/O cores cannot be started.
     #[error("the thread that looks after the I/O cores does not start: {0}; raise the limit on threads (ulimit -u)")]
     Rescue(std::io::Error),
+    /// The scheduler's thread cannot be started.
+    #[error("the scheduler's thread does not start: {0}; raise the limit on threads (ulimit -u)")]
+    Scheduler(std::io::Error),
     /// A port of that name is there.
     #[error("there is a port named {0:?} already: choose another name, or remove that port first")]
     NameTaken(String),

@@ -92,13 +92,13 @@ impl Fabric {
     /// Tells one core.
     pub(super) fn tell(&self, core: usize, message: Message) {
         if let Some(core) = self.cores.get(core) {
-            core.mailbox.send(message);
+            core.send(message);
         }
     }
 
     /// Tells every core the same.
     pub(super) fn tell_all(&self, message: impl Fn() -> Message) {
-        self.cores.iter().for_each(|core| core.mailbox.send(message()));
+        self.cores.iter().for_each(|core| core.send(message()));
     }
 
     /// Asks one core and waits for its answer.
@@ -152,6 +152,21 @@ impl Fabric {
         Some(pause)
     }
 
+    /// Has a core sleep between its rounds. False, and nothing done, where it serves something.
+    pub(super) fn park(&self, core: usize) -> bool {
+        let Some(core) = self.cores.get(core) else { return false };
+        let serves = core.counters.queue_pairs.get() > 0 || core.counters.uplinks.get() > 0;
+        if !serves {
+            core.counters.parked.set(1);
+        }
+        !serves
+    }
+
+    /// Has it poll without sleeping again.
+    pub(super) fn wake(&self, core: usize) -> bool {
+        self.cores.get(core).inspect(|core| core.wake()).is_some()
+    }
+
     /// Takes a queue pair back from its core, at a burst boundary.
     pub(super) fn take_back(&self, core: usize, port: PortId, queue: usize) -> Option<QueuePair> {
         self.ask(core, |reply| Message::TakeBack { port, queue, reply }).flatten().map(|pair| *pair)
@@ -203,10 +218,31 @@ impl Fabric {
 }
 
 impl Core {
+    /// Tells it. One that sleeps is woken to read it.
+    fn send(&self, message: Message) {
+        // Whoever is given something to serve polls.
+        if matches!(message, Message::Attach { .. } | Message::AttachUplink(_) | Message::Expect { .. }) {
+            self.counters.parked.set(0);
+        }
+        self.mailbox.send(message);
+        self.unpark();
+    }
+
+    fn wake(&self) {
+        self.counters.parked.set(0);
+        self.unpark();
+    }
+
+    fn unpark(&self) {
+        if let Some(thread) = &*self.thread.lock().unwrap_or_else(PoisonError::into_inner) {
+            thread.thread().unpark();
+        }
+    }
+
     /// Asks; the answer comes when the core gets to it, or never where it has ended.
     fn ask<T>(&self, question: impl FnOnce(Reply<T>) -> Message) -> Receiver<T> {
         let (reply, answer) = sync_channel(1);
-        self.mailbox.send(question(reply));
+        self.send(question(reply));
         answer
     }
 }

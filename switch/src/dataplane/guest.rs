@@ -150,6 +150,11 @@ impl Guest {
 }
 
 impl GuestHost {
+    /// The guest's name.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// What the session said last.
     pub(super) fn state(&self) -> GuestState {
         self.lock().clone()
@@ -172,7 +177,13 @@ impl GuestHost {
     pub(super) fn places(&self) -> impl Iterator<Item = Place> + '_ {
         self.queues.iter().enumerate().filter_map(|(index, queue)| {
             let (queue_id, source) = (queue_id(self.port, index), queue.source);
-            queue.io_core().map(|core| Place { queue: queue_id, source, core, pinned: self.pinned })
+            queue.io_core().map(|core| Place {
+                queue: queue_id,
+                source,
+                core,
+                pinned: self.pinned,
+                packets: queue.counters.tx.packets.get(),
+            })
         })
     }
 
@@ -203,8 +214,19 @@ impl GuestHost {
     /// Moves a queue pair to an I/O core that there is; one whose rings are not started will start there. `None` where there is no such
     /// queue pair, or where the switch ends.
     pub(super) fn move_queue(&self, index: usize, to: usize) -> Option<Moved> {
-        let queue = self.queues.get(index)?;
         let _change = self.change();
+        self.move_locked(index, to)
+    }
+
+    /// The same for a queue pair that is served by I/O core `from`. `None` also where it is not.
+    pub(super) fn move_queue_from(&self, index: usize, from: usize, to: usize) -> Option<Moved> {
+        let _change = self.change();
+        self.queues.get(index)?.io_core().filter(|core| *core == from)?;
+        self.move_locked(index, to)
+    }
+
+    fn move_locked(&self, index: usize, to: usize) -> Option<Moved> {
+        let queue = self.queues.get(index)?;
         let from = queue.io_core().unwrap_or(queue.home());
         let mut pause = None;
         if let Some(from) = queue.io_core().filter(|from| *from != to) {

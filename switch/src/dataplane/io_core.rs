@@ -4,6 +4,7 @@ mod moves;
 
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
+use std::time::Duration;
 
 use arrayvec::ArrayVec;
 use pmd_bindings::{ChecksumState, Mbuf, tsc};
@@ -27,6 +28,8 @@ use crate::forwarding::{DropReason, Entry, Fdb, MacAddr, Now, PortId, PortKind, 
 /// Every so many rounds a few buckets of the FDB are aged, so that its cost is spread thin.
 const AGEING_ROUNDS: u64 = 64;
 const AGEING_BUCKETS: usize = 8;
+/// A parked core's sleep between two rounds: what other cores tell it of stations must not wait for long, nor for room.
+const NAP: Duration = Duration::from_millis(1);
 
 /// A guest's transmit queue on this core.
 struct GuestTx {
@@ -130,11 +133,19 @@ impl IoCore {
     pub(super) fn run(mut self) -> Self {
         self.done_at = tsc();
         while let Some(worked) = self.turn(tsc) {
-            if !worked && self.shares_cpu {
+            if !worked && self.may_nap() {
+                std::thread::park_timeout(NAP);
+            } else if !worked && self.shares_cpu {
                 std::thread::yield_now();
             }
         }
         self
+    }
+
+    /// Whether it is parked, and serves nothing that could make it wait.
+    #[inline]
+    fn may_nap(&self) -> bool {
+        self.counters.parked.get() != 0 && self.attached.is_empty() && self.uplinks.is_empty() && self.part.is_none()
     }
 
     /// Does what it was told, then one round, and accounts for the time that `clock` says it took. Whether there was anything to do; `None`: stop.
@@ -423,13 +434,16 @@ impl IoCore {
         let tx = UplinkTx::new(port, queues.tx, pool, limits, Arc::clone(&counters));
         self.forwarder.out.uplinks.push(tx);
         let origin = Origin { port, source };
+        self.counters.uplinks.set(self.uplinks.len() as u64 + 1);
         self.uplinks.push(UplinkRx { origin, rx: queues.rx, counters });
     }
 
     fn take_uplink(&mut self, port: PortId) -> Vec<UplinkQueues> {
         let rx = self.uplinks.extract_if(.., |uplink| uplink.origin.port == port).map(|uplink| uplink.rx);
         let tx = self.forwarder.out.uplinks.extract_if(.., |uplink| uplink.port == port).map(UplinkTx::into_queue);
-        rx.zip(tx).map(|(rx, tx)| UplinkQueues { rx, tx }).collect()
+        let queues = rx.zip(tx).map(|(rx, tx)| UplinkQueues { rx, tx }).collect();
+        self.counters.uplinks.set(self.uplinks.len() as u64);
+        queues
     }
 
     /// Floods a reverse ARP request (RFC 903), as a guest that moved would, so that switches learn where it is now.

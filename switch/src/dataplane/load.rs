@@ -48,6 +48,8 @@ pub(super) struct Place {
     pub(super) core: usize,
     /// Whether it has to stay there.
     pub(super) pinned: bool,
+    /// Packets pulled from it, ever.
+    pub(super) packets: u64,
 }
 
 /// What the counters say at one moment. Cycles are totals, but for waits.
@@ -90,8 +92,8 @@ impl Reading {
 pub(super) struct LoadMeter {
     cycles_per_s: u64,
     cores: Vec<(u64, u64)>,
-    /// Cycles by source.
-    queues: HashMap<u16, u64>,
+    /// Cycles and packets by source.
+    queues: HashMap<u16, (u64, u64)>,
 }
 
 impl LoadMeter {
@@ -110,21 +112,28 @@ impl LoadMeter {
             let busy = busy.wrapping_sub(busy_before);
             // What a core did not account for yet is its next tick's.
             let capacity = busy + idle.wrapping_sub(idle_before);
-            cores.push(CoreLoad { busy: got(index, busy), capacity: got(index, capacity), oldest_ns: 0 });
+            cores.push(CoreLoad {
+                busy: got(index, busy),
+                capacity: got(index, capacity),
+                oldest_ns: 0,
+                parked: false,
+            });
         }
         let mut queues = Vec::with_capacity(reading.queues.len());
         for (place, cycles, waited) in &reading.queues {
-            let before = self.queues.get(&place.source.0).copied().unwrap_or(*cycles);
-            let cycles = got(place.core, cycles.wrapping_sub(before));
-            let Place { queue, core, pinned, .. } = *place;
-            queues.push(QueueLoad { queue, core: IoCore(core), pinned, cycles, node: None });
+            let Place { queue, core, pinned, packets, .. } = *place;
+            let before = self.queues.get(&place.source.0).copied().unwrap_or((*cycles, packets));
+            let cycles = got(core, cycles.wrapping_sub(before.0));
+            let packets = packets.wrapping_sub(before.1);
+            queues.push(QueueLoad { queue, core: IoCore(core), pinned, cycles, packets, node: None });
             if let Some(core) = cores.get_mut(core) {
                 core.oldest_ns = core.oldest_ns.max(ns(*waited, self.cycles_per_s));
             }
         }
         let load = Load { cores, queues, talks: talks(reading) };
         self.cores.clone_from(&reading.cores);
-        self.queues = reading.queues.iter().map(|(place, cycles, _)| (place.source.0, *cycles)).collect();
+        self.queues =
+            reading.queues.iter().map(|(place, cycles, _)| (place.source.0, (*cycles, place.packets))).collect();
         load
     }
 }
@@ -177,6 +186,20 @@ impl Loads {
         locked(&self.last).clone()
     }
 
+    /// The guest of a port.
+    pub(super) fn guest(&self, port: PortId) -> Option<Arc<GuestHost>> {
+        locked(&self.guests).iter().find(|guest| u32::from(guest.port.0) == port.0).cloned()
+    }
+
+    /// Every queue pair, with the core it is on or will start on.
+    pub(super) fn homes(&self) -> Vec<(QueueId, IoCore)> {
+        let guests = locked(&self.guests);
+        let homes = guests.iter().flat_map(|guest| {
+            guest.queues.iter().enumerate().map(|(index, queue)| (queue_id(guest.port, index), IoCore(queue.home())))
+        });
+        homes.collect()
+    }
+
     /// Every queue pair that is attached.
     fn places(&self) -> Vec<Place> {
         locked(&self.guests).iter().flat_map(|guest| guest.places()).collect()
@@ -210,7 +233,10 @@ impl LoadReader {
         let now = tsc();
         let reading = Reading::take(&cores, &places, self.number, now);
         self.number += 1;
-        let load = self.meter.tick(&reading, self.steal.shares());
+        let mut load = self.meter.tick(&reading, self.steal.shares());
+        for (core, (_, counters)) in load.cores.iter_mut().zip(self.loads.fabric.cores()) {
+            core.parked = counters.parked.get() != 0;
+        }
         let length_ns = ns(now.saturating_sub(std::mem::replace(&mut self.read_at, now)), tsc_hz());
         *locked(&self.loads.last) = LastLoad { load: load.clone(), length_ns };
         load
@@ -225,7 +251,13 @@ mod tests {
     const GHZ: u64 = 1_000_000_000;
 
     fn place(source: u16, core: usize) -> Place {
-        Place { queue: queue_id(forwarding::PortId(source + 100), 0), source: SourceId(source), core, pinned: false }
+        Place {
+            queue: queue_id(forwarding::PortId(source + 100), 0),
+            source: SourceId(source),
+            core,
+            pinned: false,
+            packets: 0,
+        }
     }
 
     fn id(source: u16) -> QueueId {
@@ -242,9 +274,10 @@ mod tests {
         let first = meter.tick(&reading(&[(1000, 500)], &[(place(1, 0), 700, 0)]), &[]);
         assert_eq!(first.cores, [CoreLoad::default()]);
         assert_eq!(first.queues[0].cycles, 0, "what was before is nobody's load");
-        let second = meter.tick(&reading(&[(1600, 900)], &[(place(1, 0), 1200, 5000)]), &[]);
-        assert_eq!(second.cores, [CoreLoad { busy: 600, capacity: 1000, oldest_ns: 2500 }]);
-        let queue = QueueLoad { queue: id(1), core: IoCore(0), pinned: false, cycles: 500, node: None };
+        let now = Place { packets: 9, ..place(1, 0) };
+        let second = meter.tick(&reading(&[(1600, 900)], &[(now, 1200, 5000)]), &[]);
+        assert_eq!(second.cores, [CoreLoad { busy: 600, capacity: 1000, oldest_ns: 2500, parked: false }]);
+        let queue = QueueLoad { queue: id(1), core: IoCore(0), pinned: false, cycles: 500, packets: 9, node: None };
         assert_eq!(second.queues, [queue]);
     }
 

@@ -35,6 +35,7 @@ mod report;
 mod rescue;
 pub mod rig;
 mod rota;
+mod scheduling;
 mod uplink;
 mod waiting;
 mod watch;
@@ -44,17 +45,18 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use pmd_bindings::Eal;
-use scheduler::{Demand, IoCore, QueueId};
+use scheduler::{Demand, IoCore};
 
 use self::accounting::{SOURCES_MAX, SourceId};
 use self::device::Uplink;
 pub(crate) use self::error::DataplaneError;
 use self::fabric::Fabric;
 use self::guest::{Guest, GuestQueue, Moved};
-use self::load::{LoadReader, Loads, queue_id};
+use self::load::{Loads, queue_id};
 use self::mailbox::Message;
 use self::ports::{PORTS_MAX, PortEntry, Way};
 use self::report::SourceTotals;
+use self::scheduling::Scheduling;
 use crate::control::protocol::MovedQueue;
 use crate::forwarding::{MacAddr, PortId, PortKind, PortVlans, SourceCheck, VlanId, VlanSet};
 
@@ -65,7 +67,7 @@ pub(crate) struct Dataplane {
     uplinks: Vec<Uplink>,
     fabric: Arc<Fabric>,
     loads: Arc<Loads>,
-    load_reader: LoadReader,
+    pub(crate) scheduling: Scheduling,
     eal: Arc<Eal>,
     started: Instant,
     next_port: u16,
@@ -76,15 +78,19 @@ pub(crate) struct Dataplane {
 
 impl Dataplane {
     /// Starts DPDK and the I/O cores. There are no ports yet.
-    pub(crate) fn start(config: &config::SwitchConfig) -> Result<Self, DataplaneError> {
+    pub(crate) fn start(
+        config: &config::SwitchConfig,
+        scheduler: &config::SchedulerConfig,
+    ) -> Result<Self, DataplaneError> {
         let eal = Arc::new(eal::start(config)?);
         let fabric = Arc::new(Fabric::start(&eal, config)?);
         let loads = Arc::new(Loads::new(Arc::clone(&fabric)));
         Ok(Self {
             guests: Vec::new(),
             uplinks: Vec::new(),
+            scheduling: Scheduling::start(&fabric, &loads, &config.io_cores, scheduler)
+                .map_err(DataplaneError::Scheduler)?,
             fabric,
-            load_reader: LoadReader::new(Arc::clone(&loads)),
             loads,
             eal,
             started: Instant::now(),
@@ -200,6 +206,7 @@ impl Dataplane {
         self.fabric.change_table(|table| table.set(entry));
         device::hand_out(&self.fabric, shares);
         self.uplinks.push(uplink);
+        self.scheduling.set_uplinks(true);
         Ok(())
     }
 
@@ -212,6 +219,7 @@ impl Dataplane {
             .ok_or_else(|| DataplaneError::NoSuchPort { kind: "uplink", name: name.to_owned() })?;
         let uplink = self.uplinks.remove(index);
         self.close_port(uplink.port);
+        self.scheduling.set_uplinks(!self.uplinks.is_empty());
         uplink.stop(&self.eal, &self.fabric)
     }
 
@@ -225,6 +233,7 @@ impl Dataplane {
     /// Ends everything: sessions, devices, cores.
     pub(crate) fn stop(mut self) {
         // All sessions at once: each has to wait for the cores, and they need not do so one after the other.
+        self.scheduling.stop();
         self.guests.iter().for_each(Guest::begin_stop);
         for guest in self.guests.drain(..) {
             self.loads.remove(guest.host.port);
@@ -272,23 +281,13 @@ impl Dataplane {
 
     /// Sources and cores for a guest's queue pairs.
     fn place(&mut self, config: &config::GuestConfig, port: PortId) -> Result<Vec<GuestQueue>, DataplaneError> {
-        let present: Vec<(QueueId, IoCore)> = self
-            .guests
-            .iter()
-            .flat_map(|guest| {
-                guest
-                    .host
-                    .queues
-                    .iter()
-                    .enumerate()
-                    .map(|(index, queue)| (queue_id(guest.host.port, index), IoCore(queue.home())))
-            })
-            .collect();
         let pairs = usize::from(config.queue_pairs);
         let demands: Vec<Demand> = (0..pairs)
             .map(|queue| Demand { queue: queue_id(port, queue), pinned: config.io_core.map(IoCore) })
             .collect();
-        let plan = scheduler::place(self.fabric.len(), &present, &demands)
+        let plan = self
+            .scheduling
+            .place(&demands)
             .map_err(|source| DataplaneError::Placement { name: config.name.as_str().to_owned(), source })?;
         let mut queues: Vec<GuestQueue> = Vec::with_capacity(pairs);
         for placement in &plan.placements {

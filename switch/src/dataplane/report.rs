@@ -131,6 +131,7 @@ impl Dataplane {
             accounting,
             fdb_entries,
             pauses: self.fabric.pauses.snapshot(),
+            scheduler: self.scheduling.snapshot(),
             talks: self.talks(),
         }
     }

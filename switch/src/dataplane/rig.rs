@@ -150,7 +150,7 @@ impl Rig {
             let source = self.take_source();
             self.tell(core, Message::Attach { port, queue, source, pair: Box::new(pair) });
             receivers.push(Receiver { queue: queue as u16, core: core as u16 });
-            self.places.push(Place { queue: queue_id(port, queue), source, core, pinned: false });
+            self.places.push(Place { queue: queue_id(port, queue), source, core, pinned: false, packets: 0 });
         }
         self.publish(port, Way::Guest(receivers));
         RigPort(port)

@@ -80,6 +80,12 @@ const fn counter(name: &'static str, read: Read, help: &'static str) -> Entry {
     Entry { name, kind: Kind::Counter, help, read }
 }
 
+/// 1 for each core of the list, 0 for the others.
+fn of_cores(snapshot: &Snapshot, list: &[usize]) -> Vec<Sample> {
+    let value = |core: usize| f64::from(u8::from(list.contains(&core)));
+    snapshot.cores.iter().map(|core| (vec![core.core.to_string()], value(core.core))).collect()
+}
+
 const fn histogram(name: &'static str, read: Read, help: &'static str) -> Entry {
     Entry { name, kind: Kind::Histogram, help, read }
 }
@@ -99,6 +105,20 @@ pub(super) const CATALOGUE: &[Entry] = &[
         "Cycles of the time stamp counter in a second, for reading the cycle counters as time."),
     gauge("sidecore_fdb_entries", Read::Switch(|s| s.fdb_entries as f64),
         "Stations in the MAC table, in the replica that knows most."),
+    gauge("sidecore_scheduler_paused", Read::Switch(|s| f64::from(u8::from(s.scheduler.paused))),
+        "1 while the scheduler moves nothing by itself."),
+    counter("sidecore_scheduler_moves_total", Read::Switch(|s| s.scheduler.moves as f64),
+        "Queue pairs that the scheduler moved, those moved back included."),
+    counter("sidecore_scheduler_rolled_back_total", Read::Switch(|s| s.scheduler.rolled_back as f64),
+        "Queue pairs that the scheduler moved back because the move had made things worse."),
+    counter("sidecore_scheduler_failed_total", Read::Switch(|s| s.scheduler.failed as f64),
+        "Orders of the scheduler that could not be carried out."),
+    gauge("sidecore_scheduler_cannot_fix", Read::Switch(|s| f64::from(u8::from(s.scheduler.cannot_fix.is_some()))),
+        "1 while an I/O core is saturated and no move would help; `sidecore scheduler status` says why."),
+    gauge("sidecore_core_saturated", Read::Info(&["core"], |s| of_cores(s, &s.scheduler.saturated)),
+        "1 while an I/O core is busy nearly all of the time and work waits for it."),
+    gauge("sidecore_core_parked", Read::Info(&["core"], |s| of_cores(s, &s.scheduler.parked)),
+        "1 while an I/O core sleeps between its rounds."),
     histogram("sidecore_move_pause_seconds", Read::Pauses(|s| &s.pauses),
         "Time in which no I/O core served a queue pair while it moved from one to another."),
 

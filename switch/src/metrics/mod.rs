@@ -203,6 +203,7 @@ pub(crate) mod tests {
 
     pub(crate) fn snapshot() -> Snapshot {
         Snapshot {
+            scheduler: crate::snapshot::SchedulerSnapshot { saturated: vec![0], ..Default::default() },
             pauses: PausesSnapshot { moves: 3, seconds: 0.5, within_s: vec![(0.001, 2), (1.0, 3)] },
             talks: TalksSnapshot {
                 interval_ms: 100.0,

@@ -1,0 +1,351 @@
+//! The scheduler at work: a thread that reads the loads once a tick and carries out what [`scheduler::Scheduler`] orders.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use scheduler::{
+    Cpu, Decision, Demand, Elastic, IoCore, Move, Order, Outcome, PlaceError, Plan, Policy, QueueId, Scheduler,
+    Settings, Thresholds, Topology, What,
+};
+
+use super::fabric::Fabric;
+use super::load::{LoadReader, Loads, ns};
+use crate::control::protocol::PlanReport;
+use crate::snapshot::{DecisionSnapshot, SchedulerSnapshot};
+
+/// Decisions that are remembered.
+const DECISIONS: usize = 256;
+
+/// The scheduler, from outside of its thread.
+pub(crate) struct Scheduling {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    loads: Arc<Loads>,
+    fabric: Arc<Fabric>,
+    state: Mutex<State>,
+    /// Told of an end, and of a new length of ticks.
+    changed: Condvar,
+}
+
+struct State {
+    scheduler: Scheduler,
+    settings: config::SchedulerConfig,
+    cores: config::IoCores,
+    /// Whether there are uplinks: their queues are served by all cores, so that none can be parked.
+    uplinks: bool,
+    ends: bool,
+    /// When decisions were made: number and time. As many as the scheduler remembers.
+    times: VecDeque<(u64, SystemTime)>,
+}
+
+impl Scheduling {
+    /// Starts the thread.
+    pub(super) fn start(
+        fabric: &Arc<Fabric>,
+        loads: &Arc<Loads>,
+        cores: &config::IoCores,
+        settings: &config::SchedulerConfig,
+    ) -> std::io::Result<Self> {
+        let mut scheduler = Scheduler::new(made_of(settings, cores, false), topology(cores));
+        if !settings.rebalance {
+            scheduler.pause();
+        }
+        let state = State {
+            scheduler,
+            settings: *settings,
+            cores: cores.clone(),
+            uplinks: false,
+            ends: false,
+            times: VecDeque::new(),
+        };
+        let shared = Arc::new(Shared {
+            loads: Arc::clone(loads),
+            fabric: Arc::clone(fabric),
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+        });
+        let runs = Arc::clone(&shared);
+        let thread = std::thread::Builder::new().name("scheduler".to_owned()).spawn(move || runs.run())?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// Goes by other settings from now on.
+    pub(crate) fn set(&self, settings: &config::SchedulerConfig) {
+        let mut state = self.shared.lock();
+        state.settings = *settings;
+        state.configure();
+        match settings.rebalance {
+            true => state.scheduler.resume(),
+            false => state.scheduler.pause(),
+        }
+        drop(state);
+        self.shared.changed.notify_all();
+    }
+
+    /// There are uplinks now, or none any more.
+    pub(super) fn set_uplinks(&self, uplinks: bool) {
+        let mut state = self.shared.lock();
+        if state.uplinks != uplinks {
+            state.uplinks = uplinks;
+            state.configure();
+        }
+    }
+
+    /// Stops moving queue pairs by itself, or goes on. Whether that changed anything.
+    pub(crate) fn set_paused(&self, paused: bool) -> bool {
+        let mut state = self.shared.lock();
+        let before = state.scheduler.status().paused;
+        match paused {
+            true => state.scheduler.pause(),
+            false => state.scheduler.resume(),
+        }
+        before != paused
+    }
+
+    /// Where new queue pairs go.
+    pub(super) fn place(&self, demands: &[Demand]) -> Result<Plan, PlaceError> {
+        let present = self.shared.loads.homes();
+        self.shared.lock().scheduler.place(&present, demands)
+    }
+
+    /// What it would do now, in words.
+    pub(crate) fn plan(&self) -> PlanReport {
+        let plan = self.shared.lock().scheduler.plan();
+        let told = |step: &Move| format!("{} from {} to {}", self.shared.name(step.queue), step.from, step.to);
+        PlanReport {
+            moves: plan.moves.iter().map(told).collect(),
+            before: plan.before,
+            after: plan.after,
+            cannot_fix: plan.hopeless.map(|why| self.shared.with_names(&why.to_string())),
+        }
+    }
+
+    /// How things stand.
+    pub(super) fn snapshot(&self) -> SchedulerSnapshot {
+        let state = self.shared.lock();
+        let status = state.scheduler.status();
+        let numbers = |cores: &[IoCore]| cores.iter().map(|core| core.0).collect();
+        let decision = |decision: &Decision| self.shared.decision(decision, &state.times);
+        let decisions: Vec<_> = state.scheduler.decisions().map(decision).collect();
+        SchedulerSnapshot {
+            policy: status.policy.to_string(),
+            paused: status.paused,
+            tick_ms: state.settings.tick_ms.into(),
+            ticks: status.tick,
+            saturated: numbers(&status.saturated),
+            parked: numbers(&status.parked),
+            moves: status.moves,
+            failed: status.failed,
+            rolled_back: status.rolled_back,
+            cannot_fix: status.hopeless.map(|why| self.shared.with_names(&why.to_string())),
+            decisions,
+        }
+    }
+
+    /// Ends the thread; no move is under way then.
+    pub(super) fn stop(&mut self) {
+        self.shared.lock().ends = true;
+        self.shared.changed.notify_all();
+        if let Some(thread) = self.thread.take() {
+            drop(vm_ports::join(thread));
+        }
+    }
+}
+
+impl Drop for Scheduling {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn run(&self) {
+        let mut reader = LoadReader::new(Arc::clone(&self.loads));
+        let mut next = Instant::now();
+        loop {
+            let mut state = self.lock();
+            loop {
+                if state.ends {
+                    return;
+                }
+                let left = next.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    break;
+                }
+                state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            }
+            // A tick that came late is not made up for.
+            next = (next + state.tick()).max(Instant::now());
+            let load = reader.tick();
+            state.scheduler.tick(&load);
+            state.note_times();
+            drop(state);
+            while let Some(order) = self.next_order() {
+                let outcome = self.carry_out(order);
+                let mut state = self.lock();
+                state.scheduler.finished(outcome);
+                state.note_times();
+            }
+        }
+    }
+
+    fn next_order(&self) -> Option<Order> {
+        let mut state = self.lock();
+        let order = if state.ends { None } else { state.scheduler.next_order() };
+        state.note_times();
+        order
+    }
+
+    fn carry_out(&self, order: Order) -> Outcome {
+        match order {
+            Order::Move(step) => self.carry_out_move(step),
+            Order::Park(core) => done_or(self.fabric.park(core.0), "the I/O core serves a queue pair or an uplink"),
+            Order::Wake(core) => done_or(self.fabric.wake(core.0), "there is no such I/O core"),
+        }
+    }
+
+    fn carry_out_move(&self, step: Move) -> Outcome {
+        let queue = usize::from(step.queue.queue);
+        let gone = || Outcome::Failed { reason: "the queue pair is no longer there".to_owned() };
+        let Some(guest) = self.loads.guest(step.queue.port) else { return gone() };
+        match guest.move_queue_from(queue, step.from.0, step.to.0) {
+            Some(moved) => {
+                let pause_ns = moved.pause.map_or(0, |cycles| ns(cycles, pmd_bindings::tsc_hz()));
+                let name = self.name(step.queue);
+                tracing::info!("{name} moved from {} to {}, unserved for {} us", step.from, step.to, pause_ns / 1000);
+                Outcome::Done { pause_ns }
+            }
+            None => gone(),
+        }
+    }
+
+    /// What operators call a queue pair.
+    fn name(&self, queue: QueueId) -> String {
+        match self.loads.guest(queue.port) {
+            Some(guest) => format!("queue pair {} of guest {}", queue.queue, guest.name()),
+            None => queue.to_string(),
+        }
+    }
+
+    /// The same in a text of the scheduler's.
+    fn with_names(&self, text: &str) -> String {
+        let mut text = text.to_owned();
+        for (queue, _) in self.loads.homes() {
+            text = text.replace(&queue.to_string(), &self.name(queue));
+        }
+        text
+    }
+
+    fn decision(&self, decision: &Decision, times: &VecDeque<(u64, SystemTime)>) -> DecisionSnapshot {
+        let made = times.iter().find(|(number, _)| *number == decision.number);
+        let since = made.and_then(|(_, time)| time.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
+        let kind = match decision.what {
+            What::Move(_) => "move",
+            What::RollBack(_) => "roll_back",
+            What::Park(_) => "park",
+            What::Wake(_) => "wake",
+            What::CannotFix(_) => "cannot_fix",
+            What::Pause => "pause",
+            What::Resume => "resume",
+        };
+        DecisionSnapshot {
+            number: decision.number,
+            time_ms: since.as_millis() as u64,
+            kind: kind.to_owned(),
+            what: self.with_names(&decision.what.to_string()),
+            why: self.with_names(&decision.why.to_string()),
+            expected_gain: decision.expected,
+            measured_gain: decision.measured,
+            pause_us: decision.pause_ns.map(|ns| ns as f64 / 1e3),
+            failed: decision.failed.clone(),
+        }
+    }
+}
+
+impl State {
+    fn tick(&self) -> Duration {
+        Duration::from_millis(self.settings.tick_ms.into())
+    }
+
+    fn configure(&mut self) {
+        let Self { scheduler, settings, cores, uplinks, .. } = self;
+        scheduler.configure(made_of(settings, cores, *uplinks));
+    }
+
+    /// Notes the time for decisions that are new.
+    fn note_times(&mut self) {
+        let known = self.times.back().map(|(number, _)| *number);
+        let new =
+            self.scheduler.decisions().rev().take_while(|decision| known.is_none_or(|known| decision.number > known));
+        let new: Vec<&Decision> = new.collect();
+        let now = SystemTime::now();
+        for decision in new.into_iter().rev() {
+            tracing::info!("scheduler: {}: {}", decision.what, decision.why);
+            self.times.push_back((decision.number, now));
+        }
+        let more = self.times.len().saturating_sub(DECISIONS);
+        self.times.drain(..more);
+    }
+}
+
+fn done_or(done: bool, reason: &str) -> Outcome {
+    if done { Outcome::Done { pause_ns: 0 } } else { Outcome::Failed { reason: reason.to_owned() } }
+}
+
+/// The settings in the scheduler's terms.
+fn made_of(settings: &config::SchedulerConfig, cores: &config::IoCores, uplinks: bool) -> scheduler::Config {
+    scheduler::Config {
+        policy: policy(settings.policy),
+        tick_ns: u64::from(settings.tick_ms) * 1_000_000,
+        thresholds: Thresholds {
+            busy: settings.busy,
+            wait_ns: u64::from(settings.wait_us) * 1000,
+            ..Thresholds::default()
+        },
+        balance: Settings { gain: settings.gain, ..Settings::default() },
+        elastic: (cores.min < cores.cpus.len() && !uplinks).then(|| Elastic { min: cores.min, ..Elastic::default() }),
+        decisions: DECISIONS,
+        ..scheduler::Config::default()
+    }
+}
+
+fn policy(policy: config::Policy) -> Policy {
+    match policy {
+        config::Policy::Static => Policy::Static,
+        config::Policy::RoundRobin => Policy::RoundRobin,
+        config::Policy::LeastLoaded => Policy::LeastLoaded,
+        config::Policy::Balance => Policy::Balance,
+        config::Policy::OvsCycles => Policy::OvsCycles,
+        config::Policy::OvsGroup => Policy::OvsGroup,
+        config::Policy::OvsAutoLb => Policy::OvsAutoLb,
+        config::Policy::OvsAutoLbGroup => Policy::OvsAutoLbGroup,
+    }
+}
+
+/// The CPUs of the I/O cores, as Linux describes them. One of which nothing is said is on node 0 and nobody's sibling.
+fn topology(cores: &config::IoCores) -> Topology {
+    let cpu = |cpu: &config::CpuId| {
+        let folder = format!("/sys/devices/system/cpu/cpu{}", cpu.0);
+        let read = |file: &str| std::fs::read_to_string(format!("{folder}/topology/{file}")).ok()?.trim().parse().ok();
+        let package: Option<u32> = read("physical_package_id");
+        let core: Option<u32> = read("core_id");
+        let physical = package.zip(core).map_or(u32::MAX - cpu.0, |(package, core)| package << 16 | core);
+        Cpu { node: node_of(&folder), physical }
+    };
+    Topology { cpus: cores.cpus.iter().map(cpu).collect() }
+}
+
+/// A CPU's folder has a link to its NUMA node, called `node` and its number.
+fn node_of(folder: &str) -> u16 {
+    let names = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    names.filter_map(|name| name.to_str()?.strip_prefix("node")?.parse().ok()).next().unwrap_or(0)
+}
