@@ -131,8 +131,7 @@ impl LoadMeter {
 
 /// Between queue pairs only: uplinks stay where they are.
 fn talks(reading: &Reading) -> Vec<Talk> {
-    let names: HashMap<u16, QueueId> =
-        reading.queues.iter().map(|(place, ..)| (place.source.0, place.queue)).collect();
+    let names: HashMap<u16, QueueId> = reading.queues.iter().map(|(place, ..)| (place.source.0, place.queue)).collect();
     let mut sums = BTreeMap::new();
     for (from, to, packets) in &reading.talks {
         if let (Some(from), Some(to)) = (names.get(&from.0), names.get(&to.0)) {
@@ -291,8 +290,7 @@ mod tests {
         now.talks = [(1, 2, 5), (2, 1, 7), (1, 2, 3), (1, 9, 100), (9, 2, 100)]
             .map(|(from, to, packets)| (SourceId(from), SourceId(to), packets))
             .to_vec();
-        let expected =
-            [Talk { from: id(1), to: id(2), packets: 8 }, Talk { from: id(2), to: id(1), packets: 7 }];
+        let expected = [Talk { from: id(1), to: id(2), packets: 8 }, Talk { from: id(2), to: id(1), packets: 7 }];
         assert_eq!(meter.tick(&now, &[]).talks, expected);
     }
 

@@ -35,6 +35,7 @@ mod report;
 mod rescue;
 pub mod rig;
 mod rota;
+mod turns;
 mod uplink;
 mod waiting;
 mod watch;
@@ -285,8 +286,9 @@ impl Dataplane {
             })
             .collect();
         let pairs = usize::from(config.queue_pairs);
-        let demands: Vec<Demand> =
-            (0..pairs).map(|queue| Demand { queue: queue_id(port, queue), pinned: config.io_core.map(IoCore) }).collect();
+        let demands: Vec<Demand> = (0..pairs)
+            .map(|queue| Demand { queue: queue_id(port, queue), pinned: config.io_core.map(IoCore) })
+            .collect();
         let plan = scheduler::place(self.fabric.len(), &present, &demands)
             .map_err(|source| DataplaneError::Placement { name: config.name.as_str().to_owned(), source })?;
         let mut queues: Vec<GuestQueue> = Vec::with_capacity(pairs);
