@@ -39,4 +39,4 @@ pub use packet::{BURST_BYTES, BURST_PACKETS, Burst, BurstBuffer, FRAME_MAX, FRAM
 pub use queue::QueuePair;
 pub use ring::{RingError, RingSetup};
 pub use rx::RxQueue;
-pub use tx::TxQueue;
+pub use tx::{Pulled, TxQueue};

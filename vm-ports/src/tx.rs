@@ -8,12 +8,31 @@ use crate::counters::{QueueCounters, RingFault, TxCounters, TxDrop};
 use crate::features::Features;
 use crate::memory::{GuestMemory, GuestSlice, RingWatch, Source, full_fence};
 use crate::net_header::{NET_HEADER_MAX, Offload};
-use crate::packet::{BURST_PACKETS, Burst, BurstSegments, FRAME_MAX, FRAME_MIN};
+use crate::packet::{BURST_BYTES, BURST_PACKETS, Burst, BurstSegments, FRAME_MAX, FRAME_MIN};
 use crate::ring::{ChainError, Direction, Ring, RingError, RingSetup, Singles, Sink, Translator};
 
 /// Descriptors looked at in one pull after which it takes no further chain of several. A burst of 64 KiB in pieces of a page, with headers
 /// apart, stays far below it; a guest that sends descriptors without bytes, or nothing that is accepted, does not make its neighbours wait.
 const PULL_DESCRIPTORS: usize = 1024;
+
+/// What one [`TxQueue::pull`] took from the ring.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pulled {
+    /// Packets, those that were dropped included.
+    pub packets: usize,
+    /// Bytes of the frames that were not dropped.
+    pub bytes: usize,
+    /// Ring slots, those of packets that were dropped included.
+    pub slots: usize,
+}
+
+impl Pulled {
+    /// Whether the burst had to end, so that there may be more in the ring.
+    #[inline]
+    pub fn is_full(&self) -> bool {
+        self.packets >= BURST_PACKETS || self.bytes >= BURST_BYTES
+    }
+}
 
 /// The device side of one TX virtqueue. Owned by one I/O core at a time.
 #[derive(Debug)]
@@ -111,17 +130,17 @@ impl TxQueue {
     }
 
     /// Pulls packets into `burst` until the ring or the burst's room is exhausted; takes at most [`BURST_PACKETS`] chains. They are the
-    /// guest's again after [`TxQueue::complete`]. Returns how many ring slots they took up, those of packets that were dropped included.
+    /// guest's again after [`TxQueue::complete`].
     #[inline]
-    pub fn pull<'a>(&'a mut self, burst: &mut Burst<'a>) -> usize {
+    pub fn pull<'a>(&'a mut self, burst: &mut Burst<'a>) -> Pulled {
         let Self { ring, features, enabled, fault, region_hint, memory, counters, .. } = self;
         let counters: &TxCounters = &counters.tx;
         if fault.is_some() {
-            return 0;
+            return Pulled::default();
         }
         if memory.is_truncated() {
             *fault = Some(stop(counters, RingFault::MemoryLost));
-            return 0;
+            return Pulled::default();
         }
         let (features, header_len) = (*features, features.net_header_len());
         let mut translator = Translator::new(memory, region_hint);
@@ -196,7 +215,7 @@ impl TxQueue {
             counters.packets.add(taken as u64);
             counters.bytes.add(bytes as u64);
         }
-        taken + more_slots
+        Pulled { packets: taken, bytes, slots: taken + more_slots }
     }
 
     /// Gives everything pulled back to the guest, with one publication. [`TxQueue::notify`] comes next, after a [`fence`](crate::fence).

@@ -16,6 +16,7 @@ use super::mailbox::{Handed, Limits, Mailbox, Message, Reply, UplinkQueues, mail
 use super::pauses::Pauses;
 use super::ports::{PORTS_MAX, PortTable};
 use super::rescue::{CoreThread, Rescue};
+use super::turns::Share;
 use super::xcore::connect;
 use crate::forwarding::{Entry, Fdb, FdbSettings, PortId, TokenBucket};
 
@@ -127,7 +128,8 @@ impl Fabric {
     /// attaches it, meanwhile.
     pub(super) fn move_pair(
         &self,
-        (port, queue, source): (PortId, usize, SourceId),
+        (port, queue): (PortId, usize),
+        (source, share): (SourceId, Share),
         (from, to): (usize, usize),
         change: impl FnOnce(&mut PortTable),
     ) -> Option<u64> {
@@ -139,7 +141,8 @@ impl Fabric {
             let since = table.next_version();
             let moving = Move { port, queue: queue as u16, from: from as u16, to: to as u16, since };
             let token = Token::for_cores(self.len());
-            let handed = Handed { moving, source, pair: None, token, left: 0, arrived: None, reply: Some(reply) };
+            let handed =
+                Handed { moving, source, share, pair: None, token, left: 0, arrived: None, reply: Some(reply) };
             // Both know before anybody sends by the new table.
             taker.ask(|reply| Message::Expect { moving, reply }).recv().ok()?;
             giver.ask(|reply| Message::Give { handed: Box::new(handed), reply }).recv().ok()?;

@@ -9,6 +9,7 @@ use vm_ports::{BURST_PACKETS, Burst, Packet, RxDrop, RxQueue, TxQueue, View};
 use super::accounting::{Charge, CoreCounters, SourceId};
 use super::handover::{Move, TableVersion};
 use super::ports::{PORT_QUEUES_MAX, PORTS_MAX, PortEntry, PortTable, Receiver, Way};
+use super::turns::cost;
 use super::uplink::UplinkTx;
 use super::xcore::{Errand, Label, ToCore};
 use crate::forwarding::{
@@ -58,8 +59,10 @@ enum Target {
 }
 
 impl Forwarder {
-    /// Forwards every packet of a burst that came in on this core, in order. [`Forwarder::finish`] comes next.
-    pub(super) fn forward(&mut self, burst: &mut Burst<'_>, origin: &Origin, now: Now) {
+    /// Forwards every packet of a burst that came in on this core, in order. [`Forwarder::finish`] comes next. Returns what copies beyond one
+    /// of each packet cost.
+    pub(super) fn forward(&mut self, burst: &mut Burst<'_>, origin: &Origin, now: Now) -> i64 {
+        let mut copied = 0;
         let mut next = 0;
         while next < burst.len() {
             let index = next;
@@ -74,7 +77,7 @@ impl Forwarder {
             let port = match target {
                 Target::One(port) => port,
                 Target::Flood => {
-                    self.flood(burst, index, origin, ingress);
+                    copied += self.flood(burst, index, origin, ingress);
                     continue;
                 }
             };
@@ -90,6 +93,7 @@ impl Forwarder {
                 None => (index..next).for_each(|index| self.unicast(burst, index, origin, ingress, port)),
             }
         }
+        copied
     }
 
     /// Ends a burst: all receivers see what they got and the sender, if it is a guest, gets its buffers back, each by one publication; then
@@ -167,7 +171,8 @@ impl Forwarder {
     }
 
     /// Copies to every other port of the VLAN: here for the ports this core serves, through one copy to each other core for the rest.
-    fn flood(&mut self, burst: &mut Burst<'_>, index: usize, origin: &Origin, ingress: Ingress) {
+    /// Returns what the copies made here, beyond one, cost.
+    fn flood(&mut self, burst: &mut Burst<'_>, index: usize, origin: &Origin, ingress: Ingress) -> i64 {
         let Self { table, out, .. } = self;
         let mut copies = 0;
         // Copies that each other core is to make.
@@ -196,11 +201,13 @@ impl Forwarder {
             }
         }
         let mut tagged = ingress;
+        let mut copied = others.iter().filter(|copies| **copies > 0).count();
         for entry in ports() {
             match out.receiver(entry, burst.view(index), out.me) {
                 Ok(receiver) if usize::from(receiver.core) != out.me || awaited == Some(entry.id) => {}
                 Ok(receiver) => {
                     out.deliver(entry, receiver, burst, index, &mut tagged, (origin.source, Charge::Copy));
+                    copied += 1;
                 }
                 // A port without a receiver costs a copy, too: one that is dropped and counted.
                 Err(reason) => out.counters.source(origin.source).settle(Charge::Copy, Err(reason)),
@@ -208,6 +215,7 @@ impl Forwarder {
         }
         let outcome = if copies > 0 { Ok(()) } else { Err(DropReason::NoDestination) };
         out.counters.source(origin.source).settle(Charge::Unicast, outcome);
+        copied.saturating_sub(1) as i64 * cost(1, burst.view(index).packet().len())
     }
 
     /// Delivers a burst that core `from` handed over. [`Forwarder::finish`] comes next. Returns what has to wait for a queue pair: numbers in

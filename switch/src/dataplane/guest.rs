@@ -14,6 +14,7 @@ use super::fabric::Fabric;
 use super::load::{Place, queue_id};
 use super::mailbox::Message;
 use super::ports::{PortTable, Receiver, Way};
+use super::turns::Share;
 use crate::forwarding::{MacAddr, PortId};
 
 /// Not on any core.
@@ -46,6 +47,8 @@ pub(super) struct GuestHost {
     pub(super) port: PortId,
     /// Whether the configuration says which core it is to be on.
     pinned: bool,
+    /// Class and weight, for each queue pair.
+    share: Share,
     fabric: Arc<Fabric>,
     pub(super) queues: Vec<GuestQueue>,
     state: Mutex<GuestState>,
@@ -114,6 +117,7 @@ impl Guest {
             name: name.clone(),
             port,
             pinned: config.io_core.is_some(),
+            share: Share::from(config),
             fabric,
             queues,
             state: Mutex::default(),
@@ -237,7 +241,7 @@ impl GuestHost {
                     self.change_receiver(table, index, Some(to));
                 }
             };
-            pause = Some(self.fabric.move_pair((self.port, index, queue.source), (from, to), change)?);
+            pause = Some(self.fabric.move_pair((self.port, index), (queue.source, self.share), (from, to), change)?);
             queue.at.store(to, Ordering::Relaxed);
         }
         queue.home.store(to, Ordering::Relaxed);
@@ -251,7 +255,8 @@ impl QueueHost for GuestHost {
         let _change = self.change();
         let core = queue.home();
         let receives = pair.rx.as_ref().is_some_and(|rx| rx.is_ready());
-        let message = Message::Attach { port: self.port, queue: index, source: queue.source, pair: Box::new(pair) };
+        let (port, source, share) = (self.port, queue.source, self.share);
+        let message = Message::Attach { port, queue: index, source, share, pair: Box::new(pair) };
         self.fabric.tell(core, message);
         queue.at.store(core, Ordering::Relaxed);
         if receives {

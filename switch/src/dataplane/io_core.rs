@@ -2,6 +2,7 @@
 
 mod moves;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use super::handover::Progress;
 use super::mailbox::{Limits, Message, UplinkQueues, UplinkShare};
 use super::ports::{PORTS_MAX, PortTable};
 use super::rota::Rota;
+use super::turns::{Credit, Rounds, Share, cost};
 use super::uplink::UplinkTx;
 use super::waiting::Waiting;
 use super::xcore::{FromCore, Label, Links};
@@ -37,6 +39,9 @@ struct GuestTx {
     origin: Origin,
     tx: TxQueue,
     waiting: Waiting,
+    credit: Credit,
+    /// Whether it is in [`IoCore::again`].
+    again: bool,
 }
 
 /// A queue pair on this core: what is needed to put its halves together again.
@@ -82,6 +87,9 @@ pub(super) struct IoCore {
     guests: Vec<GuestTx>,
     /// When to look at which of them.
     rota: Rota<RingWatch>,
+    rounds: Rounds,
+    /// Those that may have another burst in this round, in this order.
+    again: VecDeque<u16>,
     attached: Vec<Attached>,
     uplinks: Vec<UplinkRx>,
     forwarder: Forwarder,
@@ -109,6 +117,8 @@ impl IoCore {
             heeds_token: !super::handover::ignores_token(),
             guests: Vec::with_capacity(64),
             rota: Rota::new(SOURCES_MAX, cycles_per_s),
+            rounds: Rounds::new(),
+            again: VecDeque::with_capacity(SOURCES_MAX),
             attached: Vec::with_capacity(64),
             uplinks: Vec::with_capacity(8),
             forwarder: Forwarder {
@@ -175,11 +185,8 @@ impl IoCore {
         if self.part.is_some() {
             self.advance_move();
         }
-        let mut worked = self.poll_cores();
-        if worked {
-            let cycles = self.end_burst(clock);
-            self.counters.received_cycles.add(cycles);
-        }
+        self.rounds.begin();
+        let mut worked = self.poll_cores(clock);
         for index in 0..self.uplinks.len() {
             worked |= self.poll_uplink(index, clock);
         }
@@ -193,13 +200,29 @@ impl IoCore {
         end.wrapping_sub(std::mem::replace(&mut self.done_at, end))
     }
 
+    /// Looks at the guests that are not to wait: after every burst, so that it is the only one they wait for, as long as they have credit.
+    /// Whether there was anything to do.
+    #[inline]
+    fn poll_urgent(&mut self, clock: &impl Fn() -> u64) -> bool {
+        let mut worked = false;
+        for _ in 0..self.rota.urgent_looks() {
+            let Some(place) = self.rota.next_urgent() else { break };
+            worked |= self.poll_guest(place, clock);
+        }
+        worked
+    }
+
     /// Guests that are in use, and some of those that are idle. Whether there was anything to do in this round, which `worked` may say already.
     fn poll_guests(&mut self, mut worked: bool, clock: &impl Fn() -> u64) -> bool {
         let now = self.now.cycles;
+        worked |= self.poll_urgent(clock);
         let mut nth = 0;
         while let Some(place) = self.rota.awake(nth) {
             let found = self.poll_guest(place, clock);
-            worked |= found;
+            if found {
+                worked = true;
+                self.poll_urgent(clock);
+            }
             let watch = |place: usize| self.guests.get(place).map(|guest| guest.tx.watch());
             nth += usize::from(self.rota.note(nth, found, now, watch));
         }
@@ -208,9 +231,18 @@ impl IoCore {
             if self.poll_guest(place, clock) {
                 self.rota.wake(now);
                 worked = true;
+                self.poll_urgent(clock);
             } else {
                 self.rota.pass();
             }
+        }
+        // Whoever has credit for several bursts has the others' in between.
+        while let Some(place) = self.again.pop_front() {
+            if let Some(guest) = self.guests.get_mut(usize::from(place)) {
+                guest.again = false;
+            }
+            self.poll_guest(place.into(), clock);
+            self.poll_urgent(clock);
         }
         worked
     }
@@ -229,8 +261,9 @@ impl IoCore {
         }
     }
 
+    /// A burst from a guest, if it has credit. Whether there was anything to do.
     fn poll_guest(&mut self, index: usize, clock: &impl Fn() -> u64) -> bool {
-        let Self { guests, forwarder, buffer, counters, now, done_at, .. } = self;
+        let Self { guests, rounds, again, forwarder, buffer, counters, now, done_at, .. } = self;
         let Some(guest) = guests.get_mut(index) else { return false };
         let source = guest.origin.source;
         if !guest.tx.has_work() {
@@ -241,22 +274,31 @@ impl IoCore {
             }
             return false;
         }
+        if !guest.credit.may_pull(rounds) {
+            return true;
+        }
         let mut burst = Burst::new(buffer);
         let pulled = guest.tx.pull(&mut burst);
-        forwarder.forward(&mut burst, &guest.origin, *now);
+        let flooded = forwarder.forward(&mut burst, &guest.origin, *now);
         drop(burst);
         forwarder.finish(Some(&mut guest.tx));
+        let goes_on = guest.credit.pay(cost(pulled.packets, pulled.bytes) + flooded, pulled.is_full(), rounds);
+        if goes_on && !guest.again {
+            guest.again = true;
+            again.push_back(index as u16);
+        }
         let end = clock();
         counters.source(source).cycles.add(end.wrapping_sub(std::mem::replace(done_at, end)));
-        if let Some(change) = guest.waiting.pulled(pulled, || guest.tx.backlog(), end) {
+        if let Some(change) = guest.waiting.pulled(pulled.slots, || guest.tx.backlog(), end) {
             counters.note_waiting(source, change);
         }
         true
     }
 
+    /// What an uplink has received, up to 32 packets. Whether there was anything.
     fn poll_uplink(&mut self, index: usize, clock: &impl Fn() -> u64) -> bool {
-        let Self { uplinks, forwarder, buffer, counters, now, done_at, .. } = self;
-        let Some(uplink) = uplinks.get_mut(index) else { return false };
+        let Some(uplink) = self.uplinks.get_mut(index) else { return false };
+        let source = uplink.origin.source;
         let mut mbufs = ArrayVec::<Mbuf, BURST_PACKETS>::new();
         if uplink.rx.burst(&mut mbufs) == 0 {
             return false;
@@ -266,32 +308,48 @@ impl IoCore {
         // Frames of 64 KiB can fill a burst before its 32 packets are there.
         let mut next = 0;
         while next < mbufs.len() {
-            let mut burst = Burst::new(buffer);
-            while let Some(mbuf) = mbufs.get(next) {
-                if !burst.has_room() {
-                    break;
-                }
-                if !burst.push_frame(mbuf.segments(), offload(mbuf)) {
-                    counters.source(uplink.origin.source).settle(Charge::Unicast, Err(DropReason::Runt));
-                }
-                next += 1;
+            next = self.forward_mbufs(index, &mbufs, next);
+            if next == mbufs.len() {
+                Mbuf::free_bulk(&mut mbufs);
             }
-            forwarder.forward(&mut burst, &uplink.origin, *now);
-            drop(burst);
-            forwarder.finish(None);
+            let cycles = self.end_burst(clock);
+            self.counters.source(source).cycles.add(cycles);
+            self.poll_urgent(clock);
         }
-        Mbuf::free_bulk(&mut mbufs);
-        let end = clock();
-        let cycles = end.wrapping_sub(std::mem::replace(done_at, end));
-        counters.source(uplink.origin.source).cycles.add(cycles);
         true
     }
 
-    /// Takes what was handed over.
-    fn poll_cores(&mut self) -> bool {
+    /// Forwards a burst of what an uplink received, from `next` on; returns where the rest begins.
+    #[inline]
+    fn forward_mbufs(&mut self, index: usize, mbufs: &[Mbuf], mut next: usize) -> usize {
+        let Self { uplinks, forwarder, buffer, counters, now, .. } = self;
+        let origin = &uplinks[index].origin;
+        let mut burst = Burst::new(buffer);
+        while let Some(mbuf) = mbufs.get(next) {
+            if !burst.has_room() {
+                break;
+            }
+            if !burst.push_frame(mbuf.segments(), offload(mbuf)) {
+                counters.source(origin.source).settle(Charge::Unicast, Err(DropReason::Runt));
+            }
+            next += 1;
+        }
+        forwarder.forward(&mut burst, origin, *now);
+        drop(burst);
+        forwarder.finish(None);
+        next
+    }
+
+    /// Takes what was handed over: a burst from each core.
+    fn poll_cores(&mut self, clock: &impl Fn() -> u64) -> bool {
         let mut worked = false;
         for core in 0..self.from.len() {
-            worked |= self.poll_core(core);
+            if self.poll_core(core) {
+                worked = true;
+                let cycles = self.end_burst(clock);
+                self.counters.received_cycles.add(cycles);
+                self.poll_urgent(clock);
+            }
         }
         worked
     }
@@ -326,7 +384,7 @@ impl IoCore {
     pub(super) fn read_mailbox(&mut self) -> bool {
         while let Some(message) = self.mailbox.try_pop() {
             match message {
-                Message::Attach { port, queue, source, pair } => self.attach(port, queue, source, *pair),
+                Message::Attach { port, queue, source, share, pair } => self.attach(port, queue, source, share, *pair),
                 Message::TakeBack { port, queue, reply } => answer(&reply, self.take_back(port, queue).map(Box::new)),
                 Message::AttachUplink(share) => self.attach_uplink(*share),
                 Message::TakeUplink { port, reply } => answer(&reply, self.take_uplink(port)),
@@ -383,9 +441,9 @@ impl IoCore {
         self.forwarder.fdb.tune(limits.ageing_s, limits.learn, limits.learn_max);
     }
 
-    fn attach(&mut self, port: PortId, queue: usize, source: SourceId, pair: QueuePair) {
+    fn attach(&mut self, port: PortId, queue: usize, source: SourceId, share: Share, pair: QueuePair) {
         if let Some(tx) = self.attach_receiver(port, queue, source, pair) {
-            self.attach_sender(port, queue, source, tx);
+            self.attach_sender(port, queue, source, share, tx);
         }
     }
 
@@ -406,9 +464,15 @@ impl IoCore {
     }
 
     /// Serves the transmit ring of a queue pair that is attached already.
-    fn attach_sender(&mut self, port: PortId, queue: usize, source: SourceId, tx: TxQueue) {
-        self.rota.add(self.guests.len(), self.now.cycles);
-        self.guests.push(GuestTx { queue, origin: Origin { port, source }, tx, waiting: Waiting::default() });
+    fn attach_sender(&mut self, port: PortId, queue: usize, source: SourceId, share: Share, tx: TxQueue) {
+        let place = self.guests.len();
+        if share.latency {
+            self.rota.add_urgent(place);
+        } else {
+            self.rota.add(place, self.now.cycles);
+        }
+        let (origin, credit) = (Origin { port, source }, Credit::new(share, &self.rounds));
+        self.guests.push(GuestTx { queue, origin, tx, waiting: Waiting::default(), credit, again: false });
     }
 
     /// Between bursts everything pulled is completed and everything pushed is shown, so the halves can go as they are.

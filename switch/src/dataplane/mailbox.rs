@@ -12,6 +12,7 @@ use vm_ports::QueuePair;
 use super::accounting::{SourceId, UplinkCounters};
 use super::handover::{Move, Token};
 use super::ports::PortTable;
+use super::turns::Share;
 use super::uplink::UplinkLimits;
 use crate::forwarding::{Entry, MacAddr, PortId, PortKind, TokenBucket, VlanId};
 
@@ -24,7 +25,7 @@ pub(super) type Reply<T> = SyncSender<T>;
 /// What an I/O core can be told.
 pub(super) enum Message {
     /// Serve a queue pair.
-    Attach { port: PortId, queue: usize, source: SourceId, pair: Box<QueuePair> },
+    Attach { port: PortId, queue: usize, source: SourceId, share: Share, pair: Box<QueuePair> },
     /// Give a queue pair back: all that was pulled is completed, all that was pushed is shown.
     TakeBack { port: PortId, queue: usize, reply: Reply<Option<Box<QueuePair>>> },
     /// Serve an uplink's queue.
@@ -59,6 +60,7 @@ pub(super) enum Message {
 pub(super) struct Handed {
     pub(super) moving: Move,
     pub(super) source: SourceId,
+    pub(super) share: Share,
     /// Nothing before the giving core has put it in, or where that did not have it.
     pub(super) pair: Option<QueuePair>,
     /// Where the giving core's rings stood then, …

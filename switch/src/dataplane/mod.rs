@@ -36,6 +36,7 @@ mod rescue;
 pub mod rig;
 mod rota;
 mod scheduling;
+mod turns;
 mod uplink;
 mod waiting;
 mod watch;

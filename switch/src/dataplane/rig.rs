@@ -15,6 +15,7 @@ use super::io_core::{CoreSetup, IoCore};
 use super::load::{LoadMeter, Place, Reading, queue_id};
 use super::mailbox::{Handed, Mailbox, Message, UplinkShare, mailbox};
 use super::ports::{PORTS_MAX, PortEntry, PortTable, Receiver, Way};
+pub use super::turns::Share;
 use super::xcore::connect;
 use crate::forwarding::{Fdb, FdbSettings, MacAddr, PortId, PortKind, PortVlans, SourceCheck, TokenBucket, VlanId};
 
@@ -22,6 +23,12 @@ use crate::forwarding::{Fdb, FdbSettings, MacAddr, PortId, PortKind, PortVlans, 
 const STATIONS: usize = 16_384;
 /// Addresses a port may learn, at once too.
 const LEARN_LIMIT: u32 = 1024;
+
+/// What a guest is charged for a packet of this length, in bytes copied (see `turns`).
+#[must_use]
+pub fn cost(frame_len: usize) -> i64 {
+    super::turns::cost(1, frame_len)
+}
 
 /// A port of a rig.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +74,8 @@ pub struct Rig {
     sources: u16,
     /// The source of each port's first queue pair.
     first_source: Vec<SourceId>,
+    /// Class and weight of each port's queue pairs.
+    shares: Vec<Share>,
     cycles: u64,
     /// Dropped after the cores, which hold the queues.
     devices: Vec<Port>,
@@ -137,6 +146,7 @@ impl Rig {
             ports: 0,
             sources: 0,
             first_source: Vec::new(),
+            shares: Vec::new(),
             cycles: 0,
             devices: Vec::new(),
         }
@@ -144,11 +154,17 @@ impl Rig {
 
     /// A guest all of whose queue pairs are on one core.
     pub fn add_guest(&mut self, core: usize, pairs: impl IntoIterator<Item = QueuePair>) -> RigPort {
+        self.add_guest_with(core, Share::default(), pairs)
+    }
+
+    /// The same with another class or weight.
+    pub fn add_guest_with(&mut self, core: usize, share: Share, pairs: impl IntoIterator<Item = QueuePair>) -> RigPort {
         let port = self.open_port(PortKind::Guest);
+        self.shares[port.index()] = share;
         let mut receivers = Vec::new();
         for (queue, pair) in pairs.into_iter().enumerate() {
             let source = self.take_source();
-            self.tell(core, Message::Attach { port, queue, source, pair: Box::new(pair) });
+            self.tell(core, Message::Attach { port, queue, source, share, pair: Box::new(pair) });
             receivers.push(Receiver { queue: queue as u16, core: core as u16 });
             self.places.push(Place { queue: queue_id(port, queue), source, core, pinned: false, packets: 0 });
         }
@@ -205,7 +221,8 @@ impl Rig {
         let (reply, arrival) = sync_channel(1);
         let token = Token::for_cores(self.cores.len());
         let source = self.source_of(port);
-        let handed = Handed { moving, source, pair: None, token, left: 0, arrived: None, reply: Some(reply) };
+        let share = self.shares[port.0.index()];
+        let handed = Handed { moving, source, share, pair: None, token, left: 0, arrived: None, reply: Some(reply) };
         let (known, _) = sync_channel(1);
         self.tell(to, Message::Expect { moving, reply: known.clone() });
         self.tell(from, Message::Give { handed: Box::new(handed), reply: known });
@@ -288,6 +305,7 @@ impl Rig {
         let port = PortId(self.ports);
         self.ports += 1;
         self.first_source.push(SourceId(self.sources));
+        self.shares.push(Share::default());
         self.tell_all(|| Message::OpenPort { port, kind, limit: LEARN_LIMIT });
         port
     }

@@ -14,6 +14,8 @@ const SWEEP_US: u64 = 80;
 const SPARE_LOOKS: usize = 8;
 /// So many idle rings ahead of the one that is looked at: nothing of them is in the cache.
 const LOOK_AHEAD: usize = 8;
+/// So many urgent rings are looked at, at most, after every burst of others; where there are more, in turn.
+const URGENT_LOOKS: usize = 16;
 /// Looks are counted in fractions of one, with this many bits.
 const FRACTION: u32 = 32;
 
@@ -38,6 +40,9 @@ pub(super) struct Rota<W> {
     awake: Vec<Awake>,
     /// The one that was not looked at for the longest time first.
     asleep: VecDeque<Asleep<W>>,
+    /// Those that are never idle, and whose turn it is.
+    urgent: Vec<u16>,
+    next_urgent: usize,
     idle_after: u64,
     sweep: u64,
     /// The part of a sweep that one cycle is.
@@ -56,6 +61,8 @@ impl<W: Watch> Rota<W> {
         Self {
             awake: Vec::with_capacity(rings),
             asleep: VecDeque::with_capacity(rings),
+            urgent: Vec::with_capacity(rings),
+            next_urgent: 0,
             idle_after: cycles(IDLE_AFTER_US),
             sweep,
             pace: (1 << FRACTION) / sweep + 1,
@@ -69,14 +76,34 @@ impl<W: Watch> Rota<W> {
         self.awake.push(Awake { place: place as u16, worked: now });
     }
 
+    /// A ring came, at the end of the list, that is to be looked at again and again.
+    pub(super) fn add_urgent(&mut self, place: usize) {
+        self.urgent.push(place as u16);
+    }
+
+    /// How many urgent rings are to be looked at after a burst.
+    #[inline]
+    pub(super) fn urgent_looks(&self) -> usize {
+        self.urgent.len().min(URGENT_LOOKS)
+    }
+
+    /// The urgent ring whose turn it is.
+    #[inline]
+    pub(super) fn next_urgent(&mut self) -> Option<usize> {
+        let next = if self.next_urgent < self.urgent.len() { self.next_urgent } else { 0 };
+        self.next_urgent = next + 1;
+        self.urgent.get(next).map(|place| usize::from(*place))
+    }
+
     /// The ring at `place` went, and the one that was `last` in the list has taken its place.
     pub(super) fn swap_remove(&mut self, place: usize, last: usize) {
         let (place, last) = (place as u16, last as u16);
         self.awake.retain(|ring| ring.place != place);
         self.asleep.retain(|ring| ring.place != place);
+        self.urgent.retain(|ring| *ring != place);
         let awake = self.awake.iter_mut().map(|ring| &mut ring.place);
         let asleep = self.asleep.iter_mut().map(|ring| &mut ring.place);
-        awake.chain(asleep).filter(|ring| **ring == last).for_each(|ring| *ring = place);
+        awake.chain(asleep).chain(&mut self.urgent).filter(|ring| **ring == last).for_each(|ring| *ring = place);
     }
 
     /// The `nth` ring in use.
@@ -296,6 +323,23 @@ mod tests {
         places.sort_unstable();
         assert_eq!(places, [0, 1, 2, 3]);
         assert!(rig.asleep().contains(&1) && !rig.awake().contains(&1));
+    }
+
+    #[test]
+    fn urgent_rings_take_turns_and_move_with_the_list() {
+        let mut rota = Rota::<Ring>::new(64, HZ);
+        assert_eq!((rota.urgent_looks(), rota.next_urgent()), (0, None));
+        (0..40).for_each(|place| rota.add_urgent(place));
+        assert_eq!(rota.urgent_looks(), URGENT_LOOKS);
+        let mut seen: Vec<_> = (0..40).map(|_| rota.next_urgent().unwrap()).collect();
+        seen.sort_unstable();
+        assert_eq!(seen, (0..40).collect::<Vec<_>>());
+        for (place, last) in (2..40).rev().map(|last| (1, last)) {
+            rota.swap_remove(place, last);
+        }
+        let mut left = [rota.next_urgent(), rota.next_urgent()];
+        left.sort_unstable();
+        assert_eq!((rota.urgent_looks(), left), (2, [Some(0), Some(1)]));
     }
 
     #[test]

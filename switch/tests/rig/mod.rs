@@ -4,6 +4,7 @@
 
 pub(crate) mod circle;
 mod guest;
+pub(crate) mod sharing;
 
 use std::sync::OnceLock;
 
@@ -133,10 +134,7 @@ impl Workload {
     }
 
     fn uplink(&mut self, arguments: &str) -> RigPort {
-        static DEVICES: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-        let number = DEVICES.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let device = format!("net_null{number},{arguments}");
-        self.rig.add_uplink(eal(), &device, self.template.bytes()).expect("net_null is part of DPDK")
+        add_uplink(&mut self.rig, arguments, self.template.bytes())
     }
 
     /// The drivers' part: all buffers of the sender are full and all of the receiver are empty.
@@ -216,6 +214,13 @@ impl Workload {
             assert!(report.is_perfect(self.sent), "{report:?}");
         }
     }
+}
+
+/// A device of net_null with these arguments, which "receives" this frame again and again.
+fn add_uplink(rig: &mut Rig, arguments: &str, frame: &[u8]) -> RigPort {
+    static DEVICES: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let number = DEVICES.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    rig.add_uplink(eal(), &format!("net_null{number},{arguments}"), frame).expect("net_null is part of DPDK")
 }
 
 fn same(frame: &synthetic_guest::Received<'_>, sent: &[u8]) -> bool {

@@ -105,7 +105,7 @@ impl IoCore {
         }
         let moving = handed.moving;
         if let Some(tx) = tx {
-            self.attach_sender(moving.port, usize::from(moving.queue), handed.source, tx);
+            self.attach_sender(moving.port, usize::from(moving.queue), handed.source, handed.share, tx);
         }
         handed.arrived = handed.arrived.map(|_| tsc());
         self.settle(handed)

@@ -1,0 +1,141 @@
+//! How guests share an I/O core that cannot do all they want: by what their packets cost, by their weights, and with a look at those of class
+//! `latency` after every burst.
+#![forbid(unsafe_code)]
+
+mod rig;
+
+use std::cell::Cell;
+
+use rig::sharing::Sharing;
+use rig::{BURST, RING};
+use sidecore::rig::{Share, cost};
+
+const TURNS: usize = 1000;
+const EQUAL: Share = Share { latency: false, weight: 1 };
+const LATENCY: Share = Share { latency: true, weight: 1 };
+
+/// Jain's index of fairness: 1 where all are equal, 1/n where one has everything.
+fn jain(values: &[f64]) -> f64 {
+    let sum: f64 = values.iter().sum();
+    let squares: f64 = values.iter().map(|value| value * value).sum();
+    sum * sum / (values.len() as f64 * squares)
+}
+
+/// Frames of each of these guests, all of which want more than they get.
+fn saturate(guests: &[(Share, usize)]) -> Vec<f64> {
+    let mut sharing = Sharing::new(1);
+    guests.iter().for_each(|(share, len)| _ = sharing.add(0, *share, *len));
+    sharing.saturate(TURNS);
+    assert_eq!(sharing.dropped(), 0, "what cannot be forwarded stays with its sender");
+    sharing.received().iter().map(|frames| *frames as f64).collect()
+}
+
+#[test]
+fn equal_guests_have_equal_shares_of_the_core_whatever_the_size_of_their_packets() {
+    let guests = [60, 60, 128, 512, 1024, 1514, 1514, 1514].map(|len| (EQUAL, len));
+    let frames = saturate(&guests);
+    let costs: Vec<f64> = frames.iter().zip(guests).map(|(frames, (_, len))| frames * cost(len) as f64).collect();
+    assert!(jain(&costs) >= 0.999, "{costs:?}");
+    // As many bursts for each would not be fair.
+    let alike: Vec<f64> = guests.iter().map(|(_, len)| cost(*len) as f64).collect();
+    assert!(jain(&alike) < 0.95, "{alike:?}");
+}
+
+#[test]
+fn guests_with_equal_packets_forward_as_many() {
+    for len in [60, 1514] {
+        let frames = saturate(&[(EQUAL, len); 16]);
+        assert!(jain(&frames) >= 0.999, "{frames:?}");
+    }
+}
+
+#[test]
+fn shares_are_as_weights() {
+    for lens in [[60, 60, 60], [60, 1514, 512]] {
+        let guests = [1, 2, 4].map(|weight| Share { latency: false, weight });
+        let guests: Vec<_> = guests.into_iter().zip(lens).collect();
+        let frames = saturate(&guests);
+        let parts: Vec<f64> = frames
+            .iter()
+            .zip(&guests)
+            .map(|(frames, (share, len))| frames * cost(*len) as f64 / f64::from(share.weight))
+            .collect();
+        let mean = parts.iter().sum::<f64>() / 3.0;
+        assert!(parts.iter().all(|part| (part / mean - 1.0).abs() < 0.02), "{parts:?}");
+    }
+}
+
+#[test]
+fn a_guest_of_class_latency_that_sends_all_it_can_has_no_more_than_its_share() {
+    let frames = saturate(&[(LATENCY, 60), (EQUAL, 60), (EQUAL, 60), (LATENCY, 60)]);
+    assert!(jain(&frames) >= 0.999, "{frames:?}");
+    let heavy = Share { latency: true, weight: 4 };
+    let frames = saturate(&[(heavy, 60), (EQUAL, 60), (EQUAL, 60)]);
+    assert!((frames[0] / frames[1] / 4.0 - 1.0).abs() < 0.02, "{frames:?}");
+}
+
+#[test]
+fn more_guests_than_the_core_can_serve_cost_it_nothing() {
+    let frames_per_burst = |guests: usize| {
+        let mut sharing = Sharing::new(1);
+        (0..guests).for_each(|_| _ = sharing.add(0, EQUAL, 1514));
+        sharing.saturate(TURNS / guests);
+        assert_eq!(sharing.dropped(), 0);
+        sharing.received().iter().sum::<u64>() as f64 / sharing.bursts() as f64
+    };
+    let peak = frames_per_burst(1);
+    assert!(peak > 0.99 * BURST as f64, "{peak}");
+    for guests in [2, 4, 16] {
+        let more = frames_per_burst(guests);
+        assert!(more >= 0.97 * peak, "{guests} guests: {more} frames in a burst, {peak} with one");
+    }
+}
+
+#[test]
+fn a_receiver_that_takes_nothing_holds_nobody_up() {
+    let mut sharing = Sharing::new(1);
+    let (full, other) = (sharing.add(0, EQUAL, 60), sharing.add(0, EQUAL, 60));
+    for _ in 0..100 {
+        sharing.fill([full, other]);
+        sharing.turn_without(0, full, |_| ());
+    }
+    let frames = sharing.received();
+    assert_eq!((frames[full], frames[other] as usize), (0, 100 * BURST));
+    assert_eq!(sharing.dropped() as usize, 100 * BURST - RING);
+}
+
+/// How many frames of others, at most, were forwarded while one of a guest of this class waited; and how often it sent one. Others are
+/// guests on its core, guests on another one, and an uplink.
+fn longest_wait(share: Share) -> (usize, usize) {
+    let mut sharing = Sharing::new(2);
+    let urgent = sharing.add(0, share, 60);
+    let others: Vec<usize> = (0..8).map(|_| sharing.add(0, EQUAL, 60)).collect();
+    let remote = sharing.add(1, EQUAL, 60);
+    sharing.add_uplink(others[0], 60);
+    let (waited, longest, sent) = (Cell::new(0), Cell::new(0), Cell::new(0));
+    for _ in 0..TURNS {
+        sharing.fill(others.iter().copied().chain([remote]));
+        sharing.turn(1, |_| ());
+        sharing.turn(0, |senders| {
+            let frames = senders.take(urgent);
+            if senders.waits(urgent) {
+                waited.set(waited.get() + frames);
+                longest.set(longest.get().max(waited.get()));
+            } else {
+                waited.set(0);
+                sent.set(sent.get() + 1);
+                senders.send_one(urgent);
+            }
+        });
+    }
+    (longest.get(), sent.get())
+}
+
+#[test]
+fn a_guest_of_class_latency_waits_for_one_burst() {
+    let (longest, sent) = longest_wait(LATENCY);
+    assert!(longest <= BURST, "{longest} frames of others");
+    assert!(sent > 4 * TURNS, "{sent} frames");
+    // In the other class it waits for everybody.
+    assert!(longest_wait(EQUAL).0 > 8 * BURST);
+}
