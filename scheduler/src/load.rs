@@ -22,6 +22,8 @@ pub struct CoreLoad {
     pub capacity: u64,
     /// How long the oldest work in any of its rings has waited at the end of the tick, in nanoseconds; 0 where none waits.
     pub oldest_ns: u64,
+    /// Whether it sleeps and may not be given any queue pair.
+    pub parked: bool,
 }
 
 impl CoreLoad {
@@ -41,7 +43,7 @@ pub struct QueueLoad {
     pub core: IoCore,
     /// Whether its configuration says that it has to stay there.
     pub pinned: bool,
-    /// Cycles spent on what was pulled from it.
+    /// Cycles spent on what was pulled from it, handing it to other cores included.
     pub cycles: u64,
     /// The NUMA node of its guest's memory, where that is known.
     pub node: Option<u16>,

@@ -55,10 +55,10 @@ pub fn assign(load: &Load, topology: &Topology, assignment: Assignment) -> Vec<(
     assigned.into_iter().map(|(_, queue, core)| (queue, core)).collect()
 }
 
-/// Cores without a pinned queue pair.
+/// Cores that are awake and without a pinned queue pair.
 fn open_cores(load: &Load) -> impl Iterator<Item = usize> + '_ {
     let isolated = |core: usize| load.queues.iter().any(|queue| queue.pinned && queue.core == IoCore(core));
-    (0..load.cores.len()).filter(move |core| !isolated(*core))
+    (0..load.cores.len()).filter(move |core| !load.cores[*core].parked && !isolated(*core))
 }
 
 #[derive(Default)]

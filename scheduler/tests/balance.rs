@@ -1,32 +1,11 @@
 //! Plans make the fullest core less full, and say so where they cannot.
 
+mod common;
+
+use common::{CAPACITY, id, load, sums};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use scheduler::{
-    Balance, CoreLoad, Cpu, Hopeless, IoCore, Load, Move, PortId, QueueId, QueueLoad, Settings, Talk, Topology, balance,
-};
-
-const CAPACITY: u64 = 10_000_000;
-
-fn id(port: u32) -> QueueId {
-    QueueId { port: PortId(port), queue: 0 }
-}
-
-/// Queue pairs as (core, percent of a core), each of a port of its own.
-fn load(cores: usize, queues: &[(usize, u64)]) -> Load {
-    let queue = |(port, &(core, percent)): (usize, &(usize, u64))| QueueLoad {
-        queue: id(port as u32),
-        core: IoCore(core),
-        pinned: false,
-        cycles: CAPACITY / 100 * percent,
-        node: None,
-    };
-    Load {
-        cores: vec![CoreLoad { busy: 0, capacity: CAPACITY, oldest_ns: 0 }; cores],
-        queues: queues.iter().enumerate().map(queue).collect(),
-        talks: Vec::new(),
-    }
-}
+use scheduler::{Balance, Cpu, Hopeless, IoCore, Load, Move, Settings, Talk, Topology, balance};
 
 fn plan(load: &Load) -> Balance {
     balance(load, &Topology::flat(load.cores.len()), &Settings::default())
@@ -41,11 +20,6 @@ fn moved(load: &Load, plan: &Balance) -> Load {
         queue.core = step.to;
     }
     after
-}
-
-fn sums(load: &Load) -> Vec<u64> {
-    let on = |core| load.queues.iter().filter(move |queue| queue.core == IoCore(core)).map(|queue| queue.cycles);
-    (0..load.cores.len()).map(|core| on(core).sum::<u64>() / (CAPACITY / 100)).collect()
 }
 
 #[test]
@@ -146,6 +120,48 @@ fn what_does_not_exist_does_no_harm() {
     let plan = plan(&load);
     assert_eq!(plan.moves.len(), 1);
     assert!(plan.moves.iter().all(|step| step.queue != id(1) && step.to.0 < 2));
+}
+
+#[test]
+fn what_uplinks_cost_a_core_stays_there() {
+    let mut load = load(2, &[(0, 30), (1, 30)]);
+    load.cores[0].busy = CAPACITY / 100 * 90;
+    load.cores[1].busy = CAPACITY / 100 * 30;
+    let plan = plan(&load);
+    assert!((plan.before - 0.9).abs() < 1e-9, "{plan:?}");
+    assert_eq!(plan.moves, [Move { queue: id(0), from: IoCore(0), to: IoCore(1) }]);
+}
+
+#[test]
+fn many_small_gains_are_one() {
+    // No queue pair alone gains 5 %; all of them gain a fifth of a core.
+    let load = load(2, &[vec![(0, 4); 25], vec![(1, 4); 15]].concat());
+    assert_eq!(sums(&moved(&load, &plan(&load))), [80, 80]);
+}
+
+#[test]
+fn parked_cores_get_nothing() {
+    let mut load = load(3, &[(0, 50), (0, 50), (1, 40)]);
+    load.cores[2].parked = true;
+    assert!(plan(&load).moves.iter().all(|step| step.to != IoCore(2)));
+    load.cores[2].parked = false;
+    assert_eq!(plan(&load).moves[0].to, IoCore(2));
+}
+
+/// The largest switch there may be: few of its millions of steps are weighed, and the plan is as good.
+#[test]
+fn planning_scales() {
+    let percents = (0..1024u64).map(|index| 1 + index * 7919 % 9);
+    for spread in [1, 4, 16, 64] {
+        let queues: Vec<_> = percents.clone().enumerate().map(|(index, percent)| (index % spread, percent)).collect();
+        let load = load(64, &queues);
+        let one = plan(&load);
+        assert!(one.moves.len() <= 16 && one.weighed < 1_000, "{} weighed on {spread} cores", one.weighed);
+        let all = balance(&load, &Topology::flat(64), &Settings { moves: 4096, ..Settings::default() });
+        let mean = percents.clone().sum::<u64>() as f64 / 64.0;
+        let most = *sums(&moved(&load, &all)).iter().max().unwrap() as f64;
+        assert!(most <= mean * 1.02, "{most} over a mean of {mean} on {spread} cores");
+    }
 }
 
 proptest! {

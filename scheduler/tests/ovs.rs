@@ -1,25 +1,10 @@
 //! OVS's policies do here what they do there. What its own tests of automatic load balancing (tests/alb.at) check is checked here too.
 
+mod common;
+
+use common::load;
 use scheduler::ovs::{Assignment, AutoLoadBalance, Outcome, assign};
-use scheduler::{CoreLoad, Cpu, IoCore, Load, PortId, QueueId, QueueLoad, Topology};
-
-const CAPACITY: u64 = 10_000;
-
-/// Queue pairs as (core, percent of a core).
-fn load(cores: usize, queues: &[(usize, u64)]) -> Load {
-    let queue = |(index, &(core, percent)): (usize, &(usize, u64))| QueueLoad {
-        queue: QueueId { port: PortId(0), queue: index as u16 },
-        core: IoCore(core),
-        pinned: false,
-        cycles: CAPACITY / 100 * percent,
-        node: None,
-    };
-    Load {
-        cores: vec![CoreLoad { busy: 0, capacity: CAPACITY, oldest_ns: 0 }; cores],
-        queues: queues.iter().enumerate().map(queue).collect(),
-        talks: Vec::new(),
-    }
-}
+use scheduler::{Cpu, Load, Topology};
 
 fn cores(load: &Load, topology: &Topology, assignment: Assignment) -> Vec<usize> {
     assign(load, topology, assignment).into_iter().map(|(_, core)| core.0).collect()
@@ -116,7 +101,7 @@ fn thresholds_are_inclusive_and_last_a_minute() {
     }
     assert_eq!(auto.interval(&high, &topology), Outcome::NotOverloaded);
     let Outcome::Moves(moves) = minute(&mut auto, &high) else { panic!("overloaded for a minute") };
-    assert_eq!(moves.iter().map(|step| (step.queue.queue, step.to.0)).collect::<Vec<_>>(), [(1, 1)]);
+    assert_eq!(moves.iter().map(|step| (step.queue.port.0, step.to.0)).collect::<Vec<_>>(), [(1, 1)]);
 }
 
 #[test]
@@ -124,7 +109,7 @@ fn the_variance_has_to_fall_by_a_quarter() {
     let load = load(2, &[(0, 96), (0, 4), (1, 96)]);
     // 100 and 96 become 96 and 100.
     assert_eq!(minute(&mut AutoLoadBalance::new(Assignment::Group, None, None, None), &load), Outcome::TooLittle(0));
-    let load = self::load(2, &[(0, 50), (0, 50), (1, 60)]);
+    let load = common::load(2, &[(0, 50), (0, 50), (1, 60)]);
     // 100 and 60 become 60 and 100: no better. In groups: 60, 50 + 50.
     assert_eq!(minute(&mut AutoLoadBalance::new(Assignment::Group, None, None, None), &load), Outcome::TooLittle(0));
 }

@@ -5,7 +5,7 @@ use scheduler::{Change, CoreLoad, Detector, IoCore, Thresholds};
 const CAPACITY: u64 = 1_000_000;
 
 fn core(busy_percent: u64, oldest_us: u64) -> CoreLoad {
-    CoreLoad { busy: CAPACITY / 100 * busy_percent, capacity: CAPACITY, oldest_ns: oldest_us * 1000 }
+    CoreLoad { busy: CAPACITY / 100 * busy_percent, capacity: CAPACITY, oldest_ns: oldest_us * 1000, parked: false }
 }
 
 fn ticks(detector: &mut Detector, load: CoreLoad, count: usize) -> Vec<Change> {

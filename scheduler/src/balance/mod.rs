@@ -1,0 +1,175 @@
+//! Which queue pairs to move so that the fullest I/O core has less to do.
+//!
+//! The load of a core, as a placement would make it, is what its queue pairs cost (more on a NUMA node that is not their guest's), what
+//! packets cost that cross to or from another core, and a part of what its SMT sibling does. From the placement as it is, moves and
+//! exchanges of two queue pairs are tried on the fullest core, the best is taken, and so on until none gains enough. That is a local
+//! search, not an optimum; what it leaves is what moving one or two queue pairs at a time cannot better.
+
+mod search;
+
+use std::fmt;
+
+use crate::load::{Load, Topology};
+use crate::{IoCore, QueueId};
+use search::Search;
+
+/// What moving costs and has to gain.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Settings {
+    /// A plan lowers the load of one of the cores it relieves by at least this part of a core, or there is none.
+    pub gain: f64,
+    /// Every step of it, a move or an exchange, lowers the load of the core that was fullest by at least this part of a core.
+    pub step: f64,
+    /// Cycles that a move costs on each of its two cores, spread over the ticks in which it has to pay.
+    pub move_cycles: u64,
+    /// Queue pairs moved in one plan, at most.
+    pub moves: usize,
+    /// Cycles of a packet that is handed to another core, on the sending one, more than on one core.
+    pub send_cycles: u64,
+    /// The same on the receiving one.
+    pub receive_cycles: u64,
+    /// How much more a queue pair costs on a NUMA node that is not its guest's: 0.3 is 30 %.
+    pub remote: f64,
+    /// How much of a sibling's load counts as a core's own: two threads of a physical core slow each other down.
+    pub sibling: f64,
+    /// A core whose load would be more than this part of it is full.
+    pub full: f64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            gain: 0.05,
+            step: 0.005,
+            move_cycles: 0,
+            moves: 16,
+            send_cycles: 150,
+            receive_cycles: 150,
+            remote: 0.3,
+            sibling: 0.5,
+            full: 0.95,
+        }
+    }
+}
+
+/// A queue pair to be moved.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Move {
+    /// The queue pair.
+    pub queue: QueueId,
+    /// Where it is.
+    pub from: IoCore,
+    /// Where it is to go.
+    pub to: IoCore,
+}
+
+/// What can be done, and what comes of it. Loads are parts of a core.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Balance {
+    /// In this order. The two moves of an exchange follow each other.
+    pub moves: Vec<Move>,
+    /// The fullest core's load as it is.
+    pub before: f64,
+    /// The same after the moves.
+    pub after: f64,
+    /// Why cores stay full all the same, where they do.
+    pub hopeless: Option<Hopeless>,
+    /// How many steps were weighed: what planning took.
+    pub weighed: usize,
+}
+
+/// Why no placement helps.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Hopeless {
+    /// One queue pair alone is more than a core can do.
+    Queue {
+        /// Which.
+        queue: QueueId,
+        /// What it costs, in parts of a core.
+        load: f64,
+    },
+    /// All cores together have too little left.
+    Cores {
+        /// Their mean load.
+        mean: f64,
+    },
+    /// What fills the core may not move.
+    Pinned {
+        /// Which core.
+        core: IoCore,
+    },
+    /// No move and no exchange gains enough.
+    Stuck {
+        /// The core that stays full.
+        core: IoCore,
+        /// Its load, in parts of a core.
+        load: f64,
+    },
+}
+
+impl fmt::Display for Hopeless {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Queue { queue, load } => write!(f, "{queue} alone takes {:.0} % of a core", load * 100.0),
+            Self::Cores { mean } => write!(f, "all cores are full: {:.0} % busy on average", mean * 100.0),
+            Self::Pinned { core } => write!(f, "everything on {core} is pinned to it"),
+            Self::Stuck { core, load } => {
+                write!(f, "{core} is {:.0} % busy, and no move or exchange of queue pairs gains enough", load * 100.0)
+            }
+        }
+    }
+}
+
+/// Plans moves for what `load` shows. Cores that are parked get nothing and are not looked at.
+#[must_use]
+pub fn balance(load: &Load, topology: &Topology, settings: &Settings) -> Balance {
+    let mut search = Search::new(load, topology, settings);
+    let before = search.fullest().1;
+    let mut moves = Vec::new();
+    let mut reliefs: Vec<Relief> = Vec::new();
+    let mut ended = false;
+    while moves.len() < settings.moves {
+        let (core, full) = search.fullest();
+        let Some(step) = search.best_step(settings.moves - moves.len()) else {
+            ended = true;
+            break;
+        };
+        let known = reliefs.iter().position(|relief| relief.core == core).unwrap_or_else(|| {
+            reliefs.push(Relief { core, before: full, targets: Vec::new() });
+            reliefs.len() - 1
+        });
+        for (queue, to) in step.changes() {
+            let from = search.place(queue);
+            reliefs[known].targets.push(to);
+            moves.push(Move { queue: load.queues[queue].queue, from: IoCore(from), to: IoCore(to) });
+            search.put(queue, to);
+        }
+    }
+    let weighed = search.weighed();
+    let gain = reliefs.iter().map(|relief| relief.gain(&search)).fold(0.0, f64::max);
+    if !moves.is_empty() && gain < settings.gain {
+        moves.clear();
+        ended = true;
+        search = Search::new(load, topology, settings);
+    }
+    let (core, after) = search.fullest();
+    let hopeless = (ended && after > settings.full).then(|| search.why(core));
+    Balance { moves, before, after, hopeless, weighed }
+}
+
+/// A core that steps take from.
+struct Relief {
+    core: usize,
+    /// Its load before the first of them.
+    before: f64,
+    /// The cores where the queue pairs went.
+    targets: Vec<usize>,
+}
+
+impl Relief {
+    /// By how much the fullest of the cores concerned is less full than this one was.
+    fn gain(&self, search: &Search) -> f64 {
+        let after = self.targets.iter().chain([&self.core]).map(|core| search.load(*core)).fold(0.0, f64::max);
+        self.before - after
+    }
+}
