@@ -5,14 +5,18 @@
 #![forbid(unsafe_code)]
 
 mod balance;
+mod engine;
 mod load;
 pub mod ovs;
 mod placement;
+mod policy;
 mod saturation;
 
 pub use balance::{Balance, Hopeless, Move, Settings, balance};
+pub use engine::{Config, Decision, Elastic, Order, Outcome, Patience, Scheduler, Status, What, Why};
 pub use load::{CoreLoad, Cpu, Load, QueueLoad, Talk, Topology};
-pub use placement::{Demand, PlaceError, Placement, Plan, Reason, place};
+pub use placement::{Demand, PlaceError, Placement, Plan, Reason, Rule, Site, place, place_by};
+pub use policy::{Policy, UnknownPolicy};
 pub use saturation::{Change, Detector, Thresholds};
 
 use std::fmt;

@@ -45,6 +45,8 @@ pub struct QueueLoad {
     pub pinned: bool,
     /// Cycles spent on what was pulled from it, handing it to other cores included.
     pub cycles: u64,
+    /// Packets pulled from it.
+    pub packets: u64,
     /// The NUMA node of its guest's memory, where that is known.
     pub node: Option<u16>,
 }

@@ -1,6 +1,8 @@
 //! What OVS-DPDK does with its RX queues, re-created from ovs-vswitchd.conf.db(5) and "PMD Threads" in its documentation, so that other
 //! policies can be compared with it. A core is what OVS calls a PMD thread, a queue pair what it calls an RX queue.
 
+use std::collections::{BTreeMap, VecDeque};
+
 use crate::balance::Move;
 use crate::load::{Load, QueueLoad, Topology};
 use crate::{IoCore, QueueId};
@@ -102,6 +104,8 @@ impl Turn {
 pub const INTERVAL_S: u32 = 10;
 /// Intervals in a row that make a core overloaded.
 const OVERLOADED_INTERVALS: u32 = 6;
+/// Intervals over which a queue pair's cycles are added up for an assignment.
+const REMEMBERED_INTERVALS: usize = 6;
 
 /// `pmd-auto-lb`: assigns anew when a core has been overloaded for a minute, if the loads' variance falls enough.
 #[derive(Debug, Clone)]
@@ -117,6 +121,10 @@ pub struct AutoLoadBalance {
     since: u32,
     /// Overloaded intervals in a row, by core.
     overloaded: Vec<u32>,
+    /// Cycles by queue pair, of the last intervals.
+    cycles: VecDeque<BTreeMap<QueueId, u64>>,
+    /// Cycles that each core had in them.
+    capacity: VecDeque<Vec<u64>>,
 }
 
 /// What came of an interval.
@@ -153,6 +161,8 @@ impl AutoLoadBalance {
             every: minutes.unwrap_or(1).max(1).saturating_mul(60 / INTERVAL_S),
             since: 0,
             overloaded: Vec::new(),
+            cycles: VecDeque::new(),
+            capacity: VecDeque::new(),
         }
     }
 
@@ -160,9 +170,11 @@ impl AutoLoadBalance {
     pub fn interval(&mut self, load: &Load, topology: &Topology) -> Outcome {
         self.overloaded.resize(load.cores.len(), 0);
         for core in 0..load.cores.len() {
-            let high = percent_of(load, core, |queue| queue.core) >= self.load_threshold;
+            let busy = load.cores[core].busy * 100 / load.cores[core].capacity.max(1);
+            let high = busy.max(percent_of(load, core, |queue| queue.core)) >= self.load_threshold;
             self.overloaded[core] = if high { self.overloaded[core] + 1 } else { 0 };
         }
+        self.remember(load);
         self.since += 1;
         if self.since < self.every {
             return Outcome::Waiting;
@@ -179,7 +191,29 @@ impl AutoLoadBalance {
         if open.iter().all(|core| self.overloaded[*core] < OVERLOADED_INTERVALS) {
             return Outcome::NotOverloaded;
         }
-        self.dry_run(load, topology, &open)
+        let minute = self.last_minute(load);
+        self.dry_run(&minute, topology, &open)
+    }
+
+    fn remember(&mut self, load: &Load) {
+        self.cycles.push_back(load.queues.iter().map(|queue| (queue.queue, queue.cycles)).collect());
+        self.capacity.push_back(load.cores.iter().map(|core| core.capacity).collect());
+        if self.cycles.len() > REMEMBERED_INTERVALS {
+            self.cycles.pop_front();
+            self.capacity.pop_front();
+        }
+    }
+
+    /// The same with the cycles of all intervals that are remembered.
+    fn last_minute(&self, load: &Load) -> Load {
+        let mut sum = load.clone();
+        for queue in &mut sum.queues {
+            queue.cycles = self.cycles.iter().filter_map(|interval| interval.get(&queue.queue)).sum();
+        }
+        for (index, core) in sum.cores.iter_mut().enumerate() {
+            core.capacity = self.capacity.iter().filter_map(|interval| interval.get(index)).sum();
+        }
+        sum
     }
 
     fn dry_run(&mut self, load: &Load, topology: &Topology, open: &[usize]) -> Outcome {

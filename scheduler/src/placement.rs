@@ -1,4 +1,4 @@
-//! Static placement: where a queue pair goes when it appears. It stays there until it disappears.
+//! Where a queue pair goes when it appears.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -35,6 +35,33 @@ pub enum Reason {
         /// How many it had.
         queues: usize,
     },
+    /// It was its turn.
+    Turn,
+    /// No core had less to do.
+    LeastLoaded {
+        /// How busy it was, in percent.
+        percent: u64,
+    },
+}
+
+/// How a core is chosen for a queue pair that is not pinned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rule {
+    /// The one with the fewest queue pairs.
+    Fewest,
+    /// The next in turn, beginning with this one.
+    InTurn(usize),
+    /// The one with the least to do. A queue pair that was placed counts as what this says, in millionths of a core, until it is measured.
+    LeastLoaded(u64),
+}
+
+/// A core to place on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Site {
+    /// Whether it may not be given any queue pair but those pinned to it.
+    pub closed: bool,
+    /// How busy it is, in millionths.
+    pub load: u64,
 }
 
 /// One placement for each demand, in the order of the demands.
@@ -68,7 +95,7 @@ pub enum PlaceError {
     },
 }
 
-/// Places `demands` on `cores` I/O cores, where `present` are already.
+/// Places `demands` on `cores` I/O cores, where `present` are already, by [`Rule::Fewest`].
 ///
 /// A pinned queue pair goes where it is pinned. Every other one goes, in the order of `demands`, to the core that has the
 /// fewest queue pairs; among those to the one with the fewest of the same port, so that a port's queue pairs spread;
@@ -77,14 +104,28 @@ pub enum PlaceError {
 /// # Errors
 /// There is no core, a core does not exist, or a queue pair appears twice. Then nothing is placed.
 pub fn place(cores: usize, present: &[(QueueId, IoCore)], demands: &[Demand]) -> Result<Plan, PlaceError> {
-    if cores == 0 {
+    place_by(&vec![Site::default(); cores], Rule::Fewest, present, demands)
+}
+
+/// The same by any rule, on cores of which some may be closed.
+///
+/// # Errors
+/// As for [`place`]; all cores being closed is as if there were none.
+pub fn place_by(
+    sites: &[Site],
+    mut rule: Rule,
+    present: &[(QueueId, IoCore)],
+    demands: &[Demand],
+) -> Result<Plan, PlaceError> {
+    let mut cores: Vec<Core> = sites.iter().map(|site| Core { site: *site, ..Core::default() }).collect();
+    if cores.iter().all(|core| core.site.closed) {
         return Err(PlaceError::NoCores);
     }
-    let mut loads: Vec<Load> = vec![Load::default(); cores];
     let pinned = demands.iter().filter_map(|demand| Some((demand.queue, demand.pinned?)));
     for (queue, core) in present.iter().copied().chain(pinned) {
-        let load = loads.get_mut(core.0).ok_or(PlaceError::NoSuchCore { queue, core, cores })?;
-        load.add(queue);
+        let count = cores.len();
+        let known = cores.get_mut(core.0).ok_or(PlaceError::NoSuchCore { queue, core, cores: count })?;
+        known.add(queue);
     }
     let mut seen: BTreeSet<QueueId> = present.iter().map(|(queue, _)| *queue).collect();
     let mut placements = Vec::with_capacity(demands.len());
@@ -94,20 +135,21 @@ pub fn place(cores: usize, present: &[(QueueId, IoCore)], demands: &[Demand]) ->
         }
         placements.push(match pinned {
             Some(core) => Placement { queue, core, reason: Reason::Pinned },
-            None => place_on_fewest(&mut loads, queue),
+            None => choose(&mut cores, &mut rule, queue),
         });
     }
     Ok(Plan { placements })
 }
 
-/// The queue pairs of one core.
+/// A core, and the queue pairs on it.
 #[derive(Debug, Clone, Default)]
-struct Load {
+struct Core {
+    site: Site,
     queues: usize,
     ports: Vec<PortId>,
 }
 
-impl Load {
+impl Core {
     fn add(&mut self, queue: QueueId) {
         self.queues += 1;
         self.ports.push(queue.port);
@@ -118,13 +160,34 @@ impl Load {
     }
 }
 
-/// `loads` has at least one element.
-fn place_on_fewest(loads: &mut [Load], queue: QueueId) -> Placement {
-    let rank = |index: usize| (loads[index].queues, loads[index].of_port(queue.port), index);
-    let core = (0..loads.len()).min_by_key(|index| rank(*index)).unwrap_or(0);
-    let queues = loads[core].queues;
-    loads[core].add(queue);
-    Placement { queue, core: IoCore(core), reason: Reason::Fewest { queues } }
+/// At least one of `cores` is open.
+fn choose(cores: &mut [Core], rule: &mut Rule, queue: QueueId) -> Placement {
+    let count = cores.len();
+    let by = *rule;
+    let rank = |index: usize| {
+        let core = &cores[index];
+        let even = (core.queues, core.of_port(queue.port), index);
+        match by {
+            Rule::Fewest => (0, even),
+            Rule::InTurn(next) => ((index + count - next % count) as u64 % count as u64, even),
+            Rule::LeastLoaded(_) => (core.site.load, even),
+        }
+    };
+    let core = (0..count).filter(|index| !cores[*index].site.closed).min_by_key(|index| rank(*index)).unwrap_or(0);
+    let reason = match rule {
+        Rule::Fewest => Reason::Fewest { queues: cores[core].queues },
+        Rule::InTurn(next) => {
+            *next = core + 1;
+            Reason::Turn
+        }
+        Rule::LeastLoaded(each) => {
+            let load = cores[core].site.load;
+            cores[core].site.load += *each;
+            Reason::LeastLoaded { percent: load / 10_000 }
+        }
+    };
+    cores[core].add(queue);
+    Placement { queue, core: IoCore(core), reason }
 }
 
 impl Plan {
@@ -139,6 +202,8 @@ impl fmt::Display for Reason {
         match self {
             Self::Pinned => f.write_str("its configuration says so"),
             Self::Fewest { queues } => write!(f, "it had the fewest queue pairs: {queues}"),
+            Self::Turn => f.write_str("it was its turn"),
+            Self::LeastLoaded { percent } => write!(f, "it had the least to do: {percent} % busy"),
         }
     }
 }

@@ -9,7 +9,7 @@ mod search;
 
 use std::fmt;
 
-use crate::load::{Load, Topology};
+use crate::load::{CoreLoad, Load, QueueLoad, Topology};
 use crate::{IoCore, QueueId};
 use search::Search;
 
@@ -68,6 +68,8 @@ pub struct Move {
 pub struct Balance {
     /// In this order. The two moves of an exchange follow each other.
     pub moves: Vec<Move>,
+    /// For each of the moves, what its step gains: by how much the fullest of the cores that it touches becomes less full.
+    pub gains: Vec<f64>,
     /// The fullest core's load as it is.
     pub before: f64,
     /// The same after the moves.
@@ -125,12 +127,12 @@ impl fmt::Display for Hopeless {
 pub fn balance(load: &Load, topology: &Topology, settings: &Settings) -> Balance {
     let mut search = Search::new(load, topology, settings);
     let before = search.fullest().1;
-    let mut moves = Vec::new();
+    let (mut moves, mut gains) = (Vec::new(), Vec::new());
     let mut reliefs: Vec<Relief> = Vec::new();
     let mut ended = false;
     while moves.len() < settings.moves {
         let (core, full) = search.fullest();
-        let Some(step) = search.best_step(settings.moves - moves.len()) else {
+        let Some((step, gain)) = search.best_step(settings.moves - moves.len()) else {
             ended = true;
             break;
         };
@@ -142,6 +144,7 @@ pub fn balance(load: &Load, topology: &Topology, settings: &Settings) -> Balance
             let from = search.place(queue);
             reliefs[known].targets.push(to);
             moves.push(Move { queue: load.queues[queue].queue, from: IoCore(from), to: IoCore(to) });
+            gains.push(gain);
             search.put(queue, to);
         }
     }
@@ -149,12 +152,38 @@ pub fn balance(load: &Load, topology: &Topology, settings: &Settings) -> Balance
     let gain = reliefs.iter().map(|relief| relief.gain(&search)).fold(0.0, f64::max);
     if !moves.is_empty() && gain < settings.gain {
         moves.clear();
+        gains.clear();
         ended = true;
         search = Search::new(load, topology, settings);
     }
     let (core, after) = search.fullest();
     let hopeless = (ended && after > settings.full).then(|| search.why(core));
-    Balance { moves, before, after, hopeless, weighed }
+    Balance { moves, gains, before, after, hopeless, weighed }
+}
+
+/// The one move from `core` to the emptiest other core that makes the fuller of the two least full, if it gains enough. Looks at cycles alone.
+pub(crate) fn one_move(load: &Load, topology: &Topology, settings: &Settings, core: IoCore) -> Balance {
+    let alone = Load { talks: Vec::new(), ..load.clone() };
+    let loads: Vec<f64> = load.cores.iter().map(CoreLoad::busy_ratio).collect();
+    let others = (0..loads.len()).filter(|other| *other != core.0 && !load.cores[*other].parked);
+    let emptiest = others.min_by(|a, b| loads[*a].total_cmp(&loads[*b]));
+    let movable = || load.queues.iter().filter(|queue| queue.core == core && !queue.pinned);
+    let step = |to: usize, queue: &QueueLoad| {
+        let part = |core: usize| queue.cycles as f64 / load.cores[core].capacity.max(1) as f64;
+        let after = (loads[core.0] - part(core.0)).max(loads[to] + part(to));
+        (after, Move { queue: queue.queue, from: core, to: IoCore(to) })
+    };
+    let steps = emptiest.into_iter().flat_map(|to| movable().map(move |queue| (to, queue)));
+    let before = loads[core.0];
+    let best = steps
+        .map(|(to, queue)| step(to, queue))
+        .min_by(|a, b| a.0.total_cmp(&b.0))
+        .filter(|(after, _)| before - after >= settings.gain);
+    let after = best.map_or(before, |(after, _)| after);
+    let hopeless =
+        (best.is_none() && before > settings.full).then(|| Search::new(&alone, topology, settings).why(core.0));
+    let moves: Vec<Move> = best.into_iter().map(|(_, step)| step).collect();
+    Balance { gains: vec![before - after; moves.len()], moves, before, after, hopeless, weighed: movable().count() }
 }
 
 /// A core that steps take from.

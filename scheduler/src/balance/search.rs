@@ -232,8 +232,8 @@ impl<'a> Search<'a> {
         loads.fold((0, 0.0), |most, next| if next.1 > most.1 { next } else { most })
     }
 
-    /// The step that makes the fullest core of those concerned least full, if it gains enough. `left` moves may be made.
-    pub(super) fn best_step(&mut self, left: usize) -> Option<Step> {
+    /// The step that makes the fullest core of those concerned least full, and by how much, if it gains enough. `left` moves may be made.
+    pub(super) fn best_step(&mut self, left: usize) -> Option<(Step, f64)> {
         let (core, before) = self.fullest();
         if before <= 0.0 || !self.open[core] {
             return None;
@@ -253,7 +253,7 @@ impl<'a> Search<'a> {
             }
         }
         let (after, step) = best?;
-        (before - after >= self.settings.step).then_some(step)
+        (before - after >= self.settings.step).then_some((step, before - after))
     }
 
     /// Weighs the moves of a queue pair to all cores that could be better than the best step.

@@ -18,6 +18,7 @@ pub(crate) fn load(cores: usize, queues: &[(usize, u64)]) -> Load {
         core: IoCore(core),
         pinned: false,
         cycles: CAPACITY / 100 * percent,
+        packets: 100 * percent,
         node: None,
     };
     Load {

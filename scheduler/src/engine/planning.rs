@@ -1,0 +1,240 @@
+//! When to plan, and what becomes of a plan.
+
+use super::history::Over;
+use super::steps::{Kind, Step};
+use super::watch::Before;
+use super::{Scheduler, What, Why};
+use crate::balance::{self, Balance, Settings};
+use crate::ovs::{self, INTERVAL_S, Outcome as OvsOutcome};
+use crate::{Hopeless, IoCore, Load, Move, Policy};
+
+/// Once something was moved for a reason, more is moved for it if that gains this part of the gain it took to begin.
+const GO_ON: f64 = 0.4;
+/// A situation is another one if a core's load differs by this.
+const DIFFERENT: f64 = 0.1;
+/// Even where nothing changes, holds run out: planned again after so long.
+const RETRY_NS: u64 = 1_000_000_000;
+
+#[derive(Debug, Clone, Default)]
+pub(super) struct State {
+    /// Counts what changes a plan: queue pairs that come, go, or move; cores that park or wake.
+    epoch: u64,
+    /// There was nothing to do in this situation.
+    in_vain: Option<Situation>,
+    hopeless: Option<Hopeless>,
+    /// Queue pairs were moved off saturated cores, and there still are such.
+    relieving: bool,
+    /// Loads are being evened out.
+    evening: bool,
+    next_look: u64,
+}
+
+#[derive(Debug, Clone)]
+struct Situation {
+    epoch: u64,
+    saturated: Vec<usize>,
+    loads: Vec<f64>,
+    retry: u64,
+}
+
+impl State {
+    pub(super) fn changed(&mut self) {
+        self.epoch += 1;
+    }
+
+    pub(super) fn reported(&self) -> Option<Hopeless> {
+        self.hopeless
+    }
+}
+
+/// Whether two reasons say the same: figures aside.
+fn same(one: &Hopeless, other: &Hopeless) -> bool {
+    match (one, other) {
+        (Hopeless::Queue { queue, .. }, Hopeless::Queue { queue: other, .. }) => queue == other,
+        (Hopeless::Pinned { core }, Hopeless::Pinned { core: other }) => core == other,
+        _ => std::mem::discriminant(one) == std::mem::discriminant(other),
+    }
+}
+
+impl Scheduler {
+    /// What the policies do that react to saturation.
+    pub(super) fn react(&mut self) {
+        let saturated: Vec<usize> =
+            (0..self.history.cores()).filter(|core| self.detector.is_saturated(IoCore(*core))).collect();
+        if saturated.is_empty() {
+            self.planning.relieving = false;
+            self.planning.in_vain = None;
+            self.planning.hopeless = None;
+            self.even_out();
+            self.park();
+        } else {
+            self.cancel_parking();
+            self.relieve(saturated);
+        }
+    }
+
+    fn relieve(&mut self, saturated: Vec<usize>) {
+        let closed = self.closed();
+        let loads = self.history.loads(Over::Short);
+        // A core stays saturated for a while after it has got less to do.
+        let pressing = (self.config.thresholds.busy + self.config.thresholds.calm) / 2.0;
+        let Some(&core) = saturated.iter().find(|core| !closed[**core] && loads[**core] >= pressing) else { return };
+        if self.is_in_vain(&saturated, &loads) {
+            return;
+        }
+        let begin = self.config.balance.gain;
+        let gain = if self.planning.relieving { begin * GO_ON } else { begin };
+        let plan = self.plan_over(Over::Short, gain, &closed, core);
+        let in_flight = !self.steps.is_empty() || !self.watches.is_empty();
+        if plan.moves.is_empty() || plan.after > self.config.elastic.map_or(f64::INFINITY, |elastic| elastic.wake_above)
+        {
+            let wakes = self.wake(core);
+            if plan.moves.is_empty() && !wakes && !in_flight {
+                self.give_up(saturated, loads, plan.hopeless);
+            }
+        }
+        if !plan.moves.is_empty() {
+            self.planning.relieving = true;
+            self.planning.hopeless = None;
+            self.queue_disjoint(&plan, Why::Saturated);
+        }
+    }
+
+    fn is_in_vain(&self, saturated: &[usize], loads: &[f64]) -> bool {
+        self.planning.in_vain.as_ref().is_some_and(|known| {
+            known.epoch == self.planning.epoch
+                && known.saturated == saturated
+                && self.tick < known.retry
+                && known.loads.iter().zip(loads).all(|(then, now)| (then - now).abs() < DIFFERENT)
+        })
+    }
+
+    /// Remembers that nothing helps here, and says why, once.
+    fn give_up(&mut self, saturated: Vec<usize>, loads: Vec<f64>, why: Option<Hopeless>) {
+        if let Some(hopeless) = why
+            && !self.planning.hopeless.is_some_and(|known| same(&known, &hopeless))
+        {
+            self.planning.hopeless = Some(hopeless);
+            let core = IoCore(saturated[0]);
+            self.log.add(self.tick, What::CannotFix(hopeless), Why::Saturated(core), None);
+        }
+        let retry = self.tick + self.config.ticks(RETRY_NS);
+        self.planning.in_vain = Some(Situation { epoch: self.planning.epoch, saturated, loads, retry });
+    }
+
+    /// Evens out loads that hold still, at leisure.
+    fn even_out(&mut self) {
+        let patience = self.config.patience;
+        let every = self.config.ticks(patience.even_every_ns);
+        let waits = self.tick < self.planning.next_look.max(every);
+        if self.config.policy != Policy::Balance || waits || !self.steps.is_empty() || !self.watches.is_empty() {
+            return;
+        }
+        let closed = self.closed();
+        let loads = self.history.loads(Over::Long);
+        let open = (0..loads.len()).filter(|core| !closed[*core]);
+        let Some(fullest) = open.max_by(|a, b| loads[*a].total_cmp(&loads[*b])) else { return };
+        let begin = if self.planning.evening { patience.even_gain * GO_ON } else { patience.even_gain };
+        let gain = begin.max(self.history.varies(fullest));
+        let plan = if loads[fullest] < patience.even_above {
+            None
+        } else {
+            Some(self.plan_over(Over::Long, gain, &closed, fullest)).filter(|plan| !plan.moves.is_empty())
+        };
+        self.planning.evening = plan.is_some();
+        match plan {
+            Some(plan) => self.queue_disjoint(&plan, Why::Uneven),
+            None => self.planning.next_look = self.tick + every,
+        }
+    }
+
+    /// What the policy would do about the averages.
+    fn plan_over(&self, over: Over, gain: f64, closed: &[bool], core: usize) -> Balance {
+        let load = self.history.average(over, closed, |queue| self.holds.is_held(queue, self.tick));
+        let settings = Settings { gain, ..self.config.balance };
+        if self.config.policy == Policy::LeastLoaded {
+            balance::one_move(&load, &self.topology, &settings, IoCore(core))
+        } else {
+            balance::balance(&load, &self.topology, &settings)
+        }
+    }
+
+    /// What it would do now, were all cores free to take part, without doing it. For policies that do not react to load, what assigning anew
+    /// would change.
+    #[must_use]
+    pub fn plan(&self) -> Balance {
+        let closed: Vec<bool> = (0..self.history.cores()).map(|core| self.history.is_parked(core)).collect();
+        let loads = self.history.loads(Over::Short);
+        let fullest = (0..loads.len()).max_by(|a, b| loads[*a].total_cmp(&loads[*b])).unwrap_or(0);
+        let saturated = (0..loads.len()).any(|core| self.detector.is_saturated(IoCore(core)));
+        match self.config.policy {
+            Policy::Static | Policy::RoundRobin => self.as_it_is(&loads, Vec::new()),
+            Policy::Balance if !saturated => {
+                self.plan_over(Over::Long, self.config.patience.even_gain, &closed, fullest)
+            }
+            Policy::LeastLoaded if !saturated => self.as_it_is(&loads, Vec::new()),
+            Policy::LeastLoaded | Policy::Balance => {
+                self.plan_over(Over::Short, self.config.balance.gain, &closed, fullest)
+            }
+            _ => self.as_it_is(&loads, self.assigned(&self.history.average(Over::Long, &closed, |_| false))),
+        }
+    }
+
+    /// A plan of moves that nobody asked whether they gain anything.
+    fn as_it_is(&self, loads: &[f64], moves: Vec<Move>) -> Balance {
+        let before = loads.iter().copied().fold(0.0, f64::max);
+        let mut after = loads.to_vec();
+        for step in &moves {
+            let queue = self.history.queues.iter().find(|queue| queue.last.queue == step.queue);
+            let cycles = queue.map_or(0.0, |queue| queue.short);
+            after[step.from.0] -= cycles / self.history.capacity(step.from.0);
+            after[step.to.0] += cycles / self.history.capacity(step.to.0);
+        }
+        let gains = vec![0.0; moves.len()];
+        Balance { moves, gains, before, after: after.into_iter().fold(0.0, f64::max), hopeless: None, weighed: 0 }
+    }
+
+    /// Queues those steps of a plan that share no core with an earlier one: the others are planned again when these have settled.
+    fn queue_disjoint(&mut self, plan: &Balance, why: impl Fn(IoCore) -> Why) {
+        let mut taken = vec![false; self.history.cores()];
+        let mut rest = plan.moves.iter().zip(&plan.gains).peekable();
+        while let Some((first, gain)) = rest.next() {
+            let mut moves = vec![*first];
+            if let Some((second, _)) = rest.next_if(|(next, _)| (next.from, next.to) == (first.to, first.from)) {
+                moves.push(*second);
+            }
+            let cores = vec![first.from.0, first.to.0];
+            if !cores.iter().any(|core| taken[*core]) {
+                let before = Before::new(&self.history, cores.clone());
+                self.steps.push_back(Step::new(moves, why(first.from), Some(*gain), Kind::Judged(before)));
+            }
+            cores.into_iter().for_each(|core| taken[core] = true);
+        }
+    }
+
+    /// What OVS would do: assign anew when the queue pairs change, and balance by itself where it is asked to.
+    pub(super) fn as_ovs_would(&mut self, changed: bool) {
+        let mut moves = Vec::new();
+        if self.auto.is_some() && self.tick.is_multiple_of(self.config.ticks(u64::from(INTERVAL_S) * 1_000_000_000)) {
+            let load = self.history.take_sums();
+            if let Some(OvsOutcome::Moves(balanced)) =
+                self.auto.as_mut().map(|auto| auto.interval(&load, &self.topology))
+            {
+                moves = balanced;
+            }
+        }
+        if changed {
+            moves = self.assigned(&self.history.average(Over::Long, &[], |_| false));
+        }
+        let step = |step| Step::new(vec![step], Why::Assigned, None, Kind::Unconditional);
+        self.steps.extend(moves.into_iter().map(step));
+    }
+
+    /// What assigning everything anew would move.
+    fn assigned(&self, load: &Load) -> Vec<Move> {
+        let Some((assignment, _)) = self.config.policy.as_ovs() else { return Vec::new() };
+        let assigned = ovs::assign(load, &self.topology, assignment).into_iter();
+        let moves = assigned.filter_map(|(queue, to)| Some(Move { queue, from: self.history.place(queue)?, to }));
+        moves.filter(|step| step.from != step.to).collect()
+    }
+}

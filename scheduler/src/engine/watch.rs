@@ -1,0 +1,84 @@
+//! What came of a step, once it has settled.
+
+use std::collections::BTreeMap;
+
+use super::history::{History, Over};
+use super::{Scheduler, Why};
+use crate::{Move, QueueId};
+
+/// How the cores of a step were before it.
+#[derive(Debug, Clone)]
+pub(super) struct Before {
+    cores: Vec<usize>,
+    /// The load of the fullest of them.
+    fullest: f64,
+    /// Cycles and packets a tick of their queue pairs.
+    queues: BTreeMap<QueueId, (f64, f64)>,
+}
+
+/// A step that is done and has to settle.
+#[derive(Debug, Clone)]
+pub(super) struct Watch {
+    /// The moves, and the numbers of their decisions.
+    pub(super) done: Vec<(Move, u64)>,
+    pub(super) before: Before,
+    /// The tick in which it is judged.
+    pub(super) until: u64,
+}
+
+impl Watch {
+    pub(super) fn cores(&self) -> impl Iterator<Item = usize> + '_ {
+        self.before.cores.iter().copied()
+    }
+}
+
+impl Before {
+    pub(super) fn new(history: &History, mut cores: Vec<usize>) -> Self {
+        cores.sort_unstable();
+        cores.dedup();
+        let loads = history.loads(Over::Short);
+        let here = cores.iter().flat_map(|core| history.on(*core));
+        Self {
+            fullest: fullest(&cores, &loads),
+            queues: here.map(|queue| (queue.last.queue, (queue.short, queue.packets))).collect(),
+            cores,
+        }
+    }
+
+    /// The load of the fullest core now, had each queue pair as many packets as before. So what guests do differently is not taken for the step's effect.
+    fn fullest_at_equal_rates(&self, history: &History) -> f64 {
+        let core = |core: usize| {
+            let cycles = history.on(core).filter_map(|queue| {
+                let (cycles, packets) = self.queues.get(&queue.last.queue)?;
+                Some(if queue.packets > 0.0 { queue.short / queue.packets * packets } else { *cycles })
+            });
+            (cycles.sum::<f64>() + history.besides(core)) / history.capacity(core)
+        };
+        self.cores.iter().map(|index| core(*index)).fold(0.0, f64::max)
+    }
+}
+
+fn fullest(cores: &[usize], loads: &[f64]) -> f64 {
+    cores.iter().filter_map(|core| loads.get(*core)).copied().fold(0.0, f64::max)
+}
+
+impl Scheduler {
+    /// Judges the steps that have settled, and has those undone that made things worse.
+    pub(super) fn judge(&mut self) {
+        let loads = self.history.loads(Over::Short);
+        let tick = self.tick;
+        let settled: Vec<Watch> = self.watches.extract_if(.., |watch| watch.until <= tick).collect();
+        for watch in settled {
+            let measured = watch.before.fullest - fullest(&watch.before.cores, &loads);
+            for (_, number) in &watch.done {
+                if let Some(decision) = self.log.get_mut(*number) {
+                    decision.measured = Some(measured);
+                }
+            }
+            let worse = watch.before.fullest_at_equal_rates(&self.history) - watch.before.fullest;
+            if worse > self.config.patience.worse && !self.paused {
+                self.undo(&watch.done, Why::Worse(worse));
+            }
+        }
+    }
+}
