@@ -14,6 +14,8 @@ const GO_ON: f64 = 0.4;
 const DIFFERENT: f64 = 0.1;
 /// Even where nothing changes, holds run out: planned again after so long.
 const RETRY_NS: u64 = 1_000_000_000;
+/// The same where there is nothing to do and no reason why: averages may not have caught up.
+const SOON_NS: u64 = 100_000_000;
 
 #[derive(Debug, Clone, Default)]
 pub(super) struct State {
@@ -118,7 +120,7 @@ impl Scheduler {
             let core = IoCore(saturated[0]);
             self.log.add(self.tick, What::CannotFix(hopeless), Why::Saturated(core), None);
         }
-        let retry = self.tick + self.config.ticks(RETRY_NS);
+        let retry = self.tick + self.config.ticks(if why.is_some() { RETRY_NS } else { SOON_NS });
         self.planning.in_vain = Some(Situation { epoch: self.planning.epoch, saturated, loads, retry });
     }
 
