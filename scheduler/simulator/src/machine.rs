@@ -35,6 +35,8 @@ pub(crate) struct Machine<'m> {
     /// What each queue pair asks of its core, in parts of it.
     pub(crate) asked: Vec<f64>,
     load: Load,
+    /// Nanoseconds of a packet of each queue pair on its core in this tick.
+    costs: Vec<f64>,
     wanted: Vec<f64>,
     shares: Vec<f64>,
 }
@@ -79,6 +81,7 @@ impl<'m> Machine<'m> {
             offered: vec![0.0; cores],
             asked: vec![0.0; guests],
             load,
+            costs: vec![0.0; guests],
             wanted: Vec::new(),
             shares: Vec::new(),
             partners,
@@ -96,11 +99,6 @@ impl<'m> Machine<'m> {
     fn crosses(&self, guest: usize) -> Option<usize> {
         let core = self.place[self.partners[guest]?];
         (core != self.place[guest]).then_some(core)
-    }
-
-    /// Nanoseconds of a packet on the sender's core.
-    fn cost(&self, guest: usize) -> f64 {
-        self.model.packet_ns + if self.crosses(guest).is_some() { self.model.send_ns } else { 0.0 }
     }
 
     /// Lets a tick pass in which guests send `packets`; returns what the switch would measure.
@@ -126,9 +124,11 @@ impl<'m> Machine<'m> {
         let tick = self.model.tick_ns();
         self.offered.fill(0.0);
         for (guest, packets) in packets.iter().enumerate() {
-            self.asked[guest] = packets * self.cost(guest) / tick;
+            let other = self.crosses(guest);
+            self.costs[guest] = self.model.packet_ns + if other.is_some() { self.model.send_ns } else { 0.0 };
+            self.asked[guest] = packets * self.costs[guest] / tick;
             self.offered[self.place[guest]] += self.asked[guest];
-            if let Some(other) = self.crosses(guest) {
+            if let Some(other) = other {
                 self.offered[other] += packets * self.model.receive_ns / tick;
             }
         }
@@ -146,31 +146,35 @@ impl<'m> Machine<'m> {
             let lost = (self.backlog[guest] + meanwhile - self.model.ring).clamp(0.0, meanwhile);
             self.lost += lost;
             self.delay(self.paused[guest], meanwhile - lost);
-            wanted.push((self.backlog[guest] + packets[guest] - lost) * self.cost(guest));
+            wanted.push((self.backlog[guest] + packets[guest] - lost) * self.costs[guest]);
         }
         let mut shares = std::mem::take(&mut self.shares);
         share(tick - besides, &wanted, &mut shares);
         let busy = (besides + shares.iter().sum::<f64>()).min(tick);
         let ratio = (busy / tick).min(FULLEST);
         let usual = self.model.burst * self.model.packet_ns * ratio / (1.0 - ratio) / 2.0;
-        let mut oldest = 0.0_f64;
+        let (mut oldest, mut in_time) = (0.0_f64, 0.0);
         for ((&guest, wanted), share) in queues.iter().zip(&wanted).zip(&shares) {
-            let cost = self.cost(guest);
+            let cost = self.costs[guest];
             let (served, left) = (share / cost, (wanted - share) / cost);
             let before = self.backlog[guest];
             self.backlog[guest] = left.min(self.model.ring);
             self.lost += left - self.backlog[guest];
             self.served += served;
-            let a_packet = if served > 0.0 { tick / served } else { tick };
-            let late = if left > 0.0 { (before + self.backlog[guest]) / 2.0 * a_packet } else { 0.0 };
-            oldest = oldest.max(self.backlog[guest] * a_packet);
-            self.delay(usual + late, served);
+            if left > 0.0 {
+                let a_packet = if served > 0.0 { tick / served } else { tick };
+                oldest = oldest.max(self.backlog[guest] * a_packet);
+                self.delay(usual + (before + self.backlog[guest]) / 2.0 * a_packet, served);
+            } else {
+                in_time += served;
+            }
             if let Some(other) = self.crosses(guest) {
                 self.receiving[other] += served * self.model.receive_ns;
             }
             self.load.queues[guest].cycles = self.model.cycles(*share);
             self.load.queues[guest].packets = served as u64;
         }
+        self.delay(usual, in_time);
         let of = &mut self.load.cores[core];
         (of.busy, of.oldest_ns, of.parked) = (self.model.cycles(busy), oldest as u64, self.parked[core]);
         (self.on[core], self.wanted, self.shares) = (queues, wanted, shares);

@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -45,7 +46,7 @@ pub(crate) struct Options {
     /// Seconds at the beginning that do not count as converged
     #[arg(long, default_value_t = 180.0)]
     converged_s: f64,
-    /// Mean load, in parts of what all cores can serve; by default 0.7 (on-off 0.6, flash-crowd 0.5)
+    /// Mean load, in parts of what all cores can serve; by default 0.85 (on-off 0.6, flash-crowd 0.5)
     #[arg(long)]
     load: Option<f64>,
     /// The most that a guest sends, in parts of a core
@@ -61,6 +62,9 @@ pub(crate) struct Options {
     /// Cores may be parked, but for so many
     #[arg(long)]
     elastic_min: Option<usize>,
+    /// Runs at a time; by default, as many as there are CPUs
+    #[arg(long)]
+    threads: Option<NonZeroUsize>,
     /// Where results go
     #[arg(long, default_value = "target/simulate")]
     pub(crate) out: PathBuf,
@@ -115,6 +119,11 @@ impl Options {
             ring: positive("ring", self.ring)?,
             ..Model::default()
         })
+    }
+
+    /// How many runs at a time.
+    pub(crate) fn threads(&self) -> usize {
+        self.threads.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get)
     }
 
     /// What to run.

@@ -75,13 +75,14 @@ pub struct Scenario {
 }
 
 impl Scenario {
-    /// 10 minutes at 70 % (60 % and 50 % for the shapes that rise above their mean), of which 3 are for converging.
+    /// 10 minutes, of which 3 are for converging. At 85 %, where guests that were placed in turn saturate some core; 60 % and 50 % for the
+    /// shapes that rise above their mean.
     #[must_use]
     pub fn new(shape: Shape, cores: usize, guests: usize) -> Self {
         let load = match shape {
             Shape::OnOff => 0.6,
             Shape::FlashCrowd => 0.5,
-            _ => 0.7,
+            _ => 0.85,
         };
         Self {
             shape,

@@ -205,10 +205,10 @@ mod tests {
     #[test]
     fn loads_are_what_they_say() {
         for (shape, expected, off) in [
-            (Shape::Constant, 0.7, 1e-9),
-            (Shape::Poisson, 0.7, 0.001),
-            (Shape::Zipf, 0.7, 0.001),
-            (Shape::Elephant, 0.7, 0.001),
+            (Shape::Constant, 0.85, 1e-9),
+            (Shape::Poisson, 0.85, 0.001),
+            (Shape::Zipf, 0.85, 0.001),
+            (Shape::Elephant, 0.85, 0.001),
             (Shape::OnOff, 0.6, 0.1),
             // An eighth of the guests four times more than usual, three minutes of four.
             (Shape::FlashCrowd, 0.5 * (1.0 + 0.75 * 4.0 / 8.0), 0.08),

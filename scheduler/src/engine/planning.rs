@@ -4,7 +4,7 @@ use super::history::Over;
 use super::steps::{Kind, Step};
 use super::watch::Before;
 use super::{Scheduler, What, Why};
-use crate::balance::{self, Balance, Settings};
+use crate::balance::{self, Balance, Planned, Settings};
 use crate::ovs::{self, INTERVAL_S, Outcome as OvsOutcome};
 use crate::{Hopeless, IoCore, Load, Move, Policy};
 
@@ -153,7 +153,12 @@ impl Scheduler {
     /// What the policy would do about the averages.
     fn plan_over(&self, over: Over, gain: f64, closed: &[bool], core: usize) -> Balance {
         let load = self.history.average(over, closed, |queue| self.holds.is_held(queue, self.tick));
-        let settings = Settings { gain, ..self.config.balance };
+        // With time, small steps are worth it; in a hurry, moves are better kept for those that gain much.
+        let step = match over {
+            Over::Short => self.config.balance.step.max(gain / 2.0),
+            Over::Long => self.config.balance.step,
+        };
+        let settings = Settings { gain, step, ..self.config.balance };
         if self.config.policy == Policy::LeastLoaded {
             balance::one_move(&load, &self.topology, &settings, IoCore(core))
         } else {
@@ -192,23 +197,22 @@ impl Scheduler {
             after[step.from.0] -= cycles / self.history.capacity(step.from.0);
             after[step.to.0] += cycles / self.history.capacity(step.to.0);
         }
-        let gains = vec![0.0; moves.len()];
-        Balance { moves, gains, before, after: after.into_iter().fold(0.0, f64::max), hopeless: None, weighed: 0 }
+        let steps = vec![Planned { moves: 1, gain: 0.0 }; moves.len()];
+        Balance { moves, steps, before, after: after.into_iter().fold(0.0, f64::max), hopeless: None, weighed: 0 }
     }
 
     /// Queues those steps of a plan that share no core with an earlier one: the others are planned again when these have settled.
     fn queue_disjoint(&mut self, plan: &Balance, why: impl Fn(IoCore) -> Why) {
         let mut taken = vec![false; self.history.cores()];
-        let mut rest = plan.moves.iter().zip(&plan.gains).peekable();
-        while let Some((first, gain)) = rest.next() {
-            let mut moves = vec![*first];
-            if let Some((second, _)) = rest.next_if(|(next, _)| (next.from, next.to) == (first.to, first.from)) {
-                moves.push(*second);
-            }
-            let cores = vec![first.from.0, first.to.0];
+        let mut rest = plan.moves.as_slice();
+        for planned in &plan.steps {
+            let (moves, later) = rest.split_at(planned.moves);
+            rest = later;
+            let cores: Vec<usize> = moves.iter().flat_map(|step| [step.from.0, step.to.0]).collect();
             if !cores.iter().any(|core| taken[*core]) {
                 let before = Before::new(&self.history, cores.clone());
-                self.steps.push_back(Step::new(moves, why(first.from), Some(*gain), Kind::Judged(before)));
+                let why = why(moves[0].from);
+                self.steps.push_back(Step::new(moves.to_vec(), why, Some(planned.gain), Kind::Judged(before)));
             }
             cores.into_iter().for_each(|core| taken[core] = true);
         }
