@@ -139,9 +139,19 @@ pub fn balance(load: &Load, topology: &Topology, settings: &Settings) -> Balance
     let (mut moves, mut steps) = (Vec::new(), Vec::new());
     let mut reliefs: Vec<Relief> = Vec::new();
     let mut ended = false;
+    // Full cores that no step helps; others may still be helped.
+    let mut stuck = Vec::new();
     while moves.len() < settings.moves {
-        let (core, full) = search.fullest();
-        let Some((step, gain)) = search.best_step(settings.moves - moves.len()) else {
+        let (core, full) = search.fullest_but(&stuck);
+        if !stuck.is_empty() && full <= settings.full {
+            ended = true;
+            break;
+        }
+        let Some((step, gain)) = search.best_step(core, settings.moves - moves.len()) else {
+            if full > settings.full {
+                stuck.push(core);
+                continue;
+            }
             ended = true;
             break;
         };

@@ -225,16 +225,22 @@ impl<'a> Search<'a> {
 
     /// The fullest core, the first of several, and its load.
     pub(super) fn fullest(&self) -> (usize, f64) {
-        let loads = self.open_cores().map(|core| (core, self.load(core)));
+        self.fullest_but(&[])
+    }
+
+    /// The same but for these.
+    pub(super) fn fullest_but(&self, these: &[usize]) -> (usize, f64) {
+        let loads = self.open_cores().filter(|core| !these.contains(core)).map(|core| (core, self.load(core)));
         loads.fold((0, 0.0), |most, next| if next.1 > most.1 { next } else { most })
     }
 
-    /// The step that makes the fullest core of those concerned least full, and by how much, if it gains enough. `left` moves may be made.
-    pub(super) fn best_step(&mut self, left: usize) -> Option<(Step, f64)> {
-        let (core, before) = self.fullest();
-        if before <= 0.0 || !self.open[core] {
+    /// The step from a core that makes the fullest core of those concerned least full, and by how much, if it gains enough. `left` moves may be
+    /// made.
+    pub(super) fn best_step(&mut self, core: usize, left: usize) -> Option<(Step, f64)> {
+        if !self.open.get(core).is_some_and(|open| *open) {
             return None;
         }
+        let before = self.load(core);
         let mut targets: Vec<(usize, f64)> =
             self.open_cores().filter(|to| *to != core).map(|to| (to, self.load(to))).collect();
         targets.sort_by(|a, b| a.1.total_cmp(&b.1));

@@ -88,17 +88,14 @@ impl Scheduler {
         let gain = if self.planning.relieving { begin * GO_ON } else { begin };
         let plan = self.plan_over(Over::Short, gain, &closed, core);
         let in_flight = !self.steps.is_empty() || !self.watches.is_empty();
-        if plan.moves.is_empty() || plan.after > self.config.elastic.map_or(f64::INFINITY, |elastic| elastic.wake_above)
-        {
-            let wakes = self.wake(core);
-            if plan.moves.is_empty() && !wakes && !in_flight {
-                self.give_up(saturated, loads, plan.hopeless);
-            }
-        }
+        let too_full = self.config.elastic.is_some_and(|elastic| plan.after > elastic.wake_above);
+        let wakes = (too_full || plan.moves.is_empty()) && self.wake(core);
         if !plan.moves.is_empty() {
             self.planning.relieving = true;
             self.planning.hopeless = None;
-            self.queue_disjoint(&plan, Why::Saturated);
+            self.queue_disjoint(&plan, Why::Saturated, |core| loads[core] >= pressing);
+        } else if !wakes && !in_flight {
+            self.give_up(saturated, loads, plan.hopeless);
         }
     }
 
@@ -145,7 +142,7 @@ impl Scheduler {
         };
         self.planning.evening = plan.is_some();
         match plan {
-            Some(plan) => self.queue_disjoint(&plan, Why::Uneven),
+            Some(plan) => self.queue_disjoint(&plan, Why::Uneven, |_| true),
             None => self.planning.next_look = self.tick + every,
         }
     }
@@ -201,15 +198,16 @@ impl Scheduler {
         Balance { moves, steps, before, after: after.into_iter().fold(0.0, f64::max), hopeless: None, weighed: 0 }
     }
 
-    /// Queues those steps of a plan that share no core with an earlier one: the others are planned again when these have settled.
-    fn queue_disjoint(&mut self, plan: &Balance, why: impl Fn(IoCore) -> Why) {
+    /// Queues those steps of a plan that `relieve` a core worth it and share no core with an earlier one: the others are planned again when these have settled.
+    fn queue_disjoint(&mut self, plan: &Balance, why: fn(IoCore) -> Why, relieve: impl Fn(usize) -> bool) {
+        // A core that an earlier step of the plan changes is another when its turn comes.
         let mut taken = vec![false; self.history.cores()];
         let mut rest = plan.moves.as_slice();
         for planned in &plan.steps {
             let (moves, later) = rest.split_at(planned.moves);
             rest = later;
             let cores: Vec<usize> = moves.iter().flat_map(|step| [step.from.0, step.to.0]).collect();
-            if !cores.iter().any(|core| taken[*core]) {
+            if relieve(moves[0].from.0) && !cores.iter().any(|core| taken[*core]) {
                 let before = Before::new(&self.history, cores.clone());
                 let why = why(moves[0].from);
                 self.steps.push_back(Step::new(moves.to_vec(), why, Some(planned.gain), Kind::Judged(before)));

@@ -6,6 +6,10 @@ use scheduler::Policy;
 
 use crate::goals::{Block, Cell, EVEN, FEWER, MORE_MOVES, Verdict};
 
+/// How cells without a ratio are judged.
+const CONVENTIONS: &str = "balance against ovs-auto-lb. Under-served: ∞ where only OVS leaves cycles unserved, — where neither does. Moves are counted after the \
+time for converging; where OVS makes none, only none reaches the goal.";
+
 /// All tables.
 #[must_use]
 pub fn table(blocks: &[Block]) -> String {
@@ -46,7 +50,7 @@ fn goals(judged: &[(&Block, Verdict)]) -> String {
         ]
     };
     let rows: Vec<Vec<String>> = judged.iter().map(row).collect();
-    format!("## Goals\n\n{}\n", lay_out(&heading, &rows))
+    format!("## Goals\n\n{CONVENTIONS}\n\n{}\n", lay_out(&heading, &rows))
 }
 
 fn mark(reached: bool) -> &'static str {
