@@ -312,19 +312,6 @@ fn new_queue_pairs_go_where_the_policy_says() {
 }
 
 #[test]
-fn dbg_elastic() {
-    let guests = [(0, 23), (2, 0), (0, 0), (2, 20), (1, 11), (0, 18), (2, 10), (1, 17)];
-    let mut machine = Machine::new(4, &guests, elastic(1));
-    machine.run(30 * SECOND);
-    for (guest, demand) in machine.guests.iter_mut().zip([1, 38, 31, 12, 22, 27, 59, 57]) {
-        guest.demand = demand;
-    }
-    machine.run(800 * SECOND);
-    println!("{:?}", machine.orders);
-    println!("{:?}", machine.wanted());
-}
-
-#[test]
 fn names_are_told_apart() {
     for policy in Policy::ALL {
         assert_eq!(policy.name().parse(), Ok(policy));
