@@ -319,9 +319,27 @@ impl<'a> Search<'a> {
             let last = (at + NEIGHBOURS).min(self.movable[to].len());
             for index in at.saturating_sub(NEIGHBOURS)..last {
                 let other = self.movable[to][index];
+                let here = before + (self.arrives(other, core) - self.leaves(queue)) / self.capacity[core];
+                let there = load + (self.arrives(queue, to) - self.leaves(other)) / self.capacity[to];
+                if !beats(here.max(there) + self.price(2, core), best) {
+                    continue;
+                }
                 self.consider(Step { first: (queue, to), second: Some((other, core)) }, best);
             }
         }
+    }
+
+    /// The most that a core can lose with a queue pair: its cost, and what its crossings cost there.
+    fn leaves(&self, queue: usize) -> f64 {
+        let from = self.place[queue];
+        let crossing = self.ties[queue].iter().filter(|tie| self.place[tie.other] != from);
+        self.cost(queue, from) + crossing.map(|tie| self.crossing(tie)).sum::<f64>()
+    }
+
+    /// The least that a core can get with a queue pair: its cost, less what those there who talk to it no longer pay for crossings.
+    fn arrives(&self, queue: usize, to: usize) -> f64 {
+        let there = self.ties[queue].iter().filter(|tie| self.place[tie.other] == to);
+        self.cost(queue, to) - there.map(|tie| self.crossing_there(tie)).sum::<f64>()
     }
 
     /// Takes a step if, of the cores whose load it changes, the fullest is less full than the best one's; the first of equals stays. Other cores
