@@ -6,7 +6,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 # The demo makes namespaces, interfaces and AF_XDP sockets; `run-tests` does the same for the end-to-end tests.
 AS_ROOT := $(shell [ "$$(id -u)" -eq 0 ] || echo --config "\"target.'cfg(unix)'.runner='sudo -E'\"")
 
-.PHONY: help build release demo lint test test-full bench-instr bench-timing bench-peers clean
+.PHONY: help build release demo lint test test-full bench-instr bench-timing bench-peers simulate clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1|/p' Makefile | while IFS='|' read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
@@ -57,6 +57,11 @@ bench-peers: ## Compare with OVS-DPDK and testpmd (FULL=1: everything; ROWS=v2v-
 	@scripts/install-deps.sh bench-peers
 	cargo build --release -p sidecore -p synthetic-guest -p sidecore-experiments
 	@cargo run -q --release $(AS_ROOT) -p sidecore-experiments --bin bench-peers
+
+simulate: ## Compare scheduling policies in a model of the switch: tables and pictures in target/simulate
+	@scripts/check-rust.sh
+	cargo build --release -p sidecore-simulator
+	@"$${CARGO_TARGET_DIR:-target}/release/sidecore-simulate"
 
 clean: ## Remove everything that was built
 	cargo clean

@@ -12,7 +12,7 @@ mod placement;
 mod policy;
 mod saturation;
 
-pub use balance::{Balance, Hopeless, Move, Settings, balance};
+pub use balance::{Balance, Hopeless, Move, Planned, Settings, balance};
 pub use engine::{Config, Decision, Elastic, Order, Outcome, Patience, Scheduler, Status, What, Why};
 pub use load::{CoreLoad, Cpu, Load, QueueLoad, Talk, Topology};
 pub use placement::{Demand, PlaceError, Placement, Plan, Reason, Rule, Site, place, place_by};

@@ -164,6 +164,18 @@ fn planning_scales() {
     }
 }
 
+/// Where everybody talks bounds are weaker, and the moves of pairs are weighed too: still far fewer than the million there are.
+#[test]
+fn planning_scales_where_guests_talk() {
+    let queues: Vec<_> = (0..1024u64).map(|index| (index as usize * 31 % 64, 1 + index * 7919 % 5)).collect();
+    let mut load = load(64, &queues);
+    for guest in 0..1024u32 {
+        load.talks.push(Talk { from: id(guest), to: id(guest ^ 1), packets: 200 });
+    }
+    let plan = plan(&load);
+    assert!(plan.weighed < 40_000, "{}", plan.weighed);
+}
+
 proptest! {
     /// Whatever the loads: no core becomes fuller than the fullest was, what is planned comes about, and a plan's result needs no plan.
     #[test]

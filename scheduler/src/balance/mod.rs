@@ -18,7 +18,7 @@ use search::Search;
 pub struct Settings {
     /// A plan lowers the load of one of the cores it relieves by at least this part of a core, or there is none.
     pub gain: f64,
-    /// Every step of it, a move or an exchange, lowers the load of the core that was fullest by at least this part of a core.
+    /// Every move of it lowers the load of the core that was fullest by at least this part of a core; two that belong together, by twice that.
     pub step: f64,
     /// Cycles that a move costs on each of its two cores, spread over the ticks in which it has to pay.
     pub move_cycles: u64,
@@ -40,7 +40,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             gain: 0.05,
-            step: 0.005,
+            step: 0.0025,
             move_cycles: 0,
             moves: 16,
             send_cycles: 150,
@@ -63,13 +63,22 @@ pub struct Move {
     pub to: IoCore,
 }
 
+/// A step of a plan: a move, an exchange, or two queue pairs that talk to each other and move together.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Planned {
+    /// How many of the plan's moves it is: 1 or 2, after those of the steps before.
+    pub moves: usize,
+    /// By how much the fullest of the cores that it touches becomes less full, in parts of a core.
+    pub gain: f64,
+}
+
 /// What can be done, and what comes of it. Loads are parts of a core.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Balance {
-    /// In this order. The two moves of an exchange follow each other.
+    /// In this order.
     pub moves: Vec<Move>,
-    /// For each of the moves, what its step gains: by how much the fullest of the cores that it touches becomes less full.
-    pub gains: Vec<f64>,
+    /// The steps that they belong to.
+    pub steps: Vec<Planned>,
     /// The fullest core's load as it is.
     pub before: f64,
     /// The same after the moves.
@@ -127,12 +136,22 @@ impl fmt::Display for Hopeless {
 pub fn balance(load: &Load, topology: &Topology, settings: &Settings) -> Balance {
     let mut search = Search::new(load, topology, settings);
     let before = search.fullest().1;
-    let (mut moves, mut gains) = (Vec::new(), Vec::new());
+    let (mut moves, mut steps) = (Vec::new(), Vec::new());
     let mut reliefs: Vec<Relief> = Vec::new();
     let mut ended = false;
+    // Full cores that no step helps; others may still be helped.
+    let mut stuck = Vec::new();
     while moves.len() < settings.moves {
-        let (core, full) = search.fullest();
-        let Some((step, gain)) = search.best_step(settings.moves - moves.len()) else {
+        let (core, full) = search.fullest_but(&stuck);
+        if !stuck.is_empty() && full <= settings.full {
+            ended = true;
+            break;
+        }
+        let Some((step, gain)) = search.best_step(core, settings.moves - moves.len()) else {
+            if full > settings.full {
+                stuck.push(core);
+                continue;
+            }
             ended = true;
             break;
         };
@@ -140,11 +159,11 @@ pub fn balance(load: &Load, topology: &Topology, settings: &Settings) -> Balance
             reliefs.push(Relief { core, before: full, targets: Vec::new() });
             reliefs.len() - 1
         });
+        steps.push(Planned { moves: step.changes().count(), gain });
         for (queue, to) in step.changes() {
             let from = search.place(queue);
             reliefs[known].targets.push(to);
             moves.push(Move { queue: load.queues[queue].queue, from: IoCore(from), to: IoCore(to) });
-            gains.push(gain);
             search.put(queue, to);
         }
     }
@@ -152,13 +171,13 @@ pub fn balance(load: &Load, topology: &Topology, settings: &Settings) -> Balance
     let gain = reliefs.iter().map(|relief| relief.gain(&search)).fold(0.0, f64::max);
     if !moves.is_empty() && gain < settings.gain {
         moves.clear();
-        gains.clear();
+        steps.clear();
         ended = true;
         search = Search::new(load, topology, settings);
     }
     let (core, after) = search.fullest();
     let hopeless = (ended && after > settings.full).then(|| search.why(core));
-    Balance { moves, gains, before, after, hopeless, weighed }
+    Balance { moves, steps, before, after, hopeless, weighed }
 }
 
 /// The one move from `core` to the emptiest other core that makes the fuller of the two least full, if it gains enough. Looks at cycles alone.
@@ -183,7 +202,8 @@ pub(crate) fn one_move(load: &Load, topology: &Topology, settings: &Settings, co
     let hopeless =
         (best.is_none() && before > settings.full).then(|| Search::new(&alone, topology, settings).why(core.0));
     let moves: Vec<Move> = best.into_iter().map(|(_, step)| step).collect();
-    Balance { gains: vec![before - after; moves.len()], moves, before, after, hopeless, weighed: movable().count() }
+    let steps = vec![Planned { moves: 1, gain: before - after }; moves.len()];
+    Balance { moves, steps, before, after, hopeless, weighed: movable().count() }
 }
 
 /// A core that steps take from.

@@ -17,20 +17,16 @@ const NEIGHBOURS: usize = 4;
 /// A queue pair costs at least this part of what was measured, whatever crossings are thought to cost.
 const LEAST_NEAR: f64 = 0.25;
 
-/// One step: a move, or two that exchange queue pairs. Queue pairs are indices into the load's list.
+/// One step: one or two queue pairs, as indices into the load's list, and the cores they go to.
 #[derive(Clone, Copy)]
-pub(super) enum Step {
-    Move { queue: usize, to: usize },
-    Exchange { one: (usize, usize), other: (usize, usize) },
+pub(super) struct Step {
+    first: (usize, usize),
+    second: Option<(usize, usize)>,
 }
 
 impl Step {
     pub(super) fn changes(self) -> impl Iterator<Item = (usize, usize)> {
-        let (first, second) = match self {
-            Self::Move { queue, to } => ((queue, to), None),
-            Self::Exchange { one, other } => (one, Some(other)),
-        };
-        std::iter::once(first).chain(second)
+        std::iter::once(self.first).chain(self.second)
     }
 }
 
@@ -203,9 +199,10 @@ impl<'a> Search<'a> {
         self.place[queue] = to;
     }
 
-    /// What so many moves cost a core, in parts of it.
+    /// What so many moves cost a core and have to gain, in parts of it.
     fn price(&self, moves: usize, core: usize) -> f64 {
-        moves as f64 * (self.settings.move_cycles as f64 / self.capacity.get(core).unwrap_or(&1.0) + LEAST_COST)
+        let cost = self.settings.move_cycles as f64 / self.capacity.get(core).unwrap_or(&1.0);
+        moves as f64 * (cost + self.settings.step + LEAST_COST)
     }
 
     fn add(&mut self, core: usize, cycles: f64) {
@@ -228,16 +225,22 @@ impl<'a> Search<'a> {
 
     /// The fullest core, the first of several, and its load.
     pub(super) fn fullest(&self) -> (usize, f64) {
-        let loads = self.open_cores().map(|core| (core, self.load(core)));
+        self.fullest_but(&[])
+    }
+
+    /// The same but for these.
+    pub(super) fn fullest_but(&self, these: &[usize]) -> (usize, f64) {
+        let loads = self.open_cores().filter(|core| !these.contains(core)).map(|core| (core, self.load(core)));
         loads.fold((0, 0.0), |most, next| if next.1 > most.1 { next } else { most })
     }
 
-    /// The step that makes the fullest core of those concerned least full, and by how much, if it gains enough. `left` moves may be made.
-    pub(super) fn best_step(&mut self, left: usize) -> Option<(Step, f64)> {
-        let (core, before) = self.fullest();
-        if before <= 0.0 || !self.open[core] {
+    /// The step from a core that makes the fullest core of those concerned least full, and by how much, if it gains enough. `left` moves may be
+    /// made.
+    pub(super) fn best_step(&mut self, core: usize, left: usize) -> Option<(Step, f64)> {
+        if !self.open.get(core).is_some_and(|open| *open) {
             return None;
         }
+        let before = self.load(core);
         let mut targets: Vec<(usize, f64)> =
             self.open_cores().filter(|to| *to != core).map(|to| (to, self.load(to))).collect();
         targets.sort_by(|a, b| a.1.total_cmp(&b.1));
@@ -249,11 +252,14 @@ impl<'a> Search<'a> {
         if left >= 2 {
             let most_tied = self.tied.iter().copied().fold(0.0, f64::max);
             for &queue in &mine {
+                self.together(queue, before, &targets, &mut best);
                 self.exchanges(queue, (core, before), &targets, most_tied, &mut best);
             }
         }
-        let (after, step) = best?;
-        (before - after >= self.settings.step).then_some((step, before - after))
+        // What the moves cost is in `least`, what each has to gain too.
+        let (least, step) = best?;
+        let wanted = self.settings.step * step.changes().count() as f64;
+        (least <= before).then_some((step, before - least + wanted))
     }
 
     /// Weighs the moves of a queue pair to all cores that could be better than the best step.
@@ -267,7 +273,26 @@ impl<'a> Search<'a> {
             if !beats(at_least + cost, best) {
                 break;
             }
-            self.consider(Step::Move { queue, to }, best);
+            self.consider(Step { first: (queue, to), second: None }, best);
+        }
+    }
+
+    /// Weighs moving a queue pair together with the one on its core that it has most to do with.
+    fn together(&mut self, queue: usize, before: f64, targets: &[(usize, f64)], best: &mut Best) {
+        let from = self.place[queue];
+        let here = self.ties[queue].iter().filter(|tie| self.place[tie.other] == from);
+        let closest = here.max_by(|a, b| (a.sent + a.received).total_cmp(&(b.sent + b.received)));
+        let Some(other) = closest.map(|tie| tie.other).filter(|other| !self.queues[*other].pinned) else { return };
+        let tied = self.tied[queue] + self.tied[other];
+        let relief = (self.cost(queue, from) + self.cost(other, from) + tied) / self.capacity[from];
+        let added = self.near[queue] + self.near[other] - tied;
+        let price = self.price(2, from);
+        for &(to, load) in targets {
+            let at_least = (before - relief).max(load + added / self.capacity[to]);
+            if !beats(at_least + price, best) {
+                break;
+            }
+            self.consider(Step { first: (queue, to), second: Some((other, to)) }, best);
         }
     }
 
@@ -294,9 +319,27 @@ impl<'a> Search<'a> {
             let last = (at + NEIGHBOURS).min(self.movable[to].len());
             for index in at.saturating_sub(NEIGHBOURS)..last {
                 let other = self.movable[to][index];
-                self.consider(Step::Exchange { one: (queue, to), other: (other, core) }, best);
+                let here = before + (self.arrives(other, core) - self.leaves(queue)) / self.capacity[core];
+                let there = load + (self.arrives(queue, to) - self.leaves(other)) / self.capacity[to];
+                if !beats(here.max(there) + self.price(2, core), best) {
+                    continue;
+                }
+                self.consider(Step { first: (queue, to), second: Some((other, core)) }, best);
             }
         }
+    }
+
+    /// The most that a core can lose with a queue pair: its cost, and what its crossings cost there.
+    fn leaves(&self, queue: usize) -> f64 {
+        let from = self.place[queue];
+        let crossing = self.ties[queue].iter().filter(|tie| self.place[tie.other] != from);
+        self.cost(queue, from) + crossing.map(|tie| self.crossing(tie)).sum::<f64>()
+    }
+
+    /// The least that a core can get with a queue pair: its cost, less what those there who talk to it no longer pay for crossings.
+    fn arrives(&self, queue: usize, to: usize) -> f64 {
+        let there = self.ties[queue].iter().filter(|tie| self.place[tie.other] == to);
+        self.cost(queue, to) - there.map(|tie| self.crossing_there(tie)).sum::<f64>()
     }
 
     /// Takes a step if, of the cores whose load it changes, the fullest is less full than the best one's; the first of equals stays. Other cores

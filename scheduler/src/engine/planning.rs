@@ -4,7 +4,7 @@ use super::history::Over;
 use super::steps::{Kind, Step};
 use super::watch::Before;
 use super::{Scheduler, What, Why};
-use crate::balance::{self, Balance, Settings};
+use crate::balance::{self, Balance, Planned, Settings};
 use crate::ovs::{self, INTERVAL_S, Outcome as OvsOutcome};
 use crate::{Hopeless, IoCore, Load, Move, Policy};
 
@@ -14,6 +14,8 @@ const GO_ON: f64 = 0.4;
 const DIFFERENT: f64 = 0.1;
 /// Even where nothing changes, holds run out: planned again after so long.
 const RETRY_NS: u64 = 1_000_000_000;
+/// The same where there is nothing to do and no reason why: averages may not have caught up.
+const SOON_NS: u64 = 100_000_000;
 
 #[derive(Debug, Clone, Default)]
 pub(super) struct State {
@@ -86,17 +88,14 @@ impl Scheduler {
         let gain = if self.planning.relieving { begin * GO_ON } else { begin };
         let plan = self.plan_over(Over::Short, gain, &closed, core);
         let in_flight = !self.steps.is_empty() || !self.watches.is_empty();
-        if plan.moves.is_empty() || plan.after > self.config.elastic.map_or(f64::INFINITY, |elastic| elastic.wake_above)
-        {
-            let wakes = self.wake(core);
-            if plan.moves.is_empty() && !wakes && !in_flight {
-                self.give_up(saturated, loads, plan.hopeless);
-            }
-        }
+        let too_full = self.config.elastic.is_some_and(|elastic| plan.after > elastic.wake_above);
+        let wakes = (too_full || plan.moves.is_empty()) && self.wake(core);
         if !plan.moves.is_empty() {
             self.planning.relieving = true;
             self.planning.hopeless = None;
-            self.queue_disjoint(&plan, Why::Saturated);
+            self.queue_disjoint(&plan, Why::Saturated, |core| loads[core] >= pressing);
+        } else if !wakes && !in_flight {
+            self.give_up(saturated, loads, plan.hopeless);
         }
     }
 
@@ -118,7 +117,7 @@ impl Scheduler {
             let core = IoCore(saturated[0]);
             self.log.add(self.tick, What::CannotFix(hopeless), Why::Saturated(core), None);
         }
-        let retry = self.tick + self.config.ticks(RETRY_NS);
+        let retry = self.tick + self.config.ticks(if why.is_some() { RETRY_NS } else { SOON_NS });
         self.planning.in_vain = Some(Situation { epoch: self.planning.epoch, saturated, loads, retry });
     }
 
@@ -143,7 +142,7 @@ impl Scheduler {
         };
         self.planning.evening = plan.is_some();
         match plan {
-            Some(plan) => self.queue_disjoint(&plan, Why::Uneven),
+            Some(plan) => self.queue_disjoint(&plan, Why::Uneven, |_| true),
             None => self.planning.next_look = self.tick + every,
         }
     }
@@ -151,7 +150,12 @@ impl Scheduler {
     /// What the policy would do about the averages.
     fn plan_over(&self, over: Over, gain: f64, closed: &[bool], core: usize) -> Balance {
         let load = self.history.average(over, closed, |queue| self.holds.is_held(queue, self.tick));
-        let settings = Settings { gain, ..self.config.balance };
+        // With time, small steps are worth it; in a hurry, moves are better kept for those that gain much.
+        let step = match over {
+            Over::Short => self.config.balance.step.max(gain / 2.0),
+            Over::Long => self.config.balance.step,
+        };
+        let settings = Settings { gain, step, ..self.config.balance };
         if self.config.policy == Policy::LeastLoaded {
             balance::one_move(&load, &self.topology, &settings, IoCore(core))
         } else {
@@ -190,23 +194,23 @@ impl Scheduler {
             after[step.from.0] -= cycles / self.history.capacity(step.from.0);
             after[step.to.0] += cycles / self.history.capacity(step.to.0);
         }
-        let gains = vec![0.0; moves.len()];
-        Balance { moves, gains, before, after: after.into_iter().fold(0.0, f64::max), hopeless: None, weighed: 0 }
+        let steps = vec![Planned { moves: 1, gain: 0.0 }; moves.len()];
+        Balance { moves, steps, before, after: after.into_iter().fold(0.0, f64::max), hopeless: None, weighed: 0 }
     }
 
-    /// Queues those steps of a plan that share no core with an earlier one: the others are planned again when these have settled.
-    fn queue_disjoint(&mut self, plan: &Balance, why: impl Fn(IoCore) -> Why) {
+    /// Queues those steps of a plan that `relieve` a core worth it and share no core with an earlier one: the others are planned again when these have settled.
+    fn queue_disjoint(&mut self, plan: &Balance, why: fn(IoCore) -> Why, relieve: impl Fn(usize) -> bool) {
+        // A core that an earlier step of the plan changes is another when its turn comes.
         let mut taken = vec![false; self.history.cores()];
-        let mut rest = plan.moves.iter().zip(&plan.gains).peekable();
-        while let Some((first, gain)) = rest.next() {
-            let mut moves = vec![*first];
-            if let Some((second, _)) = rest.next_if(|(next, _)| (next.from, next.to) == (first.to, first.from)) {
-                moves.push(*second);
-            }
-            let cores = vec![first.from.0, first.to.0];
-            if !cores.iter().any(|core| taken[*core]) {
+        let mut rest = plan.moves.as_slice();
+        for planned in &plan.steps {
+            let (moves, later) = rest.split_at(planned.moves);
+            rest = later;
+            let cores: Vec<usize> = moves.iter().flat_map(|step| [step.from.0, step.to.0]).collect();
+            if relieve(moves[0].from.0) && !cores.iter().any(|core| taken[*core]) {
                 let before = Before::new(&self.history, cores.clone());
-                self.steps.push_back(Step::new(moves, why(first.from), Some(*gain), Kind::Judged(before)));
+                let why = why(moves[0].from);
+                self.steps.push_back(Step::new(moves.to_vec(), why, Some(planned.gain), Kind::Judged(before)));
             }
             cores.into_iter().for_each(|core| taken[core] = true);
         }

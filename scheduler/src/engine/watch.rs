@@ -45,16 +45,21 @@ impl Before {
         }
     }
 
-    /// The load of the fullest core now, had each queue pair as many packets as before. So what guests do differently is not taken for the step's effect.
-    fn fullest_at_equal_rates(&self, history: &History) -> f64 {
-        let core = |core: usize| {
-            let cycles = history.on(core).filter_map(|queue| {
-                let (cycles, packets) = self.queues.get(&queue.last.queue)?;
-                Some(if queue.packets > 0.0 { queue.short / queue.packets * packets } else { *cycles })
-            });
-            (cycles.sum::<f64>() + history.besides(core)) / history.capacity(core)
-        };
-        self.cores.iter().map(|index| core(*index)).fold(0.0, f64::max)
+    /// By how much the fullest core is fuller than before, or than it should have become by what its queue pairs cost then: had each of them
+    /// as many packets as before. So what guests do differently is not taken for the step's effect.
+    fn worse_at_equal_rates(&self, history: &History) -> f64 {
+        let (mut expected, mut actual) = (self.fullest, 0.0_f64);
+        for &core in &self.cores {
+            let (mut then, mut now) = (history.besides(core), history.besides(core));
+            for queue in history.on(core) {
+                let Some((cycles, packets)) = self.queues.get(&queue.last.queue) else { continue };
+                then += cycles;
+                now += if queue.packets > 0.0 { queue.short / queue.packets * packets } else { *cycles };
+            }
+            expected = expected.max(then / history.capacity(core));
+            actual = actual.max(now / history.capacity(core));
+        }
+        actual - expected
     }
 }
 
@@ -75,7 +80,7 @@ impl Scheduler {
                     decision.measured = Some(measured);
                 }
             }
-            let worse = watch.before.fullest_at_equal_rates(&self.history) - watch.before.fullest;
+            let worse = watch.before.worse_at_equal_rates(&self.history);
             if worse > self.config.patience.worse && !self.paused {
                 self.undo(&watch.done, Why::Worse(worse));
             }

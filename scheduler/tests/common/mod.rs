@@ -1,6 +1,8 @@
 //! What the tests of this crate share: loads made of a few numbers.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub(crate) mod machine;
+
 use scheduler::{CoreLoad, IoCore, Load, PortId, QueueId, QueueLoad};
 
 /// Cycles in a tick of every core.

@@ -1,0 +1,89 @@
+//! What `balance` is held to, against OVS's automatic load balancing in the same scenario.
+
+use scheduler::Policy;
+use serde::{Serialize, Serializer};
+
+use crate::run::Measured;
+use crate::scenario::Scenario;
+
+/// OVS's under-served cycles divided by ours, at least.
+pub const FEWER: f64 = 10.0;
+/// Our moves in an hour divided by OVS's, at most.
+pub const MORE_MOVES: f64 = 2.0;
+/// Largest core load divided by its lower bound under steady load, at most.
+pub const EVEN: f64 = 1.05;
+
+/// What a policy came to in a scenario, over all seeds.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Cell {
+    /// The policy.
+    #[serde(serialize_with = "name")]
+    pub policy: Policy,
+    /// Its runs, by seed.
+    pub runs: Vec<Measured>,
+}
+
+/// A scenario with all that was tried in it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Block {
+    /// The scenario.
+    pub scenario: Scenario,
+    /// By policy.
+    pub cells: Vec<Cell>,
+    /// How `balance` did.
+    pub verdict: Option<Verdict>,
+}
+
+/// How `balance` did against `ovs-auto-lb`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Verdict {
+    /// OVS's under-served cycles divided by ours. `None`: neither has any, or only OVS has, as `only_ovs_under_serves` says.
+    pub fewer: Option<f64>,
+    /// We serve everything, and OVS does not.
+    pub only_ovs_under_serves: bool,
+    /// Whether under-served cycles are few enough. Reached too where neither has any.
+    pub fewer_reached: bool,
+    /// Whether our moves are at most twice OVS's. Where OVS makes none, only none is.
+    pub moves_reached: bool,
+    /// Whether the largest core load is near its bound; `None` where the load is not steady.
+    pub even_reached: Option<bool>,
+}
+
+fn name<S: Serializer>(policy: &Policy, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(policy.name())
+}
+
+impl Cell {
+    /// The mean over the seeds.
+    #[must_use]
+    pub fn mean(&self, of: impl Fn(&Measured) -> f64) -> f64 {
+        self.runs.iter().map(of).sum::<f64>() / self.runs.len().max(1) as f64
+    }
+}
+
+impl Block {
+    /// With its verdict.
+    #[must_use]
+    pub fn new(scenario: Scenario, cells: Vec<Cell>) -> Self {
+        let find = |policy| cells.iter().find(|cell: &&Cell| cell.policy == policy);
+        let verdict = match (find(Policy::Balance), find(Policy::OvsAutoLb)) {
+            (Some(ours), Some(theirs)) => Some(judge(&scenario, ours, theirs)),
+            _ => None,
+        };
+        Self { scenario, cells, verdict }
+    }
+}
+
+fn judge(scenario: &Scenario, ours: &Cell, theirs: &Cell) -> Verdict {
+    let under = |cell: &Cell| cell.mean(|run| run.under_served_cycles).max(0.0).round();
+    let moves = |cell: &Cell| cell.mean(|run| run.moves_per_hour_converged);
+    let (mine, other) = (under(ours), under(theirs));
+    let fewer = (mine > 0.0).then(|| other / mine);
+    Verdict {
+        fewer,
+        only_ovs_under_serves: mine == 0.0 && other > 0.0,
+        fewer_reached: fewer.is_none_or(|fewer| fewer >= FEWER),
+        moves_reached: moves(ours) <= MORE_MOVES * moves(theirs),
+        even_reached: scenario.shape.is_steady().then(|| ours.mean(|run| run.largest_to_bound) <= EVEN),
+    }
+}

@@ -1,0 +1,70 @@
+//! What things cost: the parameters of the model, and where their defaults come from.
+
+use serde::Serialize;
+
+/// Costs. Cycles are those of an I/O core.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Model {
+    /// Length of a tick, in milliseconds.
+    pub tick_ms: f64,
+    /// Cycles of an I/O core in a second. Only ratios matter: 2 GHz makes a nanosecond two cycles.
+    pub core_hz: f64,
+    /// Nanoseconds of a packet that stays on one core. README, "Beside OVS-DPDK and testpmd": 7.02 Mpps guest to guest are 142 ns (`make
+    /// bench-instr`: 418 instructions).
+    pub packet_ns: f64,
+    /// Nanoseconds more on the sending core for a packet to a guest of another core. ARCHITECTURE, "Speed": across cores takes 2.7 to 2.8 times
+    /// as long (1,021 instructions); here 2.75 times, the difference in equal parts on both cores.
+    pub send_ns: f64,
+    /// The same on the receiving core.
+    pub receive_ns: f64,
+    /// Nanoseconds for which a queue pair is unserved while it moves. Not measured yet: the goal for the switch.
+    pub pause_ns: f64,
+    /// Nanoseconds of work that a move costs each of its two cores. Not measured yet: an assumption.
+    pub move_ns: f64,
+    /// Packets that fit into a guest's TX ring: what comes while it is full is never served. QEMU's default.
+    pub ring: f64,
+    /// Packets that arrive at once. They decide how long packets wait on a core that is not saturated.
+    pub burst: f64,
+}
+
+impl Default for Model {
+    fn default() -> Self {
+        Self {
+            tick_ms: 5.0,
+            core_hz: 2e9,
+            packet_ns: 142.0,
+            send_ns: 124.0,
+            receive_ns: 124.0,
+            pause_ns: 50_000.0,
+            move_ns: 10_000.0,
+            ring: 256.0,
+            burst: 32.0,
+        }
+    }
+}
+
+impl Model {
+    /// Nanoseconds in a tick.
+    #[must_use]
+    pub fn tick_ns(&self) -> f64 {
+        self.tick_ms * 1e6
+    }
+
+    /// Ticks in so many seconds.
+    #[must_use]
+    pub fn ticks(&self, seconds: f64) -> u64 {
+        (seconds * 1000.0 / self.tick_ms).round() as u64
+    }
+
+    /// Nanoseconds of a core in cycles.
+    #[must_use]
+    pub fn cycles(&self, ns: f64) -> u64 {
+        (ns * self.core_hz / 1e9).round() as u64
+    }
+
+    /// Packets that a core can serve in a tick, if none crosses to another.
+    #[must_use]
+    pub fn packets_a_tick(&self) -> f64 {
+        self.tick_ns() / self.packet_ns
+    }
+}

@@ -1,0 +1,184 @@
+//! The command line.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use scheduler::Policy;
+use simulator::model::Model;
+use simulator::recorded::Recording;
+use simulator::scenario::{Scenario, Shape, Talk};
+
+/// Most I/O cores and guests of a scenario.
+const MOST_CORES: usize = 64;
+const MOST_GUESTS: usize = 1024;
+/// Policies that the usual set tries on the largest switch: those that differ there.
+const LARGE: [Policy; 4] = [Policy::Static, Policy::Balance, Policy::OvsAutoLb, Policy::OvsAutoLbGroup];
+/// Seeds of a scenario of the usual set.
+const SEEDS: u64 = 3;
+
+/// Compares scheduling policies in a model of the switch: guests send packets, I/O cores serve them, and the scheduler that runs in the switch
+/// moves queue pairs between them.
+///
+/// Without --shape it runs the usual set: every shape of load on 8 cores with 64 guests, guests that talk in pairs, and 64 cores with 1,024
+/// guests (four policies, one seed). The same options give the same results. They go to standard output as Markdown tables, and to --out as JSON, Markdown and SVG.
+#[derive(Debug, Parser)]
+#[command(name = "sidecore-simulate", version)]
+pub(crate) struct Options {
+    /// How load comes; without it, the usual set
+    #[arg(long)]
+    shape: Option<Shape>,
+    /// Who sends to whom
+    #[arg(long, default_value = "uplink")]
+    talk: Talk,
+    /// Policies, separated by commas; all, if none is named
+    #[arg(long, value_delimiter = ',', value_parser = str::parse::<Policy>)]
+    policies: Vec<Policy>,
+    /// I/O cores, 1 to 64
+    #[arg(long, default_value_t = 8)]
+    cores: usize,
+    /// Guests, 1 to 1,024, of one queue pair each; with a recording, as many as it has
+    #[arg(long, default_value_t = 64)]
+    guests: usize,
+    /// Simulated time, in seconds
+    #[arg(long, default_value_t = 600.0)]
+    seconds: f64,
+    /// Seconds at the beginning that do not count as converged
+    #[arg(long, default_value_t = 180.0)]
+    converged_s: f64,
+    /// Mean load, in parts of what all cores can serve; by default 0.85 (on-off 0.6, flash-crowd 0.5)
+    #[arg(long)]
+    load: Option<f64>,
+    /// The most that a guest sends, in parts of a core
+    #[arg(long, default_value_t = 0.8)]
+    largest: f64,
+    /// Seeds 1 to this one are run
+    #[arg(long, default_value_t = SEEDS)]
+    seeds: u64,
+    /// For --shape recorded: packets of every guest in every tick. JSON (a list of ticks, each a list of packets by guest) if the name ends in
+    /// .json; otherwise CSV, a line for each tick and a column for each guest
+    #[arg(long)]
+    recording: Option<PathBuf>,
+    /// Cores may be parked, but for so many
+    #[arg(long)]
+    elastic_min: Option<usize>,
+    /// Runs at a time; by default, as many as there are CPUs
+    #[arg(long)]
+    threads: Option<NonZeroUsize>,
+    /// Where results go
+    #[arg(long, default_value = "target/simulate")]
+    pub(crate) out: PathBuf,
+    /// Length of a tick, in milliseconds
+    #[arg(long, default_value_t = Model::default().tick_ms)]
+    tick_ms: f64,
+    /// Nanoseconds of a packet that stays on one core (README: 7.02 Mpps guest to guest)
+    #[arg(long, default_value_t = Model::default().packet_ns)]
+    packet_ns: f64,
+    /// Nanoseconds more on the sending core for one that crosses to another (ARCHITECTURE: 2.75 times as long, in equal parts)
+    #[arg(long, default_value_t = Model::default().send_ns)]
+    send_ns: f64,
+    /// The same on the receiving core
+    #[arg(long, default_value_t = Model::default().receive_ns)]
+    receive_ns: f64,
+    /// Nanoseconds for which a queue pair is unserved while it moves (assumed: the goal)
+    #[arg(long, default_value_t = Model::default().pause_ns)]
+    pause_ns: f64,
+    /// Nanoseconds of work of a move on each of its cores (assumed)
+    #[arg(long, default_value_t = Model::default().move_ns)]
+    move_ns: f64,
+    /// Packets that a guest's ring holds
+    #[arg(long, default_value_t = Model::default().ring)]
+    ring: f64,
+}
+
+/// A scenario, and what to try in it.
+pub(crate) struct Job {
+    pub(crate) scenario: Scenario,
+    pub(crate) policies: Vec<Policy>,
+    pub(crate) seeds: u64,
+}
+
+impl Options {
+    /// What things cost.
+    pub(crate) fn model(&self) -> Result<Model> {
+        let positive = |name: &str, value: f64| {
+            ensure!(value.is_finite() && value > 0.0, "--{name} {value} has to be a number above 0");
+            Ok(value)
+        };
+        let not_negative = |name: &str, value: f64| {
+            ensure!(value.is_finite() && value >= 0.0, "--{name} {value} has to be a number from 0 up");
+            Ok(value)
+        };
+        Ok(Model {
+            tick_ms: positive("tick-ms", self.tick_ms)?,
+            packet_ns: positive("packet-ns", self.packet_ns)?,
+            send_ns: not_negative("send-ns", self.send_ns)?,
+            receive_ns: not_negative("receive-ns", self.receive_ns)?,
+            pause_ns: not_negative("pause-ns", self.pause_ns)?,
+            move_ns: not_negative("move-ns", self.move_ns)?,
+            ring: positive("ring", self.ring)?,
+            ..Model::default()
+        })
+    }
+
+    /// How many runs at a time.
+    pub(crate) fn threads(&self) -> usize {
+        self.threads.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get)
+    }
+
+    /// What to run.
+    pub(crate) fn jobs(&self) -> Result<Vec<Job>> {
+        let policies = if self.policies.is_empty() { Policy::ALL.to_vec() } else { self.policies.clone() };
+        ensure!(self.seeds > 0, "--seeds 0 runs nothing; 1 is the fewest");
+        let Some(shape) = self.shape else { return Ok(self.usual(&policies)) };
+        let scenario = self.scenario(shape)?;
+        Ok(vec![Job { scenario, policies, seeds: self.seeds }])
+    }
+
+    fn scenario(&self, shape: Shape) -> Result<Scenario> {
+        let mut scenario = Scenario::new(shape, self.cores, self.guests);
+        if shape == Shape::Recorded {
+            let path = self.recording.as_deref().context("--shape recorded needs --recording FILE")?;
+            let recording = Recording::read(path)?;
+            scenario.guests = recording.guests();
+            scenario.recording = Some(Arc::new(recording));
+        }
+        ensure!((1..=MOST_CORES).contains(&self.cores), "--cores {} is not from 1 to {MOST_CORES}", self.cores);
+        ensure!(
+            (1..=MOST_GUESTS).contains(&scenario.guests),
+            "{} guests are not from 1 to {MOST_GUESTS}",
+            scenario.guests
+        );
+        ensure!(
+            self.seconds > 0.0 && (0.0..self.seconds).contains(&self.converged_s),
+            "--converged-s {} has to be less than --seconds {}",
+            self.converged_s,
+            self.seconds
+        );
+        let load = self.load.unwrap_or(scenario.load);
+        ensure!(load.is_finite() && load > 0.0, "--load {load} has to be a number above 0");
+        ensure!(self.largest.is_finite() && self.largest > 0.0, "--largest {} has to be above 0", self.largest);
+        let (talk, largest, elastic_min) = (self.talk, self.largest, self.elastic_min);
+        let (seconds, converged_s) = (self.seconds, self.converged_s);
+        Ok(Scenario { talk, load, largest, seconds, converged_s, elastic_min, ..scenario })
+    }
+
+    /// Every shape, pairs, and the largest switch there may be.
+    fn usual(&self, policies: &[Policy]) -> Vec<Job> {
+        use Shape::{Constant, Elephant, FlashCrowd, OnOff, Poisson, Zipf};
+        let job = |scenario, seeds| Job { scenario, policies: policies.to_vec(), seeds };
+        let shapes = [Constant, Poisson, OnOff, Zipf, FlashCrowd, Elephant];
+        let mut jobs: Vec<Job> = shapes.map(|shape| job(Scenario::new(shape, 8, 64), self.seeds)).into();
+        // Crossings cost as much again and more: on one core they fit, on several they do not.
+        let pairs = Scenario { talk: Talk::Pairs, load: 0.6, ..Scenario::new(Poisson, 8, 64) };
+        jobs.push(job(pairs, self.seeds));
+        let large = |shape| {
+            let policies = policies.iter().copied().filter(|policy| LARGE.contains(policy)).collect();
+            Job { scenario: Scenario::new(shape, MOST_CORES, MOST_GUESTS), policies, seeds: 1 }
+        };
+        jobs.extend([large(Zipf), large(FlashCrowd)]);
+        jobs
+    }
+}

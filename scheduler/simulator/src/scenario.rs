@@ -1,0 +1,125 @@
+//! What is simulated: the guests' load, and on what.
+
+use std::fmt;
+use std::sync::Arc;
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+use crate::recorded::Recording;
+
+/// How load comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Shape {
+    /// Each guest sends the same in every tick; guests differ up to ninefold.
+    Constant,
+    /// The same on average, by a Poisson process.
+    Poisson,
+    /// Guests send four times their mean for 10 s on average, then nothing for 30 s on average, each by itself.
+    OnOff,
+    /// By a Poisson process; a few guests send most: the k-th in proportion to 1/k.
+    Zipf,
+    /// By a Poisson process; for 3 minutes in every 4, beginning with the second, another eighth of the guests sends five times as much.
+    FlashCrowd,
+    /// One guest sends more than a core can do: no policy can serve it.
+    Elephant,
+    /// From a file.
+    Recorded,
+}
+
+impl Shape {
+    /// Whether the load is the same all the time, but for noise.
+    #[must_use]
+    pub fn is_steady(self) -> bool {
+        matches!(self, Self::Constant | Self::Poisson | Self::Zipf)
+    }
+}
+
+/// Who sends to whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Talk {
+    /// Everybody to an uplink of the own core: nothing crosses.
+    Uplink,
+    /// Guests in pairs, drawn at random.
+    Pairs,
+    /// Everybody to one other, drawn at random.
+    Random,
+}
+
+/// A load on a number of cores.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Scenario {
+    /// How load comes.
+    pub shape: Shape,
+    /// Who sends to whom.
+    pub talk: Talk,
+    /// I/O cores.
+    pub cores: usize,
+    /// Guests, of one queue pair each.
+    pub guests: usize,
+    /// Simulated time, in seconds.
+    pub seconds: f64,
+    /// Seconds at the beginning that do not count as converged.
+    pub converged_s: f64,
+    /// What guests send on average, in parts of what all cores can serve, crossings aside.
+    pub load: f64,
+    /// The most that one guest sends, in parts of a core: the rest is spread over the others.
+    pub largest: f64,
+    /// Cores that stay awake, if cores may be parked.
+    pub elastic_min: Option<usize>,
+    /// The recording, for that shape.
+    #[serde(skip)]
+    pub recording: Option<Arc<Recording>>,
+}
+
+impl Scenario {
+    /// 10 minutes, of which 3 are for converging. At 85 %, where guests that were placed in turn saturate some core; 60 % and 50 % for the
+    /// shapes that rise above their mean.
+    #[must_use]
+    pub fn new(shape: Shape, cores: usize, guests: usize) -> Self {
+        let load = match shape {
+            Shape::OnOff => 0.6,
+            Shape::FlashCrowd => 0.5,
+            _ => 0.85,
+        };
+        Self {
+            shape,
+            talk: Talk::Uplink,
+            cores,
+            guests,
+            seconds: 600.0,
+            converged_s: 180.0,
+            load,
+            largest: 0.8,
+            elastic_min: None,
+            recording: None,
+        }
+    }
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Constant => "constant",
+            Self::Poisson => "poisson",
+            Self::OnOff => "on-off",
+            Self::Zipf => "zipf",
+            Self::FlashCrowd => "flash-crowd",
+            Self::Elephant => "elephant",
+            Self::Recorded => "recorded",
+        })
+    }
+}
+
+impl fmt::Display for Scenario {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let talk = match self.talk {
+            Talk::Uplink => "",
+            Talk::Pairs => ", in pairs",
+            Talk::Random => ", at random",
+        };
+        write!(f, "{}{talk}, {} × {}", self.shape, self.cores, self.guests)
+    }
+}

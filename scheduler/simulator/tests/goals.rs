@@ -1,0 +1,85 @@
+//! The simulator's short form: what `make simulate` shows, in a few seconds; and its goals, in order.
+
+use scheduler::Policy;
+use simulator::goals::{Block, Cell, EVEN};
+use simulator::model::Model;
+use simulator::report;
+use simulator::run::run;
+use simulator::scenario::{Scenario, Shape, Talk};
+
+/// Two and a half minutes on four cores: long enough for OVS to act once or twice.
+fn short(shape: Shape) -> Scenario {
+    Scenario { seconds: 150.0, converged_s: 75.0, ..Scenario::new(shape, 4, 24) }
+}
+
+fn block(scenario: Scenario, policies: &[Policy]) -> Block {
+    let model = Model { tick_ms: 10.0, ..Model::default() };
+    let cell = |policy: &Policy| Cell { policy: *policy, runs: vec![run(&scenario, &model, *policy, 1).unwrap()] };
+    let cells = policies.iter().map(cell).collect();
+    Block::new(scenario, cells)
+}
+
+#[test]
+fn steady_loads_reach_all_goals() {
+    for shape in [Shape::Constant, Shape::Poisson, Shape::Zipf] {
+        let scenario = Scenario { load: 0.9, ..short(shape) };
+        let block = block(scenario, &[Policy::Static, Policy::Balance, Policy::OvsAutoLb]);
+        let verdict = block.verdict.unwrap();
+        assert!(verdict.fewer_reached && verdict.moves_reached && verdict.even_reached == Some(true), "{verdict:?}");
+        let under = |cell: &Cell| cell.mean(|run| run.under_served_cycles);
+        assert!(under(&block.cells[0]) > 0.0, "{shape} would be served without any moves: it shows nothing");
+        assert!(block.cells[1].mean(|run| run.largest_to_bound) <= EVEN);
+    }
+}
+
+#[test]
+fn a_flash_crowd_is_served_at_once() {
+    let block = block(short(Shape::FlashCrowd), &[Policy::Balance, Policy::OvsAutoLb]);
+    assert!(block.verdict.unwrap().fewer_reached, "{:?}", block.verdict);
+}
+
+#[test]
+fn loads_that_come_and_go_are_served_better_with_moves() {
+    let block = block(short(Shape::OnOff), &[Policy::Balance, Policy::OvsAutoLb]);
+    assert!(block.verdict.unwrap().fewer.is_none_or(|fewer| fewer > 2.0), "{:?}", block.verdict);
+}
+
+#[test]
+fn guests_that_talk_come_together() {
+    let scenario = Scenario { talk: Talk::Pairs, load: 0.5, ..short(Shape::Constant) };
+    let block = block(scenario, &[Policy::Balance, Policy::OvsAutoLb]);
+    assert!(block.verdict.unwrap().fewer_reached, "{:?}", block.verdict);
+}
+
+#[test]
+fn cores_are_parked_if_they_may() {
+    let scenario = Scenario { load: 0.2, elastic_min: Some(1), ..short(Shape::Poisson) };
+    let block = block(scenario, &[Policy::Balance]);
+    assert!(block.cells[0].runs[0].seconds.last().unwrap().awake <= 2);
+    assert!(block.cells[0].mean(|run| run.under_served_cycles / run.demanded_cycles) < 1e-4);
+}
+
+#[test]
+fn the_same_seed_gives_the_same_result() {
+    let scenario = short(Shape::OnOff);
+    let one = block(scenario.clone(), &[Policy::Balance]);
+    assert_eq!(one, block(scenario, &[Policy::Balance]));
+}
+
+#[test]
+fn reports_are_whole() {
+    let block = block(short(Shape::Poisson), &Policy::ALL);
+    let directory = tempfile::tempdir().unwrap();
+    let files = report::write(directory.path(), &Model::default(), &[block]).unwrap();
+    assert_eq!(files.len(), 5);
+    let json = std::fs::read_to_string(&files[0]).unwrap();
+    let results: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(results["blocks"][0]["cells"].as_array().unwrap().len(), Policy::ALL.len());
+    let table = std::fs::read_to_string(&files[1]).unwrap();
+    assert!(Policy::ALL.iter().all(|policy| table.contains(policy.name())), "{table}");
+    for picture in &files[2..] {
+        let svg = std::fs::read_to_string(picture).unwrap();
+        assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n"));
+        assert_eq!(svg.matches("<text").count(), svg.matches("</text>").count());
+    }
+}

@@ -1,0 +1,154 @@
+//! A machine that does what it is told: queue pairs with a demand, on cores that serve it as far as they can.
+
+use scheduler::{Config, CoreLoad, IoCore, Load, Order, Outcome, QueueId, QueueLoad, Scheduler, Talk, Topology};
+
+use super::{CAPACITY, id};
+
+/// Cycles of a packet, on the sending core and on the receiving one, more than on one core.
+const CROSSING: u64 = 150;
+
+pub(crate) struct Guest {
+    pub(crate) core: usize,
+    /// Percent of a core.
+    pub(crate) demand: u64,
+    pub(crate) pinned: bool,
+    pub(crate) node: Option<u16>,
+    /// Whom it sends to, and how many packets a tick.
+    pub(crate) talks: Option<(usize, u64)>,
+    /// How much more it costs on this core, in percent: what no model knows.
+    pub(crate) dislikes: Option<(usize, u64)>,
+}
+
+pub(crate) struct Machine {
+    pub(crate) guests: Vec<Guest>,
+    pub(crate) parked: Vec<bool>,
+    pub(crate) scheduler: Scheduler,
+    /// Every order, with the tick before which it was given.
+    pub(crate) orders: Vec<(u64, Order)>,
+    /// Orders that fail.
+    pub(crate) fails: fn(&Order) -> bool,
+    pub(crate) ticks: u64,
+}
+
+impl Machine {
+    /// Guests as (core, percent of a core).
+    pub(crate) fn new(cores: usize, guests: &[(usize, u64)], config: Config) -> Self {
+        Self::on(Topology::flat(cores), guests, config)
+    }
+
+    pub(crate) fn on(topology: Topology, guests: &[(usize, u64)], config: Config) -> Self {
+        let guest = |&(core, demand): &(usize, u64)| Guest {
+            core,
+            demand,
+            pinned: false,
+            node: None,
+            talks: None,
+            dislikes: None,
+        };
+        Self {
+            guests: guests.iter().map(guest).collect(),
+            parked: vec![false; topology.cpus.len()],
+            scheduler: Scheduler::new(config, topology),
+            orders: Vec::new(),
+            fails: |_| false,
+            ticks: 0,
+        }
+    }
+
+    fn demands(&self) -> Vec<u64> {
+        let crossing = |from: usize| match self.guests[from].talks {
+            Some((to, packets)) if self.guests[to].core != self.guests[from].core => packets * CROSSING,
+            _ => 0,
+        };
+        let demand = |(index, guest): (usize, &Guest)| {
+            let more = guest.dislikes.filter(|(core, _)| *core == guest.core).map_or(0, |(_, percent)| percent);
+            CAPACITY / 10_000 * guest.demand * (100 + more) + crossing(index)
+        };
+        self.guests.iter().enumerate().map(demand).collect()
+    }
+
+    /// Each queue pair of a core that has too much to do gets the same part of what it wants.
+    pub(crate) fn load(&self) -> Load {
+        let demands = self.demands();
+        let cores = self.parked.len();
+        let mut wanted = vec![0; cores];
+        for (index, guest) in self.guests.iter().enumerate() {
+            wanted[guest.core] += demands[index];
+            if let Some((to, packets)) = guest.talks
+                && self.guests[to].core != guest.core
+            {
+                wanted[self.guests[to].core] += packets * CROSSING;
+            }
+        }
+        let share = |core: usize| (CAPACITY as f64 / wanted[core].max(1) as f64).min(1.0);
+        let queue = |(index, guest): (usize, &Guest)| QueueLoad {
+            queue: id(index as u32),
+            core: IoCore(guest.core),
+            pinned: guest.pinned,
+            cycles: (demands[index] as f64 * share(guest.core)) as u64,
+            packets: (guest.demand as f64 * 100.0 * share(guest.core)) as u64,
+            node: guest.node,
+        };
+        let core = |core: usize| CoreLoad {
+            busy: wanted[core].min(CAPACITY),
+            capacity: CAPACITY,
+            oldest_ns: if wanted[core] > CAPACITY { 1_000_000 } else { 0 },
+            parked: self.parked[core],
+        };
+        let talk = |(index, guest): (usize, &Guest)| {
+            let (to, packets) = guest.talks?;
+            Some(Talk { from: id(index as u32), to: id(to as u32), packets })
+        };
+        Load {
+            cores: (0..cores).map(core).collect(),
+            queues: self.guests.iter().enumerate().map(queue).collect(),
+            talks: self.guests.iter().enumerate().filter_map(talk).collect(),
+        }
+    }
+
+    /// Lets so many ticks pass; returns the orders of them.
+    pub(crate) fn run(&mut self, ticks: u64) -> Vec<Order> {
+        let first = self.orders.len();
+        for _ in 0..ticks {
+            self.ticks += 1;
+            let load = self.load();
+            self.scheduler.tick(&load);
+            while let Some(order) = self.scheduler.next_order() {
+                assert_eq!(self.scheduler.next_order(), None, "one at a time");
+                self.orders.push((self.ticks, order));
+                let outcome = self.carry_out(order);
+                self.scheduler.finished(outcome);
+            }
+        }
+        self.orders[first..].iter().map(|(_, order)| *order).collect()
+    }
+
+    fn carry_out(&mut self, order: Order) -> Outcome {
+        if (self.fails)(&order) {
+            return Outcome::Failed { reason: "it would not".to_owned() };
+        }
+        match order {
+            Order::Move(step) => {
+                let guest = &mut self.guests[step.queue.port.0 as usize];
+                assert!(!guest.pinned && guest.core == step.from.0 && !self.parked[step.to.0], "{step:?}");
+                guest.core = step.to.0;
+            }
+            Order::Park(core) => {
+                assert!(self.guests.iter().all(|guest| guest.core != core.0), "{core} is not empty");
+                self.parked[core.0] = true;
+            }
+            Order::Wake(core) => self.parked[core.0] = false,
+        }
+        Outcome::Done { pause_ns: 20_000 }
+    }
+
+    /// What each core would have to do, in percent.
+    pub(crate) fn wanted(&self) -> Vec<u64> {
+        let on = |core| self.guests.iter().filter(move |guest| guest.core == core).map(|guest| guest.demand);
+        (0..self.parked.len()).map(|core| on(core).sum()).collect()
+    }
+
+    pub(crate) fn core_of(&self, queue: QueueId) -> usize {
+        self.guests[queue.port.0 as usize].core
+    }
+}

@@ -1,0 +1,360 @@
+//! The scheduler in a closed loop: what it orders is done, and it sees what comes of it.
+
+mod common;
+
+use common::id;
+use common::machine::Machine;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use scheduler::{Config, Cpu, Demand, Elastic, Hopeless, IoCore, Move, Order, Policy, Reason, Topology, What, Why};
+
+/// A tick is 5 ms.
+const SECOND: u64 = 200;
+
+fn by(policy: Policy) -> Config {
+    Config { policy, ..Config::default() }
+}
+
+fn balance() -> Config {
+    by(Policy::Balance)
+}
+
+fn elastic(min: usize) -> Config {
+    Config { elastic: Some(Elastic { min, ..Elastic::default() }), ..balance() }
+}
+
+fn hopeless(machine: &Machine) -> Vec<Hopeless> {
+    let reported = machine.scheduler.decisions().filter_map(|decision| match decision.what {
+        What::CannotFix(hopeless) => Some(hopeless),
+        _ => None,
+    });
+    reported.collect()
+}
+
+#[test]
+fn a_saturated_core_is_relieved_in_the_second_tick() {
+    let mut machine = Machine::new(2, &[(0, 60), (0, 60)], balance());
+    assert!(machine.run(1).is_empty());
+    assert_eq!(machine.run(1), [Order::Move(Move { queue: id(0), from: IoCore(0), to: IoCore(1) })]);
+    assert!(machine.run(60 * SECOND).is_empty());
+    let decision = machine.scheduler.decisions().next().unwrap();
+    assert_eq!((decision.tick, decision.why), (2, Why::Saturated(IoCore(0))));
+    assert_eq!(decision.pause_ns, Some(20_000));
+    assert!((decision.expected.unwrap() - 0.5).abs() < 0.01 && (decision.measured.unwrap() - 0.4).abs() < 0.1);
+    assert_eq!(machine.scheduler.status().moves, 1);
+}
+
+#[test]
+fn each_policy_does_what_its_name_says() {
+    let moves = |policy| Machine::new(2, &[(0, 60), (0, 60), (0, 30)], by(policy)).run(300 * SECOND).len();
+    for policy in [Policy::Static, Policy::RoundRobin, Policy::OvsCycles, Policy::OvsGroup] {
+        assert_eq!(moves(policy), 0, "{policy}");
+    }
+    for policy in [Policy::LeastLoaded, Policy::Balance, Policy::OvsAutoLb, Policy::OvsAutoLbGroup] {
+        assert!(moves(policy) > 0, "{policy}");
+    }
+}
+
+#[test]
+fn ovs_takes_its_minute() {
+    let mut machine = Machine::new(2, &[(0, 60), (0, 60)], by(Policy::OvsAutoLb));
+    assert!(machine.run(60 * SECOND - 1).is_empty());
+    assert_eq!(machine.run(1).len(), 1);
+}
+
+#[test]
+fn ovs_assigns_anew_when_queue_pairs_come() {
+    let mut machine = Machine::new(2, &[(0, 40), (0, 40)], by(Policy::OvsGroup));
+    assert!(machine.run(10 * SECOND).is_empty());
+    machine.guests.extend(Machine::new(2, &[(1, 10)], by(Policy::OvsGroup)).guests);
+    // By what they cost, 40, 40 and 10: to cores 0, 1 and 0.
+    assert_eq!(machine.run(1).len(), 2);
+}
+
+#[test]
+fn what_cannot_be_fixed_is_said_once() {
+    let mut machine = Machine::new(2, &[(0, 120), (1, 10)], balance());
+    assert!(machine.run(60 * SECOND).is_empty());
+    assert!(matches!(hopeless(&machine)[..], [Hopeless::Queue { queue, .. }] if queue == id(0)));
+    assert!(matches!(machine.scheduler.status().hopeless, Some(Hopeless::Queue { .. })));
+    // It goes away, and comes again.
+    machine.guests[0].demand = 20;
+    machine.run(SECOND);
+    assert_eq!(machine.scheduler.status().hopeless, None);
+    machine.guests[0].demand = 120;
+    machine.run(SECOND);
+    assert_eq!(hopeless(&machine).len(), 2);
+    let mut full = Machine::new(2, &[(0, 60), (0, 60), (1, 60), (1, 60)], balance());
+    full.run(60 * SECOND);
+    assert!(matches!(hopeless(&full)[..], [Hopeless::Cores { .. }]), "{:?}", hopeless(&full));
+}
+
+#[test]
+fn least_loaded_says_why_too() {
+    let mut machine = Machine::new(2, &[(0, 120), (1, 10)], by(Policy::LeastLoaded));
+    assert!(machine.run(60 * SECOND).is_empty());
+    assert_eq!(hopeless(&machine).len(), 1);
+}
+
+#[test]
+fn a_move_that_makes_it_worse_is_undone_and_not_tried_again_soon() {
+    let mut machine = Machine::new(2, &[(0, 60), (0, 50), (1, 20)], balance());
+    // On core 1 both cost three times as much: nobody could know.
+    machine.guests[0].dislikes = Some((1, 200));
+    machine.guests[1].dislikes = Some((1, 200));
+    let orders = machine.run(SECOND);
+    let back = machine.scheduler.decisions().filter(|decision| matches!(decision.what, What::RollBack(_))).count();
+    assert!(back >= 1 && orders.len() == 2 * back, "{:?}", machine.scheduler.decisions().collect::<Vec<_>>());
+    assert_eq!(machine.wanted(), [110, 20]);
+    assert!(machine.run(50 * SECOND).is_empty());
+    assert_eq!(machine.scheduler.status().rolled_back as usize, back);
+}
+
+#[test]
+fn a_guest_that_wants_more_is_not_the_moves_fault() {
+    let mut machine = Machine::new(2, &[(0, 60), (0, 60)], balance());
+    machine.run(2);
+    assert_eq!(machine.core_of(id(0)), 1);
+    machine.guests[0].demand = 95;
+    machine.run(10);
+    assert_eq!(machine.scheduler.status().rolled_back, 0);
+}
+
+#[test]
+fn an_order_that_fails_is_not_repeated_at_once() {
+    let mut machine = Machine::new(2, &[(0, 60), (0, 60)], balance());
+    machine.fails = |order| matches!(order, Order::Move(step) if step.queue == id(0));
+    let orders = machine.run(10);
+    assert_eq!(orders.len(), 2);
+    let failed = machine.scheduler.decisions().next().unwrap();
+    assert_eq!(failed.failed.as_deref(), Some("it would not"));
+    assert_eq!((machine.core_of(id(0)), machine.core_of(id(1))), (0, 1));
+    assert_eq!(machine.scheduler.status().failed, 1);
+}
+
+#[test]
+fn half_an_exchange_is_undone() {
+    let mut machine = Machine::new(2, &[(0, 50), (0, 60), (1, 40), (1, 30)], balance());
+    machine.fails = |order| matches!(order, Order::Move(step) if step.from == IoCore(1) && step.queue.port.0 > 1);
+    machine.run(4);
+    assert_eq!(machine.wanted(), [110, 70]);
+    let back = machine.scheduler.decisions().find(|decision| matches!(decision.what, What::RollBack(_)));
+    assert_eq!(back.unwrap().why, Why::HalfDone);
+}
+
+#[test]
+fn an_operators_move_is_left_alone_for_a_while() {
+    let mut machine = Machine::new(2, &[(0, 45), (1, 40), (1, 20), (0, 5)], balance());
+    assert!(machine.run(SECOND).is_empty());
+    machine.guests[0].core = 1;
+    let orders = machine.run(SECOND);
+    assert!(!orders.is_empty() && machine.core_of(id(0)) == 1, "others make room: {orders:?}");
+}
+
+#[test]
+fn pinned_queue_pairs_stay() {
+    let mut machine = Machine::new(2, &[(0, 60), (0, 60), (0, 10)], balance());
+    machine.guests[0].pinned = true;
+    machine.run(10 * SECOND);
+    assert_eq!(machine.core_of(id(0)), 0);
+    assert_eq!(machine.core_of(id(1)), 1);
+}
+
+#[test]
+fn guests_that_talk_come_together() {
+    let mut machine = Machine::new(2, &[(0, 35), (1, 35), (0, 35), (1, 35)], balance());
+    for (from, to) in [(0, 1), (1, 0), (2, 3), (3, 2)] {
+        machine.guests[from].talks = Some((to, 3500));
+    }
+    machine.run(20 * SECOND);
+    let core = |port| machine.core_of(id(port));
+    assert!(core(0) == core(1) && core(2) == core(3) && core(0) != core(2));
+    assert!(machine.run(600 * SECOND).is_empty());
+}
+
+#[test]
+fn near_cores_and_whole_cores_come_first() {
+    let cpu = |node, physical| Cpu { node, physical };
+    // 0 and 1 are threads of one core; 3 is on another node.
+    let topology = Topology { cpus: vec![cpu(0, 0), cpu(0, 0), cpu(0, 1), cpu(1, 2)] };
+    let mut machine = Machine::on(topology, &[(0, 60), (0, 60)], balance());
+    machine.guests.iter_mut().for_each(|guest| guest.node = Some(0));
+    let orders = machine.run(10 * SECOND);
+    assert_eq!(orders, [Order::Move(Move { queue: id(0), from: IoCore(0), to: IoCore(2) })]);
+}
+
+#[test]
+fn uneven_loads_are_evened_out_at_leisure() {
+    let mut machine = Machine::new(2, &[(0, 30), (0, 30), (1, 10)], balance());
+    assert!(machine.run(4 * SECOND).is_empty());
+    machine.run(10 * SECOND);
+    assert_eq!(*machine.wanted().iter().max().unwrap(), 40);
+    let decision = machine.scheduler.decisions().next().unwrap();
+    assert_eq!(decision.why, Why::Uneven(IoCore(0)));
+}
+
+#[test]
+fn a_load_that_swings_is_not_chased() {
+    // Each wants much for 7 s in turn: whatever is even now is not in a moment.
+    let mut machine = Machine::new(2, &[(0, 20), (0, 20), (1, 20), (1, 20)], balance());
+    for turn in 0..200 {
+        for guest in 0..4 {
+            machine.guests[guest].demand = if turn % 4 == guest { 50 } else { 15 };
+        }
+        machine.run(7 * SECOND);
+    }
+    assert!(machine.orders.len() <= 2, "{:?}", machine.orders);
+}
+
+#[test]
+fn a_queue_pair_does_not_go_to_and_fro() {
+    // Two of three large ones are busy at a time, never the same for long: each change saturates a core.
+    let mut machine = Machine::new(2, &[(0, 60), (0, 60), (1, 60)], balance());
+    for turn in 0..600 {
+        for guest in 0..3 {
+            machine.guests[guest].demand = if turn % 3 == guest { 1 } else { 60 };
+        }
+        machine.run(2 * SECOND);
+    }
+    // Twenty minutes; without holds there would be one for every other change.
+    assert!(machine.orders.len() < 60, "{}", machine.orders.len());
+}
+
+#[test]
+fn paused_it_does_nothing_and_resumed_it_goes_on() {
+    let mut machine = Machine::new(2, &[(0, 60), (0, 60)], balance());
+    machine.scheduler.pause();
+    assert!(machine.run(SECOND).is_empty());
+    assert!(machine.scheduler.status().paused);
+    assert_eq!(machine.scheduler.plan().moves.len(), 1, "it still says what it would do");
+    machine.scheduler.resume();
+    assert_eq!(machine.run(2).len(), 1);
+    let what: Vec<_> = machine.scheduler.decisions().map(|decision| decision.what).collect();
+    assert_eq!(what[..2], [What::Pause, What::Resume]);
+}
+
+#[test]
+fn a_plan_changes_nothing() {
+    let mut machine = Machine::new(2, &[(0, 60), (0, 60)], balance());
+    machine.run(1);
+    let before = machine.scheduler.clone();
+    let _ = machine.scheduler.plan();
+    assert_eq!(format!("{before:?}"), format!("{:?}", machine.scheduler));
+}
+
+#[test]
+fn the_log_is_bounded() {
+    let mut machine = Machine::new(2, &[(0, 60)], Config { decisions: 3, ..balance() });
+    for _ in 0..5 {
+        machine.scheduler.pause();
+        machine.scheduler.resume();
+    }
+    let numbers: Vec<_> = machine.scheduler.decisions().map(|decision| decision.number).collect();
+    assert_eq!(numbers, [7, 8, 9]);
+}
+
+#[test]
+fn cores_are_parked_when_load_allows_and_woken_when_one_saturates() {
+    let mut machine = Machine::new(4, &[(0, 15), (1, 15), (2, 15), (3, 15)], elastic(1));
+    machine.run(60 * SECOND);
+    assert_eq!(machine.parked, [false, false, true, true], "60 % on one core would be too much");
+    assert!(machine.run(600 * SECOND).is_empty(), "and it stays so");
+    machine.guests.iter_mut().for_each(|guest| guest.demand = 60);
+    let orders = machine.run(SECOND);
+    assert!(matches!(orders[0], Order::Wake(_)), "{orders:?}");
+    machine.run(10 * SECOND);
+    assert_eq!((machine.parked.clone(), machine.wanted()), (vec![false; 4], vec![60; 4]));
+    machine.guests.iter_mut().for_each(|guest| guest.demand = 1);
+    machine.run(120 * SECOND);
+    assert_eq!(machine.parked, [false, true, true, true]);
+    assert_eq!(machine.wanted()[0], 4);
+}
+
+#[test]
+fn no_fewer_than_min_stay_awake_nor_those_with_pinned_queue_pairs() {
+    let mut machine = Machine::new(4, &[(3, 1)], elastic(2));
+    machine.guests[0].pinned = true;
+    machine.run(60 * SECOND);
+    assert_eq!(machine.parked.iter().filter(|parked| **parked).count(), 2);
+    assert!(!machine.parked[3]);
+}
+
+#[test]
+fn a_core_that_does_not_wake_is_tried_again() {
+    let mut machine = Machine::new(2, &[(0, 10), (1, 10)], elastic(1));
+    machine.run(20 * SECOND);
+    assert_eq!(machine.parked, [false, true]);
+    machine.fails = |order| matches!(order, Order::Wake(_));
+    machine.guests.iter_mut().for_each(|guest| guest.demand = 60);
+    let tries = machine.run(3 * SECOND).len();
+    assert!((2..=4).contains(&tries), "{tries}");
+    machine.fails = |_| false;
+    machine.run(3 * SECOND);
+    assert_eq!(machine.wanted(), [60, 60]);
+}
+
+#[test]
+fn new_queue_pairs_go_where_the_policy_says() {
+    let ask = |policy, parked: bool| {
+        let mut machine = Machine::new(3, &[(0, 10), (0, 10), (1, 50)], by(policy));
+        machine.parked[2] = parked;
+        machine.run(10);
+        let present: Vec<_> = (0..3).map(|port| (id(port), IoCore(machine.core_of(id(port))))).collect();
+        let demands = [Demand { queue: id(7), pinned: None }, Demand { queue: id(8), pinned: None }];
+        machine.scheduler.place(&present, &demands).unwrap()
+    };
+    let cores = |policy, parked| ask(policy, parked).placements.iter().map(|place| place.core.0).collect::<Vec<_>>();
+    assert_eq!(cores(Policy::Static, false), [2, 1]);
+    assert_eq!(cores(Policy::RoundRobin, false), [0, 1]);
+    assert_eq!(cores(Policy::Balance, false), [2, 0]);
+    assert_eq!(cores(Policy::Balance, true), [0, 0]);
+    assert_eq!(ask(Policy::Balance, true).placements[0].reason, Reason::LeastLoaded { percent: 20 });
+}
+
+#[test]
+fn names_are_told_apart() {
+    for policy in Policy::ALL {
+        assert_eq!(policy.name().parse(), Ok(policy));
+    }
+    let error = "best".parse::<Policy>().unwrap_err().to_string();
+    assert!(error.contains("\"best\"") && error.contains("balance, ovs-cycles"), "{error}");
+}
+
+/// Each case is minutes of ticks.
+fn fewer() -> ProptestConfig {
+    let usual = ProptestConfig::default();
+    ProptestConfig { cases: usual.cases.div_ceil(8), ..usual }
+}
+
+proptest! {
+    #![proptest_config(fewer())]
+
+    /// Whatever the constant load: some moves, and then none for as long as one looks; and no core fuller than the fullest was.
+    #[test]
+    fn a_constant_load_converges(cores in 1usize..9, guests in vec((0usize..8, 0u64..80), 1..40)) {
+        let guests: Vec<_> = guests.into_iter().map(|(core, percent)| (core % cores, percent)).collect();
+        for policy in [Policy::Balance, Policy::LeastLoaded] {
+            let mut machine = Machine::new(cores, &guests, by(policy));
+            let before = *machine.wanted().iter().max().unwrap();
+            machine.run(60 * SECOND);
+            prop_assert!(machine.orders.len() <= 3 * guests.len(), "{} moves", machine.orders.len());
+            prop_assert!(machine.run(120 * SECOND).is_empty());
+            prop_assert!(*machine.wanted().iter().max().unwrap() <= before.max(100));
+            prop_assert_eq!(machine.scheduler.status().rolled_back, 0);
+        }
+    }
+
+    /// Cores park and wake, whatever the load does; no order is ever impossible (the machine checks), and a load that holds still ends it.
+    #[test]
+    fn elastic_cores_come_to_rest(guests in vec((0usize..4, 0u64..60), 1..16), later in vec(0u64..60, 16)) {
+        let mut machine = Machine::new(4, &guests, elastic(1));
+        machine.run(30 * SECOND);
+        for (guest, demand) in machine.guests.iter_mut().zip(later) {
+            guest.demand = demand;
+        }
+        // How much loads vary is forgotten in minutes; until then small gains are left.
+        machine.run(300 * SECOND);
+        let orders = machine.run(120 * SECOND);
+        prop_assert!(orders.is_empty(), "{orders:?}");
+    }
+}
