@@ -175,6 +175,12 @@ impl Rig {
         self.stop();
     }
 
+    /// The switch was told to stop by the test: it does, as it should.
+    pub(crate) fn has_stopped(mut self) {
+        let (status, _) = self.switch.process().wait(LIMIT).unwrap();
+        assert!(status.success() && !self.config.control_socket().exists(), "{status}");
+    }
+
     /// Within a second, where every I/O core has a CPU to answer on. Cores that share one with each other, and with all
     /// else that runs here, take turns.
     fn stop(self) {

@@ -54,7 +54,7 @@ pub(crate) fn all() -> Vec<Phase> {
         phase(Talk::Mesh, "packed", 1024, 1, "mix", &["--in-order", "on"]),
         phase(Talk::Duplex, "split", 1024, 2, "1518", &["--indirect", "on"]),
         phase(Talk::Mesh, "packed", 1024, 4, "64", &["--indirect", "on"]),
-        phase(Talk::Duplex, "split", 512, 1, "594", &["--in-order", "on", "--rx-buffer", "256"]),
+        phase(Talk::Duplex, "split", 1024, 1, "594", &["--in-order", "on", "--rx-buffer", "256"]),
     ]
 }
 
