@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::interrupt::Interrupt;
 use crate::judge::{self, Limit};
 use crate::options::Options;
 use crate::quota::Quota;
@@ -14,6 +13,7 @@ use crate::ringgen::{Generator, Report, Run, Verify};
 use crate::stats::median;
 use crate::systems::{Contender, Kind, Setup};
 use crate::work::{Row, Work};
+use sidecore_tests::interrupt::Interrupt;
 
 /// Time in which a system sees that its guests have gone, before it is halted.
 const SETTLE: Duration = Duration::from_millis(100);

@@ -13,11 +13,10 @@
 //! | [`stats`] | medians, ratios and their intervals |
 //! | [`results`], [`report`] | JSON; the table and the picture |
 //! | [`threads`], [`quota`] | threads of the systems, and their share of a CPU |
-//! | [`machine`], [`options`], [`interrupt`] | what it was measured on; the command line; Ctrl-C |
+//! | [`machine`], [`options`] | what it was measured on; the command line |
 #![forbid(unsafe_code)]
 
 pub mod bench;
-pub mod interrupt;
 pub mod judge;
 pub mod machine;
 pub mod options;

@@ -7,9 +7,9 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use sidecore_tests::process::Process;
 
-use crate::interrupt::Interrupt;
 use crate::systems::NIC_MAC;
 use crate::work::{Metric, Row, Work};
+use sidecore_tests::interrupt::Interrupt;
 
 /// What setting up, warming up and draining may take beyond the measured time.
 const OVERHEAD: Duration = Duration::from_secs(40);

@@ -13,13 +13,14 @@
 //! | [`lab`] | the usual set-up: guests, an outside host, the switch |
 //! | [`circuit`] | packets that testpmd sends round through the switch |
 //! | [`traffic`] | pings, transfers whose SHA-256 is compared, iperf3 |
-//! | [`process`], [`hugepages`], [`paths`], [`rules`] | processes, memory, places, and the rules of a test run |
+//! | [`process`], [`hugepages`], [`paths`], [`rules`], [`interrupt`] | processes, memory, places, the rules of a test run, Ctrl-C |
 #![forbid(unsafe_code)]
 
 pub mod circuit;
 pub mod guest;
 pub mod host;
 pub mod hugepages;
+pub mod interrupt;
 pub mod lab;
 pub mod net;
 pub mod paths;

@@ -23,6 +23,12 @@ pub fn sidecore() -> Result<PathBuf> {
     built("sidecore", "sidecore", "SIDECORE_BIN")
 }
 
+/// A switch that was built with `--features fault-injection`: `SIDECORE_FAULTY_BIN`, or the binary `sidecore-faulty` beside the
+/// running one.
+pub fn sidecore_faulty() -> Result<PathBuf> {
+    built("sidecore-faulty", "sidecore --features fault-injection, then rename it", "SIDECORE_FAULTY_BIN")
+}
+
 /// The packet generator `ringgen`: `RINGGEN_BIN`, or the one built beside the running binary.
 pub fn ringgen() -> Result<PathBuf> {
     built("ringgen", "synthetic-guest", "RINGGEN_BIN")

@@ -8,7 +8,6 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser as _;
 use rustix::thread::{CpuSet, sched_setaffinity};
 use sidecore_experiments::bench::Bench;
-use sidecore_experiments::interrupt::Interrupt;
 use sidecore_experiments::machine::Machine;
 use sidecore_experiments::options::Options;
 use sidecore_experiments::report::page::{self, Conditions};
@@ -18,6 +17,7 @@ use sidecore_experiments::ringgen::Generator;
 use sidecore_experiments::systems::Kind;
 use sidecore_experiments::work::Row;
 use sidecore_tests::hugepages::Reservation;
+use sidecore_tests::interrupt::Interrupt;
 use sidecore_tests::{paths, rules};
 
 /// MiB of hugepages for the generator's guests.

@@ -20,16 +20,19 @@ impl SwitchConfig {
         Self { dir: dir.to_owned(), io_cores: vec![last], switch_keys: Vec::new(), ports: String::new() }
     }
 
-    /// These CPUs as I/O cores. On a machine with too few, they share CPU 0.
+    /// So many I/O cores, from CPU 0 on. On a machine with fewer CPUs, they share them.
     #[must_use]
-    pub fn io_cores(mut self, count: usize) -> Self {
+    pub fn io_cores(self, count: usize) -> Self {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        if count <= cpus {
-            self.io_cores = (0..count).collect();
-            return self;
-        }
-        self.io_cores = (0..count).map(|core| core % cpus).collect();
-        self.key("allow_shared_cpu = true")
+        self.on_cpus((0..count).map(|core| core % cpus).collect())
+    }
+
+    /// I/O cores on these CPUs. One that is there twice is shared.
+    #[must_use]
+    pub fn on_cpus(mut self, cpus: Vec<usize>) -> Self {
+        let is_shared = cpus.iter().enumerate().any(|(core, cpu)| cpus[..core].contains(cpu));
+        self.io_cores = cpus;
+        if is_shared { self.key("allow_shared_cpu = true") } else { self }
     }
 
     /// Adds a line to the `[switch]` section.
@@ -94,6 +97,14 @@ impl SwitchConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cpus_are_shared_only_where_they_have_to_be() {
+        let config = |cpus: &[usize]| SwitchConfig::new(Path::new("/tmp/x")).on_cpus(cpus.to_vec()).to_toml();
+        assert!(config(&[0, 1, 0]).contains("io_cores = [0, 1, 0]\n"));
+        assert!(config(&[0, 1, 0]).contains("allow_shared_cpu = true"));
+        assert!(!config(&[1, 2, 3]).contains("allow_shared_cpu"));
+    }
 
     #[test]
     fn sections_follow_each_other() {

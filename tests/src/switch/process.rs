@@ -1,11 +1,15 @@
 //! A running `sidecore`, as its user starts, asks and stops it.
 
+use std::ffi::{OsStr, OsString};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
+use serde_json::Value;
 use tempfile::TempDir;
 
 use super::{Port, Status, SwitchConfig};
@@ -34,17 +38,28 @@ impl SwitchProcess {
 
     /// Starts a switch on `config` and waits until it answers on its control socket.
     pub fn start(config: &SwitchConfig) -> Result<Self> {
+        Self::start_as(&[paths::sidecore()?.into()], config)
+    }
+
+    /// The same with another command in place of `sidecore`, which is given as a program and its first arguments.
+    pub fn start_as(command: &[OsString], config: &SwitchConfig) -> Result<Self> {
         let control = config.control_socket();
         let dir = control.parent().unwrap_or(Path::new("/")).to_owned();
         let file = dir.join("sidecore.toml");
         std::fs::write(&file, config.to_toml())?;
-        Self::start_file(&file, &control, &dir.join("sidecore.log"))
+        Self::start_command(command, &file, &control, &dir.join("sidecore.log"))
     }
 
     /// Starts a switch on a configuration file that names `control` as its control socket.
     pub fn start_file(file: &Path, control: &Path, log: &Path) -> Result<Self> {
-        let args = ["run".as_ref(), "--config".as_ref(), file.as_os_str()];
-        let process = Process::spawn("sidecore", paths::sidecore()?, args, log)?;
+        Self::start_command(&[paths::sidecore()?.into()], file, control, log)
+    }
+
+    fn start_command(command: &[OsString], file: &Path, control: &Path, log: &Path) -> Result<Self> {
+        let (program, first) = command.split_first().context("no command")?;
+        let more = ["run".as_ref(), "--config".as_ref(), file.as_os_str()];
+        let args = first.iter().map(OsString::as_os_str).chain::<[&OsStr; 3]>(more);
+        let process = Process::spawn("sidecore", program, args, log)?;
         let mut me = Self { process, config_file: file.to_owned(), control: control.to_owned() };
         me.wait_ready()?;
         Ok(me)
@@ -70,6 +85,22 @@ impl SwitchProcess {
             bail!("sidecore {} failed: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Sends a request on the control socket, without a process of its own, and returns the answer. What the switch refuses is an
+    /// error in its own words.
+    pub fn ask(&self, request: &Value) -> Result<Value> {
+        let mut stream = UnixStream::connect(&self.control)?;
+        stream.set_read_timeout(Some(COMMAND_DEADLINE))?;
+        stream.write_all(format!("{request}\n").as_bytes())?;
+        let mut line = String::new();
+        let failed = || format!("no answer to {request} within {COMMAND_DEADLINE:?}");
+        BufReader::new(stream).read_line(&mut line).with_context(failed)?;
+        let mut answer: Value = serde_json::from_str(&line).with_context(|| format!("{request}: {line:?}"))?;
+        match answer["error"].as_str() {
+            Some(error) => bail!("{error}"),
+            None => Ok(answer["ok"].take()),
+        }
     }
 
     /// What the switch says about itself.
@@ -124,10 +155,15 @@ impl SwitchProcess {
     }
 
     /// The same with another signal.
-    pub fn stop_with(mut self, signal: Signal) -> Result<()> {
-        let (status, took) = self.process.stop(signal, SWITCH_STOP_LIMIT * 10)?;
+    pub fn stop_with(self, signal: Signal) -> Result<()> {
+        self.stop_within(signal, SWITCH_STOP_LIMIT)
+    }
+
+    /// The same with another limit: I/O cores that share a CPU take turns in stopping, too.
+    pub fn stop_within(mut self, signal: Signal, limit: Duration) -> Result<()> {
+        let (status, took) = self.process.stop(signal, limit * 10)?;
         ensure!(status.success(), "sidecore ended with {status}\n{}", self.process.tail());
-        ensure!(took < SWITCH_STOP_LIMIT, "sidecore took {took:?} to stop");
+        ensure!(took < limit, "sidecore took {took:?} to stop");
         ensure!(!self.control.exists(), "sidecore left {} behind", self.control.display());
         Ok(())
     }

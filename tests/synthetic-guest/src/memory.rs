@@ -325,6 +325,18 @@ macro_rules! accessors {
 }
 
 impl Window {
+    /// The first `len` bytes of an ordinary file, mapped here: what is written there others see who read the file. It is no guest's
+    /// memory: its addresses are 0.
+    ///
+    /// # Errors
+    /// A file that cannot be mapped, or that is shorter.
+    pub fn of_file(file: File, len: usize) -> Result<Window, Error> {
+        let map = MmapRegion::from_file(FileOffset::new(file, 0), len)
+            .map_err(|e| Error::Memory(format!("mapping {len} bytes of a file: {e}")))?;
+        let base = NonNull::new(map.as_ptr()).ok_or_else(|| Error::Memory("a mapping at address 0".into()))?;
+        Ok(Window { base, len, guest: 0, frontend: 0, _map: Arc::new(map) })
+    }
+
     /// Guest-physical address of the first byte.
     pub fn guest(&self) -> u64 {
         self.guest
@@ -463,6 +475,19 @@ mod tests {
             windows[0].read(8191, &mut byte);
             assert_eq!(byte, [7]);
         }
+    }
+
+    #[test]
+    fn what_is_written_to_a_mapped_file_is_read_from_it() {
+        use std::os::unix::fs::FileExt as _;
+        let file = tempfile::tempfile().unwrap();
+        assert!(Window::of_file(file.try_clone().unwrap(), 64).is_err(), "there is nothing in it yet");
+        file.set_len(64).unwrap();
+        let window = Window::of_file(file.try_clone().unwrap(), 64).unwrap();
+        window.store_u64(8, 0x0102_0304, Ordering::Release);
+        let mut bytes = [0; 16];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        assert_eq!(bytes, [0, 0, 0, 0, 0, 0, 0, 0, 4, 3, 2, 1, 0, 0, 0, 0]);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! | `vlan` | tags on access and trunk ports |
 //! | `stations` | the MAC table: who may have an address, limits, ageing |
 //! | `cores` | several I/O cores: order, contents and accounting between them |
+//! | `moves` | queue pairs that move between I/O cores |
 //! | `queues` | several queue pairs: flows and their order |
 //! | `offload` | checksums and segmentation, between guests that can do different things |
 //! | `uplink_offload` | the same, left to an uplink's device |
@@ -17,6 +18,7 @@
 mod cores;
 mod forwarding;
 mod frames;
+mod moves;
 mod offload;
 mod queues;
 mod receivers;

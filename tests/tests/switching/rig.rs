@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::Value;
 use sidecore_tests::process::eventually;
-use sidecore_tests::switch::{Port, SwitchConfig, SwitchProcess};
+use sidecore_tests::switch::{Port, SWITCH_STOP_LIMIT, SwitchConfig, SwitchProcess};
 use synthetic_guest::{Frame, Guest, GuestConfig};
 use tempfile::TempDir;
 
@@ -23,7 +23,7 @@ static TURN: Mutex<()> = Mutex::new(());
 pub(crate) struct Plan {
     dir: TempDir,
     config: SwitchConfig,
-    io_cores: Option<Vec<usize>>,
+    shares_cpus: bool,
 }
 
 impl Plan {
@@ -31,15 +31,14 @@ impl Plan {
     pub(crate) fn new() -> Self {
         let dir = SwitchProcess::folder().unwrap();
         let config = SwitchConfig::new(dir.path());
-        Self { dir, config, io_cores: None }
+        Self { dir, config, shares_cpus: false }
     }
 
     /// Three I/O cores: two share the first CPU, the third has the last one.
     pub(crate) fn three_cores() -> Self {
         let last = std::thread::available_parallelism().map_or(1, usize::from) - 1;
-        let mut plan = Self::new().key("allow_shared_cpu = true");
-        plan.io_cores = Some(vec![0, 0, last]);
-        plan
+        let Self { dir, config, .. } = Self::new();
+        Self { dir, config: config.on_cpus(vec![0, 0, last]), shares_cpus: true }
     }
 
     /// Adds a line to the `[switch]` section.
@@ -68,18 +67,8 @@ impl Plan {
     /// Starts the switch, when it is this test's turn.
     pub(crate) fn start(self) -> Rig {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut text = self.config.to_toml();
-        if let Some(io_cores) = &self.io_cores {
-            let lines = text.lines().map(|line| match line.starts_with("io_cores") {
-                true => format!("io_cores = {io_cores:?}\n"),
-                false => format!("{line}\n"),
-            });
-            text = lines.collect();
-        }
-        let (file, log) = (self.dir.path().join("sidecore.toml"), self.dir.path().join("sidecore.log"));
-        std::fs::write(&file, text).unwrap();
-        let switch = SwitchProcess::start_file(&file, &self.config.control_socket(), &log).unwrap();
-        Rig { switch, config: self.config, shares_cpus: self.io_cores.is_some(), _dir: self.dir, _turn: turn }
+        let switch = SwitchProcess::start(&self.config).unwrap();
+        Rig { switch, config: self.config, shares_cpus: self.shares_cpus, _dir: self.dir, _turn: turn }
     }
 }
 
@@ -186,14 +175,17 @@ impl Rig {
         self.stop();
     }
 
+    /// The switch was told to stop by the test: it does, as it should.
+    pub(crate) fn has_stopped(mut self) {
+        let (status, _) = self.switch.process().wait(LIMIT).unwrap();
+        assert!(status.success() && !self.config.control_socket().exists(), "{status}");
+    }
+
     /// Within a second, where every I/O core has a CPU to answer on. Cores that share one with each other, and with all
     /// else that runs here, take turns.
-    fn stop(mut self) {
-        if !self.shares_cpus {
-            return self.switch.stop().unwrap();
-        }
-        let (status, _) = self.switch.process().stop(Signal::TERM, LIMIT).unwrap();
-        assert!(status.success() && !self.config.control_socket().exists(), "{status}");
+    fn stop(self) {
+        let limit = if self.shares_cpus { LIMIT } else { SWITCH_STOP_LIMIT };
+        self.switch.stop_within(Signal::TERM, limit).unwrap();
     }
 }
 

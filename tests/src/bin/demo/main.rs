@@ -4,7 +4,6 @@
 //! and ends with `demo: ok` when that report, read again, shows no fault. `sidecore-demo --judge REPORT` only judges.
 #![forbid(unsafe_code)]
 
-mod interrupt;
 mod plan;
 mod play;
 mod report;
@@ -16,9 +15,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
-use interrupt::Interrupt;
 use plan::Plan;
 use report::Report;
+use sidecore_tests::interrupt::Interrupt;
 use sidecore_tests::paths;
 use stage::Stage;
 

@@ -7,11 +7,11 @@ use anyhow::{Context, Result};
 use sidecore_tests::switch::{Status, SwitchProcess};
 use sidecore_tests::traffic::{self, Stream as Iperf};
 
-use crate::interrupt::Interrupt;
 use crate::plan::{Party, Plan};
 use crate::report::{DIRECTION_BYTES, Ping, Report, Stream};
 use crate::stage::Stage;
 use crate::table::LiveTable;
+use sidecore_tests::interrupt::Interrupt;
 
 const PINGS: u32 = 3;
 

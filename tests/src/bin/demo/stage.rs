@@ -14,8 +14,8 @@ use sidecore_tests::switch::SwitchProcess;
 use sidecore_tests::traffic::OutsideServers;
 use tempfile::TempDir;
 
-use crate::interrupt::Interrupt;
 use crate::plan::{NAMESPACE, Plan};
+use sidecore_tests::interrupt::Interrupt;
 
 /// Hugepages for the switch's packet buffers, where the machine gives them.
 const HUGEPAGES_MIB: u64 = 256;

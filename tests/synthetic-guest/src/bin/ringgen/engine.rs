@@ -1,8 +1,12 @@
 //! The loop: all guests, one thread, no sleep, no system call, no allocation.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use synthetic_guest::{QueuePair, Window};
 
 use crate::clock::Clock;
+use crate::live::Live;
 use crate::node::Node;
 use crate::options::Workload;
 use crate::pacing::Pace;
@@ -55,6 +59,10 @@ pub(crate) struct Engine<B> {
     pub(crate) task: Task,
     pub(crate) backend: B,
     pub(crate) pace: Pace,
+    /// Somebody has had enough: nothing more is sent.
+    pub(crate) stop: Arc<AtomicBool>,
+    /// Counts for others.
+    pub(crate) live: Option<Live>,
 }
 
 /// Sums over all guests at one moment.
@@ -82,7 +90,7 @@ pub(crate) struct Spent {
 }
 
 impl<B: Backend> Engine<B> {
-    /// Runs for `seconds`, or until nothing has come for `quiet` seconds.
+    /// Runs for `seconds`, or until nothing has come for `quiet` seconds; while sending, until somebody has had enough.
     pub(crate) fn run(&mut self, seconds: f64, sending: bool, quiet: Option<f64>) -> Spent {
         let mut now = self.clock.now();
         let (start, end) = (now, now + self.clock.ticks(seconds));
@@ -102,6 +110,12 @@ impl<B: Backend> Engine<B> {
                 spent.idle += middle - now;
             }
             now = after;
+            if let Some(live) = &self.live {
+                live.update(&self.senders, &self.receivers);
+            }
+            if sending && self.stop.load(Ordering::Relaxed) {
+                break;
+            }
             if worked + moved > 0 {
                 last = now;
             } else if now - last > quiet {

@@ -35,6 +35,17 @@ pub(crate) enum Error {
     /// The backend went away while packets were counted.
     #[error("guest {0}: the switch closed the connection during the run: its counts mean nothing")]
     Lost(usize),
+    /// Signals cannot be taken over.
+    #[error("cannot wait for SIGINT and SIGTERM: {0}")]
+    Signals(std::io::Error),
+    /// The file for counts cannot be made.
+    #[error("cannot keep counts in {}: {source}; name another file with --live", path.display())]
+    Live {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
     /// The report could not be written.
     #[error("cannot write {}: {source}", path.display())]
     Output {

@@ -47,7 +47,7 @@ fn run_as(workload: &str, line: &str, fault: impl FnMut(&mut Vec<Vec<u8>>)) -> R
             forwarders.push(Forwarder::new(ends.0, ends.1, HEADER).unwrap());
         }
     }
-    measure(&options, &plan, nodes.into(), Faulty { forwarders, fault }).unwrap()
+    measure(&options, &plan, nodes.into(), Faulty { forwarders, fault }, Default::default()).unwrap()
 }
 
 fn run(line: &str, fault: impl FnMut(&mut Vec<Vec<u8>>)) -> Report {

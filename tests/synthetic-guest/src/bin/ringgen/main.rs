@@ -4,7 +4,7 @@
 //! - `node` is a guest, `sender` and `receiver` what it does, `engine` the loop that drives all of them from one thread;
 //!   `pingpong` and `ceiling` are loops of their own.
 //! - `settle` makes the switch learn the guests' addresses before anything is counted.
-//! - `report` is what comes out.
+//! - `report` is what comes out, `live` what others may read meanwhile.
 
 #![forbid(unsafe_code)]
 
@@ -14,6 +14,7 @@ mod engine;
 mod error;
 #[cfg(test)]
 mod faults;
+mod live;
 mod node;
 mod options;
 mod pacing;

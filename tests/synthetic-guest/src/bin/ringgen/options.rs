@@ -15,7 +15,8 @@ use crate::pacing::Pace;
 ///
 /// A run: connect, let the switch learn all addresses (and check that frames arrive where they should), warm up, measure,
 /// stop sending, wait up to 200 ms for what is under way. sent, received and lost count from the first packet of the
-/// warm-up to the end of that wait, so that lost = sent - received is exact; rates are of the measured time alone.
+/// warm-up to the end of that wait (--drain-s), so that lost = sent - received is exact; rates are of the measured time
+/// alone. SIGINT or SIGTERM ends the measured time at once, and the run as always; a second one ends ringgen.
 ///
 /// Addresses: guest G, address N has the MAC address 02:5c:00:GG:NN:01 (in hexadecimal) and the IPv4 address 10.G.N.1.
 ///
@@ -81,6 +82,10 @@ pub(crate) struct Options {
     /// down to what a receiver takes]
     #[arg(long, value_name = "N", help_heading = "Pace")]
     pub(crate) in_flight: Option<usize>,
+    /// With --in-flight: packets that have not arrived after so long without news are taken for lost, and others are sent in
+    /// their place; 0 is never, so that there are never more under way.
+    #[arg(long, default_value_t = 0.05, value_name = "SECONDS", help_heading = "Pace")]
+    pub(crate) patience_s: f64,
     /// Packets a second of each sending guest; 0 is as fast as possible.
     #[arg(long, default_value_t = 0.0, value_name = "PPS", help_heading = "Pace")]
     pub(crate) rate: f64,
@@ -105,6 +110,9 @@ pub(crate) struct Options {
     /// Time before it, not measured.
     #[arg(long, default_value_t = 0.3, value_name = "SECONDS", help_heading = "Run")]
     pub(crate) warmup_s: f64,
+    /// Longest wait at the end for what is under way; a quarter of it without a packet ends it.
+    #[arg(long, default_value_t = 0.2, value_name = "SECONDS", help_heading = "Run")]
+    pub(crate) drain_s: f64,
     /// Number of the first guest, which addresses are made of: for several ringgen at one switch.
     #[arg(long, default_value_t = 0, value_name = "N", help_heading = "Run")]
     pub(crate) first_guest: usize,
@@ -129,6 +137,11 @@ pub(crate) struct Options {
     /// Guest memory on 2 MiB hugepages; auto: where enough are free.
     #[arg(long, value_enum, default_value = "auto", help_heading = "Run")]
     pub(crate) hugepages: Hugepages,
+    /// Keep counts in this file, for others to read while packets flow: five little-endian 64-bit words for each flow, which
+    /// are its sender, the queue pair it is sent on, its receiver, packets sent and packets received (stream, duplex, mesh,
+    /// bursty).
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub(crate) live: Option<PathBuf>,
     /// Exit with status 3 when anything was duplicated, reordered or corrupted.
     #[arg(long, help_heading = "Output")]
     pub(crate) strict: bool,
@@ -143,6 +156,8 @@ pub(crate) struct Options {
 pub(crate) enum Workload {
     /// Guest 0 sends to guest 1, 2 to 3, and so on. Counts packets received.
     Stream,
+    /// stream in both directions: guests 0 and 1 send to each other, 2 and 3, and so on.
+    Duplex,
     /// Every guest sends to all others, in turn. Counts packets received.
     Mesh,
     /// Guest 0 sends to guest 1, which answers. Counts round trips and their time.
@@ -287,7 +302,9 @@ impl Options {
         let wrong = |text: String| Err(Error::Options(text));
         let count = self.guests.len();
         let (least, what) = match self.workload {
-            Workload::Stream | Workload::Mesh | Workload::Pingpong | Workload::Bursty => (2, "two guests at least"),
+            Workload::Stream | Workload::Duplex | Workload::Mesh | Workload::Pingpong | Workload::Bursty => {
+                (2, "two guests at least")
+            }
             Workload::Source | Workload::Sink | Workload::Echo => (1, "a guest at least"),
             Workload::Ceiling if count > 0 => return wrong("ceiling has no switch and takes no --guest".into()),
             Workload::Ceiling => (0, ""),
@@ -301,7 +318,7 @@ impl Options {
         if count + self.first_guest > 256 {
             return wrong(format!("{count} guests from number {} on: 256 at most", self.first_guest));
         }
-        if count % 2 == 1 && matches!(self.workload, Workload::Stream | Workload::Bursty) {
+        if count % 2 == 1 && matches!(self.workload, Workload::Stream | Workload::Duplex | Workload::Bursty) {
             return wrong(format!("{} pairs its guests: {count} is an odd number of them", self.name()));
         }
         if count != 2 && self.workload == Workload::Pingpong {
@@ -331,13 +348,17 @@ impl Options {
         if self.burst == 0 || self.window == 0 || self.window > usize::from(self.ring_size) {
             return wrong("--burst is 1 at least, --window 1 to the ring size".into());
         }
-        let times = [self.duration_s, self.connect_timeout_s, self.on_us];
+        let times = [self.duration_s, self.connect_timeout_s, self.on_us, self.drain_s];
         if times.iter().any(|t| !t.is_finite() || *t <= 0.0) {
-            return wrong("--duration-s, --connect-timeout-s and --on-us are greater than 0".into());
+            return wrong("--duration-s, --connect-timeout-s, --on-us and --drain-s are greater than 0".into());
         }
-        let others = [self.warmup_s, self.off_us, self.rate, self.background_pps];
+        let others = [self.warmup_s, self.off_us, self.rate, self.background_pps, self.patience_s];
         if others.iter().any(|t| !t.is_finite() || *t < 0.0) {
-            return wrong("--warmup-s, --off-us, --rate and --background-pps are 0 or more".into());
+            return wrong("--warmup-s, --off-us, --rate, --background-pps and --patience-s are 0 or more".into());
+        }
+        let streams = [Workload::Stream, Workload::Duplex, Workload::Mesh, Workload::Bursty];
+        if self.live.is_some() && !streams.contains(&self.workload) {
+            return wrong("--live counts flows from guest to guest: stream, duplex, mesh or bursty".into());
         }
         if self.rx_buffer.is_some_and(|n| !(128..=1 << 20).contains(&n)) {
             return wrong("--rx-buffer is 128 to 1048576".into());
@@ -457,6 +478,9 @@ mod tests {
             "ringgen sink --guest a --size 1519",
             "ringgen sink --guest a --buffers 257",
             "ringgen sink --guest a --duration-s 0",
+            "ringgen sink --guest a --live f",
+            "ringgen duplex --guest a --guest b --guest c",
+            "ringgen duplex --guest a --guest b --drain-s 0",
             "ringgen source --guest a --to 02:00:00",
             "ringgen nonsense --guest a",
         ] {

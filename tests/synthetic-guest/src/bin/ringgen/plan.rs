@@ -83,6 +83,10 @@ impl Plan {
             Workload::Stream | Workload::Bursty | Workload::Ceiling => {
                 (0..guests).step_by(2).for_each(|from| plan.add(options, from, Some(from + 1), flows));
             }
+            Workload::Duplex => (0..guests).step_by(2).for_each(|left| {
+                plan.add(options, left, Some(left + 1), flows);
+                plan.add(options, left + 1, Some(left), flows);
+            }),
             Workload::Mesh => {
                 for (from, to) in (0..guests).flat_map(|from| (0..guests).map(move |to| (from, to))) {
                     if from != to {

@@ -1,13 +1,17 @@
 //! A run, from the first connection to the report.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
+use signal_hook::consts::{SIGINT, SIGTERM};
 use synthetic_guest::{QueuePair, RxStats};
 
 use crate::ceiling::Forwarders;
 use crate::clock::Clock;
 use crate::engine::{Backend, Echoes, Elsewhere, Engine, Task};
 use crate::error::Error;
+use crate::live::Live;
 use crate::node::Node;
 use crate::options::{Options, Size, Switch, Verify, Workload};
 use crate::pingpong::Pingpong;
@@ -17,25 +21,23 @@ use crate::report::{Facts, Report};
 use crate::sender::Sender;
 use crate::settle::settle;
 
-/// Longest wait for packets under way when nothing is sent any more, and how much silence shortens it.
-const DRAIN_S: f64 = 0.2;
-const SILENCE_S: f64 = 0.05;
-/// Packets under a limit (--in-flight) are lost when none has come for so long.
-const PATIENCE_S: f64 = 0.05;
+/// Share of the longest wait for packets under way, at the end, that ends it when none has come for so long.
+const SILENCE: f64 = 0.25;
 
 /// Makes the run that `options` describe and prints its report.
 pub(crate) fn run(options: Options) -> Result<Report, Error> {
     pin(options.cpu)?;
+    let stop = stop_on_signals()?;
     let report = if options.workload == Workload::Ceiling {
         let plan = Plan::new(&options, 2)?;
         let mut nodes: Vec<Node> =
             (0..2).map(|number| Node::standalone(&options, &plan, number)).collect::<Result<_, _>>()?;
         let forwarders = Forwarders::new(&mut nodes)?;
         match options.peer_cpu {
-            None => measure(&options, &plan, nodes, forwarders)?,
+            None => measure(&options, &plan, nodes, forwarders, stop)?,
             Some(cpu) => {
                 let apart = forwarders.start(cpu)?;
-                let report = measure(&options, &plan, nodes, Elsewhere)?;
+                let report = measure(&options, &plan, nodes, Elsewhere, stop)?;
                 apart.stop();
                 report
             }
@@ -43,18 +45,19 @@ pub(crate) fn run(options: Options) -> Result<Report, Error> {
     } else {
         let plan = Plan::new(&options, options.guests.len())?;
         let nodes = Node::connect_all(&options, &plan)?;
-        measure(&options, &plan, nodes, Elsewhere)?
+        measure(&options, &plan, nodes, Elsewhere, stop)?
     };
     report.write(options.json.as_deref())?;
     Ok(report)
 }
 
-/// Everything after the guests are there. `backend` moves their packets, or nothing does in this process.
+/// Everything after the guests are there. `backend` moves their packets, or nothing does in this process. `stop` ends the measured time.
 pub(crate) fn measure<B: Backend>(
     options: &Options,
     plan: &Plan,
     mut nodes: Vec<Node>,
     mut backend: B,
+    stop: Arc<AtomicBool>,
 ) -> Result<Report, Error> {
     let clock = Clock::new();
     if options.announce == Switch::On {
@@ -64,6 +67,11 @@ pub(crate) fn measure<B: Backend>(
         })?;
     }
     let mut engine = engine(options, plan, nodes, backend, clock)?;
+    engine.stop = stop;
+    if let Some(path) = &options.live {
+        let failed = |source| Error::Live { path: path.clone(), source };
+        engine.live = Some(Live::new(path, &engine.senders).map_err(failed)?);
+    }
     if options.expect_peer {
         expect_peer(&mut engine, options)?;
     }
@@ -76,7 +84,7 @@ pub(crate) fn measure<B: Backend>(
     let spent = engine.run(options.duration_s, true, None);
     let after = engine.totals(options.workload);
     let latencies = latencies(&mut engine);
-    engine.run(DRAIN_S, false, Some(SILENCE_S));
+    engine.run(options.drain_s, false, Some(options.drain_s * SILENCE));
     let end = engine.totals(options.workload);
     if let Some(lost) = engine.nodes.iter().position(Node::is_lost) {
         return Err(Error::Lost(lost));
@@ -135,7 +143,8 @@ fn engine<B: Backend>(
         }
         let mut sender = sender(&own, options.burst);
         if let Some(limit) = options.in_flight_limit().filter(|_| options.workload != Workload::Source) {
-            sender.set_in_flight(limit, clock.ticks(PATIENCE_S));
+            let endless = options.patience_s == 0.0;
+            sender.set_in_flight(limit, if endless { u64::MAX } else { clock.ticks(options.patience_s) });
         }
         senders.push(sender);
     }
@@ -146,7 +155,18 @@ fn engine<B: Backend>(
         let pingpong = Pingpong::new(pinger, ponger, background, options.window, options.background_pps, &clock);
         task = Task::Pingpong(Box::new(pingpong));
     }
-    Ok(Engine { clock, nodes, senders, receivers, task, backend, pace: options.pace() })
+    let stop = Arc::default();
+    Ok(Engine { clock, nodes, senders, receivers, task, backend, pace: options.pace(), stop, live: None })
+}
+
+/// Set by the first SIGINT or SIGTERM. The second one ends the process.
+fn stop_on_signals() -> Result<Arc<AtomicBool>, Error> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register_conditional_default(signal, stop.clone()).map_err(Error::Signals)?;
+        signal_hook::flag::register(signal, stop.clone()).map_err(Error::Signals)?;
+    }
+    Ok(stop)
 }
 
 /// Waits until somebody sends.

@@ -119,7 +119,7 @@ impl Sender {
     }
 
     /// Lets so many packets be under way at a time; what has not arrived after `patience` ticks without news is taken
-    /// for lost.
+    /// for lost. `u64::MAX`: nothing is.
     pub(crate) fn set_in_flight(&mut self, limit: usize, patience: u64) {
         self.credit = Some(Credit { limit: limit as u64, written_off: 0, arrived: 0, news: 0, patience });
     }
@@ -251,5 +251,13 @@ mod tests {
         assert_eq!(credit.left(5, 1, 19), 4);
         assert_eq!(credit.left(9, 1, 20), 0);
         assert_eq!(credit.left(9, 3, 21), 2);
+    }
+
+    #[test]
+    fn endless_patience_writes_nothing_off() {
+        let mut credit = Credit { limit: 4, written_off: 0, arrived: 0, news: 0, patience: u64::MAX };
+        assert_eq!(credit.left(4, 0, 5), 0);
+        assert_eq!(credit.left(4, 0, u64::MAX), 0);
+        assert_eq!(credit.left(4, 1, u64::MAX), 1);
     }
 }
