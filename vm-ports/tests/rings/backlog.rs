@@ -43,7 +43,7 @@ impl Followed {
         }
         let mut buffer = BurstBuffer::default();
         let mut burst = Burst::new(&mut buffer);
-        let pulled = self.world.tx.pull(&mut burst);
+        let pulled = self.world.tx.pull(&mut burst).slots;
         drop(burst);
         self.world.tx.complete();
         assert_eq!(pulled, self.left.min(self.slots * BURST_PACKETS));
@@ -127,7 +127,7 @@ fn a_stopped_ring_has_nothing_left() {
     let mut ring = Followed::new(false, 16, 1);
     ring.world.raw_tx().set_avail_index(17);
     let mut buffer = BurstBuffer::default();
-    assert_eq!(ring.world.tx.pull(&mut Burst::new(&mut buffer)), 0);
+    assert_eq!(ring.world.tx.pull(&mut Burst::new(&mut buffer)).slots, 0);
     assert!(ring.world.tx.fault().is_some());
     assert_eq!(ring.world.tx.backlog(), 0);
 }
