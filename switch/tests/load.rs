@@ -1,7 +1,6 @@
 //! What an I/O core says of its load, held against what it was made to do.
 #![forbid(unsafe_code)]
 
-#[allow(dead_code, reason = "other programs use more of it")]
 mod rig;
 
 use std::cell::Cell;
