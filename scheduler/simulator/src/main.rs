@@ -3,6 +3,7 @@
 
 mod options;
 
+use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
@@ -16,8 +17,17 @@ use simulator::run::{Measured, run};
 
 use options::{Job, Options};
 
-fn main() -> Result<()> {
-    let options = Options::parse();
+fn main() -> ExitCode {
+    match simulate(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("sidecore-simulate: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn simulate(options: &Options) -> Result<()> {
     let model = options.model()?;
     let blocks: Result<Vec<_>> = options.jobs()?.into_iter().map(|job| block(job, &model, options.threads())).collect();
     let blocks = blocks?;
