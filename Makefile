@@ -6,10 +6,10 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 # The demo makes namespaces, interfaces and AF_XDP sockets; `run-tests` does the same for the end-to-end tests.
 AS_ROOT := $(shell [ "$$(id -u)" -eq 0 ] || echo --config "\"target.'cfg(unix)'.runner='sudo -E'\"")
 
-.PHONY: help build release demo lint test test-full bench-instr bench-timing bench-peers simulate clean
+.PHONY: help build release demo lint test test-full soak-handover bench-instr bench-timing bench-peers simulate clean
 
 help: ## Show this list
-	@sed -n 's/^\([a-z-]*\):[^#]*## /\1|/p' Makefile | while IFS='|' read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1|/p' Makefile | while IFS='|' read -r name text; do printf '  make %-13s %s\n' "$$name" "$$text"; done
 
 build: ## Install what building needs, and build the switch
 	@scripts/check-rust.sh
@@ -41,6 +41,21 @@ test: lint ## Checks, unit, property and end-to-end tests, under 25 minutes on t
 test-full: export SIDECORE_TEST_FULL := 1
 test-full: export PROPTEST_CASES := 4096
 test-full: test ## The same with 64 MiB transfers and longer property tests
+
+soak-handover: MOVES ?= 10000
+soak-handover: SEED ?= 1
+soak-handover: BUILT = $${CARGO_TARGET_DIR:-target}/release
+soak-handover: BUILD = cargo build --release -p sidecore -p synthetic-guest -p sidecore-tests
+soak-handover: ## Move queue pairs under verified traffic, MOVES=10000 times; a switch that lacks the ordering token comes first
+	@scripts/check-rust.sh
+	@scripts/install-deps.sh build
+	$(BUILD) --features sidecore/fault-injection
+	@cp -f "$(BUILT)/sidecore" "$(BUILT)/sidecore-faulty"
+	$(BUILD)
+	@echo "Without the ordering token (errors have to be seen):"
+	@"$(BUILT)/soak-handover" --moves 600 --seed $(SEED) --without-token
+	@echo "As it is:"
+	@"$(BUILT)/soak-handover" --moves $(MOVES) --seed $(SEED)
 
 bench-instr: ## Count the instructions a packet costs, and hold them against their budgets
 	@scripts/check-rust.sh

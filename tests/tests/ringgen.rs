@@ -138,6 +138,53 @@ fn stream_at_a_rate() {
 }
 
 #[test]
+fn duplex_is_a_stream_in_both_directions() {
+    let rig = Rig::new(4, &["queue_pairs = 2"]);
+    let line = "duplex --queue-pairs 2 --flows 4 --ring packed --verify full --in-flight 40 --patience-s 0 --drain-s 2 --duration-s 0.5";
+    let report = rig.ringgen(line);
+    assert_eq!(count(&report, "flows"), 4 * 4);
+    let guests = report["per_guest"].as_array().unwrap();
+    for (guest, peer) in [(0, 1), (1, 0), (2, 3), (3, 2)] {
+        let sent = count(&guests[guest], "sent");
+        assert!(sent > 100 && count(&guests[peer], "received") == sent, "{report}");
+    }
+    assert_eq!(count(&report, "lost"), 0, "{report}");
+    rig.finish(&report);
+}
+
+/// The rows of a file that `--live` made.
+fn rows(file: &Path) -> Vec<[u64; 5]> {
+    let bytes = std::fs::read(file).unwrap_or_default();
+    let words: Vec<u64> = bytes.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap())).collect();
+    words.chunks_exact(5).map(|row| row.try_into().unwrap()).collect()
+}
+
+#[test]
+fn counts_can_be_read_meanwhile_and_a_run_ends_when_it_is_told_to() {
+    let rig = Rig::new(2, &[]);
+    let (live, log) = (rig.dir.path().join("live"), rig.dir.path().join("ringgen.log"));
+    let line = format!("duplex --flows 2 --in-flight 50 --patience-s 0 --duration-s 3600 --live {}", live.display());
+    let command = rig.command(&line, 0..2, "");
+    let mut process = Process::spawn("ringgen", &command[0], &command[1..], &log).unwrap();
+    let seen = process
+        .wait_until("packets of all flows", LIMIT, |_| {
+            let rows = rows(&live);
+            Ok((rows.len() == 4 && rows.iter().all(|row| row[4] > 1000)).then_some(rows))
+        })
+        .unwrap();
+    let from_to: Vec<_> = seen.iter().map(|row| (row[0], row[1], row[2])).collect();
+    assert_eq!(from_to, [(0, 0, 1), (0, 0, 1), (1, 0, 0), (1, 0, 0)]);
+    assert!(process.stop(rustix::process::Signal::INT, LIMIT).unwrap().0.success(), "{}", process.tail());
+    let report: Value = serde_json::from_str(process.output().trim()).unwrap();
+    // In the end they are those of the report.
+    let sum = |rows: &[[u64; 5]], word: usize| rows.iter().map(|row| row[word]).sum::<u64>();
+    let last = rows(&live);
+    assert_eq!((sum(&last, 3), sum(&last, 4)), (count(&report, "sent"), count(&report, "received")));
+    assert!(sum(&last, 4) > sum(&seen, 4) && count(&report, "lost") == 0, "{report}");
+    rig.finish(&report);
+}
+
+#[test]
 fn mesh_of_four_guests_with_many_flows_and_addresses() {
     let rig = Rig::new(4, &[]);
     let report = rig.ringgen("mesh --flows 6 --macs 3 --verify full --rate 20000 --duration-s 0.5");

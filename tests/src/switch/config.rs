@@ -42,6 +42,13 @@ impl SwitchConfig {
         self
     }
 
+    /// Queue pairs stay where they are, unless somebody moves them.
+    #[must_use]
+    pub fn without_rebalancing(mut self) -> Self {
+        self.ports.push_str("\n[scheduler]\nrebalance = false\n");
+        self
+    }
+
     /// Adds a guest with lines of its own.
     #[must_use]
     pub fn guest(mut self, name: &str, lines: &[&str]) -> Self {

@@ -41,6 +41,12 @@ impl Plan {
         Self { dir, config: config.on_cpus(vec![0, 0, last]), shares_cpus: true }
     }
 
+    /// The same, and queue pairs stay where they are unless a test moves them.
+    pub(crate) fn three_still_cores() -> Self {
+        let plan = Self::three_cores();
+        Self { config: plan.config.without_rebalancing(), ..plan }
+    }
+
     /// Adds a line to the `[switch]` section.
     pub(crate) fn key(mut self, line: &str) -> Self {
         self.config = self.config.key(line);

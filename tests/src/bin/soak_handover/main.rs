@@ -83,7 +83,7 @@ fn run(options: &Options) -> Result<Vec<String>> {
     let folder = SwitchProcess::folder()?;
     let machine = Cpus::of_this_machine()?;
     let pairs = format!("queue_pairs = {QUEUE_PAIRS}");
-    let config = SwitchConfig::new(folder.path()).on_cpus(machine.io_cores.to_vec());
+    let config = SwitchConfig::new(folder.path()).on_cpus(machine.io_cores.to_vec()).without_rebalancing();
     let config = (0..GUESTS).fold(config, |config, guest| config.guest(&phases::name(guest), &[&pairs]));
     let switch = SwitchProcess::start_as(&command(options)?, &config)?;
 
