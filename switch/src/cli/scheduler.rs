@@ -76,7 +76,7 @@ fn status(scheduler: &SchedulerSnapshot, now: SystemTime) -> String {
     let last = scheduler.decisions.iter().rev().take(SHOWN).rev();
     let rows: Vec<_> = last.map(|decision| row(decision, now_ms)).collect();
     text.push('\n');
-    text + &table::render(&["#", "#AGO", "WHAT", "WHY", "#EXPECTED", "#MEASURED", "#PAUSE"], &rows)
+    text + &table::render(&["#NO", "#AGO", "WHAT", "WHY", "#EXPECTED", "#MEASURED", "#PAUSE"], &rows)
 }
 
 fn row(decision: &DecisionSnapshot, now_ms: u64) -> Vec<String> {

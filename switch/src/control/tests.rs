@@ -266,7 +266,7 @@ fn a_reload_applies_the_difference_and_no_more() {
         "#,
     );
     let report = reloaded(fixture.control.handle(Request::Reload));
-    assert_eq!(fixture.control.switch.log, ["-vm1", "+vm1", "+vm3"]);
+    assert_eq!(fixture.control.switch.log, ["-vm1", "+vm1", "+vm3", "rebalance false"]);
     assert_eq!(report.added, ["guest vm3"]);
     assert_eq!(report.changed[0].keys, ["mtu"]);
     assert_eq!(report.switch, ["flood_rate_pps"]);

@@ -6,6 +6,7 @@ mod steal;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use pmd_bindings::{tsc, tsc_hz};
 use scheduler::{CoreLoad, IoCore, Load, PortId, QueueId, QueueLoad, Talk};
@@ -55,8 +56,10 @@ pub(super) struct Place {
 /// What the counters say at one moment. Cycles are totals, but for waits.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Reading {
-    /// Busy and idle cycles of each core.
-    cores: Vec<(u64, u64)>,
+    /// The cycle counter.
+    at: u64,
+    /// Busy cycles of each core.
+    cores: Vec<u64>,
     /// Every queue pair, with the cycles that were spent on it, on whichever core, and those that its oldest work waited in the interval.
     queues: Vec<(Place, u64, u64)>,
     /// Packets of the interval by source and receiver; a pair may come more than once.
@@ -80,8 +83,9 @@ impl Reading {
             (*place, cycles, here.unwrap_or(0))
         };
         Self {
+            at: now,
             queues: places.iter().map(&mut queue).collect(),
-            cores: cores.iter().map(|core| (core.busy_cycles.get(), core.idle_cycles.get())).collect(),
+            cores: cores.iter().map(|core| core.busy_cycles.get()).collect(),
             talks,
         }
     }
@@ -91,7 +95,10 @@ impl Reading {
 #[derive(Debug)]
 pub(super) struct LoadMeter {
     cycles_per_s: u64,
-    cores: Vec<(u64, u64)>,
+    /// When the last reading was taken; nothing before the first.
+    at: Option<u64>,
+    /// Busy cycles by core.
+    cores: Vec<u64>,
     /// Cycles and packets by source.
     queues: HashMap<u16, (u64, u64)>,
 }
@@ -99,38 +106,41 @@ pub(super) struct LoadMeter {
 impl LoadMeter {
     /// For cores whose counter has this speed.
     pub(super) fn new(cycles_per_s: u64) -> Self {
-        Self { cycles_per_s, cores: Vec::new(), queues: HashMap::new() }
+        Self { cycles_per_s, at: None, cores: Vec::new(), queues: HashMap::new() }
     }
 
-    /// What happened since the last reading; nothing in the first one. `stolen`: the part of its CPU's time, from 0 to 1, that each core did
+    /// What happened since the last reading; nothing in the first one. Scaled to a tick of `nominal` cycles, if that is given: whoever reads may
+    /// come late, and averages are made of ticks that are all the same. `stolen`: the part of its CPU's time, from 0 to 1, that each core did
     /// not get.
-    pub(super) fn tick(&mut self, reading: &Reading, stolen: &[f64]) -> Load {
-        let got = |core: usize, cycles: u64| (cycles as f64 * (1.0 - stolen.get(core).copied().unwrap_or(0.0))) as u64;
+    pub(super) fn tick(&mut self, reading: &Reading, stolen: &[f64], nominal: Option<u64>) -> Load {
+        let length = self.at.map_or(0, |at| reading.at.saturating_sub(at));
+        let scale = nominal.filter(|_| length > 0).map_or(1.0, |nominal| nominal as f64 / length as f64);
+        let scaled = |count: u64| (count as f64 * scale) as u64;
+        let got = |core: usize, cycles: u64| {
+            scaled((cycles as f64 * (1.0 - stolen.get(core).copied().unwrap_or(0.0))) as u64)
+        };
         let mut cores: Vec<CoreLoad> = Vec::with_capacity(reading.cores.len());
-        for (index, (busy, idle)) in reading.cores.iter().enumerate() {
-            let (busy_before, idle_before) = self.cores.get(index).copied().unwrap_or((*busy, *idle));
-            let busy = busy.wrapping_sub(busy_before);
-            // What a core did not account for yet is its next tick's.
-            let capacity = busy + idle.wrapping_sub(idle_before);
-            cores.push(CoreLoad {
-                busy: got(index, busy),
-                capacity: got(index, capacity),
-                oldest_ns: 0,
-                parked: false,
-            });
+        for (index, busy) in reading.cores.iter().enumerate() {
+            let before = self.cores.get(index).copied().unwrap_or(*busy);
+            // A round that took longer than the tick is accounted for as a whole in the one that it ends in.
+            let busy = busy.wrapping_sub(before).min(length);
+            cores.push(CoreLoad { busy: got(index, busy), capacity: got(index, length), oldest_ns: 0, parked: false });
         }
         let mut queues = Vec::with_capacity(reading.queues.len());
         for (place, cycles, waited) in &reading.queues {
             let Place { queue, core, pinned, packets, .. } = *place;
             let before = self.queues.get(&place.source.0).copied().unwrap_or((*cycles, packets));
-            let cycles = got(core, cycles.wrapping_sub(before.0));
-            let packets = packets.wrapping_sub(before.1);
+            let cycles = got(core, cycles.wrapping_sub(before.0).min(length));
+            let packets = scaled(packets.wrapping_sub(before.1));
             queues.push(QueueLoad { queue, core: IoCore(core), pinned, cycles, packets, node: None });
             if let Some(core) = cores.get_mut(core) {
                 core.oldest_ns = core.oldest_ns.max(ns(*waited, self.cycles_per_s));
             }
         }
-        let load = Load { cores, queues, talks: talks(reading) };
+        let mut talks = talks(reading);
+        talks.iter_mut().for_each(|talk| talk.packets = scaled(talk.packets));
+        let load = Load { cores, queues, talks };
+        self.at = Some(reading.at);
         self.cores.clone_from(&reading.cores);
         self.queues =
             reading.queues.iter().map(|(place, cycles, _)| (place.source.0, (*cycles, place.packets))).collect();
@@ -227,13 +237,14 @@ impl LoadReader {
     }
 
     /// Ends a tick: what happened in it. Takes no core's time and waits for nobody.
-    pub(super) fn tick(&mut self) -> Load {
+    pub(super) fn tick(&mut self, nominal: Duration) -> Load {
         let places = self.loads.places();
         let cores: Vec<&CoreCounters> = self.loads.fabric.cores().map(|(_, counters)| counters).collect();
         let now = tsc();
         let reading = Reading::take(&cores, &places, self.number, now);
         self.number += 1;
-        let mut load = self.meter.tick(&reading, self.steal.shares());
+        let nominal = (nominal.as_secs_f64() * tsc_hz() as f64) as u64;
+        let mut load = self.meter.tick(&reading, self.steal.shares(), Some(nominal));
         for (core, (_, counters)) in load.cores.iter_mut().zip(self.loads.fabric.cores()) {
             core.parked = counters.parked.get() != 0;
         }
@@ -264,54 +275,72 @@ mod tests {
         place(source, 0).queue
     }
 
-    fn reading(cores: &[(u64, u64)], queues: &[(Place, u64, u64)]) -> Reading {
-        Reading { cores: cores.to_vec(), queues: queues.to_vec(), talks: Vec::new() }
+    fn reading(at: u64, cores: &[u64], queues: &[(Place, u64, u64)]) -> Reading {
+        Reading { at, cores: cores.to_vec(), queues: queues.to_vec(), talks: Vec::new() }
     }
 
     #[test]
     fn a_tick_is_the_difference_of_two_readings() {
         let mut meter = LoadMeter::new(2 * GHZ);
-        let first = meter.tick(&reading(&[(1000, 500)], &[(place(1, 0), 700, 0)]), &[]);
+        let first = meter.tick(&reading(1500, &[1000], &[(place(1, 0), 700, 0)]), &[], None);
         assert_eq!(first.cores, [CoreLoad::default()]);
         assert_eq!(first.queues[0].cycles, 0, "what was before is nobody's load");
         let now = Place { packets: 9, ..place(1, 0) };
-        let second = meter.tick(&reading(&[(1600, 900)], &[(now, 1200, 5000)]), &[]);
+        let second = meter.tick(&reading(2500, &[1600], &[(now, 1200, 5000)]), &[], None);
         assert_eq!(second.cores, [CoreLoad { busy: 600, capacity: 1000, oldest_ns: 2500, parked: false }]);
         let queue = QueueLoad { queue: id(1), core: IoCore(0), pinned: false, cycles: 500, packets: 9, node: None };
         assert_eq!(second.queues, [queue]);
     }
 
     #[test]
+    fn a_round_longer_than_a_tick_fills_it_and_no_more() {
+        let mut meter = LoadMeter::new(GHZ);
+        meter.tick(&reading(0, &[0], &[(place(1, 0), 0, 0)]), &[], None);
+        let during = meter.tick(&reading(1000, &[0], &[(place(1, 0), 900, 0)]), &[], None);
+        assert_eq!((during.cores[0].busy, during.cores[0].capacity, during.queues[0].cycles), (0, 1000, 900));
+        let end = meter.tick(&reading(2000, &[2000], &[(place(1, 0), 1900, 0)]), &[], None);
+        assert_eq!((end.cores[0].busy, end.cores[0].capacity), (1000, 1000));
+    }
+
+    #[test]
+    fn a_late_reading_counts_as_much_as_one_in_time() {
+        let mut meter = LoadMeter::new(GHZ);
+        meter.tick(&reading(0, &[0], &[(place(1, 0), 0, 0)]), &[], Some(1000));
+        let late = meter.tick(&reading(4000, &[2000], &[(place(1, 0), 1600, 0)]), &[], Some(1000));
+        assert_eq!((late.cores[0].busy, late.cores[0].capacity, late.queues[0].cycles), (500, 1000, 400));
+    }
+
+    #[test]
     fn the_oldest_work_of_a_core_is_that_of_its_own_queues() {
         let mut meter = LoadMeter::new(GHZ);
         let queues = [(place(1, 0), 0, 30), (place(2, 0), 0, 70), (place(3, 1), 0, 50), (place(4, 9), 0, 90)];
-        let load = meter.tick(&reading(&[(0, 0), (0, 0)], &queues), &[]);
+        let load = meter.tick(&reading(0, &[0, 0], &queues), &[], None);
         assert_eq!(load.cores.iter().map(|core| core.oldest_ns).collect::<Vec<_>>(), [70, 50]);
     }
 
     #[test]
     fn a_queue_that_moved_has_all_of_its_cycles_where_it_is_now() {
         let mut meter = LoadMeter::new(GHZ);
-        meter.tick(&reading(&[(0, 0), (0, 0)], &[(place(1, 0), 100, 0)]), &[]);
-        let load = meter.tick(&reading(&[(0, 0), (0, 0)], &[(place(1, 1), 350, 0)]), &[]);
+        meter.tick(&reading(0, &[0, 0], &[(place(1, 0), 100, 0)]), &[], None);
+        let load = meter.tick(&reading(1000, &[0, 0], &[(place(1, 1), 350, 0)]), &[], None);
         assert_eq!((load.queues[0].core, load.queues[0].cycles), (IoCore(1), 250));
     }
 
     #[test]
     fn a_queue_that_was_away_begins_anew() {
         let mut meter = LoadMeter::new(GHZ);
-        meter.tick(&reading(&[(0, 0)], &[(place(1, 0), 100, 0)]), &[]);
-        assert_eq!(meter.tick(&reading(&[(0, 0)], &[]), &[]).queues, []);
-        let load = meter.tick(&reading(&[(0, 0)], &[(place(1, 0), 900, 0)]), &[]);
+        meter.tick(&reading(0, &[0], &[(place(1, 0), 100, 0)]), &[], None);
+        assert_eq!(meter.tick(&reading(1000, &[0], &[]), &[], None).queues, []);
+        let load = meter.tick(&reading(2000, &[0], &[(place(1, 0), 900, 0)]), &[], None);
         assert_eq!(load.queues[0].cycles, 0);
     }
 
     #[test]
     fn stolen_time_was_nobodys() {
         let mut meter = LoadMeter::new(GHZ);
-        meter.tick(&reading(&[(0, 0), (0, 0)], &[(place(1, 0), 0, 0), (place(2, 1), 0, 0)]), &[]);
-        let now = reading(&[(400, 600), (400, 600)], &[(place(1, 0), 200, 0), (place(2, 1), 200, 0)]);
-        let load = meter.tick(&now, &[0.25, 0.0]);
+        meter.tick(&reading(0, &[0, 0], &[(place(1, 0), 0, 0), (place(2, 1), 0, 0)]), &[], None);
+        let now = reading(1000, &[400, 400], &[(place(1, 0), 200, 0), (place(2, 1), 200, 0)]);
+        let load = meter.tick(&now, &[0.25, 0.0], None);
         let shown = |core: usize| (load.cores[core].busy, load.cores[core].capacity, load.queues[core].cycles);
         assert_eq!((shown(0), shown(1)), ((300, 750, 150), (400, 1000, 200)));
     }
@@ -319,12 +348,12 @@ mod tests {
     #[test]
     fn talks_are_summed_over_cores_and_those_with_uplinks_left_out() {
         let mut meter = LoadMeter::new(GHZ);
-        let mut now = reading(&[(0, 0)], &[(place(1, 0), 0, 0), (place(2, 0), 0, 0)]);
+        let mut now = reading(0, &[0], &[(place(1, 0), 0, 0), (place(2, 0), 0, 0)]);
         now.talks = [(1, 2, 5), (2, 1, 7), (1, 2, 3), (1, 9, 100), (9, 2, 100)]
             .map(|(from, to, packets)| (SourceId(from), SourceId(to), packets))
             .to_vec();
         let expected = [Talk { from: id(1), to: id(2), packets: 8 }, Talk { from: id(2), to: id(1), packets: 7 }];
-        assert_eq!(meter.tick(&now, &[]).talks, expected);
+        assert_eq!(meter.tick(&now, &[], None).talks, expected);
     }
 
     /// One source on one core, with a mark that was set at 100.
@@ -361,7 +390,8 @@ mod tests {
             let both = [&cores[0], &cores[1]];
             let places: Vec<Place> = (0..4).map(|source| place(source, 0)).collect();
             let mut meter = LoadMeter::new(GHZ);
-            meter.tick(&Reading::take(&both, &places, 0, 0), &[]);
+            let far = 1_000_000;
+            meter.tick(&Reading::take(&both, &places, 0, 0), &[], None);
             let (mut number, mut ticks) = (1, Vec::new());
             let (mut cycles, mut talks) = ([0; 4], BTreeMap::new());
             for (core, from, to, n, read) in &steps {
@@ -371,11 +401,11 @@ mod tests {
                 cycles[usize::from(*from)] += n;
                 *talks.entry((id(*from), id(*to))).or_insert(0) += n;
                 if *read {
-                    ticks.push(meter.tick(&Reading::take(&both, &places, number, 0), &[]));
+                    ticks.push(meter.tick(&Reading::take(&both, &places, number, number * far), &[], None));
                     number += 1;
                 }
             }
-            ticks.push(meter.tick(&Reading::take(&both, &places, number, 0), &[]));
+            ticks.push(meter.tick(&Reading::take(&both, &places, number, number * far), &[], None));
             let of = |source: usize| ticks.iter().map(|tick| tick.queues[source].cycles).sum::<u64>();
             prop_assert_eq!([0, 1, 2, 3].map(of), cycles);
             let busy: u64 = ticks.iter().flat_map(|tick| &tick.cores).map(|core| core.busy).sum();

@@ -275,7 +275,7 @@ impl Rig {
         let cores: Vec<&CoreCounters> = self.cores.iter().map(|core| &*core.counters).collect();
         let reading = Reading::take(&cores, &self.places, self.interval, now);
         self.interval += 1;
-        self.meter.tick(&reading, &[])
+        self.meter.tick(&reading, &[], None)
     }
 
     /// What a core took from the others up to now.

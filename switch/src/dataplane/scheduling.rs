@@ -184,8 +184,8 @@ impl Shared {
                 state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
             }
             // A tick that came late is not made up for.
-            next = (next + state.tick()).max(Instant::now());
-            let load = reader.tick();
+            next = (next + state.tick()).max(Instant::now() + state.tick() / 2);
+            let load = reader.tick(state.tick());
             state.scheduler.tick(&load);
             state.note_times();
             drop(state);
