@@ -140,6 +140,16 @@ fn many_small_gains_are_one() {
 }
 
 #[test]
+fn a_core_that_was_stuck_gets_another_chance() {
+    // Nothing helps the fullest core before another has made room.
+    let queues = [(0, 53), (0, 53), (1, 14), (0, 20), (0, 30), (0, 3), (0, 30), (3, 46), (2, 14), (3, 42), (3, 40)];
+    let load = load(4, &queues);
+    let settings = Settings { moves: 1000, ..Settings::default() };
+    let after = moved(&load, &balance(&load, &Topology::flat(4), &settings));
+    assert!(balance(&after, &Topology::flat(4), &settings).moves.is_empty());
+}
+
+#[test]
 fn parked_cores_get_nothing() {
     let mut load = load(3, &[(0, 50), (0, 50), (1, 40)]);
     load.cores[2].parked = true;

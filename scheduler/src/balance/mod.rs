@@ -139,7 +139,7 @@ pub fn balance(load: &Load, topology: &Topology, settings: &Settings) -> Balance
     let (mut moves, mut steps) = (Vec::new(), Vec::new());
     let mut reliefs: Vec<Relief> = Vec::new();
     let mut ended = false;
-    // Full cores that no step helps; others may still be helped.
+    // Full cores that no step helps as things are; others may still be helped.
     let mut stuck = Vec::new();
     while moves.len() < settings.moves {
         let (core, full) = search.fullest_but(&stuck);
@@ -159,6 +159,7 @@ pub fn balance(load: &Load, topology: &Topology, settings: &Settings) -> Balance
             reliefs.push(Relief { core, before: full, targets: Vec::new() });
             reliefs.len() - 1
         });
+        stuck.clear();
         steps.push(Planned { moves: step.changes().count(), gain });
         for (queue, to) in step.changes() {
             let from = search.place(queue);
