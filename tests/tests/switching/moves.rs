@@ -327,8 +327,11 @@ fn a_queue_pair_that_is_not_started_starts_where_it_was_moved() {
 
 #[test]
 fn moves_that_cannot_be_are_refused_in_words() {
-    let rig =
-        Plan::three_still_cores().guest("pinned", &["io_core = 1"]).guests(&["a"]).uplink("wan", "net_ring0", &[]).start();
+    let rig = Plan::three_still_cores()
+        .guest("pinned", &["io_core = 1"])
+        .guests(&["a"])
+        .uplink("wan", "net_ring0", &[])
+        .start();
     let [mut a] = rig.guests(["a"]);
     let before = cores(&rig, "a");
     let cases: [(&[&str], &[&str]); 5] = [
