@@ -177,8 +177,8 @@ mod tests {
     #[test]
     fn every_fault_is_said() {
         assert_eq!(good().faults(100), Vec::<String>::new());
-        type Spoil = fn(&mut Outcome);
-        let cases: [(Spoil, &str); 9] = [
+        type Change = fn(&mut Outcome);
+        let cases: [(Change, &str); 9] = [
             (|o| o.lost = 1, "lost"),
             (|o| o.duplicated = 1, "duplicated"),
             (|o| o.reordered = 1, "reordered"),
