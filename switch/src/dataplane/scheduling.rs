@@ -238,11 +238,8 @@ impl Shared {
 
     /// The same in a text of the scheduler's.
     fn with_names(&self, text: &str) -> String {
-        let mut text = text.to_owned();
-        for (queue, _) in self.loads.homes() {
-            text = text.replace(&queue.to_string(), &self.name(queue));
-        }
-        text
+        let homes = self.loads.homes().into_iter();
+        homes.fold(text.to_owned(), |text, (queue, _)| replace_whole(&text, &queue.to_string(), &self.name(queue)))
     }
 
     fn decision(&self, decision: &Decision, times: &VecDeque<(u64, SystemTime)>) -> DecisionSnapshot {
@@ -297,6 +294,17 @@ impl State {
     }
 }
 
+/// The text with `to` for each `from` that no digit follows: port 1 is not meant where port 10 is.
+fn replace_whole(text: &str, from: &str, to: &str) -> String {
+    let mut parts = text.split(from);
+    let mut replaced = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        replaced += if part.starts_with(|next: char| next.is_ascii_digit()) { from } else { to };
+        replaced += part;
+    }
+    replaced
+}
+
 fn done_or(done: bool, reason: &str) -> Outcome {
     if done { Outcome::Done { pause_ns: 0 } } else { Outcome::Failed { reason: reason.to_owned() } }
 }
@@ -348,4 +356,19 @@ fn topology(cores: &config::IoCores) -> Topology {
 fn node_of(folder: &str) -> u16 {
     let names = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
     names.filter_map(|name| name.to_str()?.strip_prefix("node")?.parse().ok()).next().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_takes_the_place_of_its_own_number_only() {
+        let text = "queue pair 0 of port 1 from I/O core 0, queue pair 0 of port 10, queue pair 0 of port 1";
+        let replaced = replace_whole(text, "queue pair 0 of port 1", "queue pair 0 of guest a");
+        assert_eq!(
+            replaced,
+            "queue pair 0 of guest a from I/O core 0, queue pair 0 of port 10, queue pair 0 of guest a"
+        );
+    }
 }
