@@ -331,6 +331,10 @@ impl Window {
     /// # Errors
     /// A file that cannot be mapped, or that is shorter.
     pub fn of_file(file: File, len: usize) -> Result<Window, Error> {
+        let there = file.metadata().map_err(Error::io("looking at a file"))?.len();
+        if there < len as u64 {
+            return Err(Error::Memory(format!("{len} bytes of a file that has {there}")));
+        }
         let map = MmapRegion::from_file(FileOffset::new(file, 0), len)
             .map_err(|e| Error::Memory(format!("mapping {len} bytes of a file: {e}")))?;
         let base = NonNull::new(map.as_ptr()).ok_or_else(|| Error::Memory("a mapping at address 0".into()))?;
