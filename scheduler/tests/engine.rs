@@ -331,7 +331,7 @@ fn slow(config: Config) -> Config {
     Config { tick_ns: 50_000_000, ..config }
 }
 const SLOW_SECOND: u64 = 20;
-/// Twenty times as long as the average that loads are evened out by: what is left of the beginning is less than a cycle.
+/// Twenty times as long as the average that loads are evened out by: what is left of the beginning is less than half a cycle.
 const LONG: u64 = 600 * SLOW_SECOND;
 
 proptest! {

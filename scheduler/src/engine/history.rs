@@ -218,20 +218,21 @@ impl History {
         let is_closed = |core: usize| closed.get(core).copied().unwrap_or(false);
         let queue = |queue: &Queue| QueueLoad {
             pinned: queue.last.pinned || is_closed(queue.last.core.0) || held(queue.last.queue),
-            cycles: queue.cycles(over) as u64,
-            packets: queue.packets as u64,
+            // Rounded: an average that comes near a whole number from below is that number, from some time on for good.
+            cycles: queue.cycles(over).round() as u64,
+            packets: queue.packets.round() as u64,
             ..queue.last
         };
         let loads = self.loads(over);
         let core = |(index, core): (usize, &Core)| CoreLoad {
-            busy: (loads[index] * self.capacity(index)) as u64,
+            busy: (loads[index] * self.capacity(index)).round() as u64,
             parked: core.last.parked || is_closed(index),
             ..core.last
         };
         Load {
             cores: self.cores.iter().enumerate().map(core).collect(),
             queues: self.queues.iter().map(queue).collect(),
-            talks: self.talks.iter().map(|(talk, packets)| Talk { packets: *packets as u64, ..*talk }).collect(),
+            talks: self.talks.iter().map(|(talk, packets)| Talk { packets: packets.round() as u64, ..*talk }).collect(),
         }
     }
 
