@@ -6,7 +6,7 @@ mod rig;
 use std::cell::Cell;
 
 use rig::{BURST, PACKED, RING, SPLIT, Workload};
-use scheduler::Talk;
+use scheduler::{Load, Talk};
 
 /// Refills of the rings under load.
 const FILLS: usize = 200;
@@ -22,15 +22,21 @@ fn under_load(workload: &mut Workload, fills: usize) {
     }
 }
 
+/// The load since it was asked last. A round without work before it, so that the cores have accounted for all of the time.
+fn load_now(workload: &mut Workload) -> Load {
+    workload.turn(pmd_bindings::tsc);
+    workload.rig().load(pmd_bindings::tsc())
+}
+
 #[test]
 fn the_cycles_of_a_cores_queues_add_up_to_its_busy_cycles() {
     for features in [SPLIT, PACKED] {
         let mut workload = Workload::v2v(features, 60, 1).beside_idle(64);
         // The clock has to begin somewhere.
         under_load(&mut workload, 1);
-        workload.rig().load(pmd_bindings::tsc());
+        load_now(&mut workload);
         under_load(&mut workload, FILLS);
-        let load = workload.rig().load(pmd_bindings::tsc());
+        let load = load_now(&mut workload);
         let (busy, queues) = (load.cores[0].busy, load.queues.iter().map(|queue| queue.cycles).sum::<u64>());
         assert!(queues <= busy && queues as f64 > 0.9 * busy as f64, "{queues} of {busy}");
         let sender = workload.ports[0].queue(0);
@@ -44,10 +50,11 @@ fn the_cycles_of_a_cores_queues_add_up_to_its_busy_cycles() {
 fn receiving_from_another_core_is_not_the_queues_but_the_cores_work() {
     let mut workload = Workload::v2v(SPLIT, 60, 2);
     under_load(&mut workload, 1);
-    workload.rig().load(pmd_bindings::tsc());
+    load_now(&mut workload);
     let before = workload.rig().received(1);
     under_load(&mut workload, FILLS);
-    let (load, after) = (workload.rig().load(pmd_bindings::tsc()), workload.rig().received(1));
+    let load = load_now(&mut workload);
+    let after = workload.rig().received(1);
     assert_eq!(after.packets - before.packets, (FILLS * RING) as u64);
     let received = after.cycles - before.cycles;
     assert!(received <= load.cores[1].busy && received as f64 > 0.9 * load.cores[1].busy as f64);
