@@ -265,6 +265,23 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn the_dashboard_asks_for_metrics_that_exist() {
+        let dashboard = include_str!("../../../dashboards/grafana/overview.json");
+        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let names = dashboard.split(|c| !is_name(c)).filter(|word| word.starts_with("sidecore_"));
+        let mut asked = 0;
+        for name in names {
+            let known = |entry: &Entry| {
+                let rest = name.strip_prefix(entry.name);
+                rest.is_some_and(|rest| rest.is_empty() || entry.kind == Kind::Histogram && rest == "_bucket")
+            };
+            assert!(CATALOGUE.iter().any(known), "there is no metric {name}");
+            asked += 1;
+        }
+        assert!(asked > 20, "{asked} names");
+    }
+
+    #[test]
     fn uplinks_have_no_series_of_guests() {
         let text = render(&snapshot()).unwrap();
         let uplink: Vec<_> = text.lines().filter(|line| line.contains("port=\"up\"")).collect();
