@@ -34,5 +34,5 @@ pub use raw::{
     All, Class, Hugepages, LogFormat, LogLevel, Policy, RawAccount, RawConfig, RawElastic, RawGuest, RawIoCores,
     RawScheduler, RawSwitch, RawTrunk, RawUplink, RawVlan, SocketRole, schema,
 };
-pub use types::{Account, CpuId, MacAddr, PortName, SocketAccess, SocketMode, Station, VlanId};
+pub use types::{Account, CpuId, MacAddr, PortName, SocketAccess, SocketMode, Station, VlanId, VmName, VmUuid};
 pub use vlan::{Tagged, Vlan};

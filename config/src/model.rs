@@ -9,7 +9,7 @@ use crate::device::Device;
 use crate::raw::{
     Class, Hugepages, LogFormat, LogLevel, Policy, RawConfig, RawGuest, RawScheduler, RawSwitch, RawUplink, SocketRole,
 };
-use crate::types::{CpuId, MacAddr, PortName, SocketAccess, Station};
+use crate::types::{CpuId, MacAddr, PortName, SocketAccess, Station, VmName, VmUuid};
 use crate::vlan::Vlan;
 
 /// A whole configuration: no two ports share a name, a socket or a device.
@@ -109,6 +109,10 @@ pub struct GuestConfig {
     pub class: Class,
     /// Its share of a saturated I/O core beside others', for each queue pair, 1 to 100.
     pub weight: u32,
+    /// The virtual machine's name.
+    pub vm_name: Option<VmName>,
+    /// The virtual machine's UUID.
+    pub vm_uuid: Option<VmUuid>,
     /// The guest's address; always there when `anti_spoof` is set.
     pub mac: Option<MacAddr>,
     /// Drop what the guest sends from another address.

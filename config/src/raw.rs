@@ -219,6 +219,14 @@ pub struct RawGuest {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100), extend("default" = 1))]
     pub weight: Option<i64>,
+    /// The name of the virtual machine behind the port, for metrics and dashboards: 1 to 128 characters. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128))]
+    pub vm_name: Option<String>,
+    /// The UUID of the virtual machine behind the port, such as "3e2f0c4e-8a51-4c0f-9d3b-6f2a54e0c1d7" (`virsh domuuid`
+    /// says it), for metrics and dashboards. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vm_uuid: Option<String>,
     /// The guest's MAC address, such as "52:54:00:00:00:01". The VM's own configuration sets it; here it says which
     /// address anti_spoof allows. Default: none, addresses are learnt from what the guest sends.
     #[serde(skip_serializing_if = "Option::is_none")]

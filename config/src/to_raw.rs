@@ -81,6 +81,8 @@ impl From<GuestConfig> for RawGuest {
             io_core: guest.io_core.and_then(|core| i64::try_from(core).ok()),
             class: Some(guest.class),
             weight: Some(guest.weight.into()),
+            vm_name: guest.vm_name.map(Into::into),
+            vm_uuid: guest.vm_uuid.map(Into::into),
             mac: guest.mac.map(Into::into),
             anti_spoof: Some(guest.anti_spoof),
             stations: list(guest.stations),

@@ -190,6 +190,64 @@ impl fmt::Display for PortName {
     }
 }
 
+/// What a virtual machine is called: 1 to 128 characters, none of them a control character.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct VmName(String);
+
+impl VmName {
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for VmName {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        if !(1..=128).contains(&text.chars().count()) || text.contains(char::is_control) {
+            return Err(ValueError::new(
+                format!("{text:?} cannot be the name of a virtual machine"),
+                "use 1 to 128 characters, and no control characters",
+            ));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Display for VmName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// A virtual machine's UUID, in lower case (RFC 9562 §4).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct VmUuid(String);
+
+impl FromStr for VmUuid {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let is_right = |(part, len): (&str, usize)| part.len() == len && part.bytes().all(|b| b.is_ascii_hexdigit());
+        if text.split('-').count() != 5 || !text.split('-').zip([8, 4, 4, 4, 12]).all(is_right) {
+            return Err(ValueError::new(
+                format!("{text:?} is not a UUID"),
+                "write 32 hexadecimal digits in groups, such as 3e2f0c4e-8a51-4c0f-9d3b-6f2a54e0c1d7",
+            ));
+        }
+        Ok(Self(text.to_ascii_lowercase()))
+    }
+}
+
+impl fmt::Display for VmUuid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
 /// A CPU as the kernel numbers it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -275,4 +333,4 @@ macro_rules! through_text {
         }
     )*};
 }
-through_text!(MacAddr, PortName, SocketMode, Station);
+through_text!(MacAddr, PortName, SocketMode, Station, VmName, VmUuid);

@@ -111,6 +111,9 @@ fn guest_values() {
     expect(&guest("io_core = -1"), "guest[0].io_core", 5, "0 to 1");
     expect(&guest("weight = 0"), "guest[0].weight", 5, "1 to 100");
     expect(&guest("weight = 101"), "guest[0].weight", 5, "1 to 100");
+    expect(&guest("vm_name = \"\""), "guest[0].vm_name", 5, "1 to 128 characters");
+    expect(&guest("vm_name = \"a\\nb\""), "guest[0].vm_name", 5, "control characters");
+    expect(&guest("vm_uuid = \"3e2f0c4e-8a51-4c0f-9d3b\""), "guest[0].vm_uuid", 5, "hexadecimal digits");
     expect(&guest("class = \"fast\""), "guest[0].class", 5, "`latency` or `throughput`");
     expect(&guest("socket_role = \"host\""), "guest[0].socket_role", 5, "`client`");
     expect(&guest("socket_owner = \"qemu\""), "guest[0].socket_owner", 5, "no user");

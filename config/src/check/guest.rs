@@ -31,6 +31,8 @@ pub(crate) fn guest(
     let queue_pairs = section.number("queue_pairs", raw.queue_pairs, 1..=i64::from(MAX_QUEUE_PAIRS)).unwrap_or(1);
     let io_core = io_core(&mut section, raw.io_core, around);
     let weight = section.number("weight", raw.weight, 1..=i64::from(MAX_WEIGHT)).unwrap_or(1);
+    let vm_name = raw.vm_name.as_deref().and_then(|text| section.parse("vm_name", text));
+    let vm_uuid = raw.vm_uuid.as_deref().and_then(|text| section.parse("vm_uuid", text));
     let mac = raw.mac.as_deref().and_then(|text| section.parse("mac", text));
     let anti_spoof = raw.anti_spoof.unwrap_or(false);
     // A mac of a wrong type has been reported and taken out.
@@ -52,6 +54,8 @@ pub(crate) fn guest(
         io_core,
         class: raw.class.unwrap_or_default(),
         weight,
+        vm_name,
+        vm_uuid,
         mac,
         anti_spoof,
         stations,

@@ -88,6 +88,12 @@ pub(super) struct AddGuest {
     /// The guest's share of a saturated I/O core beside others', 1 to 100 [default: 1].
     #[arg(long, value_name = "N")]
     weight: Option<i64>,
+    /// The virtual machine's name, for metrics.
+    #[arg(long, value_name = "NAME")]
+    vm_name: Option<String>,
+    /// The virtual machine's UUID, for metrics.
+    #[arg(long, value_name = "UUID")]
+    vm_uuid: Option<String>,
     /// The guest's MAC address.
     #[arg(long)]
     mac: Option<String>,
@@ -188,6 +194,8 @@ impl AddGuest {
                 ClassName::Throughput => Class::Throughput,
             }),
             weight: self.weight,
+            vm_name: self.vm_name,
+            vm_uuid: self.vm_uuid,
             mac: self.mac,
             anti_spoof: self.anti_spoof.then_some(true),
             stations: (!self.stations.is_empty()).then_some(self.stations),
