@@ -11,13 +11,13 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
-use config::{Config, Machine, SchedulerConfig, SwitchConfig};
+use config::{Config, LogFormat, Machine, SchedulerConfig, SwitchConfig};
 use tracing::{info, warn};
 
 use crate::control::protocol::{MovedQueue, PlanReport, Request, Response};
 use crate::control::{Control, ControlSocket, Mailbox, Message, Port, Setup, Switch, admit, given_up};
 use crate::dataplane::{Dataplane, DataplaneError};
-use crate::logging;
+use crate::logging::{self, Limit};
 use crate::snapshot::{FdbSnapshot, Snapshot};
 use crate::state::StateFile;
 
@@ -78,13 +78,14 @@ impl Switch for Dataplane {
     }
 }
 
-/// Runs a switch in the foreground until it is told to stop.
-pub(crate) fn run(file: &Path) -> Result<()> {
+/// Runs a switch in the foreground until it is told to stop. Log lines look as the configuration says, or as `log_format` does.
+pub(crate) fn run(file: &Path, log_format: Option<LogFormat>) -> Result<()> {
     let file = std::path::absolute(file)
         .map_err(|error| anyhow!("the path {} cannot be used: {error}; write another one", file.display()))?;
     let machine = Machine::detect();
     let config = Config::load(&file, &machine)?;
-    let log = logging::start(&config.switch)?;
+    let log = logging::start(config.switch.log_level, log_format.unwrap_or(config.switch.log_format))?;
+    let limit = log.limit();
     let (sender, messages) = mpsc::sync_channel(MAILBOX_SIZE);
     signals::forward(sender.clone()).map_err(|error| anyhow!("signals cannot be handled: {error}"))?;
 
@@ -105,7 +106,8 @@ pub(crate) fn run(file: &Path) -> Result<()> {
     let set_log_level = Box::new(move |level| log.set_level(level));
     let setup = Setup { file, config, state, machine: Machine::detect, set_log_level };
     let mut control = Control::new(switch, setup);
-    let served = start_and_serve(&mut control, &kept, !rejected.is_empty(), &control_socket, http, sender, &messages);
+    let listeners = (&control_socket, http);
+    let served = start_and_serve(&mut control, &kept, !rejected.is_empty(), listeners, sender, &messages, &limit);
     notify::stopping();
     let start = Instant::now();
     control.into_switch().stop();
@@ -119,10 +121,10 @@ fn start_and_serve(
     control: &mut Control<Dataplane>,
     kept: &[Port],
     forget_rejected: bool,
-    control_socket: &ControlSocket,
-    http: Option<TcpListener>,
+    (control_socket, http): (&ControlSocket, Option<TcpListener>),
     sender: mpsc::SyncSender<Message>,
     messages: &Receiver<Message>,
+    limit: &Limit,
 ) -> Result<()> {
     control.start_ports(kept)?;
     if forget_rejected {
@@ -133,18 +135,19 @@ fn start_and_serve(
     )?;
     info!("ready");
     notify::ready();
-    serve(control, messages);
+    serve(control, messages, limit);
     api.stop();
     Ok(())
 }
 
 /// Carries out what comes in until told to stop.
-fn serve(control: &mut Control<Dataplane>, messages: &Receiver<Message>) {
+fn serve(control: &mut Control<Dataplane>, messages: &Receiver<Message>, limit: &Limit) {
     let mut next_housekeeping = Instant::now();
     loop {
         let now = Instant::now();
         if now >= next_housekeeping {
             control.switch().housekeep();
+            limit.tell();
             next_housekeeping = now + HOUSEKEEPING;
         }
         match messages.recv_timeout(next_housekeeping.saturating_duration_since(now)) {

@@ -9,20 +9,20 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use axum::extract::State;
-use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{ACCEPT, CONTENT_TYPE, VARY};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response as HttpResponse};
 use axum::routing::get;
 use axum::{Json, Router};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Sleep, sleep, timeout};
 use tracing::warn;
 
 use crate::control::Mailbox;
 use crate::control::protocol::{Answer, Request, Response};
-use crate::metrics;
+use crate::metrics::{self, Format};
 use crate::snapshot::{CoreSnapshot, Snapshot};
 
 /// Connections served at once; others wait to be accepted.
@@ -33,6 +33,12 @@ const PATIENCE: Duration = Duration::from_secs(15);
 
 /// An I/O core that has not polled for this long hangs: a round takes microseconds.
 const CORE_PATIENCE: Duration = Duration::from_secs(1);
+
+/// The control thread answers within this, or something hangs that it waits for.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Between looks whether the cores go on.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Serves until the task is dropped.
 pub(crate) async fn serve(listener: TcpListener, mailbox: Mailbox) -> io::Result<()> {
@@ -58,7 +64,10 @@ fn router(mailbox: Mailbox) -> Router {
 impl Reader {
     async fn snapshot(&self) -> Result<Box<Snapshot>, HttpResponse> {
         let unavailable = |text: String| (StatusCode::SERVICE_UNAVAILABLE, text + "\n").into_response();
-        match self.mailbox.ask(Request::Status).await {
+        let Ok(answer) = timeout(ANSWER_PATIENCE, self.mailbox.ask(Request::Status)).await else {
+            return Err(unavailable("the control thread does not answer".to_owned()));
+        };
+        match answer {
             Response::Ok(Answer::Status(snapshot)) => Ok(snapshot),
             Response::Ok(_) => Err(unavailable("the switch answered something else".to_owned())),
             Response::Error(text) => Err(unavailable(text)),
@@ -66,26 +75,32 @@ impl Reader {
     }
 }
 
-async fn metrics(State(reader): State<Reader>) -> Result<HttpResponse, HttpResponse> {
-    let snapshot = reader.snapshot().await?;
-    let text = metrics::render(&snapshot)
-        .map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response())?;
-    Ok(([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
+async fn metrics(State(reader): State<Reader>, headers: HeaderMap) -> Result<HttpResponse, HttpResponse> {
+    let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    let format = Format::accepted(accept);
+    let text = metrics::render(&*reader.snapshot().await?, format);
+    Ok(([(CONTENT_TYPE, format.content_type()), (VARY, "Accept")], text).into_response())
 }
 
 async fn status(State(reader): State<Reader>) -> Result<Json<Snapshot>, HttpResponse> {
     Ok(Json(*reader.snapshot().await?))
 }
 
-/// 200 while the control thread answers and every I/O core polls.
+/// 200 while the control thread answers and every I/O core polls. Looks until that is known: a second at most.
 async fn healthz(State(reader): State<Reader>) -> Result<String, HttpResponse> {
-    let snapshot = reader.snapshot().await?;
-    let stuck = reader.watch.lock().unwrap_or_else(PoisonError::into_inner).look(&snapshot.cores, Instant::now());
-    if stuck.is_empty() {
-        return Ok("ok\n".to_owned());
+    loop {
+        let snapshot = reader.snapshot().await?;
+        let seen = reader.watch.lock().unwrap_or_else(PoisonError::into_inner).look(&snapshot.cores, Instant::now());
+        match seen {
+            Seen::Polling => return Ok("ok\n".to_owned()),
+            Seen::Unknown => sleep(LOOK).await,
+            Seen::Stuck(cores) => {
+                let cores = cores.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
+                let text = format!("I/O cores that do not poll: {cores}\n");
+                return Err((StatusCode::SERVICE_UNAVAILABLE, text).into_response());
+            }
+        }
     }
-    let cores = stuck.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
-    Err((StatusCode::SERVICE_UNAVAILABLE, format!("I/O cores that do not poll: {cores}\n")).into_response())
 }
 
 /// 200 once every configured port is there: before that, nobody listens here.
@@ -100,19 +115,41 @@ struct CoreWatch {
     seen: BTreeMap<usize, (u64, Instant)>,
 }
 
+/// How I/O cores are.
+#[derive(Debug, PartialEq, Eq)]
+enum Seen {
+    /// All of them polled since the last look, if not just now.
+    Polling,
+    /// These did not, for so long that they hang.
+    Stuck(Vec<usize>),
+    /// It is too early to say.
+    Unknown,
+}
+
 impl CoreWatch {
-    /// The cores that did not poll between the last looks.
-    fn look(&mut self, cores: &[CoreSnapshot], now: Instant) -> Vec<usize> {
-        let mut stuck = Vec::new();
+    fn look(&mut self, cores: &[CoreSnapshot], now: Instant) -> Seen {
+        let (mut stuck, mut unknown) = (Vec::new(), false);
         for core in cores {
-            let (polls, since) = self.seen.entry(core.core).or_insert((core.polls, now));
-            if *polls != core.polls {
-                (*polls, *since) = (core.polls, now);
-            } else if now.duration_since(*since) >= CORE_PATIENCE {
-                stuck.push(core.core);
+            let known = self.seen.get(&core.core).copied();
+            match known {
+                Some((polls, since)) if polls == core.polls => {
+                    if now.duration_since(since) >= CORE_PATIENCE {
+                        stuck.push(core.core)
+                    } else {
+                        unknown = true
+                    }
+                }
+                _ => {
+                    unknown |= known.is_none();
+                    self.seen.insert(core.core, (core.polls, now));
+                }
             }
         }
-        stuck
+        match (stuck.is_empty(), unknown) {
+            (false, _) => Seen::Stuck(stuck),
+            (true, true) => Seen::Unknown,
+            (true, false) => Seen::Polling,
+        }
     }
 }
 
@@ -199,20 +236,7 @@ mod tests {
     use super::*;
 
     fn core(polls: u64) -> [CoreSnapshot; 1] {
-        [CoreSnapshot {
-            core: 0,
-            cpu: 0,
-            busy_cycles: 0,
-            idle_cycles: 0,
-            polls,
-            queue_pairs: 0,
-            handed_over: 0,
-            received: 0,
-            received_cycles: 0,
-            oldest_wait_ns: 0,
-            learn_refusals: BTreeMap::new(),
-            learn_lost: 0,
-        }]
+        [CoreSnapshot { polls, ..CoreSnapshot::default() }]
     }
 
     #[test]
@@ -220,10 +244,12 @@ mod tests {
         let mut watch = CoreWatch::default();
         let start = Instant::now();
         let after = |ms| start + Duration::from_millis(ms);
-        assert!(watch.look(&core(1), start).is_empty());
-        assert!(watch.look(&core(1), after(900)).is_empty(), "too early to say");
-        assert_eq!(watch.look(&core(1), after(1100)), [0]);
-        assert!(watch.look(&core(2), after(1200)).is_empty(), "it goes on");
-        assert!(watch.look(&core(3), after(9000)).is_empty());
+        let mut look = |polls, ms| watch.look(&core(polls), after(ms));
+        assert_eq!(look(1, 0), Seen::Unknown, "nothing to compare it with");
+        assert_eq!(look(2, 10), Seen::Polling);
+        assert_eq!(look(2, 900), Seen::Unknown, "too early to say");
+        assert_eq!(look(2, 1010), Seen::Stuck(vec![0]));
+        assert_eq!(look(3, 1200), Seen::Polling, "it goes on");
+        assert_eq!(look(4, 9000), Seen::Polling);
     }
 }

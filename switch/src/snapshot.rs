@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 /// Everything.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Snapshot {
     /// The switch's version.
     pub(crate) version: String,
@@ -26,8 +26,10 @@ pub(crate) struct Snapshot {
     pub(crate) accounting: Accounting,
     /// Stations in the fullest core's replica of the FDB.
     pub(crate) fdb_entries: u64,
-    /// Moves of queue pairs between I/O cores.
-    pub(crate) pauses: PausesSnapshot,
+    /// Stations there is room for.
+    pub(crate) fdb_capacity: u64,
+    /// How long queue pairs were not served while they moved.
+    pub(crate) pauses: HistogramSnapshot,
     /// Who decides on them.
     pub(crate) scheduler: SchedulerSnapshot,
     /// Who talks to whom.
@@ -81,6 +83,8 @@ pub(crate) struct SchedulerSnapshot {
     pub(crate) rolled_back: u64,
     /// Why a saturated core cannot be helped.
     pub(crate) cannot_fix: Option<String>,
+    /// Decisions by [`DecisionSnapshot::kind`], since the start.
+    pub(crate) decided: BTreeMap<String, u64>,
     /// The last decisions, the oldest first.
     pub(crate) decisions: Vec<DecisionSnapshot>,
 }
@@ -108,19 +112,19 @@ pub(crate) struct DecisionSnapshot {
     pub(crate) failed: Option<String>,
 }
 
-/// How long queue pairs were not served while they moved.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub(crate) struct PausesSnapshot {
-    /// Moves.
-    pub(crate) moves: u64,
-    /// Seconds that they took together.
+/// How long something took, each time.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct HistogramSnapshot {
+    /// How often.
+    pub(crate) count: u64,
+    /// Seconds that it took together.
     pub(crate) seconds: f64,
-    /// Of those, how many took at most so many seconds: (seconds, moves), both rising.
+    /// Of those, how many took at most so many seconds: (seconds, count), both rising.
     pub(crate) within_s: Vec<(f64, u64)>,
 }
 
 /// A guest or an uplink.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct PortSnapshot {
     /// Its name.
     pub(crate) name: String,
@@ -136,6 +140,10 @@ pub(crate) struct PortSnapshot {
     pub(crate) device: Option<String>,
     /// Uplinks: the DPDK driver.
     pub(crate) driver: Option<String>,
+    /// Guests: the virtual machine's name, where it is configured.
+    pub(crate) vm_name: Option<String>,
+    /// Guests: the virtual machine's UUID, where it is configured.
+    pub(crate) vm_uuid: Option<String>,
     /// The address configured, or the NIC's.
     pub(crate) mac: Option<String>,
     /// The MTU configured, or the device's.
@@ -156,8 +164,10 @@ pub(crate) struct PortSnapshot {
     pub(crate) calls: u64,
     /// Guests: publications for which the guest wanted no interrupt.
     pub(crate) calls_suppressed: u64,
-    /// Guests: frontends that connected since the port was added.
-    pub(crate) connections: u64,
+    /// Guests: what the vhost-user session counted since the port was added.
+    pub(crate) session: SessionSnapshot,
+    /// Uplinks: what there is to say of the device.
+    pub(crate) uplink: Option<UplinkSnapshot>,
     /// Rings stopped because of what the guest wrote there, by reason. No zeros.
     pub(crate) faults: BTreeMap<String, u64>,
     /// Uplinks: the device's own statistics, by name.
@@ -168,21 +178,62 @@ pub(crate) struct PortSnapshot {
     pub(crate) accounting: Accounting,
 }
 
+/// What a vhost-user session counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SessionSnapshot {
+    /// Frontends that connected.
+    pub(crate) connections: u64,
+    /// Requests, refused ones included.
+    pub(crate) requests: u64,
+    /// Requests refused, and connections closed over one.
+    pub(crate) refused: u64,
+    /// Times a ring that was set up could not be started.
+    pub(crate) ring_refusals: u64,
+}
+
+/// An uplink's device.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct UplinkSnapshot {
+    /// The link's speed in Mbit/s, where the device knows it.
+    pub(crate) link_mbps: Option<u32>,
+    /// Packet buffers of the pool.
+    pub(crate) mbufs: u64,
+    /// Those of them that are free.
+    pub(crate) mbufs_free: u64,
+    /// Packets that the device lost.
+    pub(crate) errors: UplinkErrors,
+}
+
+/// Packets that an uplink's device lost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct UplinkErrors {
+    /// No receive queue had room.
+    pub(crate) rx_missed: u64,
+    /// They were broken.
+    pub(crate) rx_errors: u64,
+    /// There was no buffer for them.
+    pub(crate) rx_no_mbuf: u64,
+    /// They could not be sent.
+    pub(crate) tx_errors: u64,
+}
+
 /// Guest or uplink.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum PortKind {
     /// A vhost-user port.
+    #[default]
     Guest,
     /// A DPDK port.
     Uplink,
 }
 
 /// How a port is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum PortState {
     /// Guest: no frontend is connected.
+    #[default]
     Waiting,
     /// Guest: a frontend is connected, its driver has not started a ring.
     Connected,
@@ -197,7 +248,7 @@ pub(crate) enum PortState {
 }
 
 /// What was agreed on with a frontend.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct NegotiatedSnapshot {
     /// All virtio feature bits in force, hexadecimal.
     pub(crate) features: String,
@@ -231,12 +282,20 @@ impl Traffic {
 }
 
 /// One queue pair of a guest or one queue of an uplink.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct QueueSnapshot {
     /// Its index in the port.
     pub(crate) index: usize,
     /// The I/O core that serves it; none while its rings are not started.
     pub(crate) io_core: Option<usize>,
+    /// Guests: how often it moved from one I/O core to another.
+    pub(crate) moves: u64,
+    /// Guests: when it moved last, in milliseconds since 1970.
+    pub(crate) moved_ms: Option<u64>,
+    /// Guests: descriptors in the receive ring, once it is started.
+    pub(crate) rx_entries: Option<u32>,
+    /// Guests: descriptors in the transmit ring, once it is started.
+    pub(crate) tx_entries: Option<u32>,
     /// See [`PortSnapshot::rx`].
     pub(crate) rx: Traffic,
     /// See [`PortSnapshot::tx`].
@@ -255,6 +314,8 @@ pub(crate) struct QueueSnapshot {
     pub(crate) busy_cycles: u64,
     /// Guests: ring slots with work that was left over when a core last looked how much there is; 0 where each pull empties the ring.
     pub(crate) backlog: Option<u64>,
+    /// Guests: buffers posted in the receive ring and not used, when a core last looked (at some bursts only).
+    pub(crate) posted: Option<u64>,
     /// Guests: how long the oldest work waited, in the last interval of load accounting or since, in nanoseconds.
     pub(crate) oldest_wait_ns: Option<u64>,
     /// The identity of this source.
@@ -294,7 +355,7 @@ impl Accounting {
 }
 
 /// One I/O core.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct CoreSnapshot {
     /// Its number.
     pub(crate) core: usize,
@@ -306,6 +367,12 @@ pub(crate) struct CoreSnapshot {
     pub(crate) idle_cycles: u64,
     /// Rounds of polling.
     pub(crate) polls: u64,
+    /// Messages of other threads that it read.
+    pub(crate) messages: u64,
+    /// Busy nearly all of the time, while work waits.
+    pub(crate) saturated: bool,
+    /// It sleeps between rounds.
+    pub(crate) parked: bool,
     /// Queue pairs attached.
     pub(crate) queue_pairs: usize,
     /// Packets it handed to other cores.
@@ -314,6 +381,12 @@ pub(crate) struct CoreSnapshot {
     pub(crate) received: u64,
     /// Cycles spent on delivering those.
     pub(crate) received_cycles: u64,
+    /// How long packets were in the switch that left it here, of some bursts.
+    pub(crate) latency: HistogramSnapshot,
+    /// Stations learnt from packets that came in here.
+    pub(crate) fdb_learned: u64,
+    /// Stations found here to be behind another port than before.
+    pub(crate) fdb_moves: u64,
     /// The longest of its queue pairs' [`QueueSnapshot::oldest_wait_ns`].
     pub(crate) oldest_wait_ns: u64,
     /// Addresses not learnt, by reason. No zeros.
@@ -323,7 +396,7 @@ pub(crate) struct CoreSnapshot {
 }
 
 /// One station of the FDB.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct FdbSnapshot {
     /// VLAN id.
     pub(crate) vlan: u16,

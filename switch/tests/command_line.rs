@@ -76,6 +76,7 @@ fn help_is_there_for_everything() {
         "uplink --help",
         "uplink add --help",
         "fdb show --help",
+        "metrics list --help",
         "reload --help",
         "config check --help",
         "config schema --help",
@@ -210,4 +211,19 @@ fn without_a_switch_commands_say_how_to_start_one() {
     assert!(failure(&["status", "--control", &socket]).contains("no switch runs"));
     let output = Command::new(env!("CARGO_BIN_EXE_sidecore")).arg("status").env("SIDECORE_CONTROL", &socket).output();
     assert!(String::from_utf8(output.unwrap().stderr).unwrap().contains(&socket));
+}
+
+#[test]
+fn the_metrics_are_listed_without_a_switch() {
+    let table = stdout(&sidecore(&["metrics", "list"]));
+    assert!(table.starts_with("METRIC ") && table.contains("\nsidecore_queue_kicks_total "), "{table}");
+    let json: serde_json::Value = serde_json::from_str(&stdout(&sidecore(&["metrics", "list", "--json"]))).unwrap();
+    let list = json.as_array().unwrap();
+    assert_eq!(list.len() + 1, table.lines().count());
+    let busy = list.iter().find(|metric| metric["name"] == "sidecore_core_busy_seconds_total").unwrap();
+    assert_eq!(
+        (&busy["type"], &busy["labels"][0], &busy["series"]["per_core"]),
+        (&"counter".into(), &"core".into(), &1.into())
+    );
+    assert!(stdout(&sidecore(&["metrics", "list", "--markdown"])).starts_with("# Metrics\n"));
 }

@@ -3,6 +3,7 @@
 mod client;
 mod config_file;
 mod guest;
+mod metrics;
 mod scheduler;
 mod show;
 mod table;
@@ -14,6 +15,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use config::LogFormat;
 
 use crate::control::protocol::{Answer, Done, Request};
 use crate::daemon;
@@ -45,7 +47,7 @@ Examples:
   sidecore guest add vm7 --socket /run/sidecore/vm7.sock    give a VM a port while the switch runs
   sidecore reload                                           apply what was edited in sidecore.toml
 
-All commands but `run` and `config` talk to a running switch over its control socket. What goes wrong is said on
+All commands but `run`, `config` and `metrics` talk to a running switch over its control socket. What goes wrong is said on
 standard error, with what to do about it. Exit status: 0 done, 1 not done, 2 wrong usage.";
 
 #[derive(Debug, Subcommand)]
@@ -57,6 +59,9 @@ enum Command {
         /// The configuration file; `sidecore config schema` describes every key.
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
+        /// How log lines look: `text`, or `json` for collectors [default: switch.log_format].
+        #[arg(long, value_name = "FORMAT", value_parser = log_format)]
+        log_format: Option<LogFormat>,
     },
     /// Show ports, I/O cores and packet accounting.
     ///
@@ -79,6 +84,9 @@ enum Command {
     /// Look at the forwarding database.
     #[command(subcommand)]
     Fdb(FdbCommand),
+    /// See what `/metrics` has to tell.
+    #[command(subcommand)]
+    Metrics(metrics::MetricsCommand),
     /// Read the configuration file again and apply what changed; ports that did not change see nothing.
     Reload,
     /// Check a configuration file, or describe what can be in one.
@@ -111,14 +119,23 @@ pub(crate) fn main() -> ExitCode {
 fn execute(cli: Cli) -> Result<()> {
     let client = Client::new(cli.control);
     match cli.command {
-        Command::Run { config } => daemon::run(&config),
+        Command::Run { config, log_format } => daemon::run(&config, log_format),
         Command::Status { json } => show::status(&client, json),
         Command::Guest(command) => guest::execute(&client, command),
         Command::Uplink(command) => uplink::execute(&client, command),
         Command::Scheduler(command) => scheduler::execute(&client, command),
         Command::Fdb(FdbCommand::Show { json }) => show::fdb(&client, json),
+        Command::Metrics(command) => metrics::execute(&command),
         Command::Reload => reload(&client),
         Command::Config(command) => config_file::execute(command),
+    }
+}
+
+fn log_format(text: &str) -> Result<LogFormat, String> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err("write text or json".to_owned()),
     }
 }
 

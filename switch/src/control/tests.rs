@@ -7,8 +7,6 @@ use std::path::Path;
 
 use tempfile::TempDir;
 
-use crate::snapshot::Accounting;
-
 /// A switch without a data path.
 #[derive(Debug, Default)]
 pub(crate) struct FakeSwitch {
@@ -69,19 +67,7 @@ impl Switch for FakeSwitch {
     }
 
     fn snapshot(&self) -> Snapshot {
-        Snapshot {
-            version: "0".into(),
-            pid: 0,
-            uptime_ms: 0,
-            tsc_hz: 1,
-            ports: Vec::new(),
-            cores: Vec::new(),
-            accounting: Accounting::default(),
-            fdb_entries: 0,
-            pauses: Default::default(),
-            scheduler: Default::default(),
-            talks: Default::default(),
-        }
+        Snapshot { version: "0".into(), tsc_hz: 1, ..Snapshot::default() }
     }
 
     fn fdb(&self) -> Vec<FdbSnapshot> {

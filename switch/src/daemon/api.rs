@@ -62,7 +62,8 @@ mod tests {
     use std::net::{SocketAddr, TcpStream};
     use std::os::unix::net::UnixStream;
     use std::path::PathBuf;
-    use std::sync::mpsc;
+    use std::sync::atomic::{AtomicU8, Ordering};
+    use std::sync::{Arc, mpsc};
     use std::time::{Duration, Instant};
 
     use tempfile::TempDir;
@@ -76,7 +77,13 @@ mod tests {
         path: PathBuf,
         http: SocketAddr,
         api: Option<Api>,
+        state: Arc<AtomicU8>,
     }
+
+    /// How the switch is that the control thread tells of.
+    const FINE: u8 = 0;
+    const A_CORE_HANGS: u8 = 1;
+    const CONTROL_HANGS: u8 = 2;
 
     impl Served {
         fn new() -> Self {
@@ -88,18 +95,31 @@ mod tests {
             control.set_nonblocking(true).unwrap();
             http.set_nonblocking(true).unwrap();
             let (sender, messages) = mpsc::sync_channel(8);
+            let state = Arc::new(AtomicU8::new(FINE));
+            let now = Arc::clone(&state);
             thread::spawn(move || {
+                let (mut polls, mut waiting) = (0, Vec::new());
                 for message in messages {
                     let Message::Request(request, reply) = message else { return };
+                    let now = now.load(Ordering::Relaxed);
+                    if now == CONTROL_HANGS {
+                        waiting.push(reply);
+                        continue;
+                    }
+                    polls += u64::from(now == FINE);
                     let answer = match request {
-                        Request::Status => Answer::Status(Box::new(crate::metrics::tests::snapshot())),
+                        Request::Status => {
+                            let mut snapshot = crate::metrics::tests::snapshot();
+                            snapshot.cores[0].polls = polls;
+                            Answer::Status(Box::new(snapshot))
+                        }
                         _ => Answer::Fdb(Vec::new()),
                     };
                     let _ = reply.send(Response::Ok(answer));
                 }
             });
             let api = start(control, Some(http), Mailbox::new(sender)).unwrap();
-            Self { _directory: directory, path, http: address, api: Some(api) }
+            Self { _directory: directory, path, http: address, api: Some(api), state }
         }
 
         fn connect(&self) -> UnixStream {
@@ -109,8 +129,12 @@ mod tests {
         }
 
         fn get(&self, path: &str) -> String {
+            self.get_as(path, "*/*")
+        }
+
+        fn get_as(&self, path: &str, accept: &str) -> String {
             let mut stream = TcpStream::connect(self.http).unwrap();
-            write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+            write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nAccept: {accept}\r\nConnection: close\r\n\r\n").unwrap();
             let mut text = String::new();
             stream.read_to_string(&mut text).unwrap();
             text
@@ -168,9 +192,32 @@ mod tests {
             "{metrics}"
         );
         assert!(metrics.contains("content-type: text/plain; version=0.0.4"), "{metrics}");
+        let open = served.get_as("/metrics", "application/openmetrics-text;version=1.0.0,text/plain;q=0.5");
+        assert!(open.contains("content-type: application/openmetrics-text; version=1.0.0"), "{open}");
+        assert!(open.contains("vary: Accept") && open.ends_with("# EOF\n"), "{open}");
         assert!(served.get("/status").contains("\"version\":\"0.1.0\""));
         assert!(served.get("/healthz").ends_with("\r\n\r\nok\n"));
         assert!(served.get("/readyz").ends_with("\r\n\r\nready\n"));
         assert!(served.get("/reload").starts_with("HTTP/1.1 404 "));
+    }
+
+    #[test]
+    fn health_is_the_truth() {
+        let served = Served::new();
+        assert!(served.get("/healthz").starts_with("HTTP/1.1 200 "));
+        served.state.store(A_CORE_HANGS, Ordering::Relaxed);
+        let stuck = served.get("/healthz");
+        assert!(stuck.starts_with("HTTP/1.1 503 ") && stuck.ends_with("\nI/O cores that do not poll: 0\n"), "{stuck}");
+        assert!(served.get("/readyz").starts_with("HTTP/1.1 200 "), "its ports are there all the same");
+        served.state.store(FINE, Ordering::Relaxed);
+        assert!(served.get("/healthz").starts_with("HTTP/1.1 200 "), "it goes on");
+        served.state.store(CONTROL_HANGS, Ordering::Relaxed);
+        for path in ["/healthz", "/readyz"] {
+            let hangs = served.get(path);
+            assert!(
+                hangs.starts_with("HTTP/1.1 503 ") && hangs.contains("the control thread does not answer"),
+                "{hangs}"
+            );
+        }
     }
 }

@@ -16,6 +16,7 @@
 use crossbeam_utils::CachePadded;
 use vm_ports::Counter;
 
+use super::histogram::Latency;
 use super::interval::Intervals;
 use super::waiting::Change;
 use crate::forwarding::{DropReason, LearnRefusal};
@@ -72,6 +73,8 @@ pub(super) struct CoreCounters {
     pub(super) idle_cycles: Counter,
     /// Rounds.
     pub(super) polls: Counter,
+    /// Messages read.
+    pub(super) messages: Counter,
     /// Cycles spent on delivering what other cores handed over.
     pub(super) received_cycles: Counter,
     /// Packets that was, copies to be made for a flood being one.
@@ -88,6 +91,12 @@ pub(super) struct CoreCounters {
     pub(super) handed_over: Counter,
     /// Stations in this core's replica of the FDB, now.
     pub(super) fdb_entries: Counter,
+    /// Stations learnt from packets that came in here.
+    pub(super) fdb_learned: Counter,
+    /// Stations found here to be behind another port than before.
+    pub(super) fdb_moves: Counter,
+    /// How long packets were in the switch that left it here.
+    pub(super) latency: Latency,
     /// Addresses not learnt, by reason.
     pub(super) learn_refusals: [Counter; LearnRefusal::ALL.len()],
     /// Learn messages that found the ring to another core full. The entry's next refresh repairs it.
@@ -101,6 +110,7 @@ impl CoreCounters {
             busy_cycles: Counter::default(),
             idle_cycles: Counter::default(),
             polls: Counter::default(),
+            messages: Counter::default(),
             received_cycles: Counter::default(),
             received_packets: Counter::default(),
             tick: CachePadded::default(),
@@ -109,6 +119,9 @@ impl CoreCounters {
             parked: Counter::default(),
             handed_over: Counter::default(),
             fdb_entries: Counter::default(),
+            fdb_learned: Counter::default(),
+            fdb_moves: Counter::default(),
+            latency: Latency::default(),
             learn_refusals: Default::default(),
             learn_lost: Counter::default(),
             sources: (0..SOURCES_MAX).map(|_| SourceCounters::default()).collect(),

@@ -28,6 +28,7 @@ pub(super) struct Uplink {
     pub(super) config: config::UplinkConfig,
     pub(super) port: PortId,
     pub(super) device: Port,
+    pub(super) pool: Mempool,
     pub(super) queues: Vec<UplinkQueue>,
 }
 
@@ -54,7 +55,7 @@ impl Uplink {
         let sources: Vec<SourceId> = pairs.iter().map_while(|_| fabric.take_source()).collect();
         if sources.len() < pairs.len() {
             sources.into_iter().for_each(|source| fabric.release_source(source));
-            drop((device, pairs));
+            drop((device, pairs, pool));
             drop(eal.unplug(&devargs));
             return Err(DataplaneError::TooManyQueues(SOURCES_MAX));
         }
@@ -66,7 +67,7 @@ impl Uplink {
             queues.push(UplinkQueue { source, counters: Arc::clone(&counters), core });
             shares.push(UplinkShare { port, source, queues: pair, pool: pool.clone(), limits, counters });
         }
-        Ok((Self { config: config.clone(), port, device, queues }, shares))
+        Ok((Self { config: config.clone(), port, device, pool, queues }, shares))
     }
 
     /// For each core, whose TX queue it sends through: its own where it has one.
@@ -76,12 +77,12 @@ impl Uplink {
 
     /// Takes the queues from the cores and unplugs the device. The port table does not know it any more.
     pub(super) fn stop(self, eal: &Eal, fabric: &Fabric) -> Result<(), DataplaneError> {
-        let Self { config, port, device, queues } = self;
+        let Self { config, port, device, pool, queues } = self;
         drop(fabric.take_uplink(port));
         for queue in queues {
             fabric.release_source(queue.source);
         }
-        drop(device);
+        drop((device, pool));
         eal.unplug(&config.device.to_string()).map_err(|source| failed(&config, source))
     }
 }

@@ -125,7 +125,15 @@ impl Forwarder {
         let learned = self.fdb.learn(ingress.vlan, source, origin.port, now);
         match learned {
             Learned::Known => {}
-            Learned::Refreshed(message) | Learned::New(message) | Learned::Moved(message) => self.out.tell(message),
+            Learned::Refreshed(message) => self.out.tell(message),
+            Learned::New(message) => {
+                self.out.counters.fdb_learned.add(1);
+                self.out.tell(message);
+            }
+            Learned::Moved(message) => {
+                self.out.counters.fdb_moves.add(1);
+                self.out.tell(message);
+            }
             Learned::Refused(refusal) => self.out.counters.learn_refusals[refusal.index()].add(1),
         }
         let destination = MacAddr(packet.destination());
@@ -162,7 +170,7 @@ impl Forwarder {
             out.deliver(entry, receiver, burst, index, &mut ingress, (origin.source, Charge::Unicast));
             return;
         }
-        let label = label(Errand::Deliver(port), table.version(), origin, ingress, burst.view(index));
+        let label = out.label(Errand::Deliver(port), table.version(), origin, ingress, burst.view(index));
         if out.hand_over(usize::from(receiver.core), burst.view(index), label) {
             out.counters.source(origin.source).handed.add(1);
         } else {
@@ -195,7 +203,7 @@ impl Forwarder {
         let floods = others.into_iter().enumerate().filter(|(_, copies)| *copies > 0);
         let floods = floods.map(|(core, copies)| (core, copies, Errand::Flood { copies }));
         for (core, copies, errand) in floods.chain(awaited.map(|port| (out.me, 1, Errand::Copy(port)))) {
-            let label = label(errand, table.version(), origin, ingress, burst.view(index));
+            let label = out.label(errand, table.version(), origin, ingress, burst.view(index));
             if !out.hand_over(core, burst.view(index), label) {
                 out.drop_copies(origin.source, copies, DropReason::XcoreFull);
             }
@@ -270,11 +278,6 @@ impl Forwarder {
     }
 }
 
-fn label(errand: Errand, table: TableVersion, origin: &Origin, ingress: Ingress, view: View<'_>) -> Label {
-    let offload = *view.packet().offload();
-    Label { errand, source: origin.source, port: origin.port, table, ingress, offload }
-}
-
 /// A guest's receive queue on this core.
 struct RxSlot {
     port: PortId,
@@ -315,6 +318,8 @@ pub(super) struct Outputs {
     moving: Option<Move>,
     /// Whether it is to come here and has not arrived.
     awaits: bool,
+    /// When the packets of this burst were first seen, in cycles.
+    pub(super) since: u64,
     pub(super) counters: Arc<CoreCounters>,
 }
 
@@ -330,6 +335,7 @@ impl Outputs {
             to_touched: 0,
             moving: None,
             awaits: false,
+            since: 0,
             counters,
         }
     }
@@ -483,13 +489,19 @@ impl Outputs {
         let mut handed = 0;
         for index in run {
             let view = burst.view(index);
-            if self.hand_over(core, view, label(Errand::Deliver(port), version, origin, ingress, view)) {
+            if self.hand_over(core, view, self.label(Errand::Deliver(port), version, origin, ingress, view)) {
                 handed += 1;
             } else {
                 self.counters.source(origin.source).settle(Charge::Unicast, Err(DropReason::XcoreFull));
             }
         }
         self.counters.source(origin.source).handed.add(handed);
+    }
+
+    #[inline]
+    fn label(&self, errand: Errand, table: TableVersion, origin: &Origin, ingress: Ingress, view: View<'_>) -> Label {
+        let (since, offload) = (self.since, *view.packet().offload());
+        Label { errand, source: origin.source, port: origin.port, since, table, ingress, offload }
     }
 
     #[inline]
@@ -588,6 +600,12 @@ impl Outputs {
         let pushed = slot.rx.push(view).map_err(reason);
         slot.touch(at, &mut self.touched);
         pushed.map(|()| slot.source)
+    }
+
+    /// Notes how many buffers are left to the receivers of this burst, before it is shown to them.
+    #[cold]
+    pub(super) fn note_buffers(&self) {
+        self.touched.iter().filter_map(|at| self.rx.get(usize::from(*at))).for_each(|slot| slot.rx.note_buffers());
     }
 
     /// Shows every receiver what it got.

@@ -1,7 +1,8 @@
 //! A guest's port: its session on one side, the I/O cores on the other.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use vm_ports::session::{
     FeatureSwitches, Negotiated, PortSettings, QueueHost, SessionEvent, SessionHandle, SocketAccess, SocketRole, spawn,
@@ -16,6 +17,7 @@ use super::mailbox::Message;
 use super::ports::{PortTable, Receiver, Way};
 use super::turns::Share;
 use crate::forwarding::{MacAddr, PortId};
+use crate::snapshot::SessionSnapshot;
 
 /// Not on any core.
 const NOWHERE: usize = usize::MAX;
@@ -64,6 +66,9 @@ pub(super) struct GuestQueue {
     home: AtomicUsize,
     /// Where it is.
     at: AtomicUsize,
+    /// How often it moved, and when last: milliseconds since 1970, 0 where it never did.
+    moves: AtomicU64,
+    moved_ms: AtomicU64,
 }
 
 /// A queue pair's new place.
@@ -90,12 +95,31 @@ pub(super) struct GuestState {
 
 impl GuestQueue {
     pub(super) fn new(source: SourceId, core: usize) -> Self {
-        Self { source, counters: Arc::default(), home: AtomicUsize::new(core), at: AtomicUsize::new(NOWHERE) }
+        Self {
+            source,
+            counters: Arc::default(),
+            home: AtomicUsize::new(core),
+            at: AtomicUsize::new(NOWHERE),
+            moves: AtomicU64::new(0),
+            moved_ms: AtomicU64::new(0),
+        }
     }
 
     /// The core that serves it now.
     pub(super) fn io_core(&self) -> Option<usize> {
         Some(self.at.load(Ordering::Relaxed)).filter(|core| *core != NOWHERE)
+    }
+
+    /// How often it moved, and when last, in milliseconds since 1970.
+    pub(super) fn moves(&self) -> (u64, Option<u64>) {
+        let moved_ms = self.moved_ms.load(Ordering::Relaxed);
+        (self.moves.load(Ordering::Relaxed), Some(moved_ms).filter(|ms| *ms > 0))
+    }
+
+    fn note_move(&self) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.moved_ms.store(now.as_millis() as u64, Ordering::Relaxed);
+        self.moves.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The core it was placed on, or moved to.
@@ -128,9 +152,15 @@ impl Guest {
         Ok(Self { config: config.clone(), host, session, faults: Faults::default() })
     }
 
-    /// Frontends that connected so far.
-    pub(super) fn connections(&self) -> u64 {
-        self.session.counters().connections.get()
+    /// What the session counted so far.
+    pub(super) fn session(&self) -> SessionSnapshot {
+        let counters = self.session.counters();
+        SessionSnapshot {
+            connections: counters.connections.get(),
+            requests: counters.requests.get(),
+            refused: counters.refused.get(),
+            ring_refusals: counters.ring_refusals.get(),
+        }
     }
 
     /// Why a ring was stopped since the last time this was asked.
@@ -243,6 +273,7 @@ impl GuestHost {
             };
             pause = Some(self.fabric.move_pair((self.port, index), (queue.source, self.share), (from, to), change)?);
             queue.at.store(to, Ordering::Relaxed);
+            queue.note_move();
         }
         queue.home.store(to, Ordering::Relaxed);
         Some(Moved { from, to, pause })

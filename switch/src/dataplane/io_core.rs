@@ -18,6 +18,7 @@ use self::moves::Part;
 use super::accounting::{Charge, CoreCounters, SOURCES_MAX, SourceId, UplinkCounters};
 use super::forwarder::{Forwarder, Origin, Outputs};
 use super::handover::Progress;
+use super::histogram::Sampler;
 use super::mailbox::{Limits, Message, UplinkQueues, UplinkShare};
 use super::ports::{PORTS_MAX, PortTable};
 use super::rota::Rota;
@@ -95,6 +96,8 @@ pub(super) struct IoCore {
     forwarder: Forwarder,
     buffer: BurstBuffer,
     counters: Arc<CoreCounters>,
+    /// Which bursts tell how long they took.
+    sampler: Sampler,
     flood: TokenBucket,
     /// Ports whose floods are policed.
     policed: Vec<PortId>,
@@ -129,6 +132,7 @@ impl IoCore {
             },
             buffer: BurstBuffer::default(),
             counters,
+            sampler: Sampler::new(),
             flood,
             policed: Vec::with_capacity(PORTS_MAX),
             cycles_per_s,
@@ -263,7 +267,7 @@ impl IoCore {
 
     /// A burst from a guest, if it has credit. Whether there was anything to do.
     fn poll_guest(&mut self, index: usize, clock: &impl Fn() -> u64) -> bool {
-        let Self { guests, rounds, again, forwarder, buffer, counters, now, done_at, .. } = self;
+        let Self { guests, rounds, again, forwarder, buffer, counters, sampler, now, done_at, .. } = self;
         let Some(guest) = guests.get_mut(index) else { return false };
         let source = guest.origin.source;
         if !guest.tx.has_work() {
@@ -277,10 +281,16 @@ impl IoCore {
         if !guest.credit.may_pull(rounds) {
             return true;
         }
+        let since = guest.waiting.since().unwrap_or(*done_at);
+        forwarder.out.since = since;
+        let sample = sampler.is_due().then(|| counters.handed_over.get());
         let mut burst = Burst::new(buffer);
         let pulled = guest.tx.pull(&mut burst);
         let flooded = forwarder.forward(&mut burst, &guest.origin, *now);
         drop(burst);
+        if sample.is_some() {
+            forwarder.out.note_buffers();
+        }
         forwarder.finish(Some(&mut guest.tx));
         let goes_on = guest.credit.pay(cost(pulled.packets, pulled.bytes) + flooded, pulled.is_full(), rounds);
         if goes_on && !guest.again {
@@ -292,7 +302,24 @@ impl IoCore {
         if let Some(change) = guest.waiting.pulled(pulled.slots, || guest.tx.backlog(), end) {
             counters.note_waiting(source, change);
         }
+        if let Some(handed) = sample {
+            self.note_latency((since, end), pulled.packets, handed);
+        }
         true
+    }
+
+    /// Notes how long `packets` were here that were first seen, and then shown to their receivers, at these times. Those that were handed to
+    /// other cores, since these had got `handed`, are counted there.
+    #[cold]
+    fn note_latency(&mut self, (since, end): (u64, u64), packets: usize, handed: u64) {
+        let handed = self.counters.handed_over.get().wrapping_sub(handed);
+        // A clock that is another CPU's may be a little behind.
+        self.counters.latency.add(
+            end.saturating_sub(since),
+            (packets as u64).saturating_sub(handed),
+            self.cycles_per_s,
+        );
+        self.sampler.rearm(end);
     }
 
     /// What an uplink has received, up to 32 packets. Whether there was anything.
@@ -307,21 +334,28 @@ impl IoCore {
         uplink.counters.rx_bytes.add(mbufs.iter().map(Mbuf::len).sum::<usize>() as u64);
         // Frames of 64 KiB can fill a burst before its 32 packets are there.
         let mut next = 0;
+        let since = self.done_at;
         while next < mbufs.len() {
-            next = self.forward_mbufs(index, &mbufs, next);
+            let (first, sample) = (next, self.sampler.is_due().then(|| self.counters.handed_over.get()));
+            self.forwarder.out.since = since;
+            next = self.forward_mbufs(index, &mbufs, next, sample.is_some());
             if next == mbufs.len() {
                 Mbuf::free_bulk(&mut mbufs);
             }
             let cycles = self.end_burst(clock);
             self.counters.source(source).cycles.add(cycles);
+            if let Some(handed) = sample {
+                self.note_latency((since, self.done_at), next - first, handed);
+            }
             self.poll_urgent(clock);
         }
         true
     }
 
-    /// Forwards a burst of what an uplink received, from `next` on; returns where the rest begins.
+    /// Forwards a burst of what an uplink received, from `next` on; returns where the rest begins. `sampled`: one of those that are looked at
+    /// more closely.
     #[inline]
-    fn forward_mbufs(&mut self, index: usize, mbufs: &[Mbuf], mut next: usize) -> usize {
+    fn forward_mbufs(&mut self, index: usize, mbufs: &[Mbuf], mut next: usize, sampled: bool) -> usize {
         let Self { uplinks, forwarder, buffer, counters, now, .. } = self;
         let origin = &uplinks[index].origin;
         let mut burst = Burst::new(buffer);
@@ -336,6 +370,9 @@ impl IoCore {
         }
         forwarder.forward(&mut burst, origin, *now);
         drop(burst);
+        if sampled {
+            forwarder.out.note_buffers();
+        }
         forwarder.finish(None);
         next
     }
@@ -344,7 +381,7 @@ impl IoCore {
     fn poll_cores(&mut self, clock: &impl Fn() -> u64) -> bool {
         let mut worked = false;
         for core in 0..self.from.len() {
-            if self.poll_core(core) {
+            if self.poll_core(core, clock) {
                 worked = true;
                 let cycles = self.end_burst(clock);
                 self.counters.received_cycles.add(cycles);
@@ -356,33 +393,42 @@ impl IoCore {
 
     /// Takes what one core handed over.
     #[inline]
-    fn poll_core(&mut self, core: usize) -> bool {
+    fn poll_core(&mut self, core: usize, clock: &impl Fn() -> u64) -> bool {
         let Some(Some(link)) = self.from.get_mut(core) else { return false };
         while let Some(message) = link.next_learnt() {
             self.forwarder.fdb.apply(&message);
         }
-        link.has_work() && self.receive(core)
+        link.has_work() && self.receive(core, clock)
     }
 
     /// Delivers a burst of what one core handed over.
-    fn receive(&mut self, core: usize) -> bool {
-        let Self { from, forwarder, buffer, counters, progress, .. } = self;
+    fn receive(&mut self, core: usize, clock: &impl Fn() -> u64) -> bool {
+        let Self { from, forwarder, buffer, counters, progress, sampler, .. } = self;
         let Some(Some(link)) = from.get_mut(core) else { return false };
         let mut labels = ArrayVec::<Label, BURST_PACKETS>::new();
         let mut burst = Burst::new(buffer);
         let chunks = link.pull(&mut burst, &mut labels);
         counters.received_packets.add(labels.len() as u64);
+        let sampled = sampler.is_due();
         let parked = forwarder.receive(&mut burst, &labels, core);
         drop(burst);
+        if sampled {
+            forwarder.out.note_buffers();
+        }
         forwarder.finish(None);
         let place = if parked.is_empty() { link.release(chunks) } else { link.release_or_park(chunks, &parked) };
         progress.delivered(core, forwarder.out.me(), place);
+        if sampled {
+            let since = labels.first().map_or(self.done_at, |label| label.since);
+            self.note_latency((since, clock()), labels.len(), self.counters.handed_over.get());
+        }
         true
     }
 
     /// Does what it was told since the last round. False: stop.
     pub(super) fn read_mailbox(&mut self) -> bool {
         while let Some(message) = self.mailbox.try_pop() {
+            self.counters.messages.add(1);
             match message {
                 Message::Attach { port, queue, source, share, pair } => self.attach(port, queue, source, share, *pair),
                 Message::TakeBack { port, queue, reply } => answer(&reply, self.take_back(port, queue).map(Box::new)),

@@ -14,6 +14,7 @@
 //!                                                interval    the same, and who talks to whom, from tick to tick
 //! load       counters into what the scheduler is told
 //! report     counters into a snapshot
+//! histogram  how long things take, by bounds
 //! rig        cores without threads, for benches and tests
 //! ```
 
@@ -25,11 +26,11 @@ mod fabric;
 mod forwarder;
 mod guest;
 mod handover;
+mod histogram;
 mod interval;
 mod io_core;
 mod load;
 mod mailbox;
-mod pauses;
 mod ports;
 mod report;
 mod rescue;
@@ -53,10 +54,12 @@ use self::device::Uplink;
 pub(crate) use self::error::DataplaneError;
 use self::fabric::Fabric;
 use self::guest::{Guest, GuestQueue, Moved};
+pub(crate) use self::histogram::{LATENCY_BOUNDS_US, PAUSE_BOUNDS_US};
 use self::load::{Loads, queue_id};
 use self::mailbox::Message;
 use self::ports::{PORTS_MAX, PortEntry, Way};
 use self::report::SourceTotals;
+pub(crate) use self::scheduling::DECISION_KINDS;
 use self::scheduling::Scheduling;
 use crate::control::protocol::MovedQueue;
 use crate::forwarding::{MacAddr, PortId, PortKind, PortVlans, SourceCheck, VlanId, VlanSet};
@@ -73,6 +76,7 @@ pub(crate) struct Dataplane {
     started: Instant,
     next_port: u16,
     learn_limit: u32,
+    fdb_capacity: u32,
     /// What the counters of a source were when its present owner got it.
     baselines: Vec<SourceTotals>,
 }
@@ -97,6 +101,7 @@ impl Dataplane {
             started: Instant::now(),
             next_port: 0,
             learn_limit: config.learn_limit_per_port,
+            fdb_capacity: config.fdb_entries,
             baselines: vec![SourceTotals::default(); SOURCES_MAX],
         })
     }

@@ -2,19 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use pmd_bindings::{tsc, tsc_hz};
+use pmd_bindings::{Link, tsc, tsc_hz};
 use scheduler::QueueId;
 use vm_ports::{Counter, RingFault, RxDrop, TxDrop};
 
 use super::Dataplane;
 use super::accounting::{CoreCounters, SourceId};
 use super::device::Uplink;
-use super::guest::{Guest, GuestQueue};
+use super::guest::{Guest, GuestQueue, GuestState};
 use super::load::{LastLoad, ns, oldest_wait};
 use crate::forwarding::{DropReason, LearnRefusal, PortId};
 use crate::snapshot::{
     Accounting, CoreSnapshot, FdbSnapshot, NegotiatedSnapshot, PortKind, PortSnapshot, PortState, QueueSnapshot,
-    Snapshot, TalkSnapshot, TalksSnapshot, Traffic,
+    Snapshot, TalkSnapshot, TalksSnapshot, Traffic, UplinkErrors, UplinkSnapshot,
 };
 
 /// What became of the packets of one source, summed over the cores.
@@ -115,8 +115,11 @@ impl Dataplane {
             let queues = ports.iter().flat_map(|port| &port.queues).filter(|queue| queue.io_core == Some(core));
             queues.filter_map(|queue| queue.oldest_wait_ns).max().unwrap_or(0)
         };
+        let scheduler = self.scheduling.snapshot();
         let cores = self.fabric.cores().enumerate().map(|(core, (cpu, counters))| CoreSnapshot {
             oldest_wait_ns: oldest_wait_ns(core),
+            saturated: scheduler.saturated.contains(&core),
+            parked: scheduler.parked.contains(&core),
             ..core_snapshot(core, cpu, counters)
         });
         let cores = cores.collect();
@@ -130,8 +133,9 @@ impl Dataplane {
             cores,
             accounting,
             fdb_entries,
+            fdb_capacity: self.fdb_capacity.into(),
             pauses: self.fabric.pauses.snapshot(),
-            scheduler: self.scheduling.snapshot(),
+            scheduler,
             talks: self.talks(),
         }
     }
@@ -197,7 +201,7 @@ impl Dataplane {
     fn guest(&self, guest: &Guest) -> PortSnapshot {
         let state = guest.host.state();
         let queues: Vec<QueueSnapshot> =
-            guest.host.queues.iter().enumerate().map(|(index, queue)| self.guest_queue(index, queue)).collect();
+            guest.host.queues.iter().enumerate().map(|(index, queue)| self.guest_queue(index, queue, &state)).collect();
         let faults = named(RingFault::ALL.iter().map(|fault| fault.as_str()).zip(guest.host.faults()));
         let serving = queues.iter().filter(|queue| queue.io_core.is_some()).count();
         let stopped = guest.host.stopped();
@@ -226,16 +230,18 @@ impl Dataplane {
             state: port_state,
             error,
             socket: Some(guest.config.socket.display().to_string()),
+            vm_name: guest.config.vm_name.as_ref().map(|name| name.as_str().to_owned()),
+            vm_uuid: guest.config.vm_uuid.as_ref().map(|uuid| uuid.to_string()),
             mac: guest.config.mac.map(|mac| mac.to_string()),
             mtu: state.mtu.or(guest.config.mtu),
             negotiated,
-            connections: guest.connections(),
+            session: guest.session(),
             faults,
             ..port_snapshot(PortKind::Guest, queues)
         }
     }
 
-    fn guest_queue(&self, index: usize, queue: &GuestQueue) -> QueueSnapshot {
+    fn guest_queue(&self, index: usize, queue: &GuestQueue, state: &GuestState) -> QueueSnapshot {
         let totals = self.totals_of_owner(queue.source);
         let (rx, tx) = (&queue.counters.rx, &queue.counters.tx);
         let at_ring = TxDrop::ALL.iter().map(|reason| reason.as_str()).zip(tx.drops.iter().map(Counter::get));
@@ -243,9 +249,16 @@ impl Dataplane {
         let dropped_at_ring = drops.values().sum();
         merge(&mut drops, &totals.drops());
         let (backlog, oldest_wait_ns) = self.waiting(queue.source);
+        let (moves, moved_ms) = queue.moves();
+        let rings = state.negotiated.iter().flat_map(|negotiated| &negotiated.rings);
+        let entries = |ring: usize| rings.clone().find(|(number, _)| *number == ring).map(|(_, size)| *size);
         QueueSnapshot {
             index,
             io_core: queue.io_core(),
+            moves,
+            moved_ms,
+            rx_entries: entries(2 * index),
+            tx_entries: entries(2 * index + 1),
             rx: Traffic { packets: rx.packets.get(), bytes: rx.bytes.get() },
             tx: Traffic { packets: tx.packets.get(), bytes: tx.bytes.get() },
             drops,
@@ -255,6 +268,7 @@ impl Dataplane {
             calls_suppressed: rx.calls_suppressed.get() + tx.calls_suppressed.get(),
             busy_cycles: totals.cycles,
             backlog: Some(backlog),
+            posted: Some(rx.posted.get()),
             oldest_wait_ns: Some(oldest_wait_ns),
             accounting: totals.accounting(tx.packets.get(), dropped_at_ring),
         }
@@ -270,22 +284,18 @@ impl Dataplane {
                 rx: Traffic { packets: counters.rx_packets.get(), bytes: counters.rx_bytes.get() },
                 tx: Traffic { packets: counters.tx_packets.get(), bytes: counters.tx_bytes.get() },
                 drops: totals.drops(),
-                refused: BTreeMap::new(),
-                kicks: 0,
-                calls: 0,
-                calls_suppressed: 0,
                 busy_cycles: totals.cycles,
-                backlog: None,
-                oldest_wait_ns: None,
                 accounting: totals.accounting(counters.rx_packets.get(), 0),
+                ..QueueSnapshot::default()
             }
         });
         let device = &uplink.device;
-        let up = device.link().is_ok_and(|link| link.up);
+        let link = device.link().ok();
         let xstats = device.xstats().unwrap_or_default().into_iter().map(|stat| (stat.name, stat.value)).collect();
         PortSnapshot {
             name: uplink.config.name.as_str().to_owned(),
-            state: if up { PortState::Up } else { PortState::Down },
+            state: if link.is_some_and(|link| link.up) { PortState::Up } else { PortState::Down },
+            uplink: Some(uplink_snapshot(uplink, link)),
             device: Some(uplink.config.device.to_string()),
             driver: Some(device.info().driver.clone()),
             mac: device.mac().ok().map(|mac| crate::forwarding::MacAddr(mac).to_string()),
@@ -298,30 +308,7 @@ impl Dataplane {
 
 /// A port with the sums over its queues, and nothing else known of it.
 fn port_snapshot(kind: PortKind, queues: Vec<QueueSnapshot>) -> PortSnapshot {
-    let mut port = PortSnapshot {
-        name: String::new(),
-        kind,
-        state: PortState::Down,
-        error: None,
-        socket: None,
-        device: None,
-        driver: None,
-        mac: None,
-        mtu: None,
-        negotiated: None,
-        rx: Traffic::default(),
-        tx: Traffic::default(),
-        drops: BTreeMap::new(),
-        refused: BTreeMap::new(),
-        kicks: 0,
-        calls: 0,
-        calls_suppressed: 0,
-        connections: 0,
-        faults: BTreeMap::new(),
-        xstats: BTreeMap::new(),
-        queues: Vec::new(),
-        accounting: Accounting::default(),
-    };
+    let mut port = PortSnapshot { kind, ..PortSnapshot::default() };
     for queue in &queues {
         port.rx.add(queue.rx);
         port.tx.add(queue.tx);
@@ -336,6 +323,22 @@ fn port_snapshot(kind: PortKind, queues: Vec<QueueSnapshot>) -> PortSnapshot {
     port
 }
 
+/// What there is to say of a device besides its own statistics.
+fn uplink_snapshot(uplink: &Uplink, link: Option<Link>) -> UplinkSnapshot {
+    let stats = uplink.device.stats().unwrap_or_default();
+    UplinkSnapshot {
+        link_mbps: link.and_then(|link| link.speed_mbps),
+        mbufs: uplink.pool.size().into(),
+        mbufs_free: uplink.pool.available().into(),
+        errors: UplinkErrors {
+            rx_missed: stats.rx_missed,
+            rx_errors: stats.rx_errors,
+            rx_no_mbuf: stats.rx_no_mbuf,
+            tx_errors: stats.tx_errors,
+        },
+    }
+}
+
 fn core_snapshot(core: usize, cpu: usize, counters: &CoreCounters) -> CoreSnapshot {
     CoreSnapshot {
         core,
@@ -343,11 +346,14 @@ fn core_snapshot(core: usize, cpu: usize, counters: &CoreCounters) -> CoreSnapsh
         busy_cycles: counters.busy_cycles.get(),
         idle_cycles: counters.idle_cycles.get(),
         polls: counters.polls.get(),
+        messages: counters.messages.get(),
+        latency: counters.latency.snapshot(),
+        fdb_learned: counters.fdb_learned.get(),
+        fdb_moves: counters.fdb_moves.get(),
         queue_pairs: counters.queue_pairs.get() as usize,
         handed_over: counters.handed_over.get(),
         received: counters.received_packets.get(),
         received_cycles: counters.received_cycles.get(),
-        oldest_wait_ns: 0,
         learn_refusals: named(
             LearnRefusal::ALL
                 .iter()
@@ -355,5 +361,6 @@ fn core_snapshot(core: usize, cpu: usize, counters: &CoreCounters) -> CoreSnapsh
                 .zip(counters.learn_refusals.iter().map(Counter::get)),
         ),
         learn_lost: counters.learn_lost.get(),
+        ..CoreSnapshot::default()
     }
 }

@@ -18,6 +18,9 @@ use crate::snapshot::{DecisionSnapshot, SchedulerSnapshot};
 /// Decisions that are remembered.
 const DECISIONS: usize = 256;
 
+/// What decisions there are, in the order of [`kind`].
+pub(crate) const DECISION_KINDS: [&str; 7] = ["move", "roll_back", "park", "wake", "cannot_fix", "pause", "resume"];
+
 /// The scheduler, from outside of its thread.
 pub(crate) struct Scheduling {
     shared: Arc<Shared>,
@@ -41,6 +44,8 @@ struct State {
     ends: bool,
     /// When decisions were made: number and time. As many as the scheduler remembers.
     times: VecDeque<(u64, SystemTime)>,
+    /// How many there were, by kind.
+    decided: [u64; DECISION_KINDS.len()],
 }
 
 impl Scheduling {
@@ -62,6 +67,7 @@ impl Scheduling {
             uplinks: false,
             ends: false,
             times: VecDeque::new(),
+            decided: [0; DECISION_KINDS.len()],
         };
         let shared = Arc::new(Shared {
             loads: Arc::clone(loads),
@@ -143,6 +149,7 @@ impl Scheduling {
             failed: status.failed,
             rolled_back: status.rolled_back,
             cannot_fix: status.hopeless.map(|why| self.shared.with_names(&why.to_string())),
+            decided: DECISION_KINDS.iter().map(|kind| (*kind).to_owned()).zip(state.decided).collect(),
             decisions,
         }
     }
@@ -245,19 +252,10 @@ impl Shared {
     fn decision(&self, decision: &Decision, times: &VecDeque<(u64, SystemTime)>) -> DecisionSnapshot {
         let made = times.iter().find(|(number, _)| *number == decision.number);
         let since = made.and_then(|(_, time)| time.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
-        let kind = match decision.what {
-            What::Move(_) => "move",
-            What::RollBack(_) => "roll_back",
-            What::Park(_) => "park",
-            What::Wake(_) => "wake",
-            What::CannotFix(_) => "cannot_fix",
-            What::Pause => "pause",
-            What::Resume => "resume",
-        };
         DecisionSnapshot {
             number: decision.number,
             time_ms: since.as_millis() as u64,
-            kind: kind.to_owned(),
+            kind: DECISION_KINDS[kind(&decision.what)].to_owned(),
             what: self.with_names(&decision.what.to_string()),
             why: self.with_names(&decision.why.to_string()),
             expected_gain: decision.expected,
@@ -287,10 +285,24 @@ impl State {
         let now = SystemTime::now();
         for decision in new.into_iter().rev() {
             tracing::info!("scheduler: {}: {}", decision.what, decision.why);
+            self.decided[kind(&decision.what)] += 1;
             self.times.push_back((decision.number, now));
         }
         let more = self.times.len().saturating_sub(DECISIONS);
         self.times.drain(..more);
+    }
+}
+
+/// The place of a decision in [`DECISION_KINDS`].
+fn kind(what: &What) -> usize {
+    match what {
+        What::Move(_) => 0,
+        What::RollBack(_) => 1,
+        What::Park(_) => 2,
+        What::Wake(_) => 3,
+        What::CannotFix(_) => 4,
+        What::Pause => 5,
+        What::Resume => 6,
     }
 }
 

@@ -39,6 +39,12 @@ impl Waiting {
         (waited.is_some() || backlog > 0).then_some(Change { waited, backlog, since: now })
     }
 
+    /// When the mark was set, if there is one: since then, at least, what is before it was there.
+    #[inline]
+    pub(super) fn since(&self) -> Option<u64> {
+        self.is_set().then_some(self.since)
+    }
+
     /// Whether there is a mark.
     #[inline]
     pub(super) fn is_set(&self) -> bool {

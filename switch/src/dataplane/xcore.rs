@@ -47,6 +47,8 @@ pub(super) struct Label {
     pub(super) source: SourceId,
     /// Where it came in.
     pub(super) port: PortId,
+    /// When it was first seen, in cycles.
+    pub(super) since: u64,
     /// The port table it was sent by.
     pub(super) table: TableVersion,
     pub(super) ingress: Ingress,
@@ -333,6 +335,7 @@ mod tests {
     fn label() -> Label {
         let vlans = PortVlans::access(VlanId::DEFAULT);
         Label {
+            since: 0,
             errand: Errand::Deliver(PortId(1)),
             source: SourceId(0),
             port: PortId(0),

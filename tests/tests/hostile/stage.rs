@@ -88,7 +88,7 @@ impl PortState {
             drops: counts("drops"),
             refused: counts("refused"),
             faults: counts("faults"),
-            connections: port["connections"].as_u64().unwrap_or_default(),
+            connections: port["session"]["connections"].as_u64().unwrap_or_default(),
             tx: port["tx"]["packets"].as_u64().unwrap_or_default(),
             rx: port["rx"]["packets"].as_u64().unwrap_or_default(),
         }

@@ -196,7 +196,7 @@ fn a_guest_comes_back_as_somebody_else() {
         assert_eq!(negotiated.features, format!("{:#x}", features.0));
         assert_eq!((negotiated.ring_size, negotiated.queue_pairs), (u32::from(size), pairs as u32));
     }
-    assert_eq!(rig.json()["ports"][0]["connections"], 7);
+    assert_eq!(rig.json()["ports"][0]["session"]["connections"], 7);
     rig.finish(&mut [&mut a, &mut b]);
 }
 

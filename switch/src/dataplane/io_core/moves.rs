@@ -81,7 +81,7 @@ impl IoCore {
             while self.deliver_some_parked(core) {}
         }
         // What this core sent itself and has not looked at since.
-        while self.poll_core(self.forwarder.out.me()) {}
+        while self.poll_core(self.forwarder.out.me(), &tsc) {}
     }
 
     /// Delivers a burst of what came from a core and was parked. Whether there was any.

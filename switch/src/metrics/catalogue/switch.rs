@@ -1,0 +1,36 @@
+//! Metrics of the switch as a whole, its scheduler included.
+
+use crate::dataplane::DECISION_KINDS;
+use crate::dataplane::PAUSE_BOUNDS_US;
+use crate::metrics::entry::{Entry, Read::Switch, counter, gauge, histogram, info};
+
+#[rustfmt::skip]
+pub(super) const ENTRIES: &[Entry] = &[
+    info("sidecore_info", &["version"], Switch(|s, out| out.info(&[&s.version])),
+        "The switch's version."),
+    gauge("sidecore_uptime_seconds", Switch(|s, out| out.value(s.uptime_ms as f64 / 1000.0)),
+        "Time since the switch started."),
+    gauge("sidecore_tsc_hertz", Switch(|s, out| out.count(s.tsc_hz)),
+        "Speed of the time stamp counter that busy and idle times are measured with."),
+    gauge("sidecore_fdb_entries", Switch(|s, out| out.count(s.fdb_entries)),
+        "Stations in the MAC table, in the replica that knows most."),
+    gauge("sidecore_fdb_capacity_entries", Switch(|s, out| out.count(s.fdb_capacity)),
+        "Stations the MAC table has room for (fdb_entries in the configuration)."),
+    info("sidecore_scheduler_info", &["policy"], Switch(|s, out| out.info(&[&s.scheduler.policy])),
+        "The scheduler's policy."),
+    gauge("sidecore_scheduler_paused", Switch(|s, out| out.flag(s.scheduler.paused)),
+        "1 while the scheduler moves nothing by itself."),
+    counter("sidecore_scheduler_decisions_total", Switch(|s, out| out.each(&s.scheduler.decided, DECISION_KINDS)),
+        "Decisions of the scheduler, by kind; `sidecore scheduler status` shows the last ones, with reasons.")
+        .labelled(&["kind"], DECISION_KINDS.len()),
+    counter("sidecore_scheduler_moves_total", Switch(|s, out| out.count(s.scheduler.moves)),
+        "Queue pairs that the scheduler moved, those moved back included."),
+    counter("sidecore_scheduler_rolled_back_total", Switch(|s, out| out.count(s.scheduler.rolled_back)),
+        "Queue pairs that the scheduler moved back because the move had made things worse."),
+    counter("sidecore_scheduler_failed_total", Switch(|s, out| out.count(s.scheduler.failed)),
+        "Orders of the scheduler that could not be carried out."),
+    gauge("sidecore_scheduler_cannot_fix", Switch(|s, out| out.flag(s.scheduler.cannot_fix.is_some())),
+        "1 while an I/O core is saturated and no move would help; `sidecore scheduler status` says why."),
+    histogram("sidecore_move_pause_seconds", PAUSE_BOUNDS_US.len(), Switch(|s, out| out.histogram(&s.pauses)),
+        "Time in which no I/O core served a queue pair while it moved from one to another."),
+];
