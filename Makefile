@@ -6,7 +6,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 # The demo makes namespaces, interfaces and AF_XDP sockets; `run-tests` does the same for the end-to-end tests.
 AS_ROOT := $(shell [ "$$(id -u)" -eq 0 ] || echo --config "\"target.'cfg(unix)'.runner='sudo -E'\"")
 
-.PHONY: help build release demo lint test test-full soak-handover bench-instr bench-timing bench-peers simulate clean
+.PHONY: help build release demo lint test test-full soak-handover bench-instr bench-timing bench-peers simulate dashboards-up docs clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1|/p' Makefile | while IFS='|' read -r name text; do printf '  make %-13s %s\n' "$$name" "$$text"; done
@@ -77,6 +77,14 @@ simulate: ## Compare scheduling policies in a model of the switch: tables and pi
 	@scripts/check-rust.sh
 	cargo build --release -p sidecore-simulator
 	@"$${CARGO_TARGET_DIR:-target}/release/sidecore-simulate"
+
+dashboards-up: SWITCH ?= 127.0.0.1:9464
+dashboards-up: ## Prometheus, and Grafana where installed, looking at the switch at SWITCH=127.0.0.1:9464; Ctrl-C ends both
+	@dashboards/up --switch $(SWITCH)
+
+docs: ## Write docs/metrics.md anew, from the catalogue of metrics
+	cargo build -q -p sidecore
+	@"$${CARGO_TARGET_DIR:-target}/debug/sidecore" metrics list --markdown > docs/metrics.md.new && mv docs/metrics.md.new docs/metrics.md
 
 clean: ## Remove everything that was built
 	cargo clean

@@ -23,8 +23,13 @@ is_installed() {
 # Of the two busybox packages, which exclude each other, whichever is there already.
 is_installed busybox || demo_packages+=(busybox-static)
 
-# dpdk-testpmd, the second real driver, is in dpdk-dev; strace watches the I/O cores.
-test_packages=(dpdk-dev strace)
+# dpdk-testpmd, the second real driver, is in dpdk-dev; strace watches the I/O cores. promtool comes with prometheus, and both judge the rules
+# and dashboards, which a Python program writes.
+test_packages=(dpdk-dev strace prometheus python3 python3-venv)
+
+# Grafana's own types, from PyPI, against which the dashboards are checked.
+grafana_sdk='grafana-foundation-sdk==1769699998!10.1.0'
+grafana_sdk_dir=$top/target/grafana-sdk
 
 # callgrind, which counts instructions.
 instr_packages=(valgrind)
@@ -41,6 +46,7 @@ fail() {
 wanted=()
 optional=()
 kernel=no
+sdk=no
 for group in "${@:-build}"; do
     case $group in
         build) wanted+=("${build_packages[@]}") ;;
@@ -48,7 +54,7 @@ for group in "${@:-build}"; do
         test)
             wanted+=("${build_packages[@]}" "${demo_packages[@]}" "${test_packages[@]}")
             optional+=("${instr_packages[@]}")
-            kernel=yes
+            kernel=yes sdk=yes
             ;;
         bench-instr) wanted+=("${build_packages[@]}" "${instr_packages[@]}") ;;
         bench-peers) wanted+=("${build_packages[@]}" "${peers_packages[@]}") ;;
@@ -88,19 +94,31 @@ install_packages() {
     fi
 }
 
-# The comparison starts an OVS of its own when it needs one. The service that comes with the package would only take memory and
-# CPU time: it is stopped and disabled, unless OVS was on this machine before.
-quiet_ovs() {
-    local units=(openvswitch-switch.service ovs-vswitchd.service ovsdb-server.service ovs-record-hostname.service)
-    say "disabling the service of the newly installed openvswitch-switch, whose programs alone are needed"
+# Tests and comparisons start programs of their own when they need them. The services that come with the packages would only take memory and
+# CPU time: they are stopped and disabled, unless the package was on this machine before.
+quiet_service() {
+    local package=$1
+    shift
+    local units=("$@")
+    say "disabling the service of the newly installed $package, whose programs alone are needed"
     if [[ -d /run/systemd/system ]]; then
-        as_root systemctl --quiet stop "${units[@]}" || fail "the OVS service does not stop"
+        as_root systemctl --quiet stop "${units[@]}" || fail "the service of $package does not stop"
     else
         # Where policy forbids to start services, there is nothing to be stopped, and that is refused as well.
-        as_root invoke-rc.d --quiet openvswitch-switch stop || true
+        as_root invoke-rc.d --quiet "$package" stop || true
     fi
     ! command -v systemctl >/dev/null || as_root systemctl --quiet disable "${units[@]}" 2>/dev/null ||
-        fail "the OVS service cannot be disabled"
+        fail "the service of $package cannot be disabled"
+}
+
+fetch_grafana_sdk() {
+    say "fetching Grafana's types from PyPI"
+    rm -rf "$grafana_sdk_dir"
+    if ! /usr/bin/python3 -m venv "$grafana_sdk_dir" || ! "$grafana_sdk_dir/bin/pip" -q install "$grafana_sdk"; then
+        rm -rf "$grafana_sdk_dir"
+        # What needs it is skipped, and says so.
+        say "going on without $grafana_sdk"
+    fi
 }
 
 # The guests' kernel is unpacked, not installed: an installed cloud kernel would join this machine's boot menu, and it has
@@ -145,10 +163,15 @@ for package in "${wanted[@]}"; do
 done
 had_ovs=yes
 is_installed openvswitch-switch || had_ovs=no
+had_prometheus=yes
+is_installed prometheus || had_prometheus=no
 [[ ${#missing[@]} -eq 0 ]] || install_packages "${missing[@]}"
 for package in "${optional[@]}"; do
     # What needs it is skipped, and says so.
     is_installed "$package" || (missing=("$package") && install_packages "$package") || say "going on without $package"
 done
-[[ $had_ovs == yes ]] || ! is_installed openvswitch-switch || quiet_ovs
+[[ $had_ovs == yes ]] || ! is_installed openvswitch-switch ||
+    quiet_service openvswitch-switch openvswitch-switch.service ovs-vswitchd.service ovsdb-server.service ovs-record-hostname.service
+[[ $had_prometheus == yes ]] || ! is_installed prometheus || quiet_service prometheus prometheus.service
+[[ $sdk == no ]] || [[ -x $grafana_sdk_dir/bin/python ]] || fetch_grafana_sdk
 [[ $kernel == no ]] || has_guest_kernel || fetch_guest_kernel

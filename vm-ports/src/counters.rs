@@ -165,6 +165,8 @@ pub struct RxCounters {
     pub packets: Counter,
     /// Bytes of those packets, without virtio-net headers.
     pub bytes: Counter,
+    /// Buffers that the guest had posted and that were not used, when it was last looked how many there are. Goes up and down.
+    pub posted: Counter,
     /// Packets turned away, by [`RxDrop`]. A receiver's view of drops that the sender's accounting holds, too.
     pub refused: [Counter; RxDrop::ALL.len()],
     /// Ring stops by [`RingFault`].

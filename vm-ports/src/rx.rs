@@ -168,6 +168,11 @@ impl RxQueue {
         }
     }
 
+    /// Counts the buffers that are left: in a split ring, of those that were known of; in a packed one, a burst less at most.
+    pub fn note_buffers(&self) {
+        self.counters.rx.posted.set(if self.fault.is_some() { 0 } else { self.ring.backlog().into() });
+    }
+
     /// Shows the guest all that was pushed, with one publication. [`RxQueue::notify`] comes next, after a [`fence`](crate::fence).
     #[inline]
     pub fn publish(&mut self) {
