@@ -44,11 +44,20 @@ pub struct RamConfig {
     pub one_file: bool,
     /// Seal the files against shrinking; [`Ram::truncate`] then fails.
     pub seal: bool,
+    /// Guest-physical address of the first region; regions are a hole of the same size apart.
+    pub guest_base: u64,
 }
 
 impl Default for RamConfig {
     fn default() -> Self {
-        RamConfig { regions: 1, region_size: 16 << 20, backing: Backing::default(), one_file: false, seal: false }
+        RamConfig {
+            regions: 1,
+            region_size: 16 << 20,
+            backing: Backing::default(),
+            one_file: false,
+            seal: false,
+            guest_base: 0x1_0000_0000,
+        }
     }
 }
 
@@ -72,6 +81,11 @@ impl Region {
     pub fn file(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
+
+    /// Where it is mapped here: for a monitor that gives it to a virtual machine.
+    pub fn host(&self) -> u64 {
+        self.map.as_ptr().addr() as u64
+    }
 }
 
 /// A guest's memory: one or several regions.
@@ -81,8 +95,6 @@ pub struct Ram {
 }
 
 impl Ram {
-    /// Guest-physical address of the first region; regions are a hole of the same size apart.
-    const GUEST_BASE: u64 = 0x1_0000_0000;
     /// Frontend addresses start here.
     const FRONTEND_BASE: u64 = 0x7f00_0000_0000;
 
@@ -115,7 +127,7 @@ impl Ram {
             let map = MmapRegion::from_file(FileOffset::new(clone, offset), size as usize)
                 .map_err(|e| Error::Memory(format!("mapping {size} bytes: {e}")))?;
             regions.push(Region {
-                guest: Self::GUEST_BASE + 2 * size * index as u64,
+                guest: config.guest_base + 2 * size * index as u64,
                 frontend: Self::FRONTEND_BASE + 3 * size * index as u64,
                 size,
                 offset,
@@ -444,7 +456,9 @@ mod tests {
     use super::*;
 
     fn small(regions: usize, one_file: bool) -> Ram {
-        Ram::new(&RamConfig { regions, region_size: 8192, backing: Backing::Pages, one_file, seal: false }).unwrap()
+        let config =
+            RamConfig { regions, region_size: 8192, backing: Backing::Pages, one_file, ..RamConfig::default() };
+        Ram::new(&config).unwrap()
     }
 
     #[test]

@@ -1,0 +1,274 @@
+//! A row of the table: a switch in one of its modes, a guest, and what a packet costs them.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use serde::Serialize;
+
+use crate::program::{Job, Totals};
+use crate::scene::Scene;
+use crate::vmm::{Counters, cycles};
+
+/// How the switch waits for packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// It never sleeps.
+    Poll,
+    /// It sleeps when there is nothing to do for a while.
+    Adaptive,
+    /// It always sleeps until it is kicked: the traditional model.
+    Trap,
+}
+
+impl Mode {
+    /// Its name in the configuration.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Poll => "poll",
+            Mode::Adaptive => "adaptive",
+            Mode::Trap => "trap",
+        }
+    }
+}
+
+/// What the guest's rings look like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RingFormat {
+    /// virtio 1.2 §2.7.
+    Split,
+    /// virtio 1.2 §2.8.
+    Packed,
+}
+
+impl RingFormat {
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            RingFormat::Split => "split",
+            RingFormat::Packed => "packed",
+        }
+    }
+}
+
+/// What is measured, and how much of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row {
+    /// How the switch waits.
+    pub mode: Mode,
+    /// Time from an answer to the next packet: the switch is idle in between.
+    pub pause: Duration,
+    /// Ring format.
+    pub ring: RingFormat,
+    /// Whether the guest waits for interrupts, or polls.
+    pub interrupts: bool,
+    /// Whether the guest kicks for every packet, whatever the device says.
+    pub forced_kicks: bool,
+    /// Round trips, of two packets each.
+    pub round_trips: u64,
+    /// Packets of the stream; 0 for none.
+    pub stream: u64,
+}
+
+/// What some packets have cost.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Cost {
+    /// Packets: each has gone through the switch once.
+    pub packets: u64,
+    /// Exits in that time, as KVM counts them; none where there is no KVM.
+    pub exits_raw: Option<u64>,
+    /// Exits of the same guest in as much time without packets.
+    pub exits_baseline: Option<u64>,
+    /// Exits above the baseline, for each packet.
+    pub exits_per_packet: Option<f64>,
+    /// The same by KVM's causes, where they are not 0.00.
+    pub exits_by_cause: BTreeMap<String, f64>,
+    /// Kicks, for each packet.
+    pub kicks_per_packet: f64,
+    /// Interrupts taken, for each packet.
+    pub interrupts_per_packet: f64,
+    /// Time.
+    pub seconds: f64,
+}
+
+/// A row's results.
+#[derive(Debug, Clone, Serialize)]
+pub struct Outcome {
+    /// How the switch waited.
+    pub mode: Mode,
+    /// `busy`, or `idle`: with a pause before each round trip.
+    pub load: &'static str,
+    /// Ring format.
+    pub ring: RingFormat,
+    /// Whether the guest waited for interrupts.
+    pub interrupts: bool,
+    /// Whether the guest kicked for every packet, whatever the device said.
+    pub forced_kicks: bool,
+    /// The round trips' packets, one at a time.
+    #[serde(flatten)]
+    pub cost: Cost,
+    /// Round trips through the switch and back: half of the packets.
+    pub rtt_p50_us: f64,
+    /// As above.
+    pub rtt_p99_us: f64,
+    /// Packets a second, of the stream.
+    pub stream_pps: Option<f64>,
+    /// The stream's packets, up to 128 of them under way.
+    pub stream: Option<Cost>,
+    /// Kicks and calls as the switch counted them, from its start to its end.
+    pub switch_kicks: u64,
+    /// As above.
+    pub switch_calls: u64,
+    /// `kvm`, or `thread` where there is no KVM.
+    pub guest: &'static str,
+    /// Whether hardware virtualisation is behind /dev/kvm.
+    pub hardware_virtualisation: bool,
+}
+
+/// How long the guest waits for a packet before it gives up.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Round trips before anything is counted: every buffer and every page has been used.
+const WARM_UP: u64 = 1_000;
+
+/// Cycles of the processor's counter in a microsecond.
+pub struct Clock(f64);
+
+impl Clock {
+    /// Compares it with the kernel's.
+    #[must_use]
+    pub fn calibrate() -> Self {
+        let (start, first) = (Instant::now(), cycles());
+        std::thread::sleep(Duration::from_millis(50));
+        Clock((cycles() - first) as f64 / start.elapsed().as_secs_f64() / 1e6)
+    }
+
+    fn cycles(&self, time: Duration) -> u64 {
+        (time.as_secs_f64() * 1e6 * self.0) as u64
+    }
+
+    fn micros(&self, cycles: u64) -> f64 {
+        cycles as f64 / self.0
+    }
+}
+
+/// This thread on one CPU, until dropped: not for long, since processes that are started meanwhile would be there, too.
+struct Pinned(CpuSet);
+
+impl Pinned {
+    fn to(cpu: usize) -> Result<Self> {
+        let before = sched_getaffinity(None)?;
+        let mut set = CpuSet::new();
+        set.set(cpu);
+        sched_setaffinity(None, &set).with_context(|| format!("cannot run on CPU {cpu}"))?;
+        Ok(Pinned(before))
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        // What was allowed before is allowed again.
+        let _ = sched_setaffinity(None, &self.0);
+    }
+}
+
+/// Where and how rows are measured.
+pub struct Bench<'a> {
+    /// The CPU of the switch's I/O core.
+    pub switch_cpu: usize,
+    /// The CPU of the guest's processor.
+    pub guest_cpu: usize,
+    /// Whether the guest is a virtual machine.
+    pub with_kvm: bool,
+    /// Whether hardware virtualisation is behind it.
+    pub hardware: bool,
+    /// The clock.
+    pub clock: Clock,
+    /// Asked whether the user has had enough.
+    pub enough: &'a dyn Fn() -> bool,
+}
+
+impl Bench<'_> {
+    /// Measures a row. The calling thread becomes the guest's processor.
+    pub fn row(&self, row: &Row) -> Result<Outcome> {
+        let mut scene = Scene::start(row, self.switch_cpu, self.with_kvm, self.clock.cycles(PATIENCE))?;
+        let _pinned = Pinned::to(self.guest_cpu)?;
+        let pause = self.clock.cycles(row.pause);
+        self.run(&mut scene, Job::RoundTrips { count: WARM_UP.min(row.round_trips), pause: 0 })?;
+        if row.stream > 0 {
+            self.run(&mut scene, Job::Stream { count: WARM_UP })?;
+        }
+        scene.guest.times.reset();
+        let cost = self.cost(&mut scene, Job::RoundTrips { count: row.round_trips, pause })?;
+        let times = [0.5, 0.99].map(|quantile| self.clock.micros(scene.guest.times.value_at_quantile(quantile)));
+        let stream = match row.stream {
+            0 => None,
+            count => Some(self.cost(&mut scene, Job::Stream { count })?),
+        };
+        ensure!(scene.guest.totals().wrong == 0, "{} packets were not the expected ones", scene.guest.totals().wrong);
+        let (switch_kicks, switch_calls) = scene.switch_counts()?;
+        scene.stop()?;
+        Ok(Outcome {
+            mode: row.mode,
+            load: if row.pause.is_zero() { "busy" } else { "idle" },
+            ring: row.ring,
+            interrupts: row.interrupts,
+            forced_kicks: row.forced_kicks,
+            cost,
+            rtt_p50_us: times[0],
+            rtt_p99_us: times[1],
+            stream_pps: stream.as_ref().map(|stream| stream.packets as f64 / stream.seconds),
+            stream,
+            switch_kicks,
+            switch_calls,
+            guest: if self.with_kvm { "kvm" } else { "thread" },
+            hardware_virtualisation: self.with_kvm && self.hardware,
+        })
+    }
+
+    /// What the packets of a job cost, beside as much time without packets.
+    fn cost(&self, scene: &mut Scene, job: Job) -> Result<Cost> {
+        let (busy, totals, time) = self.run(scene, job)?;
+        let (idle, _, _) = self.run(scene, Job::Idle { cycles: self.clock.cycles(time) })?;
+        let per_packet = |count: f64| count / totals.packets as f64;
+        let above = |name: &String| per_packet(busy[name] as f64 - idle[name] as f64);
+        let exits = "exits".to_owned();
+        let causes = busy.keys().filter(|name| **name != exits).map(|name| (name.clone(), above(name)));
+        Ok(Cost {
+            packets: totals.packets,
+            exits_raw: busy.get(&exits).copied(),
+            exits_baseline: idle.get(&exits).copied(),
+            exits_per_packet: busy.contains_key(&exits).then(|| above(&exits)),
+            exits_by_cause: causes.filter(|(_, count)| count.abs() >= 0.005).collect(),
+            kicks_per_packet: per_packet(totals.kicks as f64),
+            interrupts_per_packet: per_packet(totals.calls as f64),
+            seconds: time.as_secs_f64(),
+        })
+    }
+
+    /// Runs a job; returns what KVM and the guest have counted meanwhile, and the time.
+    fn run(&self, scene: &mut Scene, job: Job) -> Result<(Counters, Totals, Duration)> {
+        let counters = scene.machine.counters()?.unwrap_or_default();
+        let totals = scene.guest.totals();
+        scene.guest.job = job;
+        let start = Instant::now();
+        scene.machine.run(&mut scene.guest, self.enough)?;
+        let time = start.elapsed();
+        let mut counted = scene.machine.counters()?.unwrap_or_default();
+        counted.iter_mut().for_each(|(name, count)| *count -= counters[name]);
+        let now = scene.guest.totals();
+        ensure!(now.stalled == 0, "no packet came for {PATIENCE:?} in {job:?}: {now:?}");
+        let totals = Totals {
+            packets: now.packets - totals.packets,
+            kicks: now.kicks - totals.kicks,
+            calls: now.calls - totals.calls,
+            ..now
+        };
+        Ok((counted, totals, time))
+    }
+}

@@ -1,0 +1,79 @@
+//! The table, and whether the figures are to be believed.
+
+use std::fmt::Write as _;
+
+use crate::measure::{Cost, Mode, Outcome};
+
+/// Exits per packet that a polling switch and a polling guest may show: less than this is 0.00.
+const NONE: f64 = 0.005;
+/// Exits per packet that the traditional model has to show, or the counter does not count.
+const COUNTED: f64 = 0.9;
+
+/// The table's head.
+#[must_use]
+pub fn head() -> String {
+    format!(
+        "{:41}one packet at a time{:42}stream\n{:<9} {:<5} {:<7} {:<10} {} {:>8} {:>8} {:>9}  {} {:>8}",
+        "", "", "mode", "load", "ring", "interrupts", COSTS, "RTT p50", "p99", "packets", COSTS, "kpps"
+    )
+}
+
+/// A row of the table.
+#[must_use]
+pub fn line(outcome: &Outcome) -> String {
+    let mode = if outcome.forced_kicks { "control" } else { outcome.mode.name() };
+    let interrupts = if outcome.interrupts { "on" } else { "off" };
+    let mut text = format!(
+        "{mode:<9} {:<5} {:<7} {interrupts:<10} {} {:>7.2}µ {:>7.1}µ {:>9}",
+        outcome.load,
+        outcome.ring.name(),
+        costs(&outcome.cost),
+        outcome.rtt_p50_us,
+        outcome.rtt_p99_us,
+        outcome.cost.packets,
+    );
+    if let (Some(stream), Some(pps)) = (&outcome.stream, outcome.stream_pps) {
+        let _ = write!(text, "  {} {:>8.0}", costs(stream), pps / 1e3);
+    }
+    text
+}
+
+/// What stands above [`costs`]: all for each packet.
+const COSTS: &str = "  exits    kicks  interr.";
+
+fn costs(cost: &Cost) -> String {
+    let exits = cost.exits_per_packet.map_or_else(|| "-".to_owned(), |exits| format!("{:.2}", without_sign(exits)));
+    format!("{exits:>7} {:>8.2} {:>8.2}", cost.kicks_per_packet, cost.interrupts_per_packet)
+}
+
+/// -0.00 is 0.00.
+fn without_sign(exits: f64) -> f64 {
+    if exits.abs() < NONE { 0.0 } else { exits }
+}
+
+/// What is wrong with the figures; nothing when a polling guest of a polling switch does not exit, and the same counter
+/// sees the exits of a guest that kicks.
+#[must_use]
+pub fn objections(outcomes: &[Outcome]) -> Vec<String> {
+    let mut objections = Vec::new();
+    for outcome in outcomes {
+        let name = format!("{}, {} rings", outcome.mode.name(), outcome.ring.name());
+        let is_exitless = outcome.mode == Mode::Poll && !outcome.interrupts && !outcome.forced_kicks;
+        for cost in [Some(&outcome.cost), outcome.stream.as_ref()].into_iter().flatten() {
+            let exits = cost.exits_per_packet;
+            if is_exitless && exits.is_some_and(|exits| exits.abs() >= NONE) {
+                objections.push(format!("{name}: {:.4} exits a packet", exits.unwrap_or_default()));
+            }
+            if is_exitless && cost.kicks_per_packet + cost.interrupts_per_packet > 0.0 {
+                objections.push(format!("{name}: a polling guest of a polling switch kicked or was called"));
+            }
+        }
+        if outcome.forced_kicks && outcome.cost.exits_per_packet.is_some_and(|exits| exits < COUNTED) {
+            objections.push(format!(
+                "{name}: the guest kicked for every packet, and KVM counted {:.2} exits: its counter is not to be believed",
+                outcome.cost.exits_per_packet.unwrap_or_default()
+            ));
+        }
+    }
+    objections
+}

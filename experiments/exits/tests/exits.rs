@@ -1,0 +1,70 @@
+//! `exits` itself, in its short form: KVM's counter sees kicks and interrupts, and nothing of a polling guest.
+#![forbid(unsafe_code)]
+
+use std::time::Duration;
+
+use serde_json::Value;
+use sidecore_exits::vmm;
+use sidecore_tests::process::Process;
+use sidecore_tests::rules;
+
+const LIMIT: Duration = Duration::from_secs(150);
+
+/// Runs it, and returns its rows. It judges by itself.
+fn rows(args: &[&str]) -> Vec<Value> {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("exits.json");
+    let args = [&["--quick", "--out", out.to_str().unwrap()], args].concat();
+    let mut exits = Process::spawn("exits", env!("CARGO_BIN_EXE_exits"), args, &dir.path().join("log")).unwrap();
+    let (status, took) = exits.wait(LIMIT).unwrap();
+    println!("{}\n{took:.1?}", exits.output());
+    assert!(status.success(), "{status}");
+    serde_json::from_slice(&std::fs::read(out).unwrap()).unwrap()
+}
+
+fn number(row: &Value, key: &str) -> f64 {
+    row[key].as_f64().unwrap_or_else(|| panic!("no {key} in {row}"))
+}
+
+/// The rows of a ring format with these properties.
+fn find<'a>(rows: &'a [Value], ring: &str, interrupts: bool, forced: bool) -> &'a Value {
+    let is_it = |row: &&Value| row["ring"] == ring && row["interrupts"] == interrupts && row["forced_kicks"] == forced;
+    rows.iter().find(is_it).unwrap()
+}
+
+#[test]
+fn a_polling_guest_does_not_exit() {
+    if let Err(error) = vmm::available() {
+        println!("{error}");
+        return rules::skip("a_polling_guest_does_not_exit", "/dev/kvm does not open");
+    }
+    let rows = rows(&[]);
+    for ring in ["split", "packed"] {
+        let poll = find(&rows, ring, false, false);
+        assert!(number(poll, "packets") >= 100_000.0, "{poll}");
+        assert!(number(poll, "exits_per_packet") < 0.01, "{poll}");
+        assert!(number(poll, "exits_raw") > 0.0 && number(poll, "exits_baseline") > 0.0, "the end is an exit: {poll}");
+        assert!(number(&poll["stream"], "exits_per_packet") < 0.01, "{poll}");
+        assert!(number(poll, "stream_pps") > 0.0 && number(poll, "rtt_p99_us") >= number(poll, "rtt_p50_us"), "{poll}");
+        let interrupted = find(&rows, ring, true, false);
+        assert!(number(interrupted, "exits_per_packet") >= 0.9, "an interrupt is an exit: {interrupted}");
+        assert!(number(interrupted, "interrupts_per_packet") >= 0.9, "{interrupted}");
+        let control = find(&rows, ring, false, true);
+        assert!(number(control, "exits_per_packet") >= 0.9, "a kick is an exit: {control}");
+        assert!((number(control, "kicks_per_packet") - 1.0).abs() < 0.01, "{control}");
+        // The switch got every kick that the guest sent; a few more were sent before anything was counted.
+        assert!(number(control, "switch_kicks") >= number(control, "packets"), "{control}");
+    }
+}
+
+#[test]
+fn without_kvm_kicks_and_calls_are_counted() {
+    let rows = rows(&["--no-kvm"]);
+    for ring in ["split", "packed"] {
+        let poll = find(&rows, ring, false, false);
+        assert!(poll["exits_per_packet"].is_null() && poll["guest"] == "thread", "{poll}");
+        assert_eq!((number(poll, "kicks_per_packet"), number(poll, "interrupts_per_packet")), (0.0, 0.0), "{poll}");
+        assert!(number(find(&rows, ring, true, false), "interrupts_per_packet") >= 0.9);
+        assert!(number(find(&rows, ring, false, true), "kicks_per_packet") >= 0.9);
+    }
+}
