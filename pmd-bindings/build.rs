@@ -106,6 +106,7 @@ fn generate(cflags: &[String], bindings: &Path, inlines: &Path) {
         // would change with the anonymous unions of each.
         .opaque_type("rte_mbuf")
         .opaque_type("rte_mempool")
+        .opaque_type("rte_flow")
         // Some of DPDK's comments look like documentation tests.
         .generate_comments(false)
         .derive_debug(false)

@@ -5,6 +5,9 @@ use std::fmt;
 
 use crate::{ffi, log};
 
+const ENOSYS: i32 = 38;
+const ENOTSUP: i32 = 95;
+
 /// A call that DPDK turned down.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DpdkError {
@@ -26,6 +29,15 @@ impl DpdkError {
         // thread that stays as it is until the thread's next rte_strerror; it is copied before that.
         let text = unsafe { CStr::from_ptr(ffi::rte_strerror(code)) }.to_string_lossy().into_owned();
         Self { call, subject: subject.to_owned(), code, text, log: log::take_errors() }
+    }
+}
+
+impl Error {
+    /// Whether it says that a driver knows no such call at all.
+    #[must_use]
+    pub fn is_unsupported(&self) -> bool {
+        // rte_flow says ENOSYS where a driver has no rules at all.
+        matches!(self, Self::Dpdk(error) if [ENOSYS, ENOTSUP].contains(&error.code))
     }
 }
 

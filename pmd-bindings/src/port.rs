@@ -7,6 +7,7 @@ use crate::configure::Negotiated;
 use crate::error::{Error, check};
 use crate::ethdev::{self, Claim, PortInfo};
 use crate::ffi;
+use crate::flow::FlowRule;
 use crate::log::{self, LogLevel};
 use crate::mempool::Mempool;
 use crate::queue;
@@ -268,6 +269,22 @@ impl Port {
         Ok(())
     }
 
+    /// Whether the driver would take [this](Self::steer) rule.
+    ///
+    /// # Errors
+    /// DPDK's, where it would not.
+    pub fn can_steer(&self, mac: [u8; 6], queue: u16) -> Result<(), Error> {
+        FlowRule::validate(&self.inner, mac, queue)
+    }
+
+    /// Has packets for one Ethernet address received by one RX queue, whatever RSS says, if the driver can: it is asked first.
+    ///
+    /// # Errors
+    /// DPDK's: most virtual devices cannot, and a NIC has room for so many rules.
+    pub fn steer(&self, mac: [u8; 6], queue: u16) -> Result<FlowRule, Error> {
+        FlowRule::create(&self.inner, mac, queue)
+    }
+
     /// Runs a control call with the port's id. ethdev's control functions are not thread-safe on one port, and a
     /// `Port` may be shared: the lock makes it so. The port runs as long as `inner` lives.
     fn control(&self, call: &'static str, run: impl FnOnce(u16) -> c_int) -> Result<c_int, Error> {
@@ -316,7 +333,7 @@ impl PortInner {
         &self.name
     }
 
-    fn lock(&self) -> MutexGuard<'_, ()> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, ()> {
         // It guards DPDK's state, not ours: a panic in between leaves nothing of ours half done.
         self.control.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -343,7 +360,7 @@ impl Drop for PortInner {
     }
 }
 
-fn report(result: Result<c_int, Error>) {
+pub(crate) fn report(result: Result<c_int, Error>) {
     if let Err(error) = result {
         log::emit(LogLevel::Warning, &error.to_string());
     }

@@ -17,6 +17,7 @@
 #include <rte_eal.h>
 #include <rte_errno.h>
 #include <rte_ethdev.h>
+#include <rte_flow.h>
 #include <rte_lcore.h>
 #include <rte_log.h>
 #include <rte_mbuf.h>
@@ -213,6 +214,52 @@ static inline int pmd_spread_reta(uint16_t port, uint16_t entries, uint16_t queu
 		table[i / RTE_ETH_RETA_GROUP_SIZE].reta[i % RTE_ETH_RETA_GROUP_SIZE] = i % queues;
 	}
 	return rte_eth_dev_rss_reta_update(port, table, entries);
+}
+
+/* A rule that sends packets for one Ethernet address to one RX queue: its pattern is a union that changed after 22.11. */
+enum { PMD_FLOW_VALIDATE, PMD_FLOW_CREATE };
+
+static inline int pmd_flow_steer(int what, uint16_t port, const uint8_t mac[6], uint16_t queue,
+	struct rte_flow **flow, const char **message)
+{
+	const struct rte_flow_attr attributes = { .ingress = 1 };
+	struct rte_flow_item_eth to, mask;
+	const struct rte_flow_action_queue target = { .index = queue };
+	const struct rte_flow_item pattern[] = {
+		{ .type = RTE_FLOW_ITEM_TYPE_ETH, .spec = &to, .mask = &mask },
+		{ .type = RTE_FLOW_ITEM_TYPE_END },
+	};
+	const struct rte_flow_action actions[] = {
+		{ .type = RTE_FLOW_ACTION_TYPE_QUEUE, .conf = &target },
+		{ .type = RTE_FLOW_ACTION_TYPE_END },
+	};
+	struct rte_flow_error error;
+	int status;
+
+	memset(&to, 0, sizeof(to));
+	memset(&mask, 0, sizeof(mask));
+	memset(&error, 0, sizeof(error));
+	memcpy(to.hdr.dst_addr.addr_bytes, mac, 6);
+	memset(mask.hdr.dst_addr.addr_bytes, 0xff, 6);
+	if (what == PMD_FLOW_VALIDATE) {
+		status = rte_flow_validate(port, &attributes, pattern, actions, &error);
+	} else {
+		*flow = rte_flow_create(port, &attributes, pattern, actions, &error);
+		status = *flow != NULL ? 0 : rte_errno != 0 ? -rte_errno : -EIO;
+	}
+	*message = error.message;
+	return status;
+}
+
+static inline int pmd_flow_destroy(uint16_t port, struct rte_flow *flow, const char **message)
+{
+	struct rte_flow_error error;
+	int status;
+
+	memset(&error, 0, sizeof(error));
+	status = rte_flow_destroy(port, flow, &error);
+	*message = error.message;
+	return status;
 }
 
 #endif
