@@ -139,6 +139,21 @@ pub struct QueueCounters {
     pub rx: CachePadded<RxCounters>,
     /// Kicks read from the rings' eventfds since their suppression was first published.
     pub kicks: CachePadded<Counter>,
+    /// The NUMA node of the ring that started last, and one more; 0 where it is not known.
+    node: Counter,
+}
+
+impl QueueCounters {
+    /// The NUMA node of the guest's memory, as far as its rings are there; where that is known.
+    #[must_use]
+    pub fn node(&self) -> Option<u16> {
+        self.node.get().checked_sub(1).map(|node| node as u16)
+    }
+
+    /// Notes it, when a ring starts.
+    pub(crate) fn note_node(&self, node: Option<u16>) {
+        self.node.set(node.map_or(0, |node| u64::from(node) + 1));
+    }
 }
 
 /// Guest to switch.

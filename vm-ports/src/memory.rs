@@ -214,6 +214,22 @@ impl GuestMemory {
         (addr.0 - region.guest < region.size).then_some(index)
     }
 
+    /// The NUMA node of the page at a frontend address, if the kernel says so. It is there afterwards: for what a guest uses anyway.
+    pub(crate) fn node_of(&self, addr: FrontendAddr) -> Option<u16> {
+        /// The node, and of the page at an address: flags of get_mempolicy(2).
+        const NODE_OF_ADDR: libc::c_ulong = 1 | 2;
+        let region = self.regions.iter().find(|r| addr.0.wrapping_sub(r.frontend) < r.size)?;
+        let page = region.host.0.wrapping_add((addr.0 - region.frontend) as usize);
+        let mut node: libc::c_int = -1;
+        // SAFETY: the kernel writes one integer to `node`, and looks at the page, which stays mapped as long as `self` lives, by itself: where a
+        // frontend has taken it away, the call fails.
+        let status = unsafe {
+            let nodes: *mut libc::c_ulong = std::ptr::null_mut();
+            libc::syscall(libc::SYS_get_mempolicy, &raw mut node, nodes, 0 as libc::c_ulong, page, NODE_OF_ADDR)
+        };
+        if status == 0 { u16::try_from(node).ok() } else { None }
+    }
+
     /// `len` bytes of ring at a frontend address, which must lie in one region and be aligned to `align`.
     pub(crate) fn ring_area(self: &Arc<Self>, addr: FrontendAddr, len: usize, align: u64) -> Option<RingArea> {
         let region = self.regions.iter().find(|r| addr.0.wrapping_sub(r.frontend) < r.size)?;

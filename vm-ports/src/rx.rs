@@ -47,6 +47,7 @@ impl RxQueue {
         counters: Arc<QueueCounters>,
     ) -> Result<Self, RingError> {
         let ring = Ring::start(&memory, setup, features)?;
+        counters.note_node(memory.node_of(setup.descriptors));
         Ok(Self {
             ring,
             features,
