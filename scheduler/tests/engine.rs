@@ -6,7 +6,7 @@ use common::id;
 use common::machine::Machine;
 use proptest::collection::vec;
 use proptest::prelude::*;
-use scheduler::{Config, Cpu, Demand, Elastic, Hopeless, IoCore, Move, Order, Policy, Reason, Topology, What, Why};
+use scheduler::{Config, Cpu, Demand, Elastic, Hopeless, IoCore, Move, Order, Policy, QueueId, Reason, Topology, What, Why};
 
 /// A tick is 5 ms.
 const SECOND: u64 = 200;
@@ -29,6 +29,15 @@ fn hopeless(machine: &Machine) -> Vec<Hopeless> {
         _ => None,
     });
     reported.collect()
+}
+
+/// The queue pairs that are too much for a core.
+fn queues(reasons: &[Hopeless]) -> Vec<QueueId> {
+    let queue = |why: &Hopeless| match *why {
+        Hopeless::Queue { queue, .. } => Some(queue),
+        _ => None,
+    };
+    reasons.iter().filter_map(queue).collect()
 }
 
 #[test]
@@ -81,9 +90,21 @@ fn what_cannot_be_fixed_is_said_once() {
     machine.guests[0].demand = 20;
     machine.run(SECOND);
     assert_eq!(machine.scheduler.status().hopeless, None);
+    machine.run(10 * SECOND);
     machine.guests[0].demand = 120;
     machine.run(SECOND);
     assert_eq!(hopeless(&machine).len(), 2);
+    // Two that alternate are said once each, also where neither is for a moment.
+    let mut machine = Machine::new(3, &[(0, 120), (1, 20), (2, 10)], balance());
+    for round in 0..60 {
+        for demands in [[120, 20], [130, 125], [20, 120], [20, 20]] {
+            (machine.guests[0].demand, machine.guests[1].demand) = (demands[0] + round % 7, demands[1] + round % 5);
+            machine.run(SECOND);
+        }
+    }
+    let mut said: Vec<QueueId> = queues(&hopeless(&machine));
+    said.sort_unstable();
+    assert_eq!(said, [id(0), id(1)]);
     let mut full = Machine::new(2, &[(0, 60), (0, 60), (1, 60), (1, 60)], balance());
     full.run(60 * SECOND);
     assert!(matches!(hopeless(&full)[..], [Hopeless::Cores { .. }]), "{:?}", hopeless(&full));
@@ -277,6 +298,18 @@ fn no_fewer_than_min_stay_awake_nor_those_with_pinned_queue_pairs() {
     machine.run(60 * SECOND);
     assert_eq!(machine.parked.iter().filter(|parked| **parked).count(), 2);
     assert!(!machine.parked[3]);
+}
+
+#[test]
+fn a_core_is_not_parked_whose_uplinks_would_be_too_much_for_the_others() {
+    let parked = |uplinks: [u64; 3]| {
+        let mut machine = Machine::new(3, &[(0, 40), (1, 40)], elastic(2));
+        machine.besides = uplinks.to_vec();
+        machine.run(60 * SECOND);
+        machine.parked
+    };
+    assert_eq!(parked([0, 0, 30]), [false, false, true]);
+    assert_eq!(parked([0, 0, 39]), [false; 3], "79 % on one core would be too much");
 }
 
 #[test]

@@ -91,7 +91,8 @@ impl Scheduler {
         }
     }
 
-    /// Each queue pair of a core to the one with the least to do, the dearest first. `None` if one may not move, or a core would become too full.
+    /// Each queue pair of a core to the one with the least to do, the dearest first. `None` if one may not move, or a core would become too full:
+    /// also by what this one does besides, for uplinks, which goes to one of the others too.
     fn drain_moves(&self, core: usize) -> Option<Vec<Move>> {
         let most = self.config.elastic?.most;
         let mut loads = self.history.loads(Over::Short);
@@ -108,7 +109,8 @@ impl Scheduler {
             }
             moves.push(Move { queue: queue.last.queue, from: IoCore(core), to: IoCore(to) });
         }
-        Some(moves)
+        let besides = self.history.besides(core) / self.history.capacity(core);
+        others.iter().any(|other| loads[*other] + besides <= most).then_some(moves)
     }
 
     /// A core is saturated: none is parked now.

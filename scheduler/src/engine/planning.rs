@@ -16,6 +16,8 @@ const DIFFERENT: f64 = 0.1;
 const RETRY_NS: u64 = 1_000_000_000;
 /// The same where there is nothing to do and no reason why: averages may not have caught up.
 const SOON_NS: u64 = 100_000_000;
+/// What could not be fixed is resolved once it was not so for this long.
+const RESOLVED_NS: u64 = 10_000_000_000;
 
 #[derive(Debug, Clone, Default)]
 pub(super) struct State {
@@ -23,7 +25,10 @@ pub(super) struct State {
     epoch: u64,
     /// There was nothing to do in this situation.
     in_vain: Option<Situation>,
+    /// What cannot be fixed, as of now.
     hopeless: Option<Hopeless>,
+    /// What was said that it cannot be, and in which tick it was last so.
+    said: Vec<(Hopeless, u64)>,
     /// Queue pairs were moved off saturated cores, and there still are such.
     relieving: bool,
     /// Loads are being evened out.
@@ -47,13 +52,15 @@ impl State {
     pub(super) fn reported(&self) -> Option<Hopeless> {
         self.hopeless
     }
+
 }
 
 /// Whether two reasons say the same: figures aside.
 fn same(one: &Hopeless, other: &Hopeless) -> bool {
     match (one, other) {
         (Hopeless::Queue { queue, .. }, Hopeless::Queue { queue: other, .. }) => queue == other,
-        (Hopeless::Pinned { core }, Hopeless::Pinned { core: other }) => core == other,
+        (Hopeless::Pinned { core }, Hopeless::Pinned { core: other })
+        | (Hopeless::Stuck { core, .. }, Hopeless::Stuck { core: other, .. }) => core == other,
         _ => std::mem::discriminant(one) == std::mem::discriminant(other),
     }
 }
@@ -110,15 +117,41 @@ impl Scheduler {
 
     /// Remembers that nothing helps here, and says why, once.
     fn give_up(&mut self, saturated: Vec<usize>, loads: Vec<f64>, why: Option<Hopeless>) {
-        if let Some(hopeless) = why
-            && !self.planning.hopeless.is_some_and(|known| same(&known, &hopeless))
-        {
+        if let Some(hopeless) = why {
             self.planning.hopeless = Some(hopeless);
-            let core = IoCore(saturated[0]);
-            self.log.add(self.tick, What::CannotFix(hopeless), Why::Saturated(core), None);
+            if self.is_news(hopeless, &loads) {
+                let core = IoCore(saturated[0]);
+                self.log.add(self.tick, What::CannotFix(hopeless), Why::Saturated(core), None);
+            }
         }
         let retry = self.tick + self.config.ticks(if why.is_some() { RETRY_NS } else { SOON_NS });
         self.planning.in_vain = Some(Situation { epoch: self.planning.epoch, saturated, loads, retry });
+    }
+
+    /// Notes that this cannot be fixed. Whether that has to be said: it is not known, or was resolved meanwhile.
+    fn is_news(&mut self, why: Hopeless, loads: &[f64]) -> bool {
+        let (full, tick) = (self.config.balance.full, self.tick);
+        let Self { history, planning, .. } = self;
+        // Also of what is not the worst just now, and so not named.
+        let stands = |said: &Hopeless| match *said {
+            Hopeless::Queue { queue, .. } => history.queues.iter().any(|known| {
+                known.last.queue == queue && known.short > full * history.capacity(known.last.core.0)
+            }),
+            Hopeless::Pinned { core } | Hopeless::Stuck { core, .. } => loads[core.0] > full,
+            Hopeless::Cores { .. } => false,
+        };
+        let resolved = self.config.ticks(RESOLVED_NS);
+        planning.said.retain(|(_, last)| tick - last < resolved);
+        for (said, last) in &mut planning.said {
+            if same(said, &why) || stands(said) {
+                *last = tick;
+            }
+        }
+        let known = planning.said.iter().any(|(said, _)| same(said, &why));
+        if !known {
+            planning.said.push((why, tick));
+        }
+        !known
     }
 
     /// Evens out loads that hold still, at leisure.

@@ -22,6 +22,8 @@ pub(crate) struct Guest {
 pub(crate) struct Machine {
     pub(crate) guests: Vec<Guest>,
     pub(crate) parked: Vec<bool>,
+    /// What each core does for uplinks, in percent of it. A core that parks leaves that to the first that is awake.
+    pub(crate) besides: Vec<u64>,
     pub(crate) scheduler: Scheduler,
     /// Every order, with the tick before which it was given.
     pub(crate) orders: Vec<(u64, Order)>,
@@ -48,6 +50,7 @@ impl Machine {
         Self {
             guests: guests.iter().map(guest).collect(),
             parked: vec![false; topology.cpus.len()],
+            besides: vec![0; topology.cpus.len()],
             scheduler: Scheduler::new(config, topology),
             orders: Vec::new(),
             fails: |_| false,
@@ -71,7 +74,7 @@ impl Machine {
     pub(crate) fn load(&self) -> Load {
         let demands = self.demands();
         let cores = self.parked.len();
-        let mut wanted = vec![0; cores];
+        let mut wanted: Vec<u64> = self.besides.iter().map(|percent| CAPACITY / 100 * percent).collect();
         for (index, guest) in self.guests.iter().enumerate() {
             wanted[guest.core] += demands[index];
             if let Some((to, packets)) = guest.talks
@@ -136,6 +139,8 @@ impl Machine {
             Order::Park(core) => {
                 assert!(self.guests.iter().all(|guest| guest.core != core.0), "{core} is not empty");
                 self.parked[core.0] = true;
+                let first = self.parked.iter().position(|parked| !parked).expect("one is awake");
+                self.besides[first] += std::mem::take(&mut self.besides[core.0]);
             }
             Order::Wake(core) => self.parked[core.0] = false,
         }
