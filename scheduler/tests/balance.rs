@@ -94,6 +94,18 @@ fn guests_that_talk_come_together() {
 }
 
 #[test]
+fn those_who_talk_are_exchanged_for_others_who_do() {
+    let pairs = [(0, 30), (0, 30), (0, 25), (0, 25), (1, 20), (1, 20), (1, 15), (1, 15)];
+    let mut load = load(2, &pairs);
+    load.talks = (0..4).map(|pair| Talk { from: id(2 * pair), to: id(2 * pair + 1), packets: 5000 }).collect();
+    let plan = plan(&load);
+    assert_eq!((plan.moves.len(), plan.steps.len()), (4, 1));
+    let after = moved(&load, &plan);
+    assert_eq!(sums(&after), [90, 90]);
+    assert!(after.queues.chunks(2).all(|pair| pair[0].core == pair[1].core), "nobody was parted");
+}
+
+#[test]
 fn a_sibling_is_taken_last() {
     let load = load(3, &[(0, 50), (0, 50)]);
     let cpu = |physical| Cpu { node: 0, physical };

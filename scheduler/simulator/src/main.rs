@@ -43,7 +43,7 @@ fn simulate(options: &Options) -> Result<()> {
 fn block(job: Job, model: &Model, threads: usize) -> Result<Block> {
     eprintln!("{}", job.scenario);
     let todo: Vec<(Policy, u64)> =
-        job.policies.iter().flat_map(|policy| (1..=job.seeds).map(|seed| (*policy, seed))).collect();
+        job.policies.iter().flat_map(|policy| (0..job.seeds).map(|nth| (*policy, job.first_seed + nth))).collect();
     let next = AtomicUsize::new(0);
     let work = || {
         let take = || todo.get(next.fetch_add(1, Ordering::Relaxed)).copied();

@@ -54,9 +54,12 @@ pub(crate) struct Options {
     /// The most that a guest sends, in parts of a core
     #[arg(long, default_value_t = 0.8)]
     largest: f64,
-    /// Seeds 1 to this one are run
+    /// How many seeds are run
     #[arg(long, default_value_t = SEEDS)]
     seeds: u64,
+    /// The seed to begin with: others are fresh to policies that were tuned with these
+    #[arg(long, default_value_t = 1)]
+    first_seed: u64,
     /// For --shape recorded: packets of every guest in every tick. JSON (a list of ticks, each a list of packets by guest) if the name ends in
     /// .json; otherwise CSV, a line for each tick and a column for each guest
     #[arg(long)]
@@ -95,6 +98,8 @@ pub(crate) struct Options {
 
 /// A scenario, and what to try in it.
 pub(crate) struct Job {
+    /// The first of the seeds.
+    pub(crate) first_seed: u64,
     pub(crate) scenario: Scenario,
     pub(crate) policies: Vec<Policy>,
     pub(crate) seeds: u64,
@@ -134,7 +139,7 @@ impl Options {
         ensure!(self.seeds > 0, "--seeds 0 runs nothing; 1 is the fewest");
         let Some(shape) = self.shape else { return Ok(self.usual(&policies)) };
         let scenario = self.scenario(shape)?;
-        Ok(vec![Job { scenario, policies, seeds: self.seeds }])
+        Ok(vec![Job { scenario, policies, first_seed: self.first_seed, seeds: self.seeds }])
     }
 
     fn scenario(&self, shape: Shape) -> Result<Scenario> {
@@ -168,7 +173,7 @@ impl Options {
     /// Every shape, pairs, and the largest switch there may be.
     fn usual(&self, policies: &[Policy]) -> Vec<Job> {
         use Shape::{Constant, Elephant, FlashCrowd, OnOff, Poisson, Zipf};
-        let job = |scenario, seeds| Job { scenario, policies: policies.to_vec(), seeds };
+        let job = |scenario, seeds| Job { scenario, policies: policies.to_vec(), first_seed: self.first_seed, seeds };
         let shapes = [Constant, Poisson, OnOff, Zipf, FlashCrowd, Elephant];
         let mut jobs: Vec<Job> = shapes.map(|shape| job(Scenario::new(shape, 8, 64), self.seeds)).into();
         // Crossings cost as much again and more: on one core they fit, on several they do not.
@@ -176,7 +181,7 @@ impl Options {
         jobs.push(job(pairs, self.seeds));
         let large = |shape| {
             let policies = policies.iter().copied().filter(|policy| LARGE.contains(policy)).collect();
-            Job { scenario: Scenario::new(shape, MOST_CORES, MOST_GUESTS), policies, seeds: 1 }
+            Job { scenario: Scenario::new(shape, MOST_CORES, MOST_GUESTS), policies, first_seed: self.first_seed, seeds: 1 }
         };
         jobs.extend([large(Zipf), large(FlashCrowd)]);
         jobs

@@ -2,7 +2,7 @@
 //!
 //! The load of a core, as a placement would make it, is what its queue pairs cost (more on a NUMA node that is not their guest's), what
 //! packets cost that cross to or from another core, and a part of what its SMT sibling does. From the placement as it is, moves and
-//! exchanges of two queue pairs are tried on the fullest core, the best is taken, and so on until none gains enough. That is a local
+//! exchanges of queue pairs, or of two that talk to each other, are tried on the fullest core, the best is taken, and so on until none gains enough. That is a local
 //! search, not an optimum; what it leaves is what moving one or two queue pairs at a time cannot better.
 
 mod search;
@@ -18,7 +18,7 @@ use search::Search;
 pub struct Settings {
     /// A plan lowers the load of one of the cores it relieves by at least this part of a core, or there is none.
     pub gain: f64,
-    /// Every move of it lowers the load of the core that was fullest by at least this part of a core; two that belong together, by twice that.
+    /// Every move of it lowers the load of the core that was fullest by at least this part of a core; several that belong together, by that for each.
     pub step: f64,
     /// Cycles that a move costs on each of its two cores, spread over the ticks in which it has to pay.
     pub move_cycles: u64,
@@ -63,10 +63,10 @@ pub struct Move {
     pub to: IoCore,
 }
 
-/// A step of a plan: a move, an exchange, or two queue pairs that talk to each other and move together.
+/// A step of a plan: a move, an exchange, or the same of two queue pairs that talk to each other.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Planned {
-    /// How many of the plan's moves it is: 1 or 2, after those of the steps before.
+    /// How many of the plan's moves it is: 1, 2 or 4, after those of the steps before.
     pub moves: usize,
     /// By how much the fullest of the cores that it touches becomes less full, in parts of a core.
     pub gain: f64,

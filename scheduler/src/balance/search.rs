@@ -17,16 +17,20 @@ const NEIGHBOURS: usize = 4;
 /// A queue pair costs at least this part of what was measured, whatever crossings are thought to cost.
 const LEAST_NEAR: f64 = 0.25;
 
-/// One step: one or two queue pairs, as indices into the load's list, and the cores they go to.
+/// Queue pairs that one step moves, at most.
+const STEP_MOVES: usize = 4;
+
+/// One step: some queue pairs, as indices into the load's list, and the cores they go to.
 #[derive(Clone, Copy)]
-pub(super) struct Step {
-    first: (usize, usize),
-    second: Option<(usize, usize)>,
-}
+pub(super) struct Step([Option<(usize, usize)>; STEP_MOVES]);
 
 impl Step {
+    fn of<const N: usize>(changes: [(usize, usize); N]) -> Self {
+        Self(std::array::from_fn(|nth| changes.get(nth).copied()))
+    }
+
     pub(super) fn changes(self) -> impl Iterator<Item = (usize, usize)> {
-        std::iter::once(self.first).chain(self.second)
+        self.0.into_iter().flatten()
     }
 }
 
@@ -256,6 +260,9 @@ impl<'a> Search<'a> {
                 self.exchanges(queue, (core, before), &targets, most_tied, &mut best);
             }
         }
+        if left >= STEP_MOVES {
+            mine.iter().for_each(|queue| self.exchanges_of_two(*queue, (core, before), &targets, &mut best));
+        }
         // What the moves cost is in `least`, what each has to gain too.
         let (least, step) = best?;
         let wanted = self.settings.step * step.changes().count() as f64;
@@ -273,16 +280,14 @@ impl<'a> Search<'a> {
             if !beats(at_least + cost, best) {
                 break;
             }
-            self.consider(Step { first: (queue, to), second: None }, best);
+            self.consider(Step::of([(queue, to)]), best);
         }
     }
 
     /// Weighs moving a queue pair together with the one on its core that it has most to do with.
     fn together(&mut self, queue: usize, before: f64, targets: &[(usize, f64)], best: &mut Best) {
         let from = self.place[queue];
-        let here = self.ties[queue].iter().filter(|tie| self.place[tie.other] == from);
-        let closest = here.max_by(|a, b| (a.sent + a.received).total_cmp(&(b.sent + b.received)));
-        let Some(other) = closest.map(|tie| tie.other).filter(|other| !self.queues[*other].pinned) else { return };
+        let Some(other) = self.closest(queue) else { return };
         let tied = self.tied[queue] + self.tied[other];
         let relief = (self.cost(queue, from) + self.cost(other, from) + tied) / self.capacity[from];
         let added = self.near[queue] + self.near[other] - tied;
@@ -292,7 +297,7 @@ impl<'a> Search<'a> {
             if !beats(at_least + price, best) {
                 break;
             }
-            self.consider(Step { first: (queue, to), second: Some((other, to)) }, best);
+            self.consider(Step::of([(queue, to), (other, to)]), best);
         }
     }
 
@@ -324,9 +329,36 @@ impl<'a> Search<'a> {
                 if !beats(here.max(there) + self.price(2, core), best) {
                     continue;
                 }
-                self.consider(Step { first: (queue, to), second: Some((other, core)) }, best);
+                self.consider(Step::of([(queue, to), (other, core)]), best);
             }
         }
+    }
+
+    /// Weighs exchanging a queue pair, and the one that it has most to do with, for two of another core of which the same is true.
+    fn exchanges_of_two(&mut self, queue: usize, (core, before): (usize, f64), targets: &[(usize, f64)], best: &mut Best) {
+        let Some(partner) = self.closest(queue).filter(|partner| *partner > queue) else { return };
+        let leave = self.leaves(queue) + self.leaves(partner);
+        let price = self.price(4, core);
+        for &(to, load) in targets {
+            for index in 0..self.movable[to].len() {
+                let other = self.movable[to][index];
+                let Some(others) = self.closest(other).filter(|others| *others > other) else { continue };
+                let come = self.arrives(other, core) + self.arrives(others, core);
+                let here = before + (come - leave) / self.capacity[core];
+                let go = self.arrives(queue, to) + self.arrives(partner, to) - self.leaves(other) - self.leaves(others);
+                let there = load + go / self.capacity[to];
+                if beats(here.max(there) + price, best) {
+                    self.consider(Step::of([(queue, to), (partner, to), (other, core), (others, core)]), best);
+                }
+            }
+        }
+    }
+
+    /// Of those on its core that may move, the one that a queue pair has most to do with.
+    fn closest(&self, queue: usize) -> Option<usize> {
+        let here = self.ties[queue].iter().filter(|tie| self.place[tie.other] == self.place[queue]);
+        let closest = here.max_by(|a, b| (a.sent + a.received).total_cmp(&(b.sent + b.received)))?;
+        Some(closest.other).filter(|other| !self.queues[*other].pinned)
     }
 
     /// The most that a core can lose with a queue pair: its cost, and what its crossings cost there.
@@ -346,7 +378,7 @@ impl<'a> Search<'a> {
     /// may be as full: their turn comes.
     fn consider(&mut self, step: Step, best: &mut Best) {
         self.weighed += 1;
-        let mut back = [None; 2];
+        let mut back = [None; STEP_MOVES];
         for ((queue, to), back) in step.changes().zip(&mut back) {
             *back = Some((queue, self.place[queue]));
             self.change(queue, to);
