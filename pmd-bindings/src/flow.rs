@@ -65,7 +65,12 @@ impl Drop for FlowRule {
 }
 
 /// Makes such a rule, or asks whether it could be made.
-fn steer(port: &PortInner, mac: [u8; 6], queue: u16, (call, what): (&'static str, u32)) -> Result<*mut ffi::rte_flow, Error> {
+fn steer(
+    port: &PortInner,
+    mac: [u8; 6],
+    queue: u16,
+    (call, what): (&'static str, u32),
+) -> Result<*mut ffi::rte_flow, Error> {
     let _lock = port.lock();
     let (mut raw, mut words) = (null_mut(), null());
     let outcome = check(call, port.name(), || {

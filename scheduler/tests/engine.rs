@@ -6,7 +6,9 @@ use common::id;
 use common::machine::Machine;
 use proptest::collection::vec;
 use proptest::prelude::*;
-use scheduler::{Config, Cpu, Demand, Elastic, Hopeless, IoCore, Move, Order, Policy, QueueId, Reason, Topology, What, Why};
+use scheduler::{
+    Config, Cpu, Demand, Elastic, Hopeless, IoCore, Move, Order, Policy, QueueId, Reason, Topology, What, Why,
+};
 
 /// A tick is 5 ms.
 const SECOND: u64 = 200;

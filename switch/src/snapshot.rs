@@ -170,6 +170,8 @@ pub(crate) struct PortSnapshot {
     pub(crate) uplink: Option<UplinkSnapshot>,
     /// Rings stopped because of what the guest wrote there, by reason. No zeros.
     pub(crate) faults: BTreeMap<String, u64>,
+    /// Uplinks: how packets are steered to the cores that have their guests.
+    pub(crate) steering: Option<SteeringSnapshot>,
     /// Uplinks: the device's own statistics, by name.
     pub(crate) xstats: BTreeMap<String, u64>,
     /// Queue pairs of a guest, queues of an uplink.
@@ -215,6 +217,17 @@ pub(crate) struct UplinkErrors {
     pub(crate) rx_no_mbuf: u64,
     /// They could not be sent.
     pub(crate) tx_errors: u64,
+}
+
+/// Rules of an uplink's device, and what they do not catch.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SteeringSnapshot {
+    /// For each guest's address that has a rule, the RX queue.
+    pub(crate) rules: BTreeMap<String, u16>,
+    /// Rules that the driver did not take.
+    pub(crate) refusals: u64,
+    /// Packets that were received on another core than that of the one port they were for.
+    pub(crate) handed_over: u64,
 }
 
 /// Guest or uplink.

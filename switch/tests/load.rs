@@ -117,3 +117,17 @@ fn work_that_is_taken_at_once_does_not_age() {
     }
     assert_eq!(workload.rig().load(now.get()).cores[0].oldest_ns, 0);
 }
+
+#[test]
+fn the_node_of_a_guests_memory_is_known() {
+    // Here as on any machine with one node only; others may have it anywhere.
+    let nodes = std::fs::read_to_string("/sys/devices/system/node/online").unwrap_or_default();
+    let mut workload = Workload::v2v(SPLIT, 60, 1);
+    let load = load_now(&mut workload);
+    assert!(!load.queues.is_empty());
+    match nodes.trim() {
+        "0" => assert!(load.queues.iter().all(|queue| queue.node == Some(0)), "{:?}", load.queues),
+        "" => assert!(load.queues.iter().all(|queue| queue.node.is_none_or(|node| node == 0)), "{:?}", load.queues),
+        _ => assert!(load.queues.iter().all(|queue| queue.node.is_some()), "{:?}", load.queues),
+    }
+}

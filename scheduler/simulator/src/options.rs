@@ -181,7 +181,12 @@ impl Options {
         jobs.push(job(pairs, self.seeds));
         let large = |shape| {
             let policies = policies.iter().copied().filter(|policy| LARGE.contains(policy)).collect();
-            Job { scenario: Scenario::new(shape, MOST_CORES, MOST_GUESTS), policies, first_seed: self.first_seed, seeds: 1 }
+            Job {
+                scenario: Scenario::new(shape, MOST_CORES, MOST_GUESTS),
+                policies,
+                first_seed: self.first_seed,
+                seeds: 1,
+            }
         };
         jobs.extend([large(Zipf), large(FlashCrowd)]);
         jobs

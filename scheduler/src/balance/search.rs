@@ -335,7 +335,13 @@ impl<'a> Search<'a> {
     }
 
     /// Weighs exchanging a queue pair, and the one that it has most to do with, for two of another core of which the same is true.
-    fn exchanges_of_two(&mut self, queue: usize, (core, before): (usize, f64), targets: &[(usize, f64)], best: &mut Best) {
+    fn exchanges_of_two(
+        &mut self,
+        queue: usize,
+        (core, before): (usize, f64),
+        targets: &[(usize, f64)],
+        best: &mut Best,
+    ) {
         let Some(partner) = self.closest(queue).filter(|partner| *partner > queue) else { return };
         let leave = self.leaves(queue) + self.leaves(partner);
         let price = self.price(4, core);

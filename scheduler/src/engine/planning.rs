@@ -52,7 +52,6 @@ impl State {
     pub(super) fn reported(&self) -> Option<Hopeless> {
         self.hopeless
     }
-
 }
 
 /// Whether two reasons say the same: figures aside.
@@ -134,9 +133,10 @@ impl Scheduler {
         let Self { history, planning, .. } = self;
         // Also of what is not the worst just now, and so not named.
         let stands = |said: &Hopeless| match *said {
-            Hopeless::Queue { queue, .. } => history.queues.iter().any(|known| {
-                known.last.queue == queue && known.short > full * history.capacity(known.last.core.0)
-            }),
+            Hopeless::Queue { queue, .. } => history
+                .queues
+                .iter()
+                .any(|known| known.last.queue == queue && known.short > full * history.capacity(known.last.core.0)),
             Hopeless::Pinned { core } | Hopeless::Stuck { core, .. } => loads[core.0] > full,
             Hopeless::Cores { .. } => false,
         };

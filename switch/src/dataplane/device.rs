@@ -10,8 +10,9 @@ use super::accounting::{SOURCES_MAX, SourceId, UplinkCounters};
 use super::error::DataplaneError;
 use super::fabric::Fabric;
 use super::mailbox::{Message, UplinkQueues, UplinkShare};
-use super::ports::Way;
+use super::steering::Steered;
 use super::uplink::UplinkLimits;
+use super::uplink_queues::{UplinkHost, UplinkQueue};
 use crate::forwarding::PortId;
 
 /// Bytes of an Ethernet header and one VLAN tag: what a frame has beyond its MTU.
@@ -26,24 +27,17 @@ const DATA_ROOM: u16 = 2048;
 /// A running uplink.
 pub(super) struct Uplink {
     pub(super) config: config::UplinkConfig,
-    pub(super) port: PortId,
-    pub(super) device: Port,
+    pub(super) host: Arc<UplinkHost>,
+    pub(super) device: Arc<Port>,
     pub(super) pool: Mempool,
-    pub(super) queues: Vec<UplinkQueue>,
-}
-
-/// One of its queue pairs.
-pub(super) struct UplinkQueue {
-    pub(super) source: SourceId,
-    pub(super) counters: Arc<UplinkCounters>,
-    pub(super) core: usize,
+    pub(super) steered: Arc<Steered>,
 }
 
 impl Uplink {
     /// Plugs the device in, configures it and gives each core its queue. The port table does not know of it yet.
     pub(super) fn start(
         eal: &Eal,
-        fabric: &Fabric,
+        fabric: &Arc<Fabric>,
         config: &config::UplinkConfig,
         port: PortId,
     ) -> Result<(Self, Vec<UplinkShare>), DataplaneError> {
@@ -64,24 +58,19 @@ impl Uplink {
         let mut shares = Vec::new();
         for (core, (source, pair)) in sources.into_iter().zip(pairs).enumerate() {
             let counters = Arc::new(UplinkCounters::default());
-            queues.push(UplinkQueue { source, counters: Arc::clone(&counters), core });
+            queues.push(UplinkQueue::new(source, Arc::clone(&counters), core));
             shares.push(UplinkShare { port, source, queues: pair, pool: pool.clone(), limits, counters });
         }
-        Ok((Self { config: config.clone(), port, device, pool, queues }, shares))
+        let host = Arc::new(UplinkHost::new(port, Arc::clone(fabric), queues));
+        let device = Arc::new(device);
+        let steered = Arc::new(Steered::new(config.name.as_str(), &host, &device));
+        Ok((Self { config: config.clone(), host, device, pool, steered }, shares))
     }
 
-    /// For each core, whose TX queue it sends through: its own where it has one.
-    pub(super) fn way(&self, cores: usize) -> Way {
-        Way::Uplink((0..cores).map(|core| (core % self.queues.len()) as u16).collect())
-    }
-
-    /// Takes the queues from the cores and unplugs the device. The port table does not know it any more.
-    pub(super) fn stop(self, eal: &Eal, fabric: &Fabric) -> Result<(), DataplaneError> {
-        let Self { config, port, device, pool, queues } = self;
-        drop(fabric.take_uplink(port));
-        for queue in queues {
-            fabric.release_source(queue.source);
-        }
+    /// Takes the queues from the cores and unplugs the device. The port table does not know it any more, and it is not steered.
+    pub(super) fn stop(self, eal: &Eal) -> Result<(), DataplaneError> {
+        let Self { config, host, device, pool, .. } = self;
+        host.take_away();
         drop((device, pool));
         eal.unplug(&config.device.to_string()).map_err(|source| failed(&config, source))
     }

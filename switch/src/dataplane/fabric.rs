@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU32;
 use std::sync::mpsc::{Receiver, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use pmd_bindings::{Eal, ThreadRegistration, tsc, tsc_hz};
@@ -10,10 +10,10 @@ use vm_ports::QueuePair;
 
 use super::accounting::{CoreCounters, SOURCES_MAX, SourceId};
 use super::error::DataplaneError;
-use super::handover::{Move, Token};
+use super::handover::{Move, Progress, Token};
 use super::histogram::Pauses;
 use super::io_core::{CoreSetup, IoCore};
-use super::mailbox::{Handed, Limits, Mailbox, Message, Reply, UplinkQueues, mailbox};
+use super::mailbox::{Handed, Limits, Mailbox, Message, Reply, UplinkShare, mailbox};
 use super::ports::{PORTS_MAX, PortTable};
 use super::rescue::{CoreThread, Rescue};
 use super::turns::Share;
@@ -28,6 +28,10 @@ pub(super) struct Fabric {
     cores: Vec<Core>,
     /// The port table, as it will be published next.
     table: Mutex<PortTable>,
+    /// Told of each table that was published.
+    pub(super) news: News,
+    /// How far the rings between the cores have been emptied.
+    pub(super) progress: Arc<Progress>,
     /// Held while a queue pair moves: one at a time.
     moves: Mutex<()>,
     pub(super) pauses: Pauses,
@@ -49,15 +53,18 @@ impl Fabric {
         let cpus: Vec<usize> = config.io_cores.cpus.iter().map(|cpu| cpu.0 as usize).collect();
         let epoch = tsc();
         let fdb = fdb_settings(config);
+        let (links, progress) = connect(cpus.len());
         let mut fabric = Self {
             cores: Vec::with_capacity(cpus.len()),
             table: Mutex::new(PortTable::default()),
+            news: News::default(),
+            progress,
             moves: Mutex::new(()),
             pauses: Pauses::default(),
             sources: Mutex::new(vec![false; SOURCES_MAX]),
             rescue: None,
         };
-        for (index, links) in connect(cpus.len()).into_iter().enumerate() {
+        for (index, links) in links.into_iter().enumerate() {
             let cpu = cpus[index];
             let (sender, receiver) = mailbox();
             let counters = Arc::new(CoreCounters::new());
@@ -121,6 +128,12 @@ impl Fabric {
         let tell = |core: &Core| core.ask(|reply| Message::Table { table: Arc::clone(&table), moving, reply });
         let answers: Vec<Receiver<Arc<PortTable>>> = self.cores.iter().map(tell).collect();
         answers.iter().for_each(|answer| drop(answer.recv()));
+        self.news.tell();
+    }
+
+    /// The port table as it was published last.
+    pub(super) fn table(&self) -> PortTable {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Moves a queue pair to another core while traffic goes on. `change` makes the port table say so. Returns how many cycles it was not
@@ -165,6 +178,11 @@ impl Fabric {
         !serves
     }
 
+    /// Whether a core sleeps between its rounds.
+    pub(super) fn is_parked(&self, core: usize) -> bool {
+        self.cores.get(core).is_some_and(|core| core.counters.parked.get() != 0)
+    }
+
     /// Has it poll without sleeping again.
     pub(super) fn wake(&self, core: usize) -> bool {
         self.cores.get(core).inspect(|core| core.wake()).is_some()
@@ -176,7 +194,7 @@ impl Fabric {
     }
 
     /// Takes an uplink's queues back from every core.
-    pub(super) fn take_uplink(&self, port: PortId) -> Vec<UplinkQueues> {
+    pub(super) fn take_uplink(&self, port: PortId) -> Vec<UplinkShare> {
         (0..self.len())
             .filter_map(|core| self.ask(core, |reply| Message::TakeUplink { port, reply }))
             .flatten()
@@ -217,6 +235,35 @@ impl Fabric {
                 drop(vm_ports::join(thread));
             }
         }
+    }
+}
+
+/// How often something changed, for a thread that follows.
+#[derive(Default)]
+pub(super) struct News {
+    /// The number, and whether there will be no more.
+    count: Mutex<(u64, bool)>,
+    more: Condvar,
+}
+
+impl News {
+    fn tell(&self) {
+        self.count.lock().unwrap_or_else(PoisonError::into_inner).0 += 1;
+        self.more.notify_all();
+    }
+
+    /// Ends every wait.
+    pub(super) fn end(&self) {
+        self.count.lock().unwrap_or_else(PoisonError::into_inner).1 = true;
+        self.more.notify_all();
+    }
+
+    /// Waits until something has changed since the number was `seen`; the new number, or `None` at the end.
+    pub(super) fn wait(&self, seen: u64) -> Option<u64> {
+        let count = self.count.lock().unwrap_or_else(PoisonError::into_inner);
+        let nothing = |(count, ends): &mut (u64, bool)| *count == seen && !*ends;
+        let count = self.more.wait_while(count, nothing).unwrap_or_else(PoisonError::into_inner);
+        (!count.1).then_some(count.0)
     }
 }
 

@@ -84,7 +84,7 @@ impl Forwarder {
             if lasting {
                 next += burst.alike(next, &burst.view(index).packet().ethernet());
             }
-            match self.table.get(port).and_then(|entry| self.out.exit(entry, ingress)) {
+            match self.table.get(port).and_then(|entry| self.out.exit(entry, ingress, self.out.me)) {
                 Some(Exit::Core(core, port)) => {
                     let version = self.table.version();
                     self.out.hand_over_run((core, port), version, burst, index..next, origin, ingress)
@@ -251,7 +251,7 @@ impl Forwarder {
                 }
             };
             if let Some(exit @ (Exit::Guest(_) | Exit::Uplink(_))) =
-                table.get(port).and_then(|entry| out.exit(entry, ingress))
+                table.get(port).and_then(|entry| out.exit(entry, ingress, from))
             {
                 next += labels[next..].iter().take_while(|other| other.goes_with(label)).count();
                 out.leave(exit, burst, index..next, label.source, charge);
@@ -424,9 +424,9 @@ impl Outputs {
         entry.receiver(from, view).ok_or(DropReason::ReceiverNotReady)
     }
 
-    /// Where a packet for this port leaves this core as it is, if that depends on nothing else in it.
+    /// Where a packet for this port that came in on core `from` leaves this core as it is, if that depends on nothing else in it.
     #[inline]
-    fn exit(&self, entry: &PortEntry, ingress: Ingress) -> Option<Exit> {
+    fn exit(&self, entry: &PortEntry, ingress: Ingress, from: usize) -> Option<Exit> {
         if ingress.tagged || entry.vlans.egress(ingress.vlan) != Some(Egress::Untagged) {
             return None;
         }
@@ -439,11 +439,12 @@ impl Outputs {
                 [only] => Some(Exit::Core(usize::from(only.core), entry.id)),
                 _ => None,
             },
-            Way::Uplink(cores) => {
-                let mine = cores.get(self.me).is_some_and(|owner| usize::from(*owner) == self.me);
-                let at = self.uplinks.iter().position(|uplink| uplink.port == entry.id);
-                at.filter(|_| mine).map(Exit::Uplink)
-            }
+            Way::Uplink(ways) => match *ways.get(from)? {
+                Receiver { queue, core } if usize::from(core) == self.me => {
+                    self.uplinks.iter().position(|uplink| uplink.is(entry.id, queue)).map(Exit::Uplink)
+                }
+                Receiver { core, .. } => Some(Exit::Core(core.into(), entry.id)),
+            },
         }
     }
 
@@ -580,7 +581,7 @@ impl Outputs {
                     }
                 })
             }
-            Way::Uplink(_) => match self.uplinks.iter_mut().find(|uplink| uplink.port == entry.id) {
+            Way::Uplink(_) => match self.uplinks.iter_mut().find(|uplink| uplink.is(entry.id, receiver.queue)) {
                 Some(uplink) => match uplink.push(view, source, charge, &self.counters) {
                     // Charged when it is sent.
                     Ok(()) => return,

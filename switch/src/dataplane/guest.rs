@@ -217,6 +217,7 @@ impl GuestHost {
                 core,
                 pinned: self.pinned,
                 packets: queue.counters.tx.packets.get(),
+                node: queue.counters.node(),
             })
         })
     }

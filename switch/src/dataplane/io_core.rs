@@ -17,9 +17,9 @@ use vm_ports::{BURST_PACKETS, Burst, BurstBuffer, Offload, QueueCounters, QueueP
 use self::moves::Part;
 use super::accounting::{Charge, CoreCounters, SOURCES_MAX, SourceId, UplinkCounters};
 use super::forwarder::{Forwarder, Origin, Outputs};
-use super::handover::Progress;
+use super::handover::{Progress, Token};
 use super::histogram::Sampler;
-use super::mailbox::{Limits, Message, UplinkQueues, UplinkShare};
+use super::mailbox::{Limits, Message, Reply, UplinkShare};
 use super::ports::{PORTS_MAX, PortTable};
 use super::rota::Rota;
 use super::turns::{Credit, Rounds, Share, cost};
@@ -57,6 +57,10 @@ struct UplinkRx {
     origin: Origin,
     rx: pmd_bindings::RxQueue,
     counters: Arc<UplinkCounters>,
+    /// It is not polled before the cycle counter is there. 0: it is.
+    held_until: u64,
+    /// Who wants to know when it is empty.
+    asked: Option<(Token, Reply<Token>)>,
 }
 
 /// What a core is made with.
@@ -149,11 +153,19 @@ impl IoCore {
         while let Some(worked) = self.turn(tsc) {
             if !worked && self.may_nap() {
                 std::thread::park_timeout(NAP);
+                self.was_away();
             } else if !worked && self.shares_cpu {
                 std::thread::yield_now();
+                self.was_away();
             }
         }
         self
+    }
+
+    /// Accounts for time in which others had the CPU: it is not what the next round took.
+    fn was_away(&mut self) {
+        let now = tsc();
+        self.counters.idle_cycles.add(now.wrapping_sub(std::mem::replace(&mut self.done_at, now)));
     }
 
     /// Whether it is parked, and serves nothing that could make it wait.
@@ -326,8 +338,16 @@ impl IoCore {
     fn poll_uplink(&mut self, index: usize, clock: &impl Fn() -> u64) -> bool {
         let Some(uplink) = self.uplinks.get_mut(index) else { return false };
         let source = uplink.origin.source;
+        if uplink.held_until != 0 {
+            if self.now.cycles < uplink.held_until {
+                return false;
+            }
+            uplink.held_until = 0;
+        }
         let mut mbufs = ArrayVec::<Mbuf, BURST_PACKETS>::new();
-        if uplink.rx.burst(&mut mbufs) == 0 {
+        let received = uplink.rx.burst(&mut mbufs);
+        if received == 0 {
+            self.answer_empty(index);
             return false;
         }
         uplink.counters.rx_packets.add(mbufs.len() as u64);
@@ -349,7 +369,19 @@ impl IoCore {
             }
             self.poll_urgent(clock);
         }
+        if received < BURST_PACKETS {
+            self.answer_empty(index);
+        }
         true
+    }
+
+    /// An uplink's RX queue is empty, and all that it held has left this core: whoever asked is told so.
+    fn answer_empty(&mut self, index: usize) {
+        let Some((mut token, reply)) = self.uplinks.get_mut(index).and_then(|uplink| uplink.asked.take()) else {
+            return;
+        };
+        token.note(self.forwarder.out.me(), self.forwarder.out.places());
+        answer(&reply, token);
     }
 
     /// Forwards a burst of what an uplink received, from `next` on; returns where the rest begins. `sampled`: one of those that are looked at
@@ -431,9 +463,25 @@ impl IoCore {
             self.counters.messages.add(1);
             match message {
                 Message::Attach { port, queue, source, share, pair } => self.attach(port, queue, source, share, *pair),
-                Message::TakeBack { port, queue, reply } => answer(&reply, self.take_back(port, queue).map(Box::new)),
-                Message::AttachUplink(share) => self.attach_uplink(*share),
+                Message::TakeBack { port, queue, reply } => {
+                    answer(&reply, self.take_back(port, queue).map(|(pair, _)| Box::new(pair)));
+                }
+                Message::AttachUplink(share) => {
+                    let rx = self.attach_uplink_tx(*share);
+                    self.uplinks.push(rx);
+                }
                 Message::TakeUplink { port, reply } => answer(&reply, self.take_uplink(port)),
+                Message::HoldUplink { port, queue, until, reply } => {
+                    if let Some(uplink) = self.uplink_rx(port, queue) {
+                        uplink.held_until = until.unwrap_or(0);
+                    }
+                    reply.iter().for_each(|reply| answer(reply, ()));
+                }
+                Message::EmptyUplink { port, queue, token, reply } => {
+                    if let Some(uplink) = self.uplink_rx(port, queue) {
+                        uplink.asked = Some((token, reply));
+                    }
+                }
                 Message::Table { table, moving, reply } => {
                     let old = std::mem::replace(&mut self.forwarder.table, table);
                     if let Some(moving) = moving {
@@ -489,7 +537,7 @@ impl IoCore {
 
     fn attach(&mut self, port: PortId, queue: usize, source: SourceId, share: Share, pair: QueuePair) {
         if let Some(tx) = self.attach_receiver(port, queue, source, pair) {
-            self.attach_sender(port, queue, source, share, tx);
+            self.attach_sender((port, queue), source, share, tx, Waiting::default());
         }
     }
 
@@ -509,8 +557,15 @@ impl IoCore {
         pair.tx.take()
     }
 
-    /// Serves the transmit ring of a queue pair that is attached already.
-    fn attach_sender(&mut self, port: PortId, queue: usize, source: SourceId, share: Share, tx: TxQueue) {
+    /// Serves the transmit ring of a queue pair that is attached already, in which work is `waiting`.
+    fn attach_sender(
+        &mut self,
+        (port, queue): (PortId, usize),
+        source: SourceId,
+        share: Share,
+        tx: TxQueue,
+        waiting: Waiting,
+    ) {
         let place = self.guests.len();
         if share.latency {
             self.rota.add_urgent(place);
@@ -518,42 +573,58 @@ impl IoCore {
             self.rota.add(place, self.now.cycles);
         }
         let (origin, credit) = (Origin { port, source }, Credit::new(share, &self.rounds));
-        self.guests.push(GuestTx { queue, origin, tx, waiting: Waiting::default(), credit, again: false });
+        if let Some(change) = waiting.as_set() {
+            self.counters.note_waiting(source, change);
+        }
+        self.guests.push(GuestTx { queue, origin, tx, waiting, credit, again: false });
     }
 
     /// Between bursts everything pulled is completed and everything pushed is shown, so the halves can go as they are.
-    fn take_back(&mut self, port: PortId, queue: usize) -> Option<QueuePair> {
+    fn take_back(&mut self, port: PortId, queue: usize) -> Option<(QueuePair, Waiting)> {
         let index = self.attached.iter().position(|a| a.port == port && a.queue == queue)?;
         let attached = self.attached.swap_remove(index);
         self.counters.queue_pairs.set(self.attached.len() as u64);
         let mut pair = QueuePair::new(attached.counters);
         pair.rx = self.forwarder.out.remove_rx(port, queue);
         let tx = self.guests.iter().position(|g| g.origin.port == port && g.queue == queue);
+        let mut waiting = Waiting::default();
         pair.tx = tx.map(|index| {
             self.rota.swap_remove(index, self.guests.len() - 1);
             let guest = self.guests.swap_remove(index);
-            // Whoever serves it next sees anew what waits.
             self.counters.note_nothing_waiting(guest.origin.source);
+            waiting = guest.waiting;
             guest.tx
         });
-        Some(pair)
+        Some((pair, waiting))
     }
 
-    fn attach_uplink(&mut self, share: UplinkShare) {
+    /// Sends through the TX queue of an uplink's queue pair; its other half is to be served, too.
+    fn attach_uplink_tx(&mut self, share: UplinkShare) -> UplinkRx {
         let UplinkShare { port, source, queues, pool, limits, counters } = share;
         let tx = UplinkTx::new(port, queues.tx, pool, limits, Arc::clone(&counters));
         self.forwarder.out.uplinks.push(tx);
-        let origin = Origin { port, source };
-        self.counters.uplinks.set(self.uplinks.len() as u64 + 1);
-        self.uplinks.push(UplinkRx { origin, rx: queues.rx, counters });
+        self.counters.uplinks.set(self.forwarder.out.uplinks.len() as u64);
+        UplinkRx { origin: Origin { port, source }, rx: queues.rx, counters, held_until: 0, asked: None }
     }
 
-    fn take_uplink(&mut self, port: PortId) -> Vec<UplinkQueues> {
-        let rx = self.uplinks.extract_if(.., |uplink| uplink.origin.port == port).map(|uplink| uplink.rx);
-        let tx = self.forwarder.out.uplinks.extract_if(.., |uplink| uplink.port == port).map(UplinkTx::into_queue);
-        let queues = rx.zip(tx).map(|(rx, tx)| UplinkQueues { rx, tx }).collect();
-        self.counters.uplinks.set(self.uplinks.len() as u64);
-        queues
+    fn uplink_rx(&mut self, port: PortId, queue: u16) -> Option<&mut UplinkRx> {
+        self.uplinks.iter_mut().find(|uplink| uplink.origin.port == port && uplink.rx.id() == queue)
+    }
+
+    /// Gives an uplink's queue pair up. Between bursts everything that was staged has been sent.
+    fn take_uplink_pair(&mut self, port: PortId, queue: u16) -> Option<UplinkShare> {
+        let rx = self.uplinks.iter().position(|rx| rx.origin.port == port && rx.rx.id() == queue)?;
+        let tx = self.forwarder.out.uplinks.iter().position(|tx| tx.is(port, queue))?;
+        let UplinkRx { origin, rx, .. } = self.uplinks.swap_remove(rx);
+        let share = self.forwarder.out.uplinks.swap_remove(tx).into_share(origin.source, rx);
+        self.counters.uplinks.set(self.forwarder.out.uplinks.len() as u64);
+        Some(share)
+    }
+
+    fn take_uplink(&mut self, port: PortId) -> Vec<UplinkShare> {
+        let here = self.uplinks.iter().filter(|rx| rx.origin.port == port);
+        let queues: Vec<u16> = here.map(|rx| rx.rx.id()).collect();
+        queues.into_iter().filter_map(|queue| self.take_uplink_pair(port, queue)).collect()
     }
 
     /// Floods a reverse ARP request (RFC 903), as a guest that moved would, so that switches learn where it is now.

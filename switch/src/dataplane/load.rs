@@ -51,6 +51,8 @@ pub(super) struct Place {
     pub(super) pinned: bool,
     /// Packets pulled from it, ever.
     pub(super) packets: u64,
+    /// The NUMA node of its guest's memory.
+    pub(super) node: Option<u16>,
 }
 
 /// What the counters say at one moment. Cycles are totals, but for waits.
@@ -128,11 +130,11 @@ impl LoadMeter {
         }
         let mut queues = Vec::with_capacity(reading.queues.len());
         for (place, cycles, waited) in &reading.queues {
-            let Place { queue, core, pinned, packets, .. } = *place;
+            let Place { queue, core, pinned, packets, node, .. } = *place;
             let before = self.queues.get(&place.source.0).copied().unwrap_or((*cycles, packets));
             let cycles = got(core, cycles.wrapping_sub(before.0).min(length));
             let packets = scaled(packets.wrapping_sub(before.1));
-            queues.push(QueueLoad { queue, core: IoCore(core), pinned, cycles, packets, node: None });
+            queues.push(QueueLoad { queue, core: IoCore(core), pinned, cycles, packets, node });
             if let Some(core) = cores.get_mut(core) {
                 core.oldest_ns = core.oldest_ns.max(ns(*waited, self.cycles_per_s));
             }
@@ -268,6 +270,7 @@ mod tests {
             core,
             pinned: false,
             packets: 0,
+            node: Some(1),
         }
     }
 
@@ -288,7 +291,7 @@ mod tests {
         let now = Place { packets: 9, ..place(1, 0) };
         let second = meter.tick(&reading(2500, &[1600], &[(now, 1200, 5000)]), &[], None);
         assert_eq!(second.cores, [CoreLoad { busy: 600, capacity: 1000, oldest_ns: 2500, parked: false }]);
-        let queue = QueueLoad { queue: id(1), core: IoCore(0), pinned: false, cycles: 500, packets: 9, node: None };
+        let queue = QueueLoad { queue: id(1), core: IoCore(0), pinned: false, cycles: 500, packets: 9, node: Some(1) };
         assert_eq!(second.queues, [queue]);
     }
 

@@ -14,6 +14,7 @@ use super::handover::{Move, Token};
 use super::ports::PortTable;
 use super::turns::Share;
 use super::uplink::UplinkLimits;
+use super::waiting::Waiting;
 use crate::forwarding::{Entry, MacAddr, PortId, PortKind, TokenBucket, VlanId};
 
 /// Messages that can wait.
@@ -31,7 +32,11 @@ pub(super) enum Message {
     /// Serve an uplink's queue.
     AttachUplink(Box<UplinkShare>),
     /// Stop serving an uplink. Its queues are closed where the answer is received.
-    TakeUplink { port: PortId, reply: Reply<Vec<UplinkQueues>> },
+    TakeUplink { port: PortId, reply: Reply<Vec<UplinkShare>> },
+    /// Do not poll an uplink's RX queue before the cycle counter is there, or poll it again.
+    HoldUplink { port: PortId, queue: u16, until: Option<u64>, reply: Option<Reply<()>> },
+    /// Say when an uplink's RX queue was seen empty, and where the rings to the other cores stood then. No answer: it is not here.
+    EmptyUplink { port: PortId, queue: u16, token: Token, reply: Reply<Token> },
     /// Forward by this table from now on, which is the first of a move, or of none; the old one is freed where the answer is received.
     Table { table: Arc<PortTable>, moving: Option<Move>, reply: Reply<Arc<PortTable>> },
     /// Give this queue pair to another core, once the table has come that says so.
@@ -62,7 +67,7 @@ pub(super) struct Handed {
     pub(super) source: SourceId,
     pub(super) share: Share,
     /// Nothing before the giving core has put it in, or where that did not have it.
-    pub(super) pair: Option<QueuePair>,
+    pub(super) pair: Option<Pair>,
     /// Where the giving core's rings stood then, …
     pub(super) token: Token,
     /// … and the cycle counter: when its last burst had ended, …
@@ -71,6 +76,15 @@ pub(super) struct Handed {
     pub(super) arrived: Option<u64>,
     /// Where it goes when the move is over.
     pub(super) reply: Option<Reply<Box<Handed>>>,
+}
+
+/// What moves.
+#[allow(clippy::large_enum_variant, reason = "it is in the box of what is handed over")]
+pub(super) enum Pair {
+    /// A guest's queue pair, and how long work waits in its transmit ring.
+    Guest(QueuePair, Waiting),
+    /// An uplink's.
+    Uplink(UplinkShare),
 }
 
 /// What can be changed while the switch runs.
@@ -84,7 +98,7 @@ pub(super) struct Limits {
     pub(super) flood: TokenBucket,
 }
 
-/// One core's part of an uplink.
+/// A queue pair of an uplink, and what it takes to serve it.
 pub(super) struct UplinkShare {
     pub(super) port: PortId,
     pub(super) source: SourceId,
@@ -94,7 +108,7 @@ pub(super) struct UplinkShare {
     pub(super) counters: Arc<UplinkCounters>,
 }
 
-/// The queues of an uplink that one core serves.
+/// An RX queue and a TX queue with the same number.
 pub(super) struct UplinkQueues {
     pub(super) rx: pmd_bindings::RxQueue,
     pub(super) tx: pmd_bindings::TxQueue,

@@ -4,6 +4,8 @@
 //! guest      a vhost-user session hands queue pairs over ─┐
 //! device     a DPDK port's queues, one for each core ─────┤
 //!                                                         ▼
+//! uplink_queues  whose they are while a core is parked    │
+//! steering   rules in the NICs, as the table says         │
 //! fabric     starts, tells and asks ──mailbox──▶ io_core  polls what it owns, burst by burst
 //!            publishes ports (the table)         forwarder   source check, VLAN, FDB, output
 //!                                                rota        which idle rings, and when
@@ -37,8 +39,10 @@ mod rescue;
 pub mod rig;
 mod rota;
 mod scheduling;
+mod steering;
 mod turns;
 mod uplink;
+mod uplink_queues;
 mod waiting;
 mod watch;
 mod xcore;
@@ -61,6 +65,8 @@ use self::ports::{PORTS_MAX, PortEntry, Way};
 use self::report::SourceTotals;
 pub(crate) use self::scheduling::DECISION_KINDS;
 use self::scheduling::Scheduling;
+use self::steering::Steering;
+use self::uplink_queues::Uplinks;
 use crate::control::protocol::MovedQueue;
 use crate::forwarding::{MacAddr, PortId, PortKind, PortVlans, SourceCheck, VlanId, VlanSet};
 
@@ -69,6 +75,8 @@ pub(crate) struct Dataplane {
     // Guests and uplinks first: sessions end and devices close while the cores still run.
     guests: Vec<Guest>,
     uplinks: Vec<Uplink>,
+    steering: Steering,
+    uplink_queues: Arc<Uplinks>,
     fabric: Arc<Fabric>,
     loads: Arc<Loads>,
     pub(crate) scheduling: Scheduling,
@@ -90,11 +98,14 @@ impl Dataplane {
         let eal = Arc::new(eal::start(config)?);
         let fabric = Arc::new(Fabric::start(&eal, config)?);
         let loads = Arc::new(Loads::new(Arc::clone(&fabric)));
+        let uplink_queues = Arc::new(Uplinks::new(Arc::clone(&fabric)));
         Ok(Self {
             guests: Vec::new(),
             uplinks: Vec::new(),
-            scheduling: Scheduling::start(&fabric, &loads, &config.io_cores, scheduler)
+            scheduling: Scheduling::start(&fabric, &loads, &uplink_queues, &config.io_cores, scheduler)
                 .map_err(DataplaneError::Scheduler)?,
+            steering: Steering::start(&fabric).map_err(DataplaneError::Scheduler)?,
+            uplink_queues,
             fabric,
             loads,
             eal,
@@ -118,7 +129,9 @@ impl Dataplane {
         let vlans = port_vlans(&config.vlan);
         self.open_port(port, PortKind::Guest);
         let stations = config.stations.iter().map(|station| station.octets());
-        self.fix_stations(port, config.mac.map(|mac| mac.octets()).into_iter().chain(stations), &config.vlan);
+        let addresses: Vec<[u8; 6]> = config.mac.map(|mac| mac.octets()).into_iter().chain(stations).collect();
+        self.fix_stations(port, addresses.iter().copied(), &config.vlan);
+        self.steering.set_addresses(port, addresses);
         let entry = PortEntry { id: port, vlans, check, way: Way::Guest(Vec::new()) };
         self.fabric.change_table(|table| table.set(entry));
         let sources: Vec<SourceId> = queues.iter().map(|queue| queue.source).collect();
@@ -207,12 +220,13 @@ impl Dataplane {
             id: port,
             vlans: port_vlans(&config.vlan),
             check: SourceCheck::ANY,
-            way: uplink.way(self.fabric.len()),
+            way: uplink_queues::ways(self.fabric.len(), uplink.host.queues.len()),
         };
         self.fabric.change_table(|table| table.set(entry));
         device::hand_out(&self.fabric, shares);
+        self.uplink_queues.add(Arc::clone(&uplink.host));
+        self.steering.add(Arc::clone(&uplink.steered));
         self.uplinks.push(uplink);
-        self.scheduling.set_uplinks(true);
         Ok(())
     }
 
@@ -224,9 +238,10 @@ impl Dataplane {
             .position(|uplink| uplink.config.name.as_str() == name)
             .ok_or_else(|| DataplaneError::NoSuchPort { kind: "uplink", name: name.to_owned() })?;
         let uplink = self.uplinks.remove(index);
-        self.close_port(uplink.port);
-        self.scheduling.set_uplinks(!self.uplinks.is_empty());
-        uplink.stop(&self.eal, &self.fabric)
+        self.uplink_queues.remove(uplink.host.port);
+        self.steering.remove(uplink.host.port);
+        self.close_port(uplink.host.port);
+        uplink.stop(&self.eal)
     }
 
     /// Takes over those settings that can change while the switch runs.
@@ -240,13 +255,15 @@ impl Dataplane {
     pub(crate) fn stop(mut self) {
         // All sessions at once: each has to wait for the cores, and they need not do so one after the other.
         self.scheduling.stop();
+        self.steering.stop();
         self.guests.iter().for_each(Guest::begin_stop);
         for guest in self.guests.drain(..) {
             self.loads.remove(guest.host.port);
             guest.stop();
         }
         for uplink in self.uplinks.drain(..) {
-            if let Err(error) = uplink.stop(&self.eal, &self.fabric) {
+            self.steering.remove(uplink.host.port);
+            if let Err(error) = uplink.stop(&self.eal) {
                 tracing::warn!("{error}");
             }
         }
@@ -265,7 +282,7 @@ impl Dataplane {
     /// A port number that has not been in use for as long as possible: packets under way may still name an old one.
     fn take_port(&mut self) -> Result<PortId, DataplaneError> {
         let guests = self.guests.iter().map(|guest| guest.host.port);
-        let taken: Vec<PortId> = guests.chain(self.uplinks.iter().map(|uplink| uplink.port)).collect();
+        let taken: Vec<PortId> = guests.chain(self.uplinks.iter().map(|uplink| uplink.host.port)).collect();
         for offset in 0..PORTS_MAX as u16 {
             let port = PortId((self.next_port + offset) % PORTS_MAX as u16);
             if !taken.contains(&port) {
@@ -281,6 +298,7 @@ impl Dataplane {
     }
 
     fn close_port(&self, port: PortId) {
+        self.steering.set_addresses(port, Vec::new());
         self.fabric.change_table(|table| table.remove(port));
         self.fabric.tell_all(|| Message::ClosePort(port));
     }

@@ -27,11 +27,11 @@ pub(super) struct PortEntry {
 pub(super) enum Way {
     /// Through the receive rings that are started and enabled.
     Guest(Vec<Receiver>),
-    /// Through the TX queue of a core: for each core, which core's.
-    Uplink(Vec<u16>),
+    /// Through a TX queue: for each core, always the same one, and the core that has it.
+    Uplink(Vec<Receiver>),
 }
 
-/// A guest's receive ring and who owns it.
+/// A guest's receive ring, or an uplink's TX queue, and who owns it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Receiver {
     pub(super) queue: u16,
@@ -58,7 +58,7 @@ impl PortEntry {
                     many.get(hash as usize % many.len()).copied()
                 }
             },
-            Way::Uplink(cores) => cores.get(core).map(|owner| Receiver { queue: 0, core: *owner }),
+            Way::Uplink(ways) => ways.get(core).copied(),
         }
     }
 }

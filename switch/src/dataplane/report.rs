@@ -11,10 +11,10 @@ use super::accounting::{CoreCounters, SourceId};
 use super::device::Uplink;
 use super::guest::{Guest, GuestQueue, GuestState};
 use super::load::{LastLoad, ns, oldest_wait};
-use crate::forwarding::{DropReason, LearnRefusal, PortId};
+use crate::forwarding::{DropReason, LearnRefusal, MacAddr, PortId};
 use crate::snapshot::{
     Accounting, CoreSnapshot, FdbSnapshot, NegotiatedSnapshot, PortKind, PortSnapshot, PortState, QueueSnapshot,
-    Snapshot, TalkSnapshot, TalksSnapshot, Traffic, UplinkErrors, UplinkSnapshot,
+    Snapshot, SteeringSnapshot, TalkSnapshot, TalksSnapshot, Traffic, UplinkErrors, UplinkSnapshot,
 };
 
 /// What became of the packets of one source, summed over the cores.
@@ -183,7 +183,7 @@ impl Dataplane {
 
     fn port_name(&self, port: PortId) -> String {
         let guest = self.guests.iter().find(|guest| guest.host.port == port).map(|guest| &guest.config.name);
-        let uplink = self.uplinks.iter().find(|uplink| uplink.port == port).map(|uplink| &uplink.config.name);
+        let uplink = self.uplinks.iter().find(|uplink| uplink.host.port == port).map(|uplink| &uplink.config.name);
         guest.or(uplink).map(|name| name.as_str().to_owned()).unwrap_or_default()
     }
 
@@ -275,12 +275,14 @@ impl Dataplane {
     }
 
     fn uplink(&self, uplink: &Uplink) -> PortSnapshot {
-        let queues = uplink.queues.iter().enumerate().map(|(index, queue)| {
+        let mut handed_over = 0;
+        let queues = uplink.host.queues.iter().enumerate().map(|(index, queue)| {
             let totals = self.totals_of_owner(queue.source);
+            handed_over += totals.handed;
             let counters = &queue.counters;
             QueueSnapshot {
                 index,
-                io_core: Some(queue.core),
+                io_core: Some(queue.io_core()),
                 rx: Traffic { packets: counters.rx_packets.get(), bytes: counters.rx_bytes.get() },
                 tx: Traffic { packets: counters.tx_packets.get(), bytes: counters.tx_bytes.get() },
                 drops: totals.drops(),
@@ -289,6 +291,12 @@ impl Dataplane {
                 ..QueueSnapshot::default()
             }
         });
+        let queues = queues.collect();
+        let steering = SteeringSnapshot {
+            rules: uplink.steered.rules().map(|(mac, queue)| (MacAddr(mac).to_string(), queue)).collect(),
+            refusals: uplink.steered.refusals(),
+            handed_over,
+        };
         let device = &uplink.device;
         let link = device.link().ok();
         let xstats = device.xstats().unwrap_or_default().into_iter().map(|stat| (stat.name, stat.value)).collect();
@@ -298,10 +306,11 @@ impl Dataplane {
             uplink: Some(uplink_snapshot(uplink, link)),
             device: Some(uplink.config.device.to_string()),
             driver: Some(device.info().driver.clone()),
-            mac: device.mac().ok().map(|mac| crate::forwarding::MacAddr(mac).to_string()),
+            mac: device.mac().ok().map(|mac| MacAddr(mac).to_string()),
             mtu: Some(device.negotiated().mtu),
+            steering: Some(steering),
             xstats,
-            ..port_snapshot(PortKind::Uplink, queues.collect())
+            ..port_snapshot(PortKind::Uplink, queues)
         }
     }
 }

@@ -16,8 +16,11 @@ use super::load::{LoadMeter, Place, Reading, queue_id};
 use super::mailbox::{Handed, Mailbox, Message, UplinkShare, mailbox};
 use super::ports::{PORTS_MAX, PortEntry, PortTable, Receiver, Way};
 pub use super::turns::Share;
+use super::uplink_queues::ways;
 use super::xcore::connect;
-use crate::forwarding::{Fdb, FdbSettings, MacAddr, PortId, PortKind, PortVlans, SourceCheck, TokenBucket, VlanId};
+use crate::forwarding::{
+    Fdb, FdbSettings, MacAddr, PortId, PortKind, PortVlans, SourceCheck, TokenBucket, VlanId, VlanSet,
+};
 
 /// Stations a core has room for: what `fdb_entries` is by default.
 const STATIONS: usize = 16_384;
@@ -121,7 +124,7 @@ impl Rig {
             cycles_per_s,
             seed: [1, 2, 3, 4],
         };
-        let cores = connect(cores).into_iter().enumerate().map(|(index, links)| {
+        let cores = connect(cores).0.into_iter().enumerate().map(|(index, links)| {
             let (sender, receiver) = mailbox();
             let counters = Arc::new(CoreCounters::new());
             let core = IoCore::new(CoreSetup {
@@ -164,24 +167,32 @@ impl Rig {
         let mut receivers = Vec::new();
         for (queue, pair) in pairs.into_iter().enumerate() {
             let source = self.take_source();
-            self.tell(core, Message::Attach { port, queue, source, share, pair: Box::new(pair) });
             receivers.push(Receiver { queue: queue as u16, core: core as u16 });
-            self.places.push(Place { queue: queue_id(port, queue), source, core, pinned: false, packets: 0 });
+            let node = pair.counters().node();
+            let place = Place { queue: queue_id(port, queue), source, core, pinned: false, packets: 0, node };
+            self.places.push(place);
+            self.tell(core, Message::Attach { port, queue, source, share, pair: Box::new(pair) });
         }
         self.publish(port, Way::Guest(receivers));
         RigPort(port)
     }
 
-    /// An uplink with a queue for each core. Every mbuf of its pool holds `frame` from the beginning: what a device like net_null, which
+    /// An uplink with so many queues, or one for each core, where the device has as many. Every mbuf of its pool holds `frame` from the beginning: what a device like net_null, which
     /// does not touch its packets, "receives".
     ///
     /// # Errors
     /// A device that EAL does not know or that cannot be configured.
-    pub fn add_uplink(&mut self, eal: &Eal, device: &str, frame: &[u8]) -> Result<RigPort, Box<dyn std::error::Error>> {
+    pub fn add_uplink(
+        &mut self,
+        eal: &Eal,
+        device: &str,
+        queues: Option<u16>,
+        frame: &[u8],
+    ) -> Result<RigPort, Box<dyn std::error::Error>> {
         let config = config::UplinkConfig {
             name: "uplink".parse()?,
             device: device.parse()?,
-            queues: None,
+            queues,
             mtu: None,
             vlan: config::Vlan::Access(config::VlanId::DEFAULT),
             stations: Vec::new(),
@@ -191,12 +202,13 @@ impl Rig {
         let (device, pool, pairs) = device::configure(eal, device, self.cores.len(), &config, port)?;
         prefill(&pool, frame);
         let limits = device::limits(&device);
+        let queues = pairs.len();
         for (core, queues) in pairs.into_iter().enumerate() {
             let (source, counters) = (self.take_source(), Arc::new(UplinkCounters::default()));
             let share = UplinkShare { port, source, queues, pool: pool.clone(), limits, counters };
             self.tell(core, Message::AttachUplink(Box::new(share)));
         }
-        self.publish(port, Way::Uplink((0..self.cores.len() as u16).collect()));
+        self.publish(port, ways(self.cores.len(), queues));
         self.devices.push(device);
         Ok(RigPort(port))
     }
@@ -206,21 +218,29 @@ impl Rig {
         self.tell_all(|| Message::FixStation { vlan: VlanId::DEFAULT, mac: MacAddr(mac), port: port.0 });
     }
 
-    /// Begins to move a guest's only queue pair to another core: both cores know. One move can be under way at a time.
-    pub fn begin_move(&mut self, port: RigPort, to: usize) -> RigMove {
+    /// Puts a port into a VLAN, whose packets leave it without a tag; `None`: into all VLANs, with a tag.
+    pub fn set_vlan(&mut self, port: RigPort, vlan: Option<u16>) {
+        let vlans = match vlan.map(VlanId::new) {
+            Some(id) => PortVlans::access(id.unwrap_or(VlanId::DEFAULT)),
+            None => PortVlans::trunk(VlanSet::all(), None),
+        };
+        self.table.change(port.0, |entry| entry.vlans = vlans);
+        self.publish_table();
+    }
+
+    /// Begins to move a queue pair of a port to another core: both cores know. One move can be under way at a time.
+    pub fn begin_move(&mut self, port: RigPort, queue: usize, to: usize) -> RigMove {
         let mut from = to;
         let since = self.table.next_version();
         self.table.change(port.0, |entry| {
-            if let Way::Guest(receivers) = &mut entry.way {
-                receivers
-                    .iter_mut()
-                    .for_each(|receiver| from = std::mem::replace(&mut receiver.core, to as u16).into());
-            }
+            let (Way::Guest(ways) | Way::Uplink(ways)) = &mut entry.way;
+            let moved = ways.iter_mut().filter(|way| usize::from(way.queue) == queue);
+            moved.for_each(|way| from = std::mem::replace(&mut way.core, to as u16).into());
         });
-        let moving = Move { port: port.0, queue: 0, from: from as u16, to: to as u16, since };
+        let moving = Move { port: port.0, queue: queue as u16, from: from as u16, to: to as u16, since };
         let (reply, arrival) = sync_channel(1);
         let token = Token::for_cores(self.cores.len());
-        let source = self.source_of(port);
+        let source = SourceId(self.first_source[port.0.index()].0 + queue as u16);
         let share = self.shares[port.0.index()];
         let handed = Handed { moving, source, share, pair: None, token, left: 0, arrived: None, reply: Some(reply) };
         let (known, _) = sync_channel(1);
@@ -315,13 +335,13 @@ impl Rig {
         SourceId(self.sources - 1)
     }
 
-    fn source_of(&self, port: RigPort) -> SourceId {
-        self.first_source[port.0.index()]
+    fn publish(&mut self, id: PortId, way: Way) {
+        self.table.set(PortEntry { id, vlans: PortVlans::access(VlanId::DEFAULT), check: SourceCheck::ANY, way });
+        self.publish_table();
     }
 
-    fn publish(&mut self, id: PortId, way: Way) {
+    fn publish_table(&mut self) {
         self.table.next_version();
-        self.table.set(PortEntry { id, vlans: PortVlans::access(VlanId::DEFAULT), check: SourceCheck::ANY, way });
         let table = Arc::new(self.table.clone());
         for core in 0..self.cores.len() {
             let (reply, old) = sync_channel(1);

@@ -12,6 +12,7 @@ use scheduler::{
 
 use super::fabric::Fabric;
 use super::load::{LoadReader, Loads, ns};
+use super::uplink_queues::Uplinks;
 use crate::control::protocol::PlanReport;
 use crate::snapshot::{DecisionSnapshot, SchedulerSnapshot};
 
@@ -30,6 +31,7 @@ pub(crate) struct Scheduling {
 struct Shared {
     loads: Arc<Loads>,
     fabric: Arc<Fabric>,
+    uplinks: Arc<Uplinks>,
     state: Mutex<State>,
     /// Told of an end, and of a new length of ticks.
     changed: Condvar,
@@ -39,8 +41,6 @@ struct State {
     scheduler: Scheduler,
     settings: config::SchedulerConfig,
     cores: config::IoCores,
-    /// Whether there are uplinks: their queues are served by all cores, so that none can be parked.
-    uplinks: bool,
     ends: bool,
     /// When decisions were made: number and time. As many as the scheduler remembers.
     times: VecDeque<(u64, SystemTime)>,
@@ -53,10 +53,11 @@ impl Scheduling {
     pub(super) fn start(
         fabric: &Arc<Fabric>,
         loads: &Arc<Loads>,
+        uplinks: &Arc<Uplinks>,
         cores: &config::IoCores,
         settings: &config::SchedulerConfig,
     ) -> std::io::Result<Self> {
-        let mut scheduler = Scheduler::new(made_of(settings, cores, false), topology(cores));
+        let mut scheduler = Scheduler::new(made_of(settings, cores), topology(cores));
         if !settings.rebalance {
             scheduler.pause();
         }
@@ -64,7 +65,6 @@ impl Scheduling {
             scheduler,
             settings: *settings,
             cores: cores.clone(),
-            uplinks: false,
             ends: false,
             times: VecDeque::new(),
             decided: [0; DECISION_KINDS.len()],
@@ -72,6 +72,7 @@ impl Scheduling {
         let shared = Arc::new(Shared {
             loads: Arc::clone(loads),
             fabric: Arc::clone(fabric),
+            uplinks: Arc::clone(uplinks),
             state: Mutex::new(state),
             changed: Condvar::new(),
         });
@@ -91,15 +92,6 @@ impl Scheduling {
         }
         drop(state);
         self.shared.changed.notify_all();
-    }
-
-    /// There are uplinks now, or none any more.
-    pub(super) fn set_uplinks(&self, uplinks: bool) {
-        let mut state = self.shared.lock();
-        if state.uplinks != uplinks {
-            state.uplinks = uplinks;
-            state.configure();
-        }
     }
 
     /// Stops moving queue pairs by itself, or goes on. Whether that changed anything.
@@ -202,6 +194,7 @@ impl Shared {
                 state.scheduler.finished(outcome);
                 state.note_times();
             }
+            self.uplinks.come_home();
         }
     }
 
@@ -215,7 +208,10 @@ impl Shared {
     fn carry_out(&self, order: Order) -> Outcome {
         match order {
             Order::Move(step) => self.carry_out_move(step),
-            Order::Park(core) => done_or(self.fabric.park(core.0), "the I/O core serves a queue pair or an uplink"),
+            Order::Park(core) => {
+                let parked = self.uplinks.leave(core.0) && self.fabric.park(core.0);
+                done_or(parked, "the I/O core serves a queue pair or an uplink")
+            }
             Order::Wake(core) => done_or(self.fabric.wake(core.0), "there is no such I/O core"),
         }
     }
@@ -272,8 +268,7 @@ impl State {
     }
 
     fn configure(&mut self) {
-        let Self { scheduler, settings, cores, uplinks, .. } = self;
-        scheduler.configure(made_of(settings, cores, *uplinks));
+        self.scheduler.configure(made_of(&self.settings, &self.cores));
     }
 
     /// Notes the time for decisions that are new.
@@ -322,7 +317,7 @@ fn done_or(done: bool, reason: &str) -> Outcome {
 }
 
 /// The settings in the scheduler's terms.
-fn made_of(settings: &config::SchedulerConfig, cores: &config::IoCores, uplinks: bool) -> scheduler::Config {
+fn made_of(settings: &config::SchedulerConfig, cores: &config::IoCores) -> scheduler::Config {
     scheduler::Config {
         policy: policy(settings.policy),
         tick_ns: u64::from(settings.tick_ms) * 1_000_000,
@@ -332,7 +327,7 @@ fn made_of(settings: &config::SchedulerConfig, cores: &config::IoCores, uplinks:
             ..Thresholds::default()
         },
         balance: Settings { gain: settings.gain, ..Settings::default() },
-        elastic: (cores.min < cores.cpus.len() && !uplinks).then(|| Elastic { min: cores.min, ..Elastic::default() }),
+        elastic: (cores.min < cores.cpus.len()).then(|| Elastic { min: cores.min, ..Elastic::default() }),
         decisions: DECISIONS,
         ..scheduler::Config::default()
     }

@@ -8,6 +8,7 @@ use vm_ports::offload::{Headers, IpVersion, OffloadError, parse};
 use vm_ports::{BURST_PACKETS, FRAME_MAX, Features, FrameSink, Gso, Offload, Packet, Source, View, deliver};
 
 use super::accounting::{Charge, CoreCounters, SourceId, UplinkCounters};
+use super::mailbox::{UplinkQueues, UplinkShare};
 use crate::forwarding::{DropReason, PortId};
 
 /// Frames that wait for the end of the burst, or until there are this many.
@@ -179,10 +180,18 @@ impl UplinkTx {
         }
     }
 
-    /// The queue, for whoever closes it. Called on the core: no mbuf stays behind in its cache.
-    pub(super) fn into_queue(self) -> pmd_bindings::TxQueue {
+    /// Whether it is this queue of this uplink.
+    #[inline]
+    pub(super) fn is(&self, port: PortId, queue: u16) -> bool {
+        self.port == port && self.queue.id() == queue
+    }
+
+    /// The queue pair, with its other half, for another core or for whoever closes it. Called on the core that had it: no mbuf stays behind in
+    /// its cache.
+    pub(super) fn into_share(self, source: SourceId, rx: pmd_bindings::RxQueue) -> UplinkShare {
         self.pool.flush_cache();
-        self.queue
+        let Self { port, queue, pool, limits, counters, .. } = self;
+        UplinkShare { port, source, queues: UplinkQueues { rx, tx: queue }, pool, limits, counters }
     }
 
     /// Sends what is staged. What the queue will not take is dropped.

@@ -45,13 +45,18 @@ impl Waiting {
         self.is_set().then_some(self.since)
     }
 
+    /// The mark as it is, if there is one: for whoever goes on with it.
+    pub(super) fn as_set(&self) -> Option<Change> {
+        self.is_set().then_some(Change { waited: None, backlog: self.left, since: self.since })
+    }
+
     /// Whether there is a mark.
     #[inline]
     pub(super) fn is_set(&self) -> bool {
         self.left > 0
     }
 
-    /// Takes the mark away: nothing is there, whatever was seen before, or the ring goes to another core.
+    /// Takes the mark away: nothing is there, whatever was seen before.
     pub(super) fn clear(&mut self) {
         self.left = 0;
     }

@@ -144,8 +144,8 @@ pub(super) struct Links {
     pub(super) progress: Arc<Progress>,
 }
 
-/// The links of `cores` cores.
-pub(super) fn connect(cores: usize) -> Vec<Links> {
+/// The links of `cores` cores, and how far they have been emptied.
+pub(super) fn connect(cores: usize) -> (Vec<Links>, Arc<Progress>) {
     let progress = Arc::new(Progress::new(cores));
     let none = || Links {
         to: (0..cores).map(|_| None).collect(),
@@ -160,7 +160,7 @@ pub(super) fn connect(cores: usize) -> Vec<Links> {
             links[b].from[a] = Some(from);
         }
     }
-    links
+    (links, progress)
 }
 
 impl ToCore {

@@ -66,6 +66,7 @@ fn uplink() -> PortSnapshot {
             mbufs_free: 1000,
             errors: UplinkErrors { rx_missed: 7, ..UplinkErrors::default() },
         }),
+        steering: Some(SteeringSnapshot::default()),
         xstats: BTreeMap::from([("rx_good_packets".to_owned(), 9)]),
         queues: vec![queue(0, false), queue(1, false)],
         ..PortSnapshot::default()

@@ -92,7 +92,7 @@ impl Circle {
     pub(crate) fn begin_move(&mut self, guest: usize, to: usize) {
         self.end_move();
         if self.moving.is_none() && self.members[guest].core != to {
-            self.moving = Some((guest, to, self.rig.begin_move(self.members[guest].port, to)));
+            self.moving = Some((guest, to, self.rig.begin_move(self.members[guest].port, 0, to)));
         }
     }
 

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each program that has a rig needs a part of it")]
 
 pub(crate) mod circle;
+pub(crate) mod echo;
 mod guest;
 pub(crate) mod sharing;
 
@@ -220,7 +221,7 @@ impl Workload {
 fn add_uplink(rig: &mut Rig, arguments: &str, frame: &[u8]) -> RigPort {
     static DEVICES: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
     let number = DEVICES.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    rig.add_uplink(eal(), &format!("net_null{number},{arguments}"), frame).expect("net_null is part of DPDK")
+    rig.add_uplink(eal(), &format!("net_null{number},{arguments}"), None, frame).expect("net_null is part of DPDK")
 }
 
 fn same(frame: &synthetic_guest::Received<'_>, sent: &[u8]) -> bool {

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 pub struct SwitchConfig {
     dir: PathBuf,
     io_cores: Vec<usize>,
+    /// I/O cores that stay awake, where some may be parked.
+    awake: Option<usize>,
     switch_keys: Vec<String>,
     ports: String,
 }
@@ -17,7 +19,7 @@ impl SwitchConfig {
     #[must_use]
     pub fn new(dir: &Path) -> Self {
         let last = std::thread::available_parallelism().map_or(1, usize::from) - 1;
-        Self { dir: dir.to_owned(), io_cores: vec![last], switch_keys: Vec::new(), ports: String::new() }
+        Self { dir: dir.to_owned(), io_cores: vec![last], awake: None, switch_keys: Vec::new(), ports: String::new() }
     }
 
     /// So many I/O cores, from CPU 0 on. On a machine with fewer CPUs, they share them.
@@ -35,6 +37,12 @@ impl SwitchConfig {
         if is_shared { self.key("allow_shared_cpu = true") } else { self }
     }
 
+    /// All but so many I/O cores may be parked.
+    #[must_use]
+    pub fn awake(self, cores: usize) -> Self {
+        Self { awake: Some(cores), ..self }
+    }
+
     /// Adds a line to the `[switch]` section.
     #[must_use]
     pub fn key(mut self, line: &str) -> Self {
@@ -44,8 +52,14 @@ impl SwitchConfig {
 
     /// Queue pairs stay where they are, unless somebody moves them.
     #[must_use]
-    pub fn without_rebalancing(mut self) -> Self {
-        self.ports.push_str("\n[scheduler]\nrebalance = false\n");
+    pub fn without_rebalancing(self) -> Self {
+        self.scheduler("rebalance = false")
+    }
+
+    /// The only line of the `[scheduler]` section.
+    #[must_use]
+    pub fn scheduler(mut self, line: &str) -> Self {
+        let _ = write!(self.ports, "\n[scheduler]\n{line}\n");
         self
     }
 
@@ -86,11 +100,12 @@ impl SwitchConfig {
     /// The file's text.
     #[must_use]
     pub fn to_toml(&self) -> String {
-        let mut text = format!(
-            "[switch]\nio_cores = {:?}\ncontrol_socket = \"{}\"\n",
-            self.io_cores,
-            self.control_socket().display()
-        );
+        let io_cores = match self.awake {
+            Some(min) => format!("{{ cpus = {:?}, min = {min} }}", self.io_cores),
+            None => format!("{:?}", self.io_cores),
+        };
+        let control = self.control_socket();
+        let mut text = format!("[switch]\nio_cores = {io_cores}\ncontrol_socket = \"{}\"\n", control.display());
         if !self.switch_keys.iter().any(|key| key.starts_with("hugepages")) {
             text.push_str("hugepages = \"off\"\n");
         }

@@ -7,6 +7,8 @@
 //! | `stations` | the MAC table: who may have an address, limits, ageing |
 //! | `cores` | several I/O cores: order, contents and accounting between them |
 //! | `moves` | queue pairs that move between I/O cores |
+//! | `parking` | I/O cores that are parked, and the queues of uplinks meanwhile |
+//! | `steering` | rules in an uplink's device that follow guests |
 //! | `queues` | several queue pairs: flows and their order |
 //! | `offload` | checksums and segmentation, between guests that can do different things |
 //! | `uplink_offload` | the same, left to an uplink's device |
@@ -20,12 +22,14 @@ mod forwarding;
 mod frames;
 mod moves;
 mod offload;
+mod parking;
 mod queues;
 mod receivers;
 mod rig;
 mod rings;
 mod sessions;
 mod stations;
+mod steering;
 mod stream;
 mod uplink_offload;
 mod vlan;

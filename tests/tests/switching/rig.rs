@@ -47,6 +47,12 @@ impl Plan {
         Self { config: plan.config.without_rebalancing(), ..plan }
     }
 
+    /// All but so many I/O cores may be parked. Ticks are long: what the scheduler counts in ticks does not take much longer where it has no CPU.
+    pub(crate) fn awake(mut self, cores: usize) -> Self {
+        self.config = self.config.awake(cores).scheduler("tick_ms = 50");
+        self
+    }
+
     /// Adds a line to the `[switch]` section.
     pub(crate) fn key(mut self, line: &str) -> Self {
         self.config = self.config.key(line);

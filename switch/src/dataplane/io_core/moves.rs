@@ -5,8 +5,9 @@ use pmd_bindings::tsc;
 use vm_ports::{Burst, TxQueue};
 
 use super::super::handover::Move;
-use super::super::mailbox::Handed;
-use super::IoCore;
+use super::super::mailbox::{Handed, Pair};
+use super::super::waiting::Waiting;
+use super::{IoCore, UplinkRx};
 
 /// The move that a core has a part in.
 pub(super) enum Part {
@@ -14,10 +15,18 @@ pub(super) enum Part {
     Gives(Box<Handed>),
     /// The pair will come.
     Awaits(Move),
-    /// The pair has come, and its receive ring is served. The transmit ring has to wait until everything that was pulled from it is delivered.
-    Holds(Box<Handed>, Option<TxQueue>),
+    /// The pair has come, and packets leave through it. What is pulled from has to wait until everything that was pulled before is delivered.
+    Holds(Box<Handed>, Option<Intake>),
     /// The pair is served. Floods may still be under way to this core from before it was the pair's: they must not reach it.
     Settles(Box<Handed>),
+}
+
+/// The half of a queue pair that is pulled from.
+pub(super) enum Intake {
+    /// A guest's transmit ring.
+    Guest(TxQueue, Waiting),
+    /// An uplink's receive queue.
+    Uplink(UplinkRx),
 }
 
 impl IoCore {
@@ -26,7 +35,7 @@ impl IoCore {
         self.part = match self.part.take() {
             Some(Part::Gives(handed)) => self.give(handed),
             Some(Part::Awaits(moving)) => self.take_over(moving),
-            Some(Part::Holds(handed, tx)) => self.release(handed, tx),
+            Some(Part::Holds(handed, intake)) => self.release(handed, intake),
             Some(Part::Settles(handed)) => self.settle(handed),
             None => None,
         };
@@ -49,7 +58,9 @@ impl IoCore {
             return Some(Part::Gives(handed));
         }
         if handed.pair.is_none() {
-            handed.pair = self.take_back(moving.port, usize::from(moving.queue));
+            let guest = self.take_back(moving.port, usize::from(moving.queue));
+            let uplink = || self.take_uplink_pair(moving.port, moving.queue).map(Pair::Uplink);
+            handed.pair = guest.map(|(pair, waiting)| Pair::Guest(pair, waiting)).or_else(uplink);
             handed.left = tsc();
         }
         handed.token.note(self.forwarder.out.me(), self.forwarder.out.places());
@@ -65,14 +76,19 @@ impl IoCore {
     fn take_over(&mut self, moving: Move) -> Option<Part> {
         let link = self.from.get_mut(usize::from(moving.from)).and_then(Option::as_mut);
         let Some(mut handed) = link.and_then(|link| link.next_pair()) else { return Some(Part::Awaits(moving)) };
-        let mut tx = None;
-        if let Some(pair) = handed.pair.take() {
-            handed.arrived = Some(0);
-            tx = self.attach_receiver(moving.port, usize::from(moving.queue), handed.source, pair);
-        }
+        let pair = handed.pair.take();
+        handed.arrived = pair.is_some().then_some(0);
+        let intake = match pair {
+            Some(Pair::Guest(pair, waiting)) => {
+                let tx = self.attach_receiver(moving.port, usize::from(moving.queue), handed.source, pair);
+                tx.map(|tx| Intake::Guest(tx, waiting))
+            }
+            Some(Pair::Uplink(share)) => Some(Intake::Uplink(self.attach_uplink_tx(share))),
+            None => None,
+        };
         self.forwarder.out.has_arrived();
         self.deliver_parked();
-        self.release(handed, tx)
+        self.release(handed, intake)
     }
 
     /// Delivers what waited for the queue pair, before anything that comes later can reach it.
@@ -99,13 +115,18 @@ impl IoCore {
         chunks > 0
     }
 
-    fn release(&mut self, mut handed: Box<Handed>, tx: Option<TxQueue>) -> Option<Part> {
+    fn release(&mut self, mut handed: Box<Handed>, intake: Option<Intake>) -> Option<Part> {
         if self.heeds_token && !handed.token.is_passed(&self.progress) {
-            return Some(Part::Holds(handed, tx));
+            return Some(Part::Holds(handed, intake));
         }
         let moving = handed.moving;
-        if let Some(tx) = tx {
-            self.attach_sender(moving.port, usize::from(moving.queue), handed.source, handed.share, tx);
+        match intake {
+            Some(Intake::Guest(tx, waiting)) => {
+                let queue = (moving.port, usize::from(moving.queue));
+                self.attach_sender(queue, handed.source, handed.share, tx, waiting);
+            }
+            Some(Intake::Uplink(rx)) => self.uplinks.push(rx),
+            None => {}
         }
         handed.arrived = handed.arrived.map(|_| tsc());
         self.settle(handed)

@@ -59,6 +59,13 @@ pub(super) const ENTRIES: &[Entry] = &[
         "Packet buffers in an uplink's pool, free or not.").uplinks(),
     gauge("sidecore_uplink_mempool_free_mbufs", Port(|p, out| out.some(p.uplink.as_ref().map(|u| u.mbufs_free as f64))),
         "Packet buffers in an uplink's pool that are free; those in receive rings are not.").uplinks(),
+    gauge("sidecore_uplink_flow_rules", Port(|p, out| out.some(p.steering.as_ref().map(|s| s.rules.len() as f64))),
+        "Rules in an uplink's device that steer a guest's packets to the RX queue of its I/O core.").uplinks(),
+    counter("sidecore_uplink_flow_refusals_total", Port(|p, out| out.some(p.steering.as_ref().map(|s| s.refusals as f64))),
+        "Rules that the driver of an uplink did not take.").uplinks(),
+    counter("sidecore_uplink_handed_over_packets_total", Port(|p, out| {
+            out.some(p.steering.as_ref().map(|s| s.handed_over as f64));
+        }), "Packets an uplink received on another I/O core than that of the port they were for.").uplinks(),
     unknown("sidecore_uplink_device_stat", Port(device_stats),
         "The statistics of an uplink's driver (xstats) under the driver's names; most only go up.")
         .labelled(&["stat"], DEVICE_STATS_MAX).uplinks(),
