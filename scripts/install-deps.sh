@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Installs the Debian packages Sidecore is built, shown and tested with. Quick and silent when all are there.
 #
-#   scripts/install-deps.sh [build] [demo] [test] [bench-instr] [bench-peers]      default: build
+#   scripts/install-deps.sh [build] [demo] [test] [page] [bench-instr] [bench-peers]      default: build
 #
-# Each of the others includes "build", and "test" includes "bench-instr" as far as that can be had. Needs apt (Debian 12 or a relative),
+# Each of the others includes "build", and "test" includes "bench-instr" and "page" as far as they can be had. Needs apt (Debian 12 or a relative),
 # and root or sudo when something is missing.
 set -euo pipefail
 
@@ -31,6 +31,9 @@ test_packages=(dpdk-dev strace prometheus python3 python3-venv)
 grafana_sdk='grafana-foundation-sdk==1769699998!10.1.0'
 grafana_sdk_dir=$top/target/grafana-sdk
 
+# The browser that looks at the switch's page.
+page_packages=(chromium chromium-driver)
+
 # callgrind, which counts instructions.
 instr_packages=(valgrind)
 
@@ -53,12 +56,13 @@ for group in "${@:-build}"; do
         demo) wanted+=("${build_packages[@]}" "${demo_packages[@]}") kernel=yes ;;
         test)
             wanted+=("${build_packages[@]}" "${demo_packages[@]}" "${test_packages[@]}")
-            optional+=("${instr_packages[@]}")
+            optional+=("${instr_packages[@]}" "${page_packages[@]}")
             kernel=yes sdk=yes
             ;;
+        page) wanted+=("${build_packages[@]}" "${page_packages[@]}") ;;
         bench-instr) wanted+=("${build_packages[@]}" "${instr_packages[@]}") ;;
         bench-peers) wanted+=("${build_packages[@]}" "${peers_packages[@]}") ;;
-        *) fail "unknown group '$group': use build, demo, test, bench-instr or bench-peers" ;;
+        *) fail "unknown group '$group': use build, demo, test, page, bench-instr or bench-peers" ;;
     esac
 done
 

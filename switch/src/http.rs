@@ -1,4 +1,4 @@
-//! HTTP, for reading only: `/metrics`, `/status`, `/healthz`, `/readyz`.
+//! HTTP, for reading only: `/metrics`, `/status`, `/healthz`, `/readyz`, and the page at `/`.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -23,6 +23,7 @@ use tracing::warn;
 use crate::control::Mailbox;
 use crate::control::protocol::{Answer, Request, Response};
 use crate::metrics::{self, Format};
+use crate::page;
 use crate::snapshot::{CoreSnapshot, Snapshot};
 
 /// Connections served at once; others wait to be accepted.
@@ -58,6 +59,7 @@ fn router(mailbox: Mailbox) -> Router {
         .route("/status", get(status))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
+        .merge(page::routes())
         .with_state(Reader { mailbox, watch: Arc::default() })
 }
 

@@ -12,6 +12,7 @@ mod forwarding;
 mod http;
 mod logging;
 mod metrics;
+mod page;
 mod snapshot;
 mod state;
 mod words;

@@ -100,6 +100,9 @@ pub(crate) struct DecisionSnapshot {
     pub(crate) kind: String,
     /// What was decided, in words.
     pub(crate) what: String,
+    /// `move` and `roll_back`, while the guest is there: the same for programs.
+    #[serde(default)]
+    pub(crate) step: Option<StepSnapshot>,
     /// Why.
     pub(crate) why: String,
     /// What it should gain.
@@ -110,6 +113,19 @@ pub(crate) struct DecisionSnapshot {
     pub(crate) pause_us: Option<f64>,
     /// Why it could not be carried out.
     pub(crate) failed: Option<String>,
+}
+
+/// A queue pair that goes from one I/O core to another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StepSnapshot {
+    /// Whose it is.
+    pub(crate) guest: String,
+    /// Its number in the guest.
+    pub(crate) queue: u16,
+    /// The I/O core it was on.
+    pub(crate) from: usize,
+    /// The I/O core it goes to.
+    pub(crate) to: usize,
 }
 
 /// How long something took, each time.

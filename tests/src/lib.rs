@@ -11,14 +11,18 @@
 //! | [`switch`] | the `sidecore` process, its configuration and its status |
 //! | [`testpmd`] | DPDK's testpmd as a virtio guest or as a vhost backend |
 //! | [`lab`] | the usual set-up: guests, an outside host, the switch |
+//! | [`browser`] | a headless Chromium, for the page that the switch serves |
+//! | [`http`] | single requests to a server on this machine |
 //! | [`circuit`] | packets that testpmd sends round through the switch |
 //! | [`traffic`] | pings, transfers whose SHA-256 is compared, iperf3 |
 //! | [`process`], [`hugepages`], [`paths`], [`rules`], [`interrupt`] | processes, memory, places, the rules of a test run, Ctrl-C |
 #![forbid(unsafe_code)]
 
+pub mod browser;
 pub mod circuit;
 pub mod guest;
 pub mod host;
+pub mod http;
 pub mod hugepages;
 pub mod interrupt;
 pub mod lab;

@@ -142,6 +142,7 @@ mod tests {
             time_ms: 1000,
             kind: "move".into(),
             what: "queue pair 0 of guest a from I/O core 0 to I/O core 1".into(),
+            step: None,
             why: "I/O core 0 is saturated".into(),
             expected_gain: Some(0.25),
             measured_gain: None,

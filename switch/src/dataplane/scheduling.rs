@@ -14,7 +14,7 @@ use super::fabric::Fabric;
 use super::load::{LoadReader, Loads, ns};
 use super::uplink_queues::Uplinks;
 use crate::control::protocol::PlanReport;
-use crate::snapshot::{DecisionSnapshot, SchedulerSnapshot};
+use crate::snapshot::{DecisionSnapshot, SchedulerSnapshot, StepSnapshot};
 
 /// Decisions that are remembered.
 const DECISIONS: usize = 256;
@@ -245,6 +245,12 @@ impl Shared {
         homes.fold(text.to_owned(), |text, (queue, _)| replace_whole(&text, &queue.to_string(), &self.name(queue)))
     }
 
+    fn step(&self, what: &What) -> Option<StepSnapshot> {
+        let (What::Move(step) | What::RollBack(step)) = what else { return None };
+        let guest = self.loads.guest(step.queue.port)?.name().to_owned();
+        Some(StepSnapshot { guest, queue: step.queue.queue, from: step.from.0, to: step.to.0 })
+    }
+
     fn decision(&self, decision: &Decision, times: &VecDeque<(u64, SystemTime)>) -> DecisionSnapshot {
         let made = times.iter().find(|(number, _)| *number == decision.number);
         let since = made.and_then(|(_, time)| time.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
@@ -253,6 +259,7 @@ impl Shared {
             time_ms: since.as_millis() as u64,
             kind: DECISION_KINDS[kind(&decision.what)].to_owned(),
             what: self.with_names(&decision.what.to_string()),
+            step: self.step(&decision.what),
             why: self.with_names(&decision.why.to_string()),
             expected_gain: decision.expected,
             measured_gain: decision.measured,

@@ -1,0 +1,10 @@
+//! What an operator watches a running switch with, against a switch that has traffic.
+//!
+//! | module | what it is about |
+//! |---|---|
+//! | `page` | the page that the switch serves, in a browser |
+//! | `scene` | the switch, its guests and their traffic |
+#![forbid(unsafe_code)]
+
+mod page;
+mod scene;
