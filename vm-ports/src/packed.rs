@@ -39,6 +39,8 @@ pub(crate) struct PackedRing {
     staged: Vec<Staged>,
     descriptors: RingArea,
     driver_event: RingArea,
+    device_event: RingArea,
+    event_idx: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -50,7 +52,7 @@ struct Staged {
 }
 
 impl PackedRing {
-    pub(crate) fn start(memory: &Arc<GuestMemory>, setup: &RingSetup) -> Result<Self, RingError> {
+    pub(crate) fn start(memory: &Arc<GuestMemory>, setup: &RingSetup, event_idx: bool) -> Result<Self, RingError> {
         let index = setup.index;
         let size = u16::try_from(setup.size).ok().filter(|s| (1..=1 << 15).contains(s)).ok_or(RingError::Size {
             index,
@@ -67,10 +69,8 @@ impl PackedRing {
             memory.ring_area(addr, len, align).ok_or(RingError::Area { index, area, addr, len })
         };
         let device_event = area("device event suppression", setup.device, EVENT_BYTES, 4)?;
-        // No kicks, from now on: this needs no upkeep, whether event index was negotiated or not (§2.8.14).
         device_event.store_u16(0, 0, Ordering::Relaxed);
-        device_event.store_u16(EVENT_FLAGS, EVENT_F_DISABLE, Ordering::Relaxed);
-        Ok(Self {
+        let mut ring = Self {
             size,
             next_avail: next,
             next_used: next,
@@ -80,7 +80,29 @@ impl PackedRing {
             staged: Vec::with_capacity(STAGED_MAX),
             descriptors: area("descriptor ring", setup.descriptors, usize::from(size) * DESCRIPTOR_BYTES, 16)?,
             driver_event: area("driver event suppression", setup.driver, EVENT_BYTES, 4)?,
-        })
+            device_event,
+            event_idx,
+        };
+        ring.suppress_kicks();
+        Ok(ring)
+    }
+
+    /// No kicks, from now on: this needs no upkeep, whether event index was negotiated or not (§2.8.14).
+    pub(crate) fn suppress_kicks(&mut self) {
+        self.device_event.store_u16(EVENT_FLAGS, EVENT_F_DISABLE, Ordering::Relaxed);
+    }
+
+    /// Has the driver kick when it makes the next buffer available, or all of them where it knows no event index. As for the split ring, a
+    /// fence and a look have to follow.
+    pub(crate) fn ask_for_kick(&mut self) {
+        if self.event_idx {
+            let off_wrap = self.next_avail | u16::from(self.avail_wrap) << 15;
+            self.device_event.store_u16(0, off_wrap, Ordering::Relaxed);
+            // Release: a driver that reads these flags reads the offset and wrap that go with them.
+            self.device_event.store_u16(EVENT_FLAGS, EVENT_F_DESC, Ordering::Release);
+        } else {
+            self.device_event.store_u16(EVENT_FLAGS, EVENT_F_ENABLE, Ordering::Relaxed);
+        }
     }
 
     pub(crate) fn size(&self) -> u16 {

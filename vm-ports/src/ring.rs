@@ -295,11 +295,22 @@ macro_rules! either {
 
 impl Ring {
     pub(crate) fn start(memory: &Arc<GuestMemory>, setup: &RingSetup, features: Features) -> Result<Self, RingError> {
+        let event_idx = features.has(Features::EVENT_IDX);
         if features.has(Features::RING_PACKED) {
-            PackedRing::start(memory, setup).map(Self::Packed)
+            PackedRing::start(memory, setup, event_idx).map(Self::Packed)
         } else {
-            SplitRing::start(memory, setup, features.has(Features::EVENT_IDX)).map(Self::Split)
+            SplitRing::start(memory, setup, event_idx).map(Self::Split)
         }
+    }
+
+    /// Has the driver kick when it makes the next chain available. A fence and a look have to follow: see [`SplitRing::ask_for_kick`].
+    pub(crate) fn ask_for_kick(&mut self) {
+        either!(self, ring => ring.ask_for_kick());
+    }
+
+    /// Has it not kick, whatever it makes available.
+    pub(crate) fn suppress_kicks(&mut self) {
+        either!(self, ring => ring.suppress_kicks());
     }
 
     /// Takes the next chain the driver made available and puts its buffers into `sink`; `None` where there is none.

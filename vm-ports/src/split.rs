@@ -89,12 +89,24 @@ impl SplitRing {
     }
 
     /// Tells the driver not to kick (§2.7.10: with event index the flag must stay 0 and the event decides).
-    fn suppress_kicks(&mut self) {
+    pub(crate) fn suppress_kicks(&mut self) {
         if self.event_idx {
             self.used.store_u16(0, 0, Ordering::Relaxed);
             self.move_event();
         } else {
             self.used.store_u16(0, USED_F_NO_NOTIFY, Ordering::Relaxed);
+        }
+    }
+
+    /// Has the driver kick when it makes the next buffer available. What it made available meanwhile is for a look after a
+    /// [`full_fence`](crate::memory::full_fence): the driver has one too, between its index and its look at our wish (§2.7.13.4.1), so that
+    /// at least one of the two sees the other.
+    pub(crate) fn ask_for_kick(&mut self) {
+        if self.event_idx {
+            self.used.store_u16(self.used_end(), self.next_avail, Ordering::Relaxed);
+            self.event_moved_at = self.next_avail;
+        } else {
+            self.used.store_u16(0, 0, Ordering::Relaxed);
         }
     }
 

@@ -1,6 +1,7 @@
 //! A guest's transmit queue: packets out of the ring, completions back into it.
 
 use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use crate::call::{Call, Signal};
@@ -44,6 +45,8 @@ pub struct TxQueue {
     fault: Option<RingFault>,
     region_hint: usize,
     call: Call,
+    /// What the driver kicks with.
+    kick: Option<Arc<File>>,
     memory: Arc<GuestMemory>,
     counters: Arc<QueueCounters>,
 }
@@ -65,6 +68,7 @@ impl TxQueue {
             fault: None,
             region_hint: 0,
             call: Call::default(),
+            kick: None,
             memory,
             counters,
         })
@@ -83,6 +87,31 @@ impl TxQueue {
             self.called(signal);
         }
         old
+    }
+
+    /// Sets the eventfd that the driver kicks with. Whoever serves the queue may wait for it; it is read, and counted, by the session.
+    pub fn set_kick(&mut self, kick: Option<Arc<File>>) {
+        self.kick = kick;
+    }
+
+    /// What the driver kicks with; nothing where it cannot.
+    pub fn kick(&self) -> Option<BorrowedFd<'_>> {
+        self.kick.as_ref().map(|kick| kick.as_fd())
+    }
+
+    /// Has the driver kick for the next packet. Before anybody relies on it a [`fence`](crate::fence) has to follow, and then
+    /// [`TxQueue::has_work`]: what came before the driver could see the wish comes without a kick.
+    pub fn ask_for_kick(&mut self) {
+        if self.fault.is_none() {
+            self.ring.ask_for_kick();
+        }
+    }
+
+    /// Has it not kick, as from the start of the ring.
+    pub fn suppress_kicks(&mut self) {
+        if self.fault.is_none() {
+            self.ring.suppress_kicks();
+        }
     }
 
     #[inline]

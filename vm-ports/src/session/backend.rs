@@ -164,7 +164,7 @@ impl Backend {
 
     pub(super) fn set_vring_kick(&mut self, index: u32, file: Option<File>) -> Result<()> {
         let kick = match file {
-            Some(file) => Kick::Fd { file: eventfd::accept(file)?, suppressed: false },
+            Some(file) => Kick::Fd { file: Arc::new(eventfd::accept(file)?), suppressed: false },
             None => Kick::NoFd,
         };
         self.change(|rings| rings.rebuild(index, |ring| ring.kick = kick))

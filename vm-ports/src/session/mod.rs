@@ -58,6 +58,12 @@ pub trait QueueHost: Send + Sync {
     /// has been completed; `None` if it was never attached.
     fn take_back(&self, index: usize) -> Option<QueuePair>;
 
+    /// The driver has kicked this ring (2n: RX, 2n + 1: TX of queue pair n) so many times, and the kicks are read: whoever waits for one
+    /// has to be woken, since its eventfd says nothing of them any more. Must not block.
+    fn kicked(&self, ring: usize, kicks: u64) {
+        let _ = (ring, kicks);
+    }
+
     /// Something happened. Must not block.
     fn event(&self, event: SessionEvent);
 

@@ -42,7 +42,7 @@ pub(super) enum Kick {
     /// The driver will not kick.
     NoFd,
     Fd {
-        file: File,
+        file: Arc<File>,
         /// Whether the driver has been told not to kick since this eventfd came. Kicks count from there on.
         suppressed: bool,
     },
@@ -210,7 +210,7 @@ impl Rings {
     /// The eventfds to read, with their rings' indices.
     pub(super) fn kicks(&self) -> impl Iterator<Item = (usize, &File)> {
         self.rings.iter().enumerate().filter_map(|(index, ring)| match &ring.kick {
-            Kick::Fd { file, .. } => Some((index, file)),
+            Kick::Fd { file, .. } => Some((index, &**file)),
             Kick::Unset | Kick::NoFd => None,
         })
     }
@@ -220,8 +220,9 @@ impl Rings {
         let (Some(ring), Some(pair)) = (self.rings.get(index), self.pairs.get(index / 2)) else { return };
         if let Kick::Fd { file, suppressed } = &ring.kick {
             let kicks = eventfd::drain(file);
-            if *suppressed {
+            if *suppressed && kicks > 0 {
                 pair.counters.kicks.add(kicks);
+                self.host.kicked(index, kicks);
             }
         }
     }
@@ -293,6 +294,10 @@ impl Rings {
             let mut queue = TxQueue::start(*features, memory, &setup, counters)?;
             queue.set_enabled(ring.enabled);
             queue.set_call(ring.call.take());
+            queue.set_kick(match &ring.kick {
+                Kick::Fd { file, .. } => Some(Arc::clone(file)),
+                Kick::Unset | Kick::NoFd => None,
+            });
             pair.tx = Some(queue);
         }
         ring.started = true;
