@@ -31,7 +31,7 @@ pub use model::{
     SwitchConfig, UplinkConfig,
 };
 pub use raw::{
-    All, Class, Hugepages, LogFormat, LogLevel, Policy, RawAccount, RawConfig, RawElastic, RawGuest, RawIoCores,
+    All, Class, Hugepages, LogFormat, LogLevel, Mode, Policy, RawAccount, RawConfig, RawElastic, RawGuest, RawIoCores,
     RawScheduler, RawSwitch, RawTrunk, RawUplink, RawVlan, SocketRole, schema,
 };
 pub use types::{Account, CpuId, MacAddr, PortName, SocketAccess, SocketMode, Station, VlanId, VmName, VmUuid};

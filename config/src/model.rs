@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::device::Device;
 use crate::raw::{
-    Class, Hugepages, LogFormat, LogLevel, Policy, RawConfig, RawGuest, RawScheduler, RawSwitch, RawUplink, SocketRole,
+    Class, Hugepages, LogFormat, LogLevel, Mode, Policy, RawConfig, RawGuest, RawScheduler, RawSwitch, RawUplink,
+    SocketRole,
 };
 use crate::types::{CpuId, MacAddr, PortName, SocketAccess, Station, VmName, VmUuid};
 use crate::vlan::Vlan;
@@ -34,6 +35,8 @@ pub struct SwitchConfig {
     pub io_cores: IoCores,
     /// A CPU may be listed twice.
     pub allow_shared_cpu: bool,
+    /// How it waits for packets.
+    pub mode: Mode,
     /// What to do about hugepages.
     pub hugepages: Hugepages,
     /// Memory for packet buffers, in MiB; none: as much as the configuration needs.
@@ -113,6 +116,8 @@ pub struct GuestConfig {
     pub vm_name: Option<VmName>,
     /// The virtual machine's UUID.
     pub vm_uuid: Option<VmUuid>,
+    /// How the switch waits for its packets; none: as for all.
+    pub mode: Option<Mode>,
     /// The guest's address; always there when `anti_spoof` is set.
     pub mac: Option<MacAddr>,
     /// Drop what the guest sends from another address.

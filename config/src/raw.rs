@@ -43,6 +43,13 @@ pub struct RawSwitch {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = false))]
     pub allow_shared_cpu: Option<bool>,
+    /// How the switch waits for packets. "poll": I/O cores never sleep, and no guest ever has to kick. "adaptive": guests
+    /// that have been idle for a while are asked to kick, and an I/O core that has nothing to do sleeps until somebody does.
+    /// "trap": every guest has an I/O thread of its own, which sleeps until the guest kicks, as in a traditional switch; for
+    /// comparison. Default: "poll".
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = "poll"))]
+    pub mode: Option<Mode>,
     /// Hugepages for packet buffers: "auto" uses them where they are reserved and goes on without, "require" does not
     /// start without, "off" never uses them. Default: "auto".
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -227,6 +234,11 @@ pub struct RawGuest {
     /// says it), for metrics and dashboards. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vm_uuid: Option<String>,
+    /// How the switch waits for this guest's packets, as switch.mode says for all of them. With "poll" the I/O core that
+    /// serves the guest does not sleep; with "adaptive" the guest is asked to kick when it has been idle for a while; with
+    /// "trap" it has an I/O thread of its own, so that io_core is not for it. Default: what switch.mode is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
     /// The guest's MAC address, such as "52:54:00:00:00:01". The VM's own configuration sets it; here it says which
     /// address anti_spoof allows. Default: none, addresses are learnt from what the guest sends.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -381,6 +393,29 @@ pub enum Class {
     /// How many packets are.
     #[default]
     Throughput,
+}
+
+/// How the switch waits for packets.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// It looks for them all the time.
+    #[default]
+    Poll,
+    /// It looks for them, and is told of them after a while without any.
+    Adaptive,
+    /// It is told of them.
+    Trap,
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Poll => "poll",
+            Self::Adaptive => "adaptive",
+            Self::Trap => "trap",
+        })
+    }
 }
 
 /// Who decides where queue pairs go and when they move.

@@ -24,6 +24,7 @@ impl From<SwitchConfig> for RawSwitch {
         Self {
             io_cores: switch.io_cores.into(),
             allow_shared_cpu: Some(switch.allow_shared_cpu),
+            mode: Some(switch.mode),
             hugepages: Some(switch.hugepages),
             memory_mib: switch.memory_mib.map(i64::from),
             control_socket: Some(path_text(&switch.control_socket)),
@@ -83,6 +84,7 @@ impl From<GuestConfig> for RawGuest {
             weight: Some(guest.weight.into()),
             vm_name: guest.vm_name.map(Into::into),
             vm_uuid: guest.vm_uuid.map(Into::into),
+            mode: guest.mode,
             mac: guest.mac.map(Into::into),
             anti_spoof: Some(guest.anti_spoof),
             stations: list(guest.stations),

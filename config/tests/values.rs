@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use config::{
     Account, Class, Config, CpuId, Device, GuestConfig, GuestFeatures, Hugepages, IoCores, LogFormat, LogLevel,
-    MacAddr, Machine, Policy, RawGuest, RawUplink, SchedulerConfig, SocketAccess, SocketMode, SocketRole, Station,
-    SwitchConfig, Tagged, UplinkConfig, Vlan, VlanId,
+    MacAddr, Machine, Mode, Policy, RawGuest, RawUplink, SchedulerConfig, SocketAccess, SocketMode, SocketRole,
+    Station, SwitchConfig, Tagged, UplinkConfig, Vlan, VlanId,
 };
 use proptest::collection::{btree_set, vec};
 use proptest::option;
@@ -219,6 +219,10 @@ fn stations() -> impl Strategy<Value = Vec<Station>> {
     proptest::collection::vec(station, 0..3)
 }
 
+fn mode() -> impl Strategy<Value = Mode> {
+    prop_oneof![Just(Mode::Poll), Just(Mode::Adaptive), Just(Mode::Trap)]
+}
+
 prop_compose! {
     fn guest()(
         mac in option::of(mac()),
@@ -228,7 +232,7 @@ prop_compose! {
         access in access(),
         queue_pairs in 1u16..=16,
         io_core in option::of(0usize..2),
-        (latency, weight) in (any::<bool>(), 1u32..=100),
+        (latency, weight, mode) in (any::<bool>(), 1u32..=100, option::of(mode())),
         vm in option::of(("[a-zäÖ \"]{1,128}", "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")),
         mtu in option::of(68u16..),
         vlan in vlan(),
@@ -241,11 +245,13 @@ prop_compose! {
             socket_role: if client { SocketRole::Client } else { SocketRole::Server },
             socket_access: if client { no_access } else { access },
             queue_pairs,
-            io_core,
+            // A guest of its own thread is on no I/O core.
+            io_core: io_core.filter(|_| mode != Some(Mode::Trap)),
             class: if latency { Class::Latency } else { Class::Throughput },
             weight,
             vm_name: vm.as_ref().map(|(name, _)| name.parse().unwrap()),
             vm_uuid: vm.as_ref().map(|(_, uuid)| uuid.parse().unwrap()),
+            mode,
             mac,
             anti_spoof: spoof && mac.is_some(),
             stations,
@@ -281,7 +287,7 @@ prop_compose! {
 
 prop_compose! {
     fn switch()(
-        allow_shared_cpu in any::<bool>(),
+        (allow_shared_cpu, mode) in (any::<bool>(), mode()),
         min in 1usize..=2,
         hugepages in prop_oneof![Just(Hugepages::Auto), Just(Hugepages::Require), Just(Hugepages::Off)],
         memory_mib in option::of(64u32..4096),
@@ -297,6 +303,7 @@ prop_compose! {
         SwitchConfig {
             io_cores: IoCores { cpus: vec![CpuId(2), if allow_shared_cpu { CpuId(2) } else { CpuId(5) }], min },
             allow_shared_cpu,
+            mode,
             hugepages,
             memory_mib,
             control_socket: "/run/control".into(),

@@ -43,6 +43,7 @@ pub(crate) fn switch(
     section.finish(SwitchConfig {
         io_cores,
         allow_shared_cpu: raw.allow_shared_cpu.unwrap_or(false),
+        mode: raw.mode.unwrap_or_default(),
         hugepages: raw.hugepages.unwrap_or_default(),
         memory_mib,
         control_socket,

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
-use config::{All, Class, RawAccount, RawGuest, RawTrunk, RawVlan, SocketRole};
+use config::{All, Class, Mode, RawAccount, RawGuest, RawTrunk, RawVlan, SocketRole};
 
 use super::client::{Client, unexpected};
 use super::{show, table};
@@ -94,6 +94,9 @@ pub(super) struct AddGuest {
     /// The virtual machine's UUID, for metrics.
     #[arg(long, value_name = "UUID")]
     vm_uuid: Option<String>,
+    /// How the switch waits for the guest's packets: `poll`, `adaptive` or `trap` [default: as switch.mode says].
+    #[arg(long, value_name = "MODE")]
+    mode: Option<ModeName>,
     /// The guest's MAC address.
     #[arg(long)]
     mac: Option<String>,
@@ -158,6 +161,13 @@ enum ClassName {
     Throughput,
 }
 
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum ModeName {
+    Poll,
+    Adaptive,
+    Trap,
+}
+
 fn trunk(text: &str) -> Result<RawTrunk, String> {
     if text == "all" {
         return Ok(RawTrunk::All(All::All));
@@ -196,6 +206,11 @@ impl AddGuest {
             weight: self.weight,
             vm_name: self.vm_name,
             vm_uuid: self.vm_uuid,
+            mode: self.mode.map(|mode| match mode {
+                ModeName::Poll => Mode::Poll,
+                ModeName::Adaptive => Mode::Adaptive,
+                ModeName::Trap => Mode::Trap,
+            }),
             mac: self.mac,
             anti_spoof: self.anti_spoof.then_some(true),
             stations: (!self.stations.is_empty()).then_some(self.stations),
