@@ -300,7 +300,7 @@ def overview():
         stat("Dropped", "Packets a second that went no further, whatever the reason.",
              f"sum({rate('sidecore_queue_dropped_packets_total', INSTANCE)})", "pps", NONE_IS_BEST),
         stat("Kicks", "Exits of guests that an I/O core that polls does not need: 0 is right.",
-             f"sum({rate('sidecore_queue_kicks_total', INSTANCE)})", "ops", NONE_IS_BEST),
+             f"sum({rate('sidecore_queue_kicks_polling_total', INSTANCE)})", "ops", NONE_IS_BEST),
         stat("Fullest I/O core", "The part of its time that the busiest I/O core moves packets. At 100 % it is saturated.",
              f"max({busy(INSTANCE)})", "percentunit", BUSY_LIMITS),
         row("Traffic"),
@@ -368,7 +368,7 @@ def guest():
               [(rate("sidecore_queue_busy_seconds_total", PORT), "{{port}} queue {{queue}}")], "percentunit"),
         graph("I/O core", "Which one serves each queue pair.", [(f"sidecore_queue_io_core{{{PORT}}}", "{{port}} queue {{queue}}")]),
         graph("Kicks", "Exits of the guest to tell of a packet. 0 while I/O cores poll.",
-              [(f"sum by (port) ({rate('sidecore_queue_kicks_total', PORT)})", "{{port}}")], "ops", width=8),
+              [(f"sum by (port) ({rate('sidecore_queue_kicks_polling_total', PORT)})", "{{port}}")], "ops", width=8),
         graph("Calls for each packet", "Interrupts sent to the guest. Below 1 where packets share them, 0 where the guest polls.",
               [(f"sum by (port) ({rate('sidecore_queue_calls_total', PORT)}) / (sum by (port) ({packets}) > 0)", "{{port}}")], width=8),
         graph("Session", "Connections of the frontend, and requests that were refused, since the switch started.", [

@@ -174,8 +174,12 @@ pub(crate) struct PortSnapshot {
     pub(crate) drops: BTreeMap<String, u64>,
     /// Guests: packets for this port that its rings turned away, by reason. The same drops are charged to their sources in `drops`.
     pub(crate) refused: BTreeMap<String, u64>,
+    /// How the switch waits for its packets: `poll`, `adaptive` or `trap`; of an uplink, how its I/O cores wait for anything.
+    pub(crate) mode: String,
     /// Guests: kicks counted since their suppression was first published.
     pub(crate) kicks: u64,
+    /// Guests: those of them that were asked for, or came shortly after. All others came while the switch polled.
+    pub(crate) kicks_asked: u64,
     /// Guests: interrupts sent.
     pub(crate) calls: u64,
     /// Guests: publications for which the guest wanted no interrupt.
@@ -335,6 +339,8 @@ pub(crate) struct QueueSnapshot {
     pub(crate) refused: BTreeMap<String, u64>,
     /// See [`PortSnapshot::kicks`].
     pub(crate) kicks: u64,
+    /// See [`PortSnapshot::kicks_asked`].
+    pub(crate) kicks_asked: u64,
     /// See [`PortSnapshot::calls`].
     pub(crate) calls: u64,
     /// See [`PortSnapshot::calls_suppressed`].
@@ -394,6 +400,8 @@ pub(crate) struct CoreSnapshot {
     pub(crate) busy_cycles: u64,
     /// Cycles spent in rounds that found nothing.
     pub(crate) idle_cycles: u64,
+    /// How it waits for work: `poll`, `adaptive` or `trap`.
+    pub(crate) mode: String,
     /// Rounds of polling.
     pub(crate) polls: u64,
     /// Messages of other threads that it read.
@@ -402,6 +410,12 @@ pub(crate) struct CoreSnapshot {
     pub(crate) saturated: bool,
     /// It sleeps between rounds.
     pub(crate) parked: bool,
+    /// Sleeps, by what ended them.
+    pub(crate) wakes: BTreeMap<String, u64>,
+    /// Cycles of those sleeps, which are idle cycles too.
+    pub(crate) slept_cycles: u64,
+    /// Transmit rings that it does not look at because their drivers were asked to kick.
+    pub(crate) armed_rings: u64,
     /// Queue pairs attached.
     pub(crate) queue_pairs: usize,
     /// Packets it handed to other cores.

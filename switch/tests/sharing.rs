@@ -8,11 +8,11 @@ use std::cell::Cell;
 
 use rig::sharing::Sharing;
 use rig::{BURST, RING};
-use sidecore::rig::{Share, cost};
+use sidecore::rig::{Mode, Share, cost};
 
 const TURNS: usize = 1000;
-const EQUAL: Share = Share { latency: false, weight: 1 };
-const LATENCY: Share = Share { latency: true, weight: 1 };
+const EQUAL: Share = Share { latency: false, weight: 1, mode: Mode::Poll };
+const LATENCY: Share = Share { latency: true, ..EQUAL };
 
 /// Jain's index of fairness: 1 where all are equal, 1/n where one has everything.
 fn jain(values: &[f64]) -> f64 {
@@ -52,7 +52,7 @@ fn guests_with_equal_packets_forward_as_many() {
 #[test]
 fn shares_are_as_weights() {
     for lens in [[60, 60, 60], [60, 1514, 512]] {
-        let guests = [1, 2, 4].map(|weight| Share { latency: false, weight });
+        let guests = [1, 2, 4].map(|weight| Share { weight, ..EQUAL });
         let guests: Vec<_> = guests.into_iter().zip(lens).collect();
         let frames = saturate(&guests);
         let parts: Vec<f64> = frames
@@ -69,7 +69,7 @@ fn shares_are_as_weights() {
 fn a_guest_of_class_latency_that_sends_all_it_can_has_no_more_than_its_share() {
     let frames = saturate(&[(LATENCY, 60), (EQUAL, 60), (EQUAL, 60), (LATENCY, 60)]);
     assert!(jain(&frames) >= 0.999, "{frames:?}");
-    let heavy = Share { latency: true, weight: 4 };
+    let heavy = Share { weight: 4, ..LATENCY };
     let frames = saturate(&[(heavy, 60), (EQUAL, 60), (EQUAL, 60)]);
     assert!((frames[0] / frames[1] / 4.0 - 1.0).abs() < 0.02, "{frames:?}");
 }

@@ -87,3 +87,28 @@ fn a_driver_starts_anew() {
     lab.check().unwrap();
     lab.stop().unwrap();
 }
+
+/// Cores that sleep whenever nobody sends, and guests whose drivers are asked to kick then: Linux' split and packed rings, with event index.
+#[test]
+fn guests_wake_a_switch_that_sleeps() {
+    let lab = LabPlan::new()
+        .unwrap()
+        .configure(|config| config.key("mode = \"adaptive\""))
+        .guest(|guest| (guest.virtio.packed, guest.virtio.event_idx) = (true, true))
+        .guest(|guest| (guest.virtio.packed, guest.virtio.event_idx) = (false, true))
+        .outside("net_af_packet0,iface={}")
+        .start()
+        .unwrap();
+    for _ in 0..3 {
+        // Long enough to sleep in between.
+        std::thread::sleep(Duration::from_millis(50));
+        [(0, 1), (1, 0), (2, 0), (1, 2)].into_iter().for_each(|(from, to)| lab.ping(from, to, Family::V4).unwrap());
+    }
+    lab.transfer(0, 1, Family::V4, 4).unwrap();
+    lab.transfer(2, 1, Family::V6, 4).unwrap();
+    let status = lab.check().unwrap();
+    for name in ["vm1", "vm2"] {
+        assert!(status.port(name).unwrap().kicks_asked >= 3, "{name} was not asked to kick");
+    }
+    lab.stop().unwrap();
+}

@@ -35,9 +35,14 @@ fn assert_clean(status: &Status) {
 
 /// Runs a circuit with these device arguments. `bits` must be negotiated, or not, as said; `path` must be in the driver's log.
 fn run(more: &str, bits: &[(u32, bool)], path: &str) {
+    run_in("poll", more, bits, path);
+}
+
+/// The same in a switch of another mode.
+fn run_in(mode: &str, more: &str, bits: &[(u32, bool)], path: &str) {
     let _machine = Machine::exclusive().unwrap();
     let dir = SwitchProcess::folder().unwrap();
-    let config = config(dir.path());
+    let config = config(dir.path()).key(&format!("mode = \"{mode}\""));
     let switch = SwitchProcess::start(&config).unwrap();
     let mut circuit = circuit(&config, more);
     let status = circuit.run(&switch, PACKETS, TIMEOUT).unwrap();
@@ -93,6 +98,16 @@ fn packed_vectorised() {
         return;
     }
     run("packed_vq=1,in_order=1,mrg_rxbuf=0,vectorized=1", &[(PACKED, true)], "using packed ring vectorized Rx path");
+}
+
+#[test]
+fn split_with_cores_that_may_sleep() {
+    run_in("adaptive", "in_order=0", &[(PACKED, false)], "Rx path");
+}
+
+#[test]
+fn packed_with_cores_that_may_sleep() {
+    run_in("adaptive", "packed_vq=1", &[(PACKED, true)], "Rx path");
 }
 
 #[test]

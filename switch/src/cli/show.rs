@@ -87,6 +87,7 @@ fn render(before: &Snapshot, now: &Snapshot) -> String {
         "PORT",
         "KIND",
         "STATE",
+        "MODE",
         "CORE",
         "RING",
         "#RX PACKETS",
@@ -100,10 +101,23 @@ fn render(before: &Snapshot, now: &Snapshot) -> String {
         "#CALLS",
     ];
     text.push_str(&table::render(&heads, &rows));
-    let cores = now.cores.iter().map(|core| core_row(before.cores.iter().find(|c| c.core == core.core), core));
+    let of_before = |core: &CoreSnapshot| before.cores.iter().find(|c| c.core == core.core);
+    let cores = now.cores.iter().map(|core| core_row(of_before(core), core, seconds));
     text.push('\n');
     text.push_str(&table::render(
-        &["#CORE", "#CPU", "#BUSY", "#OLDEST WAIT", "#QUEUE PAIRS", "#HANDED OVER", "#CYCLES/RECEIVED"],
+        &[
+            "#CORE",
+            "#CPU",
+            "MODE",
+            "#BUSY",
+            "#ASLEEP",
+            "#WAKES/s",
+            "#ARMED",
+            "#OLDEST WAIT",
+            "#QUEUE PAIRS",
+            "#HANDED OVER",
+            "#CYCLES/RECEIVED",
+        ],
         &cores.collect::<Vec<_>>(),
     ));
     text.push('\n');
@@ -132,6 +146,7 @@ fn port_row(before: Option<&PortSnapshot>, port: &PortSnapshot, seconds: f64, cy
         port.name.clone(),
         words::kind(port.kind).to_owned(),
         words::state(port.state).to_owned(),
+        port.mode.clone(),
         if cores.is_empty() { "-".to_owned() } else { cores.join(",") },
         ring,
         port.rx.packets.to_string(),
@@ -146,16 +161,23 @@ fn port_row(before: Option<&PortSnapshot>, port: &PortSnapshot, seconds: f64, cy
     ]
 }
 
-fn core_row(before: Option<&CoreSnapshot>, core: &CoreSnapshot) -> Vec<String> {
+fn core_row(before: Option<&CoreSnapshot>, core: &CoreSnapshot, seconds: f64) -> Vec<String> {
     let busy = core.busy_cycles.saturating_sub(before.map_or(0, |c| c.busy_cycles));
     let idle = core.idle_cycles.saturating_sub(before.map_or(0, |c| c.idle_cycles));
-    let share = if busy + idle == 0 { 0.0 } else { busy as f64 / (busy + idle) as f64 };
+    let slept = core.slept_cycles.saturating_sub(before.map_or(0, |c| c.slept_cycles));
+    let share = |cycles: u64| if busy + idle == 0 { 0.0 } else { cycles as f64 / (busy + idle) as f64 };
+    let wakes = |core: &CoreSnapshot| core.wakes.values().sum::<u64>();
+    let woken = wakes(core).saturating_sub(before.map_or(0, wakes));
     let received = core.received.saturating_sub(before.map_or(0, |c| c.received));
     let for_received = core.received_cycles.saturating_sub(before.map_or(0, |c| c.received_cycles));
     vec![
         core.core.to_string(),
         core.cpu.to_string(),
-        percent(share),
+        core.mode.clone(),
+        percent(share(busy)),
+        percent(share(slept)),
+        format!("{:.0}", woken as f64 / seconds),
+        core.armed_rings.to_string(),
         micros(core.oldest_wait_ns),
         core.queue_pairs.to_string(),
         core.handed_over.to_string(),

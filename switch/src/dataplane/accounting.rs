@@ -18,6 +18,7 @@ use vm_ports::Counter;
 
 use super::histogram::Latency;
 use super::interval::Intervals;
+use super::sleep::WakeCause;
 use super::waiting::Change;
 use crate::forwarding::{DropReason, LearnRefusal};
 
@@ -75,6 +76,12 @@ pub(super) struct CoreCounters {
     pub(super) polls: Counter,
     /// Messages read.
     pub(super) messages: Counter,
+    /// Sleeps, by what ended them.
+    pub(super) wakes: [Counter; WakeCause::ALL.len()],
+    /// Cycles of that, which are idle ones too.
+    pub(super) slept_cycles: Counter,
+    /// Transmit rings that are not looked at because their drivers kick, now.
+    pub(super) armed: Counter,
     /// Cycles spent on delivering what other cores handed over.
     pub(super) received_cycles: Counter,
     /// Packets that was, copies to be made for a flood being one.
@@ -111,6 +118,9 @@ impl CoreCounters {
             idle_cycles: Counter::default(),
             polls: Counter::default(),
             messages: Counter::default(),
+            wakes: Default::default(),
+            slept_cycles: Counter::default(),
+            armed: Counter::default(),
             received_cycles: Counter::default(),
             received_packets: Counter::default(),
             tick: CachePadded::default(),

@@ -39,6 +39,9 @@ pub(crate) enum DataplaneError {
     /// The thread that looks after the I/O cores cannot be started.
     #[error("the thread that looks after the I/O cores does not start: {0}; raise the limit on threads (ulimit -u)")]
     Rescue(std::io::Error),
+    /// There is nothing for I/O cores to sleep in.
+    #[error("I/O cores cannot be woken: {0}; raise the limit on open files (ulimit -n)")]
+    Sleep(std::io::Error),
     /// The scheduler's thread cannot be started.
     #[error("the scheduler's thread does not start: {0}; raise the limit on threads (ulimit -u)")]
     Scheduler(std::io::Error),

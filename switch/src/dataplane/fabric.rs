@@ -5,6 +5,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use config::Mode;
 use pmd_bindings::{Eal, ThreadRegistration, tsc, tsc_hz};
 use vm_ports::QueuePair;
 
@@ -16,6 +17,7 @@ use super::io_core::{CoreSetup, IoCore};
 use super::mailbox::{Handed, Limits, Mailbox, Message, Reply, UplinkShare, mailbox};
 use super::ports::{PORTS_MAX, PortTable};
 use super::rescue::{CoreThread, Rescue};
+use super::sleep::{Bed, Bells};
 use super::turns::Share;
 use super::xcore::connect;
 use crate::forwarding::{Entry, Fdb, FdbSettings, PortId, TokenBucket};
@@ -36,15 +38,19 @@ pub(super) struct Fabric {
     moves: Mutex<()>,
     pub(super) pauses: Pauses,
     sources: Mutex<Vec<bool>>,
+    bells: Arc<Bells>,
+    mode: Mode,
     /// Frees cores that a frontend has made to wait, for as long as there are cores.
     rescue: Option<Rescue>,
 }
 
 struct Core {
+    index: usize,
     cpu: usize,
     mailbox: Mailbox,
     counters: Arc<CoreCounters>,
     thread: CoreThread,
+    bells: Arc<Bells>,
 }
 
 impl Fabric {
@@ -54,6 +60,7 @@ impl Fabric {
         let epoch = tsc();
         let fdb = fdb_settings(config);
         let (links, progress) = connect(cpus.len());
+        let bells = Arc::new(Bells::new(cpus.len(), tsc_hz()).map_err(DataplaneError::Sleep)?);
         let mut fabric = Self {
             cores: Vec::with_capacity(cpus.len()),
             table: Mutex::new(PortTable::default()),
@@ -62,14 +69,20 @@ impl Fabric {
             moves: Mutex::new(()),
             pauses: Pauses::default(),
             sources: Mutex::new(vec![false; SOURCES_MAX]),
+            bells: Arc::clone(&bells),
+            mode: config.mode,
             rescue: None,
         };
         for (index, links) in links.into_iter().enumerate() {
             let cpu = cpus[index];
             let (sender, receiver) = mailbox();
             let counters = Arc::new(CoreCounters::new());
+            let alarm = bells.alarm(index).ok_or(DataplaneError::Sleep(std::io::ErrorKind::NotFound.into()))?;
             let setup = CoreSetup {
                 index,
+                mode: config.mode,
+                bells: Arc::clone(&bells),
+                bed: Some(Bed::new(alarm).map_err(DataplaneError::Sleep)?),
                 mailbox: receiver,
                 links,
                 counters: Arc::clone(&counters),
@@ -80,11 +93,22 @@ impl Fabric {
                 shares_cpu: cpus.iter().filter(|other| **other == cpu).count() > 1,
             };
             let thread = start_core(Arc::clone(eal), setup, cpu)?;
-            fabric.cores.push(Core { cpu, mailbox: sender, counters, thread: Arc::new(Mutex::new(Some(thread))) });
+            let (thread, bells) = (Arc::new(Mutex::new(Some(thread))), Arc::clone(&bells));
+            fabric.cores.push(Core { index, cpu, mailbox: sender, counters, thread, bells });
         }
         let cores = fabric.cores.iter().map(|core| (Arc::clone(&core.counters), Arc::clone(&core.thread))).collect();
-        fabric.rescue = Some(Rescue::start(cores).map_err(DataplaneError::Rescue)?);
+        fabric.rescue = Some(Rescue::start(cores, bells).map_err(DataplaneError::Rescue)?);
         Ok(fabric)
+    }
+
+    /// How the switch waits for packets.
+    pub(super) fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// A source's driver has kicked: wakes the core that serves it. Whether it had been asked to.
+    pub(super) fn kicked(&self, source: SourceId) -> bool {
+        self.bells.kicked(source, tsc())
     }
 
     /// How many cores there are.
@@ -275,18 +299,12 @@ impl Core {
             self.counters.parked.set(0);
         }
         self.mailbox.send(message);
-        self.unpark();
+        self.bells.ring(self.index);
     }
 
     fn wake(&self) {
         self.counters.parked.set(0);
-        self.unpark();
-    }
-
-    fn unpark(&self) {
-        if let Some(thread) = &*self.thread.lock().unwrap_or_else(PoisonError::into_inner) {
-            thread.thread().unpark();
-        }
+        self.bells.ring(self.index);
     }
 
     /// Asks; the answer comes when the core gets to it, or never where it has ended.

@@ -9,6 +9,7 @@ use vm_ports::{BURST_PACKETS, Burst, Packet, RxDrop, RxQueue, TxQueue, View};
 use super::accounting::{Charge, CoreCounters, SourceId};
 use super::handover::{Move, TableVersion};
 use super::ports::{PORT_QUEUES_MAX, PORTS_MAX, PortEntry, PortTable, Receiver, Way};
+use super::sleep::Bells;
 use super::turns::cost;
 use super::uplink::UplinkTx;
 use super::xcore::{Errand, Label, ToCore};
@@ -314,6 +315,9 @@ pub(super) struct Outputs {
     to: Vec<Option<ToCore>>,
     /// Cores to which something was handed that they have not been shown.
     to_touched: u64,
+    /// Cores that have been shown something and may sleep.
+    to_wake: u64,
+    bells: Arc<Bells>,
     /// The move under way, where this core gives or takes the queue pair.
     moving: Option<Move>,
     /// Whether it is to come here and has not arrived.
@@ -324,7 +328,7 @@ pub(super) struct Outputs {
 }
 
 impl Outputs {
-    pub(super) fn new(me: usize, to: Vec<Option<ToCore>>, counters: Arc<CoreCounters>) -> Self {
+    pub(super) fn new(me: usize, to: Vec<Option<ToCore>>, bells: Arc<Bells>, counters: Arc<CoreCounters>) -> Self {
         Self {
             me,
             rx: Vec::with_capacity(PORTS_MAX),
@@ -333,6 +337,8 @@ impl Outputs {
             uplinks: Vec::with_capacity(PORTS_MAX),
             to,
             to_touched: 0,
+            to_wake: 0,
+            bells,
             moving: None,
             awaits: false,
             since: 0,
@@ -411,7 +417,8 @@ impl Outputs {
     fn tell(&mut self, message: crate::forwarding::LearnMessage) {
         let me = self.me;
         let others = self.to.iter_mut().enumerate().filter(|(core, _)| *core != me);
-        for to in others.filter_map(|(_, to)| to.as_mut()) {
+        for (core, to) in others.filter_map(|(core, to)| Some((core, to.as_mut()?))) {
+            self.to_touched |= 1 << core;
             if !to.tell(message) {
                 self.counters.learn_lost.add(1);
             }
@@ -620,6 +627,7 @@ impl Outputs {
         for uplink in &mut self.uplinks {
             uplink.flush(&self.counters);
         }
+        self.to_wake = self.to_touched;
         while self.to_touched != 0 {
             let core = self.to_touched.trailing_zeros();
             self.to_touched &= self.to_touched - 1;
@@ -629,9 +637,16 @@ impl Outputs {
         }
     }
 
-    /// Calls the receivers that want it.
+    /// Calls the receivers that want it, and wakes the cores that sleep.
     #[inline]
     fn notify(&mut self) {
+        while self.to_wake != 0 {
+            let core = self.to_wake.trailing_zeros();
+            self.to_wake &= self.to_wake - 1;
+            if let Some(bell) = self.bells.of(core as usize) {
+                bell.ring_after_fence();
+            }
+        }
         for at in self.touched.drain(..) {
             if let Some(slot) = self.rx.get_mut(usize::from(at)) {
                 slot.touched = false;

@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use vm_ports::session::{
     FeatureSwitches, Negotiated, PortSettings, QueueHost, SessionEvent, SessionHandle, SocketAccess, SocketRole, spawn,
 };
-use vm_ports::{QueueCounters, QueuePair, RingFault};
+use vm_ports::{Counter, QueueCounters, QueuePair, RingFault};
 
 use super::accounting::SourceId;
 use super::error::DataplaneError;
@@ -49,8 +49,8 @@ pub(super) struct GuestHost {
     pub(super) port: PortId,
     /// Whether the configuration says which core it is to be on.
     pinned: bool,
-    /// Class and weight, for each queue pair.
-    share: Share,
+    /// Class, weight and mode, for each queue pair.
+    pub(super) share: Share,
     fabric: Arc<Fabric>,
     pub(super) queues: Vec<GuestQueue>,
     state: Mutex<GuestState>,
@@ -62,6 +62,8 @@ pub(super) struct GuestHost {
 pub(super) struct GuestQueue {
     pub(super) source: SourceId,
     pub(super) counters: Arc<QueueCounters>,
+    /// Kicks that it was asked for, or was shortly before. Written by the session.
+    pub(super) kicks_asked: Counter,
     /// Where it goes when its rings start.
     home: AtomicUsize,
     /// Where it is.
@@ -98,6 +100,7 @@ impl GuestQueue {
         Self {
             source,
             counters: Arc::default(),
+            kicks_asked: Counter::default(),
             home: AtomicUsize::new(core),
             at: AtomicUsize::new(NOWHERE),
             moves: AtomicU64::new(0),
@@ -141,7 +144,7 @@ impl Guest {
             name: name.clone(),
             port,
             pinned: config.io_core.is_some(),
-            share: Share::from(config),
+            share: Share::of(config, fabric.mode()),
             fabric,
             queues,
             state: Mutex::default(),
@@ -304,6 +307,13 @@ impl QueueHost for GuestHost {
         self.set_receiver(index, None);
         queue.at.store(NOWHERE, Ordering::Relaxed);
         self.fabric.take_back(core, self.port, index)
+    }
+
+    fn kicked(&self, ring: usize, kicks: u64) {
+        let Some(queue) = self.queues.get(ring / 2) else { return };
+        if ring % 2 == 1 && self.fabric.kicked(queue.source) {
+            queue.kicks_asked.add(kicks);
+        }
     }
 
     fn event(&self, event: SessionEvent) {

@@ -1,13 +1,14 @@
 //! An I/O core: a pinned thread that polls, forwards and accounts, one burst at a time, to completion.
 
 mod moves;
+mod rest;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
-use std::time::Duration;
 
 use arrayvec::ArrayVec;
+use config::Mode;
 use pmd_bindings::{ChecksumState, Mbuf, tsc};
 use ringbuf::HeapCons;
 use ringbuf::traits::Consumer;
@@ -15,6 +16,7 @@ use vm_ports::offload::{Transport, parse};
 use vm_ports::{BURST_PACKETS, Burst, BurstBuffer, Offload, QueueCounters, QueuePair, RingWatch, TxQueue};
 
 use self::moves::Part;
+use self::rest::Needs;
 use super::accounting::{Charge, CoreCounters, SOURCES_MAX, SourceId, UplinkCounters};
 use super::forwarder::{Forwarder, Origin, Outputs};
 use super::handover::{Progress, Token};
@@ -22,6 +24,7 @@ use super::histogram::Sampler;
 use super::mailbox::{Limits, Message, Reply, UplinkShare};
 use super::ports::{PORTS_MAX, PortTable};
 use super::rota::Rota;
+use super::sleep::{Bed, Bells, Patience};
 use super::turns::{Credit, Rounds, Share, cost};
 use super::uplink::UplinkTx;
 use super::waiting::Waiting;
@@ -31,8 +34,6 @@ use crate::forwarding::{DropReason, Entry, Fdb, MacAddr, Now, PortId, PortKind, 
 /// Every so many rounds a few buckets of the FDB are aged, so that its cost is spread thin.
 const AGEING_ROUNDS: u64 = 64;
 const AGEING_BUCKETS: usize = 8;
-/// A parked core's sleep between two rounds: what other cores tell it of stations must not wait for long, nor for room.
-const NAP: Duration = Duration::from_millis(1);
 
 /// A guest's transmit queue on this core.
 struct GuestTx {
@@ -41,8 +42,11 @@ struct GuestTx {
     tx: TxQueue,
     waiting: Waiting,
     credit: Credit,
+    share: Share,
     /// Whether it is in [`IoCore::again`].
     again: bool,
+    /// Whether it is not looked at because its driver was asked to kick.
+    armed: bool,
 }
 
 /// A queue pair on this core: what is needed to put its halves together again.
@@ -66,6 +70,11 @@ struct UplinkRx {
 /// What a core is made with.
 pub(super) struct CoreSetup {
     pub(super) index: usize,
+    /// How it waits for work.
+    pub(super) mode: Mode,
+    pub(super) bells: Arc<Bells>,
+    /// What it sleeps in, if it can.
+    pub(super) bed: Option<Bed>,
     pub(super) mailbox: HeapCons<Message>,
     pub(super) links: Links,
     pub(super) counters: Arc<CoreCounters>,
@@ -90,6 +99,8 @@ pub(super) struct IoCore {
     /// that tests see it.
     heeds_token: bool,
     guests: Vec<GuestTx>,
+    /// Their places by source.
+    place_of: Box<[u16]>,
     /// When to look at which of them.
     rota: Rota<RingWatch>,
     rounds: Rounds,
@@ -111,11 +122,36 @@ pub(super) struct IoCore {
     done_at: u64,
     now: Now,
     shares_cpu: bool,
+    mode: Mode,
+    bells: Arc<Bells>,
+    bed: Option<Bed>,
+    patience: Patience,
+    /// Whether a round begins with more than looks: a move to go on with, or drivers that may be asked to kick.
+    has_chores: bool,
+    needs: Needs,
+    /// Drivers that were just asked to kick, by place, and are to be looked at once more.
+    asked: Vec<u16>,
+    /// When there was last something to do, and when idle rings were last thought of, in cycles.
+    worked_at: u64,
+    cleared_at: u64,
 }
 
 impl IoCore {
     pub(super) fn new(setup: CoreSetup) -> Self {
-        let CoreSetup { index, mailbox, links, counters, fdb, flood, epoch, cycles_per_s, shares_cpu } = setup;
+        let CoreSetup {
+            index,
+            mode,
+            bells,
+            bed,
+            mailbox,
+            links,
+            counters,
+            fdb,
+            flood,
+            epoch,
+            cycles_per_s,
+            shares_cpu,
+        } = setup;
         Self {
             mailbox,
             from: links.from,
@@ -123,6 +159,7 @@ impl IoCore {
             part: None,
             heeds_token: !super::handover::ignores_token(),
             guests: Vec::with_capacity(64),
+            place_of: vec![0; SOURCES_MAX].into_boxed_slice(),
             rota: Rota::new(SOURCES_MAX, cycles_per_s),
             rounds: Rounds::new(),
             again: VecDeque::with_capacity(SOURCES_MAX),
@@ -131,7 +168,7 @@ impl IoCore {
             forwarder: Forwarder {
                 table: Arc::new(PortTable::default()),
                 fdb,
-                out: Outputs::new(index, links.to, Arc::clone(&counters)),
+                out: Outputs::new(index, links.to, Arc::clone(&bells), Arc::clone(&counters)),
                 floods: vec![TokenBucket::UNLIMITED; PORTS_MAX].into_boxed_slice(),
             },
             buffer: BurstBuffer::default(),
@@ -144,34 +181,30 @@ impl IoCore {
             done_at: epoch,
             now: Now { seconds: 0, cycles: epoch },
             shares_cpu,
+            mode,
+            bells,
+            bed,
+            patience: Patience::new(mode, cycles_per_s),
+            has_chores: false,
+            needs: Needs::default(),
+            asked: Vec::with_capacity(SOURCES_MAX),
+            worked_at: epoch,
+            cleared_at: epoch,
         }
     }
 
     /// Polls until it is told to stop. What it owned is dropped by whoever takes the thread's result.
     pub(super) fn run(mut self) -> Self {
         self.done_at = tsc();
+        self.worked_at = self.done_at;
         while let Some(worked) = self.turn(tsc) {
-            if !worked && self.may_nap() {
-                std::thread::park_timeout(NAP);
-                self.was_away();
-            } else if !worked && self.shares_cpu {
-                std::thread::yield_now();
-                self.was_away();
+            if worked {
+                self.worked_at = self.done_at;
+            } else {
+                self.rest();
             }
         }
         self
-    }
-
-    /// Accounts for time in which others had the CPU: it is not what the next round took.
-    fn was_away(&mut self) {
-        let now = tsc();
-        self.counters.idle_cycles.add(now.wrapping_sub(std::mem::replace(&mut self.done_at, now)));
-    }
-
-    /// Whether it is parked, and serves nothing that could make it wait.
-    #[inline]
-    fn may_nap(&self) -> bool {
-        self.counters.parked.get() != 0 && self.attached.is_empty() && self.uplinks.is_empty() && self.part.is_none()
     }
 
     /// Does what it was told, then one round, and accounts for the time that `clock` says it took. Whether there was anything to do; `None`: stop.
@@ -198,8 +231,8 @@ impl IoCore {
     /// One round over everything this core owns, at the time that `clock` says. Whether there was anything to do.
     #[inline]
     pub(super) fn poll(&mut self, clock: &impl Fn() -> u64) -> bool {
-        if self.part.is_some() {
-            self.advance_move();
+        if self.has_chores {
+            self.do_chores();
         }
         self.rounds.begin();
         let mut worked = self.poll_cores(clock);
@@ -458,63 +491,74 @@ impl IoCore {
     }
 
     /// Does what it was told since the last round. False: stop.
+    #[inline]
     pub(super) fn read_mailbox(&mut self) -> bool {
         while let Some(message) = self.mailbox.try_pop() {
             self.counters.messages.add(1);
-            match message {
-                Message::Attach { port, queue, source, share, pair } => self.attach(port, queue, source, share, *pair),
-                Message::TakeBack { port, queue, reply } => {
-                    answer(&reply, self.take_back(port, queue).map(|(pair, _)| Box::new(pair)));
-                }
-                Message::AttachUplink(share) => {
-                    let rx = self.attach_uplink_tx(*share);
-                    self.uplinks.push(rx);
-                }
-                Message::TakeUplink { port, reply } => answer(&reply, self.take_uplink(port)),
-                Message::HoldUplink { port, queue, until, reply } => {
-                    if let Some(uplink) = self.uplink_rx(port, queue) {
-                        uplink.held_until = until.unwrap_or(0);
-                    }
-                    reply.iter().for_each(|reply| answer(reply, ()));
-                }
-                Message::EmptyUplink { port, queue, token, reply } => {
-                    if let Some(uplink) = self.uplink_rx(port, queue) {
-                        uplink.asked = Some((token, reply));
-                    }
-                }
-                Message::Table { table, moving, reply } => {
-                    let old = std::mem::replace(&mut self.forwarder.table, table);
-                    if let Some(moving) = moving {
-                        self.mark(&moving);
-                    }
-                    answer(&reply, old);
-                }
-                Message::Give { handed, reply } => {
-                    self.forwarder.out.set_move(Some(handed.moving));
-                    self.part = Some(Part::Gives(handed));
-                    answer(&reply, ());
-                }
-                Message::Expect { moving, reply } => {
-                    self.forwarder.out.set_move(Some(moving));
-                    self.part = Some(Part::Awaits(moving));
-                    answer(&reply, ());
-                }
-                Message::OpenPort { port, kind, limit } => self.open_port(port, kind, limit),
-                Message::FlushPort(port) => self.forwarder.fdb.flush_port(port),
-                Message::ClosePort(port) => {
-                    self.policed.retain(|policed| *policed != port);
-                    self.forwarder.fdb.close_port(port);
-                }
-                Message::FixStation { vlan, mac, port } => {
-                    if let Err(refusal) = self.forwarder.fdb.insert_fixed(vlan, mac, port) {
-                        self.counters.learn_refusals[refusal.index()].add(1);
-                    }
-                }
-                Message::Announce { port, source, mac } => self.announce(port, source, mac),
-                Message::Stations { from, count, reply } => answer(&reply, self.stations(from, count)),
-                Message::Tune(limits) => self.tune(limits),
-                Message::Stop => return false,
+            let goes_on = self.obey(message);
+            self.note_chores();
+            if !goes_on {
+                return false;
             }
+        }
+        true
+    }
+
+    /// Does what it was told. False: stop.
+    fn obey(&mut self, message: Message) -> bool {
+        match message {
+            Message::Attach { port, queue, source, share, pair } => self.attach(port, queue, source, share, *pair),
+            Message::TakeBack { port, queue, reply } => {
+                answer(&reply, self.take_back(port, queue).map(|(pair, _)| Box::new(pair)));
+            }
+            Message::AttachUplink(share) => {
+                let rx = self.attach_uplink_tx(*share);
+                self.uplinks.push(rx);
+            }
+            Message::TakeUplink { port, reply } => answer(&reply, self.take_uplink(port)),
+            Message::HoldUplink { port, queue, until, reply } => {
+                if let Some(uplink) = self.uplink_rx(port, queue) {
+                    uplink.held_until = until.unwrap_or(0);
+                }
+                reply.iter().for_each(|reply| answer(reply, ()));
+            }
+            Message::EmptyUplink { port, queue, token, reply } => {
+                if let Some(uplink) = self.uplink_rx(port, queue) {
+                    uplink.asked = Some((token, reply));
+                }
+            }
+            Message::Table { table, moving, reply } => {
+                let old = std::mem::replace(&mut self.forwarder.table, table);
+                if let Some(moving) = moving {
+                    self.mark(&moving);
+                }
+                answer(&reply, old);
+            }
+            Message::Give { handed, reply } => {
+                self.forwarder.out.set_move(Some(handed.moving));
+                self.part = Some(Part::Gives(handed));
+                answer(&reply, ());
+            }
+            Message::Expect { moving, reply } => {
+                self.forwarder.out.set_move(Some(moving));
+                self.part = Some(Part::Awaits(moving));
+                answer(&reply, ());
+            }
+            Message::OpenPort { port, kind, limit } => self.open_port(port, kind, limit),
+            Message::FlushPort(port) => self.forwarder.fdb.flush_port(port),
+            Message::ClosePort(port) => {
+                self.policed.retain(|policed| *policed != port);
+                self.forwarder.fdb.close_port(port);
+            }
+            Message::FixStation { vlan, mac, port } => {
+                if let Err(refusal) = self.forwarder.fdb.insert_fixed(vlan, mac, port) {
+                    self.counters.learn_refusals[refusal.index()].add(1);
+                }
+            }
+            Message::Announce { port, source, mac } => self.announce(port, source, mac),
+            Message::Stations { from, count, reply } => answer(&reply, self.stations(from, count)),
+            Message::Tune(limits) => self.tune(limits),
+            Message::Stop => return false,
         }
         true
     }
@@ -567,16 +611,15 @@ impl IoCore {
         waiting: Waiting,
     ) {
         let place = self.guests.len();
-        if share.latency {
-            self.rota.add_urgent(place);
-        } else {
-            self.rota.add(place, self.now.cycles);
-        }
         let (origin, credit) = (Origin { port, source }, Credit::new(share, &self.rounds));
         if let Some(change) = waiting.as_set() {
             self.counters.note_waiting(source, change);
         }
-        self.guests.push(GuestTx { queue, origin, tx, waiting, credit, again: false });
+        let guest = GuestTx { queue, origin, tx, waiting, credit, share, again: false, armed: false };
+        self.hear(&guest);
+        self.guests.push(guest);
+        self.place_of[source.index()] = place as u16;
+        self.look_at(place);
     }
 
     /// Between bursts everything pulled is completed and everything pushed is shown, so the halves can go as they are.
@@ -590,7 +633,11 @@ impl IoCore {
         let mut waiting = Waiting::default();
         pair.tx = tx.map(|index| {
             self.rota.swap_remove(index, self.guests.len() - 1);
-            let guest = self.guests.swap_remove(index);
+            let mut guest = self.guests.swap_remove(index);
+            if let Some(moved) = self.guests.get(index) {
+                self.place_of[moved.origin.source.index()] = index as u16;
+            }
+            self.hear_no_more(&mut guest);
             self.counters.note_nothing_waiting(guest.origin.source);
             waiting = guest.waiting;
             guest.tx

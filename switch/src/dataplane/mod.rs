@@ -9,6 +9,7 @@
 //! fabric     starts, tells and asks ──mailbox──▶ io_core  polls what it owns, burst by burst
 //!            publishes ports (the table)         forwarder   source check, VLAN, FDB, output
 //!                                                rota        which idle rings, and when
+//!                                                sleep       waiting without losing a wake-up
 //!                                                uplink      mbufs out
 //!                                                xcore       to and from the other cores
 //!                                                handover    from core to core: a queue pair
@@ -39,6 +40,7 @@ mod rescue;
 pub mod rig;
 mod rota;
 mod scheduling;
+mod sleep;
 mod steering;
 mod turns;
 mod uplink;
@@ -65,6 +67,7 @@ use self::ports::{PORTS_MAX, PortEntry, Way};
 use self::report::SourceTotals;
 pub(crate) use self::scheduling::DECISION_KINDS;
 use self::scheduling::Scheduling;
+pub(crate) use self::sleep::WakeCause;
 use self::steering::Steering;
 use self::uplink_queues::Uplinks;
 use crate::control::protocol::MovedQueue;

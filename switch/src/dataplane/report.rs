@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use config::Mode;
 use pmd_bindings::{Link, tsc, tsc_hz};
 use scheduler::QueueId;
 use vm_ports::{Counter, RingFault, RxDrop, TxDrop};
@@ -11,6 +12,7 @@ use super::accounting::{CoreCounters, SourceId};
 use super::device::Uplink;
 use super::guest::{Guest, GuestQueue, GuestState};
 use super::load::{LastLoad, ns, oldest_wait};
+use super::sleep::WakeCause;
 use crate::forwarding::{DropReason, LearnRefusal, MacAddr, PortId};
 use crate::snapshot::{
     Accounting, CoreSnapshot, FdbSnapshot, NegotiatedSnapshot, PortKind, PortSnapshot, PortState, QueueSnapshot,
@@ -120,7 +122,7 @@ impl Dataplane {
             oldest_wait_ns: oldest_wait_ns(core),
             saturated: scheduler.saturated.contains(&core),
             parked: scheduler.parked.contains(&core),
-            ..core_snapshot(core, cpu, counters)
+            ..core_snapshot(core, cpu, self.fabric.mode(), counters)
         });
         let cores = cores.collect();
         let fdb_entries = self.fabric.cores().map(|(_, core)| core.fdb_entries.get()).max().unwrap_or(0);
@@ -237,6 +239,7 @@ impl Dataplane {
             negotiated,
             session: guest.session(),
             faults,
+            mode: guest.host.share.mode.to_string(),
             ..port_snapshot(PortKind::Guest, queues)
         }
     }
@@ -264,6 +267,7 @@ impl Dataplane {
             drops,
             refused: named(RxDrop::ALL.iter().map(|reason| reason.as_str()).zip(rx.refused.iter().map(Counter::get))),
             kicks: queue.counters.kicks.get(),
+            kicks_asked: queue.kicks_asked.get(),
             calls: rx.calls.get() + tx.calls.get(),
             calls_suppressed: rx.calls_suppressed.get() + tx.calls_suppressed.get(),
             busy_cycles: totals.cycles,
@@ -310,6 +314,7 @@ impl Dataplane {
             mtu: Some(device.negotiated().mtu),
             steering: Some(steering),
             xstats,
+            mode: self.fabric.mode().to_string(),
             ..port_snapshot(PortKind::Uplink, queues)
         }
     }
@@ -324,6 +329,7 @@ fn port_snapshot(kind: PortKind, queues: Vec<QueueSnapshot>) -> PortSnapshot {
         merge(&mut port.drops, &queue.drops);
         merge(&mut port.refused, &queue.refused);
         port.kicks += queue.kicks;
+        port.kicks_asked += queue.kicks_asked;
         port.calls += queue.calls;
         port.calls_suppressed += queue.calls_suppressed;
         port.accounting.add(&queue.accounting);
@@ -348,17 +354,21 @@ fn uplink_snapshot(uplink: &Uplink, link: Option<Link>) -> UplinkSnapshot {
     }
 }
 
-fn core_snapshot(core: usize, cpu: usize, counters: &CoreCounters) -> CoreSnapshot {
+fn core_snapshot(core: usize, cpu: usize, mode: Mode, counters: &CoreCounters) -> CoreSnapshot {
     CoreSnapshot {
         core,
         cpu,
         busy_cycles: counters.busy_cycles.get(),
         idle_cycles: counters.idle_cycles.get(),
+        mode: mode.to_string(),
         polls: counters.polls.get(),
         messages: counters.messages.get(),
         latency: counters.latency.snapshot(),
         fdb_learned: counters.fdb_learned.get(),
         fdb_moves: counters.fdb_moves.get(),
+        wakes: named(WakeCause::ALL.iter().map(|cause| cause.as_str()).zip(counters.wakes.iter().map(Counter::get))),
+        slept_cycles: counters.slept_cycles.get(),
+        armed_rings: counters.armed.get(),
         queue_pairs: counters.queue_pairs.get() as usize,
         handed_over: counters.handed_over.get(),
         received: counters.received_packets.get(),

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::accounting::CoreCounters;
 use super::io_core::IoCore;
+use super::sleep::Bells;
 
 /// Between looks. A round takes microseconds; a core that has not ended one from one look to the next waits, or has no CPU,
 /// and then it does no harm to interrupt it.
@@ -24,15 +25,16 @@ pub(super) struct Rescue {
 }
 
 impl Rescue {
-    /// Starts to look after these cores.
-    pub(super) fn start(cores: Vec<(Arc<CoreCounters>, CoreThread)>) -> std::io::Result<Self> {
+    /// Starts to look after these cores. Those that sleep are left alone.
+    pub(super) fn start(cores: Vec<(Arc<CoreCounters>, CoreThread)>, bells: Arc<Bells>) -> std::io::Result<Self> {
         let (stop, stopped) = channel();
         let thread = std::thread::Builder::new().name("rescue".to_owned()).spawn(move || {
             let mut seen: Vec<u64> = cores.iter().map(|(counters, _)| counters.polls.get()).collect();
             while stopped.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
-                for ((counters, thread), seen) in cores.iter().zip(&mut seen) {
+                for (core, ((counters, thread), seen)) in cores.iter().zip(&mut seen).enumerate() {
                     let polls = counters.polls.get();
                     if std::mem::replace(seen, polls) == polls
+                        && !bells.sleeps(core)
                         && let Some(thread) = &*thread.lock().unwrap_or_else(PoisonError::into_inner)
                     {
                         vm_ports::interrupt(thread);

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::sync::mpsc::{self, sync_channel};
 
+pub use config::Mode;
 use pmd_bindings::{Eal, Mbuf, Mempool, Port, tsc};
 use scheduler::{Load, QueueId};
 use vm_ports::QueuePair;
@@ -15,6 +16,7 @@ use super::io_core::{CoreSetup, IoCore};
 use super::load::{LoadMeter, Place, Reading, queue_id};
 use super::mailbox::{Handed, Mailbox, Message, UplinkShare, mailbox};
 use super::ports::{PORTS_MAX, PortEntry, PortTable, Receiver, Way};
+use super::sleep::Bells;
 pub use super::turns::Share;
 use super::uplink_queues::ways;
 use super::xcore::connect;
@@ -77,7 +79,7 @@ pub struct Rig {
     sources: u16,
     /// The source of each port's first queue pair.
     first_source: Vec<SourceId>,
-    /// Class and weight of each port's queue pairs.
+    /// Class, weight and mode of each port's queue pairs.
     shares: Vec<Share>,
     cycles: u64,
     /// Dropped after the cores, which hold the queues.
@@ -124,11 +126,15 @@ impl Rig {
             cycles_per_s,
             seed: [1, 2, 3, 4],
         };
+        let bells = Arc::new(Bells::new(cores, cycles_per_s).expect("eventfds"));
         let cores = connect(cores).0.into_iter().enumerate().map(|(index, links)| {
             let (sender, receiver) = mailbox();
             let counters = Arc::new(CoreCounters::new());
             let core = IoCore::new(CoreSetup {
                 index,
+                mode: Mode::Poll,
+                bells: Arc::clone(&bells),
+                bed: None,
                 mailbox: receiver,
                 links,
                 counters: Arc::clone(&counters),

@@ -10,6 +10,8 @@ const IDLE_AFTER_US: u64 = 1000;
 /// Every idle ring is looked at once in this time, in microseconds: that, and the round then under way, is how late a first packet can be
 /// seen.
 const SWEEP_US: u64 = 80;
+/// A ring in which nothing was found for so long need not be looked at, if its driver kicks, in microseconds.
+const LEAVE_AFTER_US: u64 = 10_000;
 /// Idle rings looked at, at least, in a round in which there was nothing to do: time that nobody misses.
 const SPARE_LOOKS: usize = 8;
 /// So many idle rings ahead of the one that is looked at: nothing of them is in the cache.
@@ -32,6 +34,8 @@ struct Awake {
 struct Asleep<W> {
     watch: W,
     place: u16,
+    /// When something was last found in it.
+    worked: u64,
 }
 
 /// The rings of a core by their places in its list, each idle one with a watch `W` on it. Times are in cycles.
@@ -44,6 +48,7 @@ pub(super) struct Rota<W> {
     urgent: Vec<u16>,
     next_urgent: usize,
     idle_after: u64,
+    leave_after: u64,
     sweep: u64,
     /// The part of a sweep that one cycle is.
     pace: u64,
@@ -64,6 +69,7 @@ impl<W: Watch> Rota<W> {
             urgent: Vec::with_capacity(rings),
             next_urgent: 0,
             idle_after: cycles(IDLE_AFTER_US),
+            leave_after: cycles(LEAVE_AFTER_US),
             sweep,
             pace: (1 << FRACTION) / sweep + 1,
             due: 0,
@@ -106,6 +112,19 @@ impl<W: Watch> Rota<W> {
         awake.chain(asleep).chain(&mut self.urgent).filter(|ring| **ring == last).for_each(|ring| *ring = place);
     }
 
+    /// Takes every ring out that `leaves`, until it is added again.
+    pub(super) fn take_out(&mut self, mut leaves: impl FnMut(usize) -> bool) {
+        self.awake.retain(|ring| !leaves(ring.place.into()));
+        self.asleep.retain(|ring| !leaves(ring.place.into()));
+        self.urgent.retain(|place| !leaves((*place).into()));
+    }
+
+    /// The same, but only those in which nothing was found for a long time.
+    pub(super) fn take_out_idle(&mut self, now: u64, mut leaves: impl FnMut(usize) -> bool) {
+        let leave_after = self.leave_after;
+        self.asleep.retain(|ring| now.wrapping_sub(ring.worked) <= leave_after || !leaves(ring.place.into()));
+    }
+
     /// The `nth` ring in use.
     #[inline]
     pub(super) fn awake(&self, nth: usize) -> Option<usize> {
@@ -120,10 +139,10 @@ impl<W: Watch> Rota<W> {
         if worked {
             ring.worked = now;
         } else if now.wrapping_sub(ring.worked) > self.idle_after {
-            let place = ring.place;
+            let Awake { place, worked } = *ring;
             if let Some(watch) = watch(place.into()) {
                 self.awake.swap_remove(nth);
-                self.asleep.push_back(Asleep { watch, place });
+                self.asleep.push_back(Asleep { watch, place, worked });
                 return false;
             }
         }

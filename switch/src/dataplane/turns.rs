@@ -7,6 +7,7 @@
 //! more than one burst in debt, and over any time in which two of them always have work, their costs are as their weights but for
 //! these two bounds.
 
+use config::Mode;
 use vm_ports::BURST_PACKETS;
 
 /// What a packet costs beside its bytes, in bytes copied. A short packet takes some 135 ns from guest to guest and a byte of a long one 0.11 ns (64 B:
@@ -21,24 +22,28 @@ pub(super) fn cost(packets: usize, bytes: usize) -> i64 {
     packets as i64 * PACKET_COST + bytes as i64
 }
 
-/// Class and weight of a queue pair; they go with it from core to core.
+/// Class, weight and mode of a queue pair; they go with it from core to core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Share {
     /// Whether it is looked at after every burst of others.
     pub latency: bool,
     /// Its part of a core that has too much to do, beside others', from 1.
     pub weight: u32,
+    /// Whether its driver may be asked to kick when it has been idle.
+    pub mode: Mode,
 }
 
 impl Default for Share {
     fn default() -> Self {
-        Self { latency: false, weight: 1 }
+        Self { latency: false, weight: 1, mode: Mode::Poll }
     }
 }
 
-impl From<&config::GuestConfig> for Share {
-    fn from(guest: &config::GuestConfig) -> Self {
-        Self { latency: guest.class == config::Class::Latency, weight: guest.weight }
+impl Share {
+    /// Of a guest in a switch of this mode.
+    pub(super) fn of(guest: &config::GuestConfig, mode: Mode) -> Self {
+        let latency = guest.class == config::Class::Latency;
+        Self { latency, weight: guest.weight, mode: guest.mode.unwrap_or(mode) }
     }
 }
 
@@ -141,7 +146,7 @@ mod tests {
     impl Core {
         fn new(weights: &[u32]) -> Self {
             let rounds = Rounds::new();
-            let share = |weight| Share { latency: false, weight };
+            let share = |weight| Share { weight, ..Share::default() };
             let credits = weights.iter().map(|weight| Credit::new(share(*weight), &rounds)).collect();
             Self { rounds, credits, served: vec![0; weights.len()] }
         }

@@ -222,6 +222,11 @@ impl FromCore {
         self.learn.try_pop()
     }
 
+    /// Whether anything waits: packets, stations or a queue pair.
+    pub(super) fn has_anything(&self) -> bool {
+        self.has_work() || !self.learn.is_empty() || !self.pairs.is_empty()
+    }
+
     /// Whether packets are waiting.
     #[inline]
     pub(super) fn has_work(&self) -> bool {

@@ -108,6 +108,21 @@ impl SwitchProcess {
         Status::parse(&self.must(&["status", "--json"])?)
     }
 
+    /// CPU time of one of its threads up to now.
+    pub fn thread_time(&self, name: &str) -> Result<Duration> {
+        for task in std::fs::read_dir(format!("/proc/{}/task", self.process.pid()))? {
+            let task = task?.path();
+            if std::fs::read_to_string(task.join("comm")).is_ok_and(|comm| comm.trim() == name) {
+                // The first number is the time spent on a CPU, in nanoseconds.
+                let stat = std::fs::read_to_string(task.join("schedstat"))?;
+                let ns =
+                    stat.split_whitespace().next().and_then(|ns| ns.parse().ok()).context("no time in schedstat")?;
+                return Ok(Duration::from_nanos(ns));
+            }
+        }
+        bail!("the switch has no thread {name}")
+    }
+
     /// Waits until a port satisfies `condition`.
     pub fn wait_for_port(&self, name: &str, what: &str, condition: impl Fn(&Port) -> bool) -> Result<Port> {
         eventually(&format!("{what} at port {name}"), READY_DEADLINE, || {

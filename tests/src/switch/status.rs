@@ -59,9 +59,12 @@ pub struct Port {
     /// Dropped packets by reason.
     #[serde(default)]
     pub drops: BTreeMap<String, u64>,
-    /// Notifications from the guest while a core polled.
+    /// Notifications from the guest.
     #[serde(default)]
     pub kicks: u64,
+    /// Those of them that it was asked for.
+    #[serde(default)]
+    pub kicks_asked: u64,
     /// Notifications to the guest.
     #[serde(default)]
     pub calls: u64,
@@ -182,6 +185,12 @@ impl Status {
 }
 
 impl Port {
+    /// Notifications from the guest while a core polled.
+    #[must_use]
+    pub fn kicks_polling(&self) -> u64 {
+        self.kicks.saturating_sub(self.kicks_asked)
+    }
+
     /// What the switch took from this port.
     #[must_use]
     pub fn taken(&self) -> Traffic {

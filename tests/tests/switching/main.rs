@@ -6,6 +6,7 @@
 //! | `vlan` | tags on access and trunk ports |
 //! | `stations` | the MAC table: who may have an address, limits, ageing |
 //! | `cores` | several I/O cores: order, contents and accounting between them |
+//! | `modes` | cores that sleep, guests that kick |
 //! | `moves` | queue pairs that move between I/O cores |
 //! | `parking` | I/O cores that are parked, and the queues of uplinks meanwhile |
 //! | `steering` | rules in an uplink's device that follow guests |
@@ -20,6 +21,7 @@
 mod cores;
 mod forwarding;
 mod frames;
+mod modes;
 mod moves;
 mod offload;
 mod parking;

@@ -1,8 +1,8 @@
 //! Metrics of I/O cores.
 
-use crate::dataplane::LATENCY_BOUNDS_US;
+use crate::dataplane::{LATENCY_BOUNDS_US, WakeCause};
 use crate::forwarding::LearnRefusal;
-use crate::metrics::entry::{Entry, Read::Core, counter, gauge, histogram};
+use crate::metrics::entry::{Entry, Read::Core, counter, gauge, histogram, info};
 
 #[rustfmt::skip]
 pub(super) const ENTRIES: &[Entry] = &[
@@ -16,10 +16,20 @@ pub(super) const ENTRIES: &[Entry] = &[
         "Rounds of polling."),
     counter("sidecore_core_messages_total", Core(|c, out| out.count(c.messages)),
         "Messages of other threads that an I/O core read: all that makes it do anything but forward. A scrape sends none."),
+    info("sidecore_core_info", &["mode"], Core(|c, out| out.info(&[&c.mode])),
+        "How an I/O core waits for work: poll, adaptive or trap."),
+    counter("sidecore_core_wakes_total", Core(|c, out| {
+            out.each(&c.wakes, WakeCause::ALL.iter().map(|cause| cause.as_str()));
+        }), "Sleeps of an I/O core, by what ended them: a guest's kick, packets or stations from another core, a message, the timer.")
+        .labelled(&["cause"], WakeCause::ALL.len()),
+    counter("sidecore_core_slept_seconds_total", Core(|c, out| out.cycles(c.slept_cycles)),
+        "Time an I/O core slept; it is idle time, too."),
+    gauge("sidecore_core_armed_rings", Core(|c, out| out.count(c.armed_rings)),
+        "Transmit rings that an I/O core does not look at because their drivers were asked to kick."),
     gauge("sidecore_core_saturated", Core(|c, out| out.flag(c.saturated)),
         "1 while an I/O core is busy nearly all of the time and work waits for it."),
     gauge("sidecore_core_parked", Core(|c, out| out.flag(c.parked)),
-        "1 while an I/O core sleeps between its rounds."),
+        "1 while the scheduler lets an I/O core sleep, with nothing on it."),
     gauge("sidecore_core_queue_pairs", Core(|c, out| out.count(c.queue_pairs as u64)),
         "Guests' queue pairs an I/O core polls."),
     gauge("sidecore_core_oldest_wait_seconds", Core(|c, out| out.nanoseconds(c.oldest_wait_ns)),

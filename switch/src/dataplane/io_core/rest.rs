@@ -1,0 +1,268 @@
+//! What a core does when there is nothing to do: it looks again, pauses, and sleeps (see [`sleep`](super::super::sleep)). And which rings it looks
+//! at: one that has been idle for a while, and whose driver kicks, is left to its kick.
+
+use std::hint::spin_loop;
+use std::sync::Arc;
+use std::time::Duration;
+
+use config::Mode;
+use pmd_bindings::tsc;
+use ringbuf::traits::Observer;
+
+use super::super::accounting::SourceId;
+use super::super::sleep::{Bells, WakeCause};
+use super::{GuestTx, IoCore};
+
+/// How long a core that has uplinks, or guests that cannot kick, sleeps at most: nothing else wakes it for them.
+const BLIND_SLEEP: Duration = Duration::from_millis(1);
+/// How long any other sleeps at most: stations age all the time.
+const SLEEP: Duration = Duration::from_millis(100);
+/// Buckets of the FDB that are aged after a sleep.
+const AGEING_BUCKETS: usize = 64;
+/// Pauses between two looks of a core that will sleep soon.
+const PAUSES: usize = 16;
+/// How often rings that are idle are thought of, in microseconds.
+const CLEAR_US: u64 = 1000;
+
+/// How many transmit rings of a core want what.
+#[derive(Debug, Default)]
+pub(super) struct Needs {
+    /// To be looked at all the time.
+    looks: usize,
+    /// To be looked at now and then: nothing says when their drivers have something.
+    timer: usize,
+    /// Neither, for a while: their drivers kick when they are asked to.
+    kicks: usize,
+    /// Of those, how many were asked.
+    armed: usize,
+}
+
+impl Needs {
+    fn of(&mut self, guest: &GuestTx) -> &mut usize {
+        match guest.share.mode {
+            Mode::Poll => &mut self.looks,
+            _ if guest.tx.kick().is_some() => &mut self.kicks,
+            _ => &mut self.timer,
+        }
+    }
+}
+
+impl IoCore {
+    /// A transmit ring comes.
+    pub(super) fn hear(&mut self, guest: &GuestTx) {
+        *self.needs.of(guest) += 1;
+        // Before anybody is asked for a kick.
+        self.bells.set_owner(guest.origin.source, self.forwarder.out.me());
+        if guest.share.mode != Mode::Poll
+            && let (Some(bed), Some(kick)) = (&self.bed, guest.tx.kick())
+        {
+            // Where it cannot be waited for, the session's reading is what wakes.
+            bed.watch(guest.origin.source, kick);
+        }
+    }
+
+    /// A transmit ring goes, as it came: without kicks.
+    pub(super) fn hear_no_more(&mut self, guest: &mut GuestTx) {
+        *self.needs.of(guest) -= 1;
+        if std::mem::take(&mut guest.armed) {
+            guest.tx.suppress_kicks();
+            self.bells.set_asked(guest.origin.source, false, self.now.cycles);
+            self.needs.armed -= 1;
+            self.counters.armed.set(self.needs.armed as u64);
+        }
+        if guest.share.mode != Mode::Poll
+            && let (Some(bed), Some(kick)) = (&self.bed, guest.tx.kick())
+        {
+            bed.forget(kick);
+        }
+    }
+
+    /// Looks at the ring at `place` from now on.
+    pub(super) fn look_at(&mut self, place: usize) {
+        let Some(guest) = self.guests.get(place) else { return };
+        if guest.share.latency {
+            self.rota.add_urgent(place);
+        } else {
+            self.rota.add(place, self.now.cycles);
+        }
+    }
+
+    pub(super) fn note_chores(&mut self) {
+        self.has_chores = self.part.is_some() || self.needs.kicks > 0;
+    }
+
+    /// What a round begins with, beside looks.
+    #[cold]
+    pub(super) fn do_chores(&mut self) {
+        if self.part.is_some() {
+            self.advance_move();
+            self.note_chores();
+        }
+        if self.needs.kicks > 0 {
+            self.read_kicks();
+            let now = self.now.cycles;
+            if now.wrapping_sub(self.cleared_at) >= self.cycles_per_s / 1_000_000 * CLEAR_US {
+                self.cleared_at = now;
+                self.clear();
+            }
+        }
+    }
+
+    /// Looks again at the rings whose kicks the session has read.
+    fn read_kicks(&mut self) {
+        let me = self.forwarder.out.me();
+        if self.bells.any_kicked(me) {
+            let bells = Arc::clone(&self.bells);
+            bells.take_kicked(me, |source| self.kicked(source));
+        }
+    }
+
+    /// A driver has kicked: its ring is looked at again.
+    fn kicked(&mut self, source: SourceId) {
+        let place = usize::from(self.place_of[source.index()]);
+        // The kick may be one of a source that has gone.
+        if self.guests.get(place).is_some_and(|guest| guest.origin.source == source && guest.armed) {
+            self.wake(place);
+        }
+    }
+
+    fn wake(&mut self, place: usize) {
+        let Some(guest) = self.guests.get_mut(place) else { return };
+        guest.armed = false;
+        guest.tx.suppress_kicks();
+        self.bells.set_asked(guest.origin.source, false, self.now.cycles);
+        self.needs.armed -= 1;
+        self.counters.armed.set(self.needs.armed as u64);
+        self.look_at(place);
+    }
+
+    /// Leaves rings that have been idle for a while to their kicks.
+    fn clear(&mut self) {
+        let Self { rota, guests, bells, asked, now, .. } = self;
+        rota.take_out_idle(now.cycles, |place| ask(guests.get_mut(place), place, bells, asked));
+        if !self.asked.is_empty() {
+            vm_ports::fence();
+            self.look_again();
+        }
+    }
+
+    /// Looks once more at rings whose drivers were asked to kick: what came before they could see it comes without a kick. Whether there was
+    /// anything.
+    fn look_again(&mut self) -> bool {
+        let mut found = false;
+        let mut asked = std::mem::take(&mut self.asked);
+        for place in asked.drain(..).map(usize::from) {
+            let Some(guest) = self.guests.get_mut(place) else { continue };
+            guest.armed = true;
+            self.needs.armed += 1;
+            if guest.tx.has_work() {
+                found = true;
+                self.wake(place);
+            }
+        }
+        self.asked = asked;
+        self.counters.armed.set(self.needs.armed as u64);
+        found
+    }
+
+    /// There was nothing to do in a round.
+    #[inline]
+    pub(super) fn rest(&mut self) {
+        if self.may_sleep() {
+            let idle = self.done_at.wrapping_sub(self.worked_at);
+            if idle >= self.patience.stay {
+                return self.sleep();
+            }
+            if idle >= self.patience.spin {
+                (0..PAUSES).for_each(|_| spin_loop());
+            }
+        }
+        if self.shares_cpu {
+            std::thread::yield_now();
+            self.was_away();
+        }
+    }
+
+    /// Accounts for time in which others had the CPU, or nobody: it is not what the next round took. Returns how many cycles it was.
+    fn was_away(&mut self) -> u64 {
+        let now = tsc();
+        let away = now.wrapping_sub(std::mem::replace(&mut self.done_at, now));
+        self.counters.idle_cycles.add(away);
+        away
+    }
+
+    /// Whether it may sleep once it is idle: nobody would have to wait for it, or it is parked and serves nothing.
+    #[inline]
+    fn may_sleep(&self) -> bool {
+        let idle = self.attached.is_empty() && self.uplinks.is_empty();
+        let sleeps = (self.mode != Mode::Poll && self.needs.looks == 0) || (self.counters.parked.get() != 0 && idle);
+        sleeps && self.part.is_none()
+    }
+
+    /// Has every driver kick, and sleeps until there is something to do, or for a while. The time is idle time.
+    fn sleep(&mut self) {
+        let (bells, me) = (Arc::clone(&self.bells), self.forwarder.out.me());
+        let (Some(bell), Some(bed)) = (bells.of(me), self.bed.take()) else { return };
+        let Self { rota, guests, asked, .. } = self;
+        rota.take_out(|place| ask(guests.get_mut(place), place, &bells, asked));
+        bell.lie_down();
+        // Both: a ring in which something is found is looked at again.
+        let woken = (!(self.look_again() | self.is_wanted())).then(|| {
+            let blind = !self.uplinks.is_empty() || self.needs.timer > 0;
+            bed.sleep(if blind { BLIND_SLEEP } else { SLEEP })
+        });
+        bell.get_up();
+        self.bed = Some(bed);
+        let slept = self.was_away();
+        self.tick(self.done_at);
+        let Some(woken) = woken else { return };
+        self.counters.slept_cycles.add(slept);
+        let kicked = !woken.kicked.is_empty() || bells.any_kicked(me);
+        let cause = if kicked {
+            WakeCause::Kick
+        } else if !self.mailbox.is_empty() {
+            WakeCause::Message
+        } else if woken.rung {
+            WakeCause::Packets
+        } else {
+            WakeCause::Timer
+        };
+        self.counters.wakes[cause as usize].add(1);
+        woken.kicked.into_iter().for_each(|source| self.kicked(source));
+        if cause == WakeCause::Timer {
+            self.forwarder.fdb.age(self.now.seconds, AGEING_BUCKETS);
+            self.counters.fdb_entries.set(self.forwarder.fdb.len() as u64);
+        } else {
+            self.wake_urgent();
+        }
+    }
+
+    /// Whether there is anything to do that no ring of a guest says.
+    fn is_wanted(&self) -> bool {
+        !self.mailbox.is_empty()
+            || self.bells.any_kicked(self.forwarder.out.me())
+            || self.from.iter().flatten().any(|link| link.has_anything())
+            // It was parked and is not any more.
+            || !self.may_sleep()
+    }
+
+    /// Guests of class latency do not wait for a kick while their core is awake.
+    fn wake_urgent(&mut self) {
+        for place in 0..self.guests.len() {
+            if self.guests[place].armed && self.guests[place].share.latency {
+                self.wake(place);
+            }
+        }
+    }
+}
+
+/// Asks the driver of the ring at `place` for a kick, if it can; notes it in `asked`.
+fn ask(guest: Option<&mut GuestTx>, place: usize, bells: &Bells, asked: &mut Vec<u16>) -> bool {
+    let Some(guest) = guest.filter(|guest| guest.share.mode != Mode::Poll && guest.tx.kick().is_some()) else {
+        return false;
+    };
+    bells.set_asked(guest.origin.source, true, 0);
+    guest.tx.ask_for_kick();
+    asked.push(place as u16);
+    true
+}

@@ -1,0 +1,249 @@
+//! How the switch waits for packets: cores that sleep hear of everything, and guests are asked to kick when they have been idle.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use sidecore_tests::process::eventually;
+use synthetic_guest::{Features, Frame, Notify};
+
+use crate::frames::{addressed, one};
+use crate::rig::{LIMIT, Node, Plan, Rig};
+use crate::stream::{Runner, Stream};
+
+const BROADCAST: [u8; 6] = [0xff; 6];
+
+/// The ring formats, and the ways to ask for a kick.
+const FORMATS: [Features; 4] = [
+    Features::NONE,
+    Features::EVENT_IDX,
+    Features::RING_PACKED,
+    Features(Features::RING_PACKED.0 | Features::EVENT_IDX.0),
+];
+
+/// Packets of one guest, each of which may find its core asleep: SIDECORE_SLEEPS of them.
+fn sleeps() -> u64 {
+    std::env::var("SIDECORE_SLEEPS").ok().and_then(|count| count.parse().ok()).unwrap_or(1000)
+}
+
+/// A pause of up to `longest`, another one each time.
+fn pause(nth: u64, longest: Duration) {
+    // An LCG's high bits.
+    let random = nth.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407) >> 33;
+    let end = Instant::now() + longest.mul_f64(random as f64 / f64::from(1u32 << 31));
+    while Instant::now() < end {
+        std::thread::yield_now();
+    }
+}
+
+/// One packet at a time, some time after the one before has arrived: while the core looks, while it lies down, while it sleeps.
+fn one_by_one(from: (&mut Node, u32), to: (&mut Node, u32), count: u64, longest: Duration) {
+    let packet = one(from.1, to.1);
+    let frame = Frame::from(packet.bytes.as_slice());
+    for nth in 0..count {
+        pause(nth, longest);
+        let tx = &mut from.0.guest.pair(0).tx;
+        tx.reclaim();
+        assert_eq!(tx.send_burst(&[frame]), 1, "no room for packet {nth}");
+        let end = Instant::now() + LIMIT;
+        while to.0.guest.pair(0).rx.recv_burst(1, |_| ()) == 0 {
+            std::thread::yield_now();
+            assert!(Instant::now() < end, "packet {nth} of {count} did not arrive");
+        }
+    }
+}
+
+/// Both guests are known to the switch.
+fn introduce(rig: &Rig, a: &mut Node, b: &mut Node) {
+    a.send(&[addressed(0, BROADCAST)]);
+    assert_eq!(b.receive(1).len(), 1);
+    b.send(&[addressed(1, BROADCAST)]);
+    assert_eq!(a.receive(1).len(), 1);
+    rig.settle();
+}
+
+fn pair(rig: &Rig, features: Features) -> [Node; 2] {
+    ["a", "b"].map(|name| rig.guest_with(name, |config| config.session.features = config.session.features | features))
+}
+
+impl Rig {
+    /// Sleeps of all cores, or of one, that ended for this cause.
+    fn wakes(&self, core: Option<usize>, cause: &str) -> u64 {
+        let status = self.json();
+        let cores = status["cores"].as_array().unwrap().iter().enumerate();
+        cores
+            .filter(|(n, _)| core.is_none_or(|core| core == *n))
+            .map(|(_, c)| c["wakes"][cause].as_u64().unwrap_or(0))
+            .sum()
+    }
+
+    fn armed(&self) -> u64 {
+        self.json()["cores"].as_array().unwrap().iter().map(|core| core["armed_rings"].as_u64().unwrap()).sum()
+    }
+}
+
+/// Whatever the moment at which a guest sends, its packet arrives; and the guest is asked for as many kicks as it sends.
+fn a_sleeping_core_hears_its_guests(mode: &str, longest: Duration, at_least: f64) {
+    for features in FORMATS {
+        let rig = Plan::new().mode(mode).guests(&["a", "b"]).start();
+        let [mut a, mut b] = pair(&rig, features);
+        introduce(&rig, &mut a, &mut b);
+        let before = (rig.wakes(None, "kick"), rig.port("a").kicks);
+        one_by_one((&mut a, 0), (&mut b, 1), sleeps(), longest);
+        let woken = rig.wakes(None, "kick") - before.0;
+        assert!(woken as f64 >= at_least * sleeps() as f64, "{features:?}: {woken} wake-ups");
+        let kicks = rig.port("a").kicks - before.1;
+        assert!(kicks > 0 && kicks <= sleeps() + 1, "{features:?}: {kicks} kicks");
+        rig.finish(&mut [&mut a, &mut b]);
+    }
+}
+
+#[test]
+fn an_adaptive_core_hears_its_guests() {
+    a_sleeping_core_hears_its_guests("adaptive", Duration::from_micros(600), 0.1);
+}
+
+#[test]
+fn cores_that_sleep_hear_of_each_other() {
+    let rig =
+        Plan::three_still_cores().mode("adaptive").guest("a", &["io_core = 0"]).guest("b", &["io_core = 2"]).start();
+    let [mut a, mut b] = pair(&rig, Features::EVENT_IDX);
+    introduce(&rig, &mut a, &mut b);
+    let before = rig.wakes(Some(2), "packets");
+    one_by_one((&mut a, 0), (&mut b, 1), sleeps() / 2, Duration::from_micros(600));
+    one_by_one((&mut b, 1), (&mut a, 0), sleeps() / 2, Duration::from_micros(600));
+    assert!(rig.wakes(Some(2), "packets") > before, "nobody was woken by another core");
+    rig.finish(&mut [&mut a, &mut b]);
+}
+
+#[test]
+fn queue_pairs_move_between_cores_that_sleep() {
+    let rig = Plan::three_still_cores().mode("adaptive").guests(&["a", "b"]).start();
+    let [mut a, mut b] = pair(&rig, Features::RING_PACKED);
+    introduce(&rig, &mut a, &mut b);
+    for step in 0..30 {
+        rig.switch.move_guest(["a", "b"][step % 2], Some(0), (step / 2 + step) % 3).unwrap();
+        // Long enough for all of them to sleep, half of the time.
+        one_by_one((&mut a, 0), (&mut b, 1), 5, Duration::from_micros(600));
+        one_by_one((&mut b, 1), (&mut a, 0), 5, Duration::from_micros(600));
+    }
+    rig.finish(&mut [&mut a, &mut b]);
+}
+
+#[test]
+fn a_core_with_nothing_to_do_uses_no_cpu() {
+    let share = |mode: &str| {
+        let rig = Plan::new().mode(mode).guests(&["a", "b"]).start();
+        let [mut a, mut b] = pair(&rig, Features::NONE);
+        introduce(&rig, &mut a, &mut b);
+        // Until the rings have been left to their kicks.
+        eventually("idle core", LIMIT, || Ok((mode == "poll" || rig.armed() == 2).then_some(()))).unwrap();
+        let rounds = || rig.json()["cores"][0]["polls"].as_u64().unwrap();
+        let (start, before, cpu) = (Instant::now(), rounds(), rig.switch.thread_time("io-core-0").unwrap());
+        std::thread::sleep(Duration::from_millis(500));
+        let used = (rig.switch.thread_time("io-core-0").unwrap() - cpu).as_secs_f64() / start.elapsed().as_secs_f64();
+        let rounds = rounds() - before;
+        rig.finish(&mut [&mut a, &mut b]);
+        (used, rounds)
+    };
+    let (polling, sleeping) = (share("poll"), share("adaptive"));
+    assert!(sleeping.0 <= 0.05, "{sleeping:?}");
+    assert!(polling.1 > 100 * sleeping.1, "{polling:?} {sleeping:?}");
+}
+
+/// A guest that has been idle beside busy ones is asked to kick; its first packet arrives, and then it is polled.
+#[test]
+fn an_idle_guest_of_a_busy_core_is_left_to_its_kick() {
+    for features in FORMATS {
+        // "poll" beside, so that the core never sleeps, and adaptive ones among them.
+        let idle = &["mode = \"adaptive\""];
+        let rig = Plan::new().asks().guests(&["a", "b"]).guest("idle", idle).guest("other", idle).start();
+        let [mut a, mut b] = pair(&rig, features);
+        let [mut idle, mut other] = ["idle", "other"]
+            .map(|name| rig.guest_with(name, |config| config.session.features = config.session.features | features));
+        introduce(&rig, &mut a, &mut b);
+        other.send(&[addressed(3, BROADCAST)]);
+        idle.send(&[addressed(2, BROADCAST)]);
+        rig.settle();
+        // What each has heard of the others up to now.
+        [&mut a, &mut b, &mut idle, &mut other].into_iter().for_each(|node| assert!(!node.received().is_empty()));
+        let stream = |from, to| Stream { window: 48, ..Stream::udp(from, to, 60, u64::MAX) };
+        let streams = [stream(0, 1), stream(1, 0)];
+        let mut runner = Runner::new(2, &streams);
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let rig = &rig;
+            let quiet = scope.spawn(|| {
+                for _ in 0..5 {
+                    eventually("rings left to their kicks", LIMIT, || Ok((rig.armed() == 2).then_some(()))).unwrap();
+                    one_by_one((&mut idle, 2), (&mut other, 3), 1, Duration::ZERO);
+                }
+                is_over.store(true, Ordering::Relaxed);
+            });
+            while !is_over.load(Ordering::Relaxed) && !quiet.is_finished() {
+                runner.step_for(&mut [&mut a, &mut b], Duration::from_millis(5));
+            }
+        });
+        assert_eq!((rig.port("a").kicks, rig.port("b").kicks), (0, 0));
+        let kicks = rig.port("idle").kicks;
+        assert!((5..=6).contains(&kicks), "{features:?}: {kicks} kicks for 5 packets after a rest");
+        let sleeps = ["kick", "packets", "message", "timer"].map(|cause| rig.wakes(None, cause));
+        assert_eq!(sleeps, [0; 4], "a core of mode poll does not sleep");
+        eventually("all packets", LIMIT, || {
+            runner.receive(&mut [&mut a, &mut b]);
+            Ok((rig.switch.status()?.accounting.unaccounted() == 0).then_some(()))
+        })
+        .unwrap();
+        rig.finish(&mut [&mut a, &mut b, &mut idle, &mut other]);
+    }
+}
+
+#[test]
+fn a_guest_of_mode_poll_keeps_its_core_awake() {
+    let rig = Plan::new().mode("adaptive").guest("a", &["mode = \"poll\""]).guest("b", &[]).start();
+    let [mut a, mut b] = pair(&rig, Features::NONE);
+    introduce(&rig, &mut a, &mut b);
+    let all = || ["kick", "packets", "message", "timer"].map(|cause| rig.wakes(None, cause));
+    let before = all();
+    one_by_one((&mut a, 0), (&mut b, 1), 100, Duration::from_micros(600));
+    assert_eq!((all(), rig.port("a").kicks), (before, 0));
+    rig.finish(&mut [&mut a, &mut b]);
+}
+
+/// Whoever cannot kick is looked for now and then.
+#[test]
+fn a_guest_without_a_kick_is_not_forgotten() {
+    let rig = Plan::new().mode("adaptive").guests(&["a", "b"]).start();
+    let mut a = rig.guest_with("a", |config| config.kick = Notify::NoFd);
+    let mut b = rig.guest_with("b", |_| ());
+    introduce(&rig, &mut a, &mut b);
+    one_by_one((&mut a, 0), (&mut b, 1), 50, Duration::from_millis(2));
+    assert!(rig.wakes(None, "timer") > 0);
+    rig.finish(&mut [&mut a, &mut b]);
+}
+
+/// Kicks without end, asked for or not: every one is counted, and the others' packets arrive.
+#[test]
+fn a_storm_of_kicks_does_not_stop_others() {
+    let rig = Plan::new().mode("adaptive").guests(&["a", "b", "eve"]).start();
+    let [mut a, mut b] = pair(&rig, Features::EVENT_IDX);
+    let mut eve = rig.guest_with("eve", |_| ());
+    introduce(&rig, &mut a, &mut b);
+    let is_over = AtomicBool::new(false);
+    let kicks = std::thread::scope(|scope| {
+        let storm = scope.spawn(|| {
+            let mut kicks = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                eve.guest.pair(0).tx.bell().kick(1);
+                kicks += 1;
+            }
+            kicks
+        });
+        one_by_one((&mut a, 0), (&mut b, 1), sleeps() / 2, Duration::from_micros(600));
+        is_over.store(true, Ordering::Relaxed);
+        storm.join().unwrap()
+    });
+    assert!(kicks > 1000, "{kicks}");
+    rig.switch.wait_for_port("eve", "all kicks", |port| port.kicks >= kicks).unwrap();
+    assert_eq!(rig.port("eve").kicks, kicks);
+    rig.finish(&mut [&mut a, &mut b, &mut eve]);
+}
