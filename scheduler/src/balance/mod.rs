@@ -20,6 +20,8 @@ pub struct Settings {
     pub gain: f64,
     /// Every move of it lowers the load of the core that was fullest by at least this part of a core; several that belong together, by that for each.
     pub step: f64,
+    /// Where one move leaves the fullest of its cores no fuller than this, nothing is looked for that takes more moves.
+    pub enough: f64,
     /// Cycles that a move costs on each of its two cores, spread over the ticks in which it has to pay.
     pub move_cycles: u64,
     /// Queue pairs moved in one plan, at most.
@@ -41,6 +43,7 @@ impl Default for Settings {
         Self {
             gain: 0.05,
             step: 0.0025,
+            enough: 0.0,
             move_cycles: 0,
             moves: 16,
             send_cycles: 150,

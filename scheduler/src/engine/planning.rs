@@ -10,6 +10,8 @@ use crate::{Hopeless, IoCore, Load, Move, Policy};
 
 /// Once something was moved for a reason, more is moved for it if that gains this part of the gain it took to begin.
 const GO_ON: f64 = 0.4;
+/// Loads are evened out only by this many times as much as they vary: what comes and goes is not evened out by moving it.
+const STEADY: f64 = 3.0;
 /// A situation is another one if a core's load differs by this.
 const DIFFERENT: f64 = 0.1;
 /// Even where nothing changes, holds run out: planned again after so long.
@@ -167,7 +169,7 @@ impl Scheduler {
         let open = (0..loads.len()).filter(|core| !closed[*core]);
         let Some(fullest) = open.max_by(|a, b| loads[*a].total_cmp(&loads[*b])) else { return };
         let begin = if self.planning.evening { patience.even_gain * GO_ON } else { patience.even_gain };
-        let gain = begin.max(self.history.varies(fullest));
+        let gain = begin.max(STEADY * self.history.varies(fullest));
         let plan = if loads[fullest] < patience.even_above {
             None
         } else {
@@ -183,12 +185,14 @@ impl Scheduler {
     /// What the policy would do about the averages.
     fn plan_over(&self, over: Over, gain: f64, closed: &[bool], core: usize) -> Balance {
         let load = self.history.average(over, closed, |queue| self.holds.is_held(queue, self.tick));
-        // With time, small steps are worth it; in a hurry, moves are better kept for those that gain much.
-        let step = match over {
-            Over::Short => self.config.balance.step.max(gain / 2.0),
-            Over::Long => self.config.balance.step,
+        // With time, small steps are worth it; in a hurry, moves are better kept for those that gain much, and one that calms the core is enough.
+        let settings = match over {
+            Over::Short => {
+                let step = self.config.balance.step.max(gain / 2.0);
+                Settings { gain, step, enough: self.config.thresholds.calm, ..self.config.balance }
+            }
+            Over::Long => Settings { gain, ..self.config.balance },
         };
-        let settings = Settings { gain, step, ..self.config.balance };
         if self.config.policy == Policy::LeastLoaded {
             balance::one_move(&load, &self.topology, &settings, IoCore(core))
         } else {

@@ -45,6 +45,9 @@ pub(crate) enum DataplaneError {
     /// The scheduler's thread cannot be started.
     #[error("the scheduler's thread does not start: {0}; raise the limit on threads (ulimit -u)")]
     Scheduler(std::io::Error),
+    /// The thread that gives NICs their rules cannot be started.
+    #[error("the thread that gives NICs their rules does not start: {0}; raise the limit on threads (ulimit -u)")]
+    Steering(std::io::Error),
     /// A port of that name is there.
     #[error("there is a port named {0:?} already: choose another name, or remove that port first")]
     NameTaken(String),

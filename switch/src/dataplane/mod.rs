@@ -107,7 +107,7 @@ impl Dataplane {
             uplinks: Vec::new(),
             scheduling: Scheduling::start(&fabric, &loads, &uplink_queues, &config.io_cores, scheduler)
                 .map_err(DataplaneError::Scheduler)?,
-            steering: Steering::start(&fabric).map_err(DataplaneError::Scheduler)?,
+            steering: Steering::start(&fabric).map_err(DataplaneError::Steering)?,
             uplink_queues,
             fabric,
             loads,

@@ -11,7 +11,7 @@ mod plan;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -246,14 +246,11 @@ impl<'a> Hold<'a> {
             })
             .collect();
         for answer in asked {
-            match answer.recv_timeout(self.left()) {
-                Ok(token) => {
-                    while !token.is_passed(&self.fabric.progress) && !self.left().is_zero() {
-                        std::thread::sleep(LOOK);
-                    }
+            // No answer: its core has no such queue any more, or no time.
+            if let Ok(token) = answer.recv_timeout(self.left()) {
+                while !token.is_passed(&self.fabric.progress) && !self.left().is_zero() {
+                    std::thread::sleep(LOOK);
                 }
-                // Its core has no such queue any more, or no time.
-                Err(RecvTimeoutError::Disconnected | RecvTimeoutError::Timeout) => {}
             }
         }
     }
