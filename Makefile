@@ -86,7 +86,7 @@ simulate: ## Compare scheduling policies in a model of the switch: tables and pi
 
 dashboards-up: SWITCH ?= 127.0.0.1:9464
 dashboards-up: ## Prometheus, and Grafana where installed, looking at the switch at SWITCH=127.0.0.1:9464; Ctrl-C ends both
-	@dashboards/up --switch $(SWITCH)
+	@dashboards/up --switch=$(SWITCH)
 
 docs: ## Write docs/metrics.md anew, from the catalogue of metrics
 	cargo build -q -p sidecore

@@ -44,6 +44,12 @@ impl Switch for Dataplane {
         }
     }
 
+    fn show(&mut self, port: &Port) {
+        if let Port::Guest(guest) = port {
+            self.show_guest(guest);
+        }
+    }
+
     fn move_guest(
         &mut self,
         name: &str,

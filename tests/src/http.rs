@@ -17,6 +17,14 @@ pub struct Response {
     pub body: String,
 }
 
+impl Response {
+    /// The status, such as 200.
+    #[must_use]
+    pub fn status(&self) -> u16 {
+        self.head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0)
+    }
+}
+
 /// A port that nobody listens on at the moment.
 pub fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
@@ -27,6 +35,26 @@ pub fn get(port: u16, path: &str) -> Result<Response> {
     let response = request(port, "GET", path, "")?;
     ensure!(response.head.starts_with("http/1.1 200 "), "{path}: {}{}", response.head, response.body);
     Ok(response)
+}
+
+/// Reads a page, whatever its status, from servers that say how long it is and from those that do not. `headers` are whole lines.
+pub fn ask(port: u16, path: &str, headers: &str) -> Result<Response> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).with_context(|| format!("port {port}"))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    // 1.0: nothing comes in chunks, and the connection ends with the answer.
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: 127.0.0.1\r\n{headers}\r\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).with_context(|| path.to_owned())?;
+    let (head, body) = text.split_once("\r\n\r\n").with_context(|| format!("{path}: no answer but {text:?}"))?;
+    Ok(Response { head: head.to_ascii_lowercase(), body: body.to_owned() })
+}
+
+/// A text as part of a query: everything but letters and digits by its bytes.
+#[must_use]
+pub fn encoded(text: &str) -> String {
+    let byte =
+        |byte: u8| if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+    text.bytes().map(byte).collect()
 }
 
 /// Makes a request with a JSON body, or none, and returns the answer, whatever it is.

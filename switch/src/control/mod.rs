@@ -38,6 +38,8 @@ pub(crate) trait Switch {
 
     fn add(&mut self, port: &Port) -> Result<(), Self::Error>;
     fn remove(&mut self, port: &Port) -> Result<(), Self::Error>;
+    /// Shows a running port as this from now on; everything else about it is as it was.
+    fn show(&mut self, port: &Port);
     /// Moves a guest's queue pair, or all of them, to an I/O core.
     fn move_guest(&mut self, name: &str, queue: Option<u16>, io_core: usize) -> Result<Vec<MovedQueue>, Self::Error>;
     /// Takes up the keys of `[switch]` that need no restart.

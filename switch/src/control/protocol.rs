@@ -135,6 +135,9 @@ pub(crate) struct ReloadReport {
     pub(crate) removed: Vec<String>,
     /// Ports that were removed and added again, because they differ.
     pub(crate) changed: Vec<ChangedPort>,
+    /// Ports of which only what is shown of them differs; they go on.
+    #[serde(default)]
+    pub(crate) shown: Vec<ChangedPort>,
     /// Keys of `[switch]` that are in force now.
     pub(crate) switch: Vec<String>,
     /// Keys of `[scheduler]` that are in force now.
@@ -146,7 +149,7 @@ pub(crate) struct ReloadReport {
     pub(crate) warnings: Vec<String>,
 }
 
-/// A port that was removed and added again.
+/// A port that differs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct ChangedPort {
     /// Which.
@@ -163,6 +166,7 @@ impl ReloadReport {
         let keys = |changed: &ChangedPort| changed.keys.join(", ");
         lines.extend(self.changed.iter().map(|changed| format!("replaced {} ({})", changed.port, keys(changed))));
         lines.extend(self.added.iter().map(|port| format!("added {port}")));
+        lines.extend(self.shown.iter().map(|changed| format!("changed {} of {}", keys(changed), changed.port)));
         lines.extend(self.switch.iter().map(|key| format!("changed switch.{key}")));
         lines.extend(self.scheduler.iter().map(|key| format!("changed scheduler.{key}")));
         lines.extend(self.needs_restart.iter().map(|key| format!("switch.{key} differs: it needs a restart")));

@@ -11,11 +11,16 @@ use super::port::{find, insert, take_out};
 use super::protocol::{ChangedPort, ReloadReport};
 use super::{Control, ControlError, Port, Switch, admit};
 
+/// Keys of a guest that are only shown: it goes on when they change.
+const SHOWN_KEYS: [&str; 2] = ["vm_name", "vm_uuid"];
+
 /// What is to be done, in this order.
 #[derive(Debug, Default)]
 struct Plan {
     remove: Vec<Port>,
     add: Vec<Port>,
+    /// Ports of which only something that is shown differs.
+    show: Vec<Port>,
     /// Ports added at run time that stay so.
     keep_added: BTreeSet<PortName>,
     report: ReloadReport,
@@ -37,6 +42,11 @@ impl<S: Switch> Control<S> {
         if let Err((cause, taken)) = self.take_steps(plan.remove, plan.add) {
             self.added = added_before;
             return Err(self.take_back(cause, taken));
+        }
+        for port in plan.show {
+            self.switch.show(&port);
+            take_out(&mut self.running, port.name());
+            insert(&mut self.running, port);
         }
         let live = live_keys(&self.running.switch, &new.switch);
         if live != self.running.switch {
@@ -163,6 +173,11 @@ impl Plan {
         for change in &diff.changed {
             let new = port(change.new.clone());
             match running(new.name()) {
+                Some(old) if change.keys.iter().all(|key| SHOWN_KEYS.contains(&key.as_str())) => {
+                    self.report.shown.push(ChangedPort { port: old.to_string(), keys: change.keys.clone() });
+                    self.show.push(new);
+                    continue;
+                }
                 Some(old) => {
                     self.report.changed.push(ChangedPort { port: old.to_string(), keys: change.keys.clone() });
                     self.remove.push(old);

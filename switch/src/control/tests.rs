@@ -41,6 +41,10 @@ impl Switch for FakeSwitch {
         if self.ports.len() < before { Ok(()) } else { Err(FakeError("no such port")) }
     }
 
+    fn show(&mut self, port: &Port) {
+        self.log.push(format!("={}", port.name()));
+    }
+
     fn move_guest(&mut self, name: &str, queue: Option<u16>, io_core: usize) -> Result<Vec<MovedQueue>, FakeError> {
         if !self.ports.iter().any(|port| port.name().as_str() == name) {
             return Err(FakeError("no such guest"));
@@ -277,6 +281,19 @@ fn a_bad_file_changes_nothing() {
     assert!(text.contains("guest vm2 cannot run before the switch is started again"), "{text}");
     assert!(fixture.control.switch.log.is_empty());
     assert_eq!(fixture.names(), ["up", "vm1"]);
+}
+
+#[test]
+fn a_guest_whose_vm_is_called_something_else_goes_on() {
+    let mut fixture = Fixture::new();
+    fixture.control.switch.log.clear();
+    fixture.edit(&FILE.replace("name = \"vm1\"", "name = \"vm1\"\nvm_name = \"web\""));
+    let report = reloaded(fixture.control.handle(Request::Reload));
+    assert_eq!(fixture.control.switch.log, ["=vm1"]);
+    assert_eq!(report.lines(), ["changed vm_name of guest vm1"]);
+    let running = fixture.control.running.guests.iter().find(|guest| guest.name.as_str() == "vm1").unwrap();
+    assert!(running.vm_name.is_some());
+    assert_eq!(reloaded(fixture.control.handle(Request::Reload)).lines(), ["nothing to change"]);
 }
 
 #[test]

@@ -162,6 +162,13 @@ impl Dataplane {
         }
     }
 
+    /// Shows a guest that is there as its configuration says now. Only what is shown of it differs.
+    pub(crate) fn show_guest(&mut self, config: &config::GuestConfig) {
+        if let Some(guest) = self.guests.iter_mut().find(|guest| guest.config.name == config.name) {
+            guest.config = config.clone();
+        }
+    }
+
     /// Removes a guest's port: its connection is closed, its socket gone.
     pub(crate) fn remove_guest(&mut self, name: &str) -> Result<(), DataplaneError> {
         let index = self
