@@ -3,6 +3,7 @@
 //! A minimal virtual machine runs one program, an ordinary Rust function of this binary, in ring 3. The program drives two
 //! virtio-net devices, both ports of a switch, with the ring driver that the synthetic guests use. So nothing but what the
 //! rings ask for can make it exit: a kick is a store to an MMIO address (ioeventfd), a call is an interrupt (irqfd).
+//! For x86-64 only.
 //!
 //! | module | what it is |
 //! |---|---|

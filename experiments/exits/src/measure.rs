@@ -67,8 +67,6 @@ pub struct Row {
     pub ring: RingFormat,
     /// Whether the guest waits for interrupts, or polls.
     pub interrupts: bool,
-    /// Whether the guest kicks for every packet, whatever the device says.
-    pub forced_kicks: bool,
     /// Round trips, of two packets each.
     pub round_trips: u64,
     /// Packets of the stream; 0 for none.
@@ -107,8 +105,6 @@ pub struct Outcome {
     pub ring: RingFormat,
     /// Whether the guest waited for interrupts.
     pub interrupts: bool,
-    /// Whether the guest kicked for every packet, whatever the device said.
-    pub forced_kicks: bool,
     /// The round trips' packets, one at a time.
     #[serde(flatten)]
     pub cost: Cost,
@@ -218,7 +214,6 @@ impl Bench<'_> {
             load: if row.pause.is_zero() { "busy" } else { "idle" },
             ring: row.ring,
             interrupts: row.interrupts,
-            forced_kicks: row.forced_kicks,
             cost,
             rtt_p50_us: times[0],
             rtt_p99_us: times[1],

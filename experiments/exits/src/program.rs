@@ -88,8 +88,6 @@ struct Nic {
 pub struct Guest {
     nics: [Nic; 2],
     interrupts: bool,
-    /// Kick after every publication, whether the device wants it or not.
-    forced: bool,
     patience: u64,
     totals: Totals,
     /// What to do next.
@@ -102,13 +100,12 @@ impl Guest {
     /// A guest with these queue pairs, which polls, or waits for interrupts. It gives a job up when nothing arrives for
     /// `patience` cycles.
     #[must_use]
-    pub fn new(pairs: [QueuePair; 2], interrupts: bool, forced: bool, patience: u64) -> Self {
+    pub fn new(pairs: [QueuePair; 2], interrupts: bool, patience: u64) -> Self {
         let [a, b] = pairs;
         let times = Histogram::new_with_bounds(1, patience.max(2), 3).expect("bounds and precision are sound");
         Guest {
             nics: [Nic::new(a, 0), Nic::new(b, 1)],
             interrupts,
-            forced,
             patience,
             totals: Totals::default(),
             job: Job::Idle { cycles: 0 },
@@ -194,7 +191,7 @@ impl Guest {
         }
         me.next += 1;
         let bell = me.pair.tx.bell();
-        if std::mem::replace(&mut me.kicked[1], bell.kicks_wanted()) != bell.kicks_wanted() || self.forced {
+        if std::mem::replace(&mut me.kicked[1], bell.kicks_wanted()) != bell.kicks_wanted() {
             cpu.kick(2 * nic + 1, bell);
             self.totals.kicks += 1;
         }

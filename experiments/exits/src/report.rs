@@ -21,7 +21,7 @@ pub fn head() -> String {
 /// A row of the table.
 #[must_use]
 pub fn line(outcome: &Outcome) -> String {
-    let mode = if outcome.forced_kicks { "control" } else { outcome.mode.name() };
+    let mode = outcome.mode.name();
     let interrupts = if outcome.interrupts { "on" } else { "off" };
     let mut text = format!(
         "{mode:<9} {:<5} {:<7} {interrupts:<10} {} {:>7.2}µ {:>7.1}µ {:>9}",
@@ -52,13 +52,13 @@ fn without_sign(exits: f64) -> f64 {
 }
 
 /// What is wrong with the figures; nothing when a polling guest of a polling switch does not exit, and the same counter
-/// sees the exits of a guest that kicks.
+/// sees the exits of the traditional model.
 #[must_use]
 pub fn objections(outcomes: &[Outcome]) -> Vec<String> {
     let mut objections = Vec::new();
     for outcome in outcomes {
         let name = format!("{}, {} rings", outcome.mode.name(), outcome.ring.name());
-        let is_exitless = outcome.mode == Mode::Poll && !outcome.interrupts && !outcome.forced_kicks;
+        let is_exitless = outcome.mode == Mode::Poll && !outcome.interrupts;
         for cost in [Some(&outcome.cost), outcome.stream.as_ref()].into_iter().flatten() {
             let exits = cost.exits_per_packet;
             if is_exitless && exits.is_some_and(|exits| exits.abs() >= NONE) {
@@ -68,9 +68,9 @@ pub fn objections(outcomes: &[Outcome]) -> Vec<String> {
                 objections.push(format!("{name}: a polling guest of a polling switch kicked or was called"));
             }
         }
-        if outcome.forced_kicks && outcome.cost.exits_per_packet.is_some_and(|exits| exits < COUNTED) {
+        if outcome.mode == Mode::Trap && outcome.cost.exits_per_packet.is_some_and(|exits| exits < COUNTED) {
             objections.push(format!(
-                "{name}: the guest kicked for every packet, and KVM counted {:.2} exits: its counter is not to be believed",
+                "{name}: {:.2} exits a packet, where each has to be kicked for: the counter is not to be believed",
                 outcome.cost.exits_per_packet.unwrap_or_default()
             ));
         }

@@ -56,7 +56,7 @@ impl Scene {
             let kick = queue.kick_fd().context("no kick eventfd")?.try_clone_to_owned()?;
             wires.push((kick, queue.call_fd().context("no call eventfd")?.try_clone_to_owned()?));
         }
-        let guest = Box::new(Guest::new(pairs, row.interrupts, row.forced_kicks, patience));
+        let guest = Box::new(Guest::new(pairs, row.interrupts, patience));
         let machine = if with_kvm {
             let rams: Vec<_> = frontends.iter().map(|frontend| frontend.ram()).collect();
             let wires: Vec<_> =
