@@ -4,8 +4,10 @@ use std::fmt::Write as _;
 
 use crate::measure::{Cost, Mode, Outcome};
 
-/// Exits per packet that a polling switch and a polling guest may show: less than this is 0.00.
-const NONE: f64 = 0.005;
+/// Less than so many exits per packet is 0.00.
+pub const NONE: f64 = 0.005;
+/// The same for a short run, in which a moment on a busy machine weighs more.
+pub const FEW: f64 = 0.05;
 /// Exits per packet that the traditional model has to show, or the counter does not count.
 const COUNTED: f64 = 0.9;
 
@@ -51,17 +53,17 @@ fn without_sign(exits: f64) -> f64 {
     if exits.abs() < NONE { 0.0 } else { exits }
 }
 
-/// What is wrong with the figures; nothing when a polling guest of a polling switch does not exit, and the same counter
-/// sees the exits of the traditional model.
+/// What is wrong with the figures; nothing when a polling guest of a polling switch shows fewer exits than `none`, and the same
+/// counter sees the exits of the traditional model.
 #[must_use]
-pub fn objections(outcomes: &[Outcome]) -> Vec<String> {
+pub fn objections(outcomes: &[Outcome], none: f64) -> Vec<String> {
     let mut objections = Vec::new();
     for outcome in outcomes {
         let name = format!("{}, {} rings", outcome.mode.name(), outcome.ring.name());
         let is_exitless = outcome.mode == Mode::Poll && !outcome.interrupts;
         for cost in [Some(&outcome.cost), outcome.stream.as_ref()].into_iter().flatten() {
             let exits = cost.exits_per_packet;
-            if is_exitless && exits.is_some_and(|exits| exits.abs() >= NONE) {
+            if is_exitless && exits.is_some_and(|exits| exits.abs() >= none) {
                 objections.push(format!("{name}: {:.4} exits a packet", exits.unwrap_or_default()));
             }
             if is_exitless && cost.kicks_per_packet + cost.interrupts_per_packet > 0.0 {

@@ -45,7 +45,7 @@ fn a_polling_guest_does_not_exit() {
     for ring in ["split", "packed"] {
         let poll = find(&rows, "poll", "busy", ring, false);
         assert!(number(poll, "packets") >= 100_000.0, "{poll}");
-        assert!(exits(poll) < 0.01 && exits(&poll["stream"]) < 0.01, "{poll}");
+        assert!(exits(poll) < 0.05 && exits(&poll["stream"]) < 0.05, "{poll}");
         assert!(number(poll, "exits_raw") > 0.0 && number(poll, "exits_baseline") > 0.0, "the end is an exit: {poll}");
         assert!(number(poll, "stream_pps") > 0.0 && number(poll, "rtt_p99_us") >= number(poll, "rtt_p50_us"), "{poll}");
         let interrupted = find(&rows, "poll", "busy", ring, true);
