@@ -31,8 +31,8 @@ pub use model::{
     SwitchConfig, UplinkConfig,
 };
 pub use raw::{
-    All, Class, Hugepages, LogFormat, LogLevel, Mode, Policy, RawAccount, RawConfig, RawElastic, RawGuest, RawIoCores,
-    RawScheduler, RawSwitch, RawTrunk, RawUplink, RawVlan, SocketRole, schema,
+    All, Class, Hugepages, InterruptModeration, LogFormat, LogLevel, Mode, Policy, RawAccount, RawConfig, RawElastic,
+    RawGuest, RawIoCores, RawScheduler, RawSwitch, RawTrunk, RawUplink, RawVlan, SocketRole, schema,
 };
 pub use types::{Account, CpuId, MacAddr, PortName, SocketAccess, SocketMode, Station, VlanId, VmName, VmUuid};
 pub use vlan::{Tagged, Vlan};

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::device::Device;
 use crate::raw::{
-    Class, Hugepages, LogFormat, LogLevel, Mode, Policy, RawConfig, RawGuest, RawScheduler, RawSwitch, RawUplink,
-    SocketRole,
+    Class, Hugepages, InterruptModeration, LogFormat, LogLevel, Mode, Policy, RawConfig, RawGuest, RawScheduler,
+    RawSwitch, RawUplink, SocketRole,
 };
 use crate::types::{CpuId, MacAddr, PortName, SocketAccess, Station, VmName, VmUuid};
 use crate::vlan::Vlan;
@@ -118,6 +118,10 @@ pub struct GuestConfig {
     pub vm_uuid: Option<VmUuid>,
     /// How the switch waits for its packets; none: as for all.
     pub mode: Option<Mode>,
+    /// How interrupts to it are moderated; never, where `class` is latency.
+    pub interrupt_moderation: InterruptModeration,
+    /// How long after an interrupt another one may be held back, in microseconds, 1 to 10,000.
+    pub interrupt_delay_us: u32,
     /// The guest's address; always there when `anti_spoof` is set.
     pub mac: Option<MacAddr>,
     /// Drop what the guest sends from another address.

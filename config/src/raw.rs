@@ -239,6 +239,17 @@ pub struct RawGuest {
     /// is the same for a single guest. Default: what switch.mode is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mode: Option<Mode>,
+    /// How interrupts to the guest are moderated, where it asks for them: "adaptive" interrupts at once unless there was an
+    /// interrupt less than interrupt_delay_us ago, and then once for as many packets as turn out to come in time; "fixed"
+    /// does so for 32 packets; "none" interrupts whenever the guest asks for it, which class = "latency" always does. Default:
+    /// "adaptive", with class = "latency" "none".
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interrupt_moderation: Option<InterruptModeration>,
+    /// How long after an interrupt another one may be held back, for each ring, in microseconds: the most that moderation
+    /// adds to a packet's latency. A number from 1 to 10000. Default: 50.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10_000), extend("default" = 50))]
+    pub interrupt_delay_us: Option<i64>,
     /// The guest's MAC address, such as "52:54:00:00:00:01". The VM's own configuration sets it; here it says which
     /// address anti_spoof allows. Default: none, addresses are learnt from what the guest sends.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -416,6 +427,19 @@ impl fmt::Display for Mode {
             Self::Trap => "trap",
         })
     }
+}
+
+/// How interrupts to a guest are moderated.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum InterruptModeration {
+    /// One for as many packets as turn out to come in time.
+    #[default]
+    Adaptive,
+    /// One for 32 packets.
+    Fixed,
+    /// Whenever the guest asks for one.
+    None,
 }
 
 /// Who decides where queue pairs go and when they move.

@@ -85,6 +85,8 @@ impl From<GuestConfig> for RawGuest {
             vm_name: guest.vm_name.map(Into::into),
             vm_uuid: guest.vm_uuid.map(Into::into),
             mode: guest.mode,
+            interrupt_moderation: Some(guest.interrupt_moderation),
+            interrupt_delay_us: Some(guest.interrupt_delay_us.into()),
             mac: guest.mac.map(Into::into),
             anti_spoof: Some(guest.anti_spoof),
             stations: list(guest.stations),

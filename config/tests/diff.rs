@@ -57,7 +57,7 @@ fn difference() {
     assert_eq!(guests.added.iter().map(|guest| guest.name.as_str()).collect::<Vec<_>>(), ["comes"]);
     assert_eq!(guests.removed.iter().map(|name| name.as_str()).collect::<Vec<_>>(), ["goes"]);
     assert_eq!(guests.changed.len(), 1);
-    assert_eq!(guests.changed[0].keys, ["class", "mtu", "vlan", "weight"]);
+    assert_eq!(guests.changed[0].keys, ["class", "interrupt_moderation", "mtu", "vlan", "weight"]);
     assert!(diff.uplinks.is_empty());
 
     let switch: Vec<_> = diff.switch.iter().map(|c| (c.key.as_str(), &c.old, &c.new, c.needs_restart)).collect();

@@ -116,6 +116,10 @@ fn guest_values() {
     expect(&guest("vm_name = \"a\\nb\""), "guest[0].vm_name", 5, "control characters");
     expect(&guest("vm_uuid = \"3e2f0c4e-8a51-4c0f-9d3b\""), "guest[0].vm_uuid", 5, "hexadecimal digits");
     expect(&guest("class = \"fast\""), "guest[0].class", 5, "`latency` or `throughput`");
+    expect(&guest("interrupt_moderation = \"on\""), "guest[0].interrupt_moderation", 5, "`adaptive`, `fixed`");
+    expect(&guest("interrupt_delay_us = 0"), "guest[0].interrupt_delay_us", 5, "from 1 to 10000");
+    let both = guest("class = \"latency\"\ninterrupt_moderation = \"fixed\"");
+    expect(&both, "guest[0].interrupt_moderation", 6, "no interrupt is held back");
     expect(&guest("socket_role = \"host\""), "guest[0].socket_role", 5, "`client`");
     expect(&guest("socket_owner = \"qemu\""), "guest[0].socket_owner", 5, "no user");
     expect(&guest("socket_role = \"client\"\nsocket_mode = \"0666\""), "guest[0].socket_mode", 6, "frontend makes");

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use config::{
-    Account, Class, Config, CpuId, Device, GuestConfig, GuestFeatures, Hugepages, IoCores, LogFormat, LogLevel,
-    MacAddr, Machine, Mode, Policy, RawGuest, RawUplink, SchedulerConfig, SocketAccess, SocketMode, SocketRole,
-    Station, SwitchConfig, Tagged, UplinkConfig, Vlan, VlanId,
+    Account, Class, Config, CpuId, Device, GuestConfig, GuestFeatures, Hugepages, InterruptModeration, IoCores,
+    LogFormat, LogLevel, MacAddr, Machine, Mode, Policy, RawGuest, RawUplink, SchedulerConfig, SocketAccess,
+    SocketMode, SocketRole, Station, SwitchConfig, Tagged, UplinkConfig, Vlan, VlanId,
 };
 use proptest::collection::{btree_set, vec};
 use proptest::option;
@@ -38,6 +38,8 @@ fn examples_are_valid() {
     let server = parse(include_str!("../examples/server.toml"));
     assert_eq!(server.switch.io_cores, IoCores { cpus: (2..6).map(CpuId).collect(), min: 2 });
     assert_eq!((server.guests[1].class, server.guests[1].weight), (Class::Latency, 2));
+    let interrupts = [0, 1].map(|nth| &server.guests[nth]).map(|g| (g.interrupt_moderation, g.interrupt_delay_us));
+    assert_eq!(interrupts, [(InterruptModeration::Adaptive, 50), (InterruptModeration::None, 50)]);
     assert_eq!(server.guests[0].socket_access.group, Some(Account::Name("kvm".into())));
 }
 
@@ -66,7 +68,7 @@ fn documented_defaults_are_the_real_ones() {
             match about.get("default") {
                 Some(default) => assert_eq!(section.get(key), Some(default), "{name}.{key}"),
                 // These follow from another key, or stand for a section's own table.
-                None if ["tso", "vlan"].contains(&key.as_str()) => {}
+                None if ["tso", "vlan", "interrupt_moderation"].contains(&key.as_str()) => {}
                 None => assert_eq!(section.get(key), None, "{name}.{key} has a default that the schema does not name"),
             }
         }
@@ -234,6 +236,7 @@ prop_compose! {
         io_core in option::of(0usize..2),
         (latency, weight, mode) in (any::<bool>(), 1u32..=100, option::of(mode())),
         vm in option::of(("[a-zäÖ \"]{1,128}", "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")),
+        (fixed, interrupt_delay_us) in (any::<bool>(), 1u32..=10_000),
         mtu in option::of(68u16..),
         vlan in vlan(),
         features in features(),
@@ -251,6 +254,12 @@ prop_compose! {
             vm_name: vm.as_ref().map(|(name, _)| name.parse().unwrap()),
             vm_uuid: vm.as_ref().map(|(_, uuid)| uuid.parse().unwrap()),
             mode,
+            interrupt_moderation: match (latency, fixed) {
+                (true, _) => InterruptModeration::None,
+                (false, true) => InterruptModeration::Fixed,
+                (false, false) => InterruptModeration::Adaptive,
+            },
+            interrupt_delay_us,
             mac,
             anti_spoof: spoof && mac.is_some(),
             stations,

@@ -184,6 +184,8 @@ pub(crate) struct PortSnapshot {
     pub(crate) calls: u64,
     /// Guests: publications for which the guest wanted no interrupt.
     pub(crate) calls_suppressed: u64,
+    /// Guests: publications that it heard of together with others, or saw before its interrupt was sent, because of moderation.
+    pub(crate) calls_saved: u64,
     /// Guests: what the vhost-user session counted since the port was added.
     pub(crate) session: SessionSnapshot,
     /// Uplinks: what there is to say of the device.
@@ -345,6 +347,8 @@ pub(crate) struct QueueSnapshot {
     pub(crate) calls: u64,
     /// See [`PortSnapshot::calls_suppressed`].
     pub(crate) calls_suppressed: u64,
+    /// See [`PortSnapshot::calls_saved`].
+    pub(crate) calls_saved: u64,
     /// Cycles that I/O cores spent on what came from it.
     pub(crate) busy_cycles: u64,
     /// Guests: ring slots with work that was left over when a core last looked how much there is; 0 where each pull empties the ring.

@@ -5,7 +5,9 @@
 mod rig;
 
 use allocation_counter::measure;
-use rig::{BURST, PACKED, RING, SPLIT, Workload};
+use rig::interrupts::Interrupts;
+use rig::{BURST, CYCLES_PER_US, PACKED, RING, SPLIT, Workload};
+use vm_ports::Moderation;
 
 /// Refills of the rings: descriptors wrap, and the source's address is learnt in the first.
 const FILLS: usize = 3;
@@ -53,6 +55,22 @@ fn nothing_to_do() {
     let mut workload = Workload::v2v(SPLIT, 60, 1).beside_idle(16);
     let info = measure(|| assert!((0..100).all(|_| !workload.round())));
     assert_eq!((info.count_total, info.count_current), (0, 0), "{info:?}");
+}
+
+#[test]
+fn calls_that_are_held_back() {
+    for features in [SPLIT, PACKED] {
+        let mut world = Interrupts::new(features, 1, 64, Moderation { delay: 50 * CYCLES_PER_US, adaptive: true });
+        for turn in 0..2000 {
+            world.send(turn % 64, 1 + turn % 3);
+            world.send(turn % 7, 1);
+            let info = measure(|| world.turn_alone(0));
+            assert_eq!((info.count_total, info.count_current), (0, 0), "turn {turn}: {info:?}");
+            world.answer();
+            world.pass(CYCLES_PER_US);
+        }
+        assert!(world.all_calls() < 3000, "some were held back: {}", world.all_calls());
+    }
 }
 
 #[test]

@@ -171,6 +171,9 @@ pub struct TxCounters {
     pub calls: Counter,
     /// Completions published for which the guest wanted no interrupt.
     pub calls_suppressed: Counter,
+    /// Completions published for which it would have been sent one, but for moderation: it heard of them together with others, or had seen them
+    /// before its call went out.
+    pub calls_saved: Counter,
 }
 
 /// Switch to guest.
@@ -190,4 +193,7 @@ pub struct RxCounters {
     pub calls: Counter,
     /// Deliveries published for which the guest wanted no interrupt.
     pub calls_suppressed: Counter,
+    /// Deliveries published for which it would have been sent one, but for moderation: it heard of them together with others, or had seen them
+    /// before its call went out.
+    pub calls_saved: Counter,
 }

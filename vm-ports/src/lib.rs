@@ -17,6 +17,7 @@ mod features;
 mod interrupt;
 #[allow(unsafe_code, reason = "the one file that touches mapped guest memory")]
 mod memory;
+mod moderation;
 mod net_header;
 pub mod offload;
 mod packed;
@@ -34,6 +35,7 @@ pub use egress::{FrameSink, deliver};
 pub use features::Features;
 pub use interrupt::{interrupt, join};
 pub use memory::{GuestMemory, GuestSlice, MemoryError, MemorySlot, RingWatch, Source, full_fence as fence};
+pub use moderation::{FIXED_BATCH, Moderation};
 pub use net_header::{Gso, NET_HEADER_MAX, Offload};
 pub use packet::{BURST_BYTES, BURST_PACKETS, Burst, BurstBuffer, FRAME_MAX, FRAME_MIN, Packet, View};
 pub use queue::QueuePair;

@@ -33,8 +33,8 @@ pub(crate) struct PackedRing {
     next_used: u16,
     avail_wrap: bool,
     used_wrap: bool,
-    /// The first slot that was published and not yet judged for a call.
-    uncalled: Option<u16>,
+    /// Slots that were published and not yet judged for a call.
+    unjudged: u16,
     /// Used descriptors that the driver has not been shown.
     staged: Vec<Staged>,
     descriptors: RingArea,
@@ -76,7 +76,7 @@ impl PackedRing {
             next_used: next,
             avail_wrap: wrap,
             used_wrap: wrap,
-            uncalled: None,
+            unjudged: 0,
             staged: Vec::with_capacity(STAGED_MAX),
             descriptors: area("descriptor ring", setup.descriptors, usize::from(size) * DESCRIPTOR_BYTES, 16)?,
             driver_event: area("driver event suppression", setup.driver, EVENT_BYTES, 4)?,
@@ -299,7 +299,9 @@ impl PackedRing {
         // Release: pairs with the driver's acquire of these flags; buffer contents and the rest of the burst come before it.
         self.write(first, Ordering::Release);
         self.staged.clear();
-        self.uncalled.get_or_insert(first.slot);
+        // All slots where it begins and ends at the same one.
+        let slots = if self.next_used > first.slot { 0 } else { self.size } + self.next_used - first.slot;
+        self.unjudged = self.unjudged.saturating_add(slots);
         true
     }
 
@@ -310,27 +312,38 @@ impl PackedRing {
         self.descriptors.store_u64(Self::at(used.slot) + LEN, half, order);
     }
 
-    /// Whether the driver wants a call for what was published since this was asked last (§2.8.10, §2.8.14); `None` where nothing was. The
-    /// fence before this is as for the split ring.
+    /// See [`Ring::wants_call`](crate::ring::Ring::wants_call) (§2.8.10, §2.8.14). The fence before this is as for the split ring.
     #[inline]
-    pub(crate) fn wants_call(&mut self) -> Option<bool> {
-        let old = self.uncalled.take()?;
+    pub(crate) fn wants_call(&self) -> Option<bool> {
+        if self.unjudged == 0 {
+            return None;
+        }
         Some(match self.driver_event.load_u16(EVENT_FLAGS, Ordering::Acquire) & 3 {
             EVENT_F_ENABLE => true,
             EVENT_F_DISABLE => false,
             EVENT_F_DESC => {
                 let off_wrap = self.driver_event.load_u16(0, Ordering::Relaxed);
-                // The event and the burst's start are put on the lap of `next_used`: what lies a lap behind it becomes negative, modulo 2^16.
+                // The event is put on the lap of `next_used`: what lies a lap behind it becomes negative, modulo 2^16, as the start of what is
+                // judged does.
                 let mut event = off_wrap & 0x7fff;
                 if (off_wrap >> 15 != 0) != self.used_wrap {
                     event = event.wrapping_sub(self.size);
                 }
-                let old = if self.next_used > old { old } else { old.wrapping_sub(self.size) };
-                need_event(event, self.next_used, old)
+                need_event(event, self.next_used, self.next_used.wrapping_sub(self.unjudged))
             }
             // Reserved: a call too many does no harm.
             _ => true,
         })
+    }
+
+    #[inline]
+    pub(crate) fn unjudged(&self) -> u16 {
+        self.unjudged
+    }
+
+    #[inline]
+    pub(crate) fn judge(&mut self) {
+        self.unjudged = 0;
     }
 }
 

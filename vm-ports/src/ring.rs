@@ -416,10 +416,22 @@ impl Ring {
         either!(self, ring => ring.publish())
     }
 
-    /// Whether the driver wants a call for what was published since this was asked last; `None` where nothing was.
+    /// Whether the driver wants a call for what was published since [`Ring::judge`]; `None` where nothing was.
     #[inline]
-    pub(crate) fn wants_call(&mut self) -> Option<bool> {
+    pub(crate) fn wants_call(&self) -> Option<bool> {
         either!(self, ring => ring.wants_call())
+    }
+
+    /// How many slots were published since [`Ring::judge`].
+    #[inline]
+    pub(crate) fn unjudged(&self) -> u16 {
+        either!(self, ring => ring.unjudged())
+    }
+
+    /// The driver has been called for what was published, or is not to be.
+    #[inline]
+    pub(crate) fn judge(&mut self) {
+        either!(self, ring => ring.judge());
     }
 
     /// The base for `GET_VRING_BASE`.

@@ -10,6 +10,7 @@ use crate::counters::{QueueCounters, RingFault, RxDrop};
 use crate::egress::{self, FrameSink};
 use crate::features::Features;
 use crate::memory::{GuestMemory, GuestSlice, Source, full_fence};
+use crate::moderation::Moderation;
 use crate::net_header::{NET_HEADER_MAX, Offload, PLAIN_HEADER};
 use crate::offload::OffloadError;
 use crate::packet::{BURST_PACKETS, CHAIN_SEGMENTS, View};
@@ -48,6 +49,7 @@ impl RxQueue {
     ) -> Result<Self, RingError> {
         let ring = Ring::start(&memory, setup, features)?;
         counters.note_node(memory.node_of(setup.descriptors));
+        let size = ring.size();
         Ok(Self {
             ring,
             features,
@@ -55,7 +57,7 @@ impl RxQueue {
             fault: None,
             region_hint: 0,
             descriptors_left: BURST_DESCRIPTORS,
-            call: Call::default(),
+            call: Call::new(Moderation::default(), size),
             memory,
             counters,
         })
@@ -82,6 +84,7 @@ impl RxQueue {
         match signal {
             Signal::Sent => counters.calls.add(1),
             Signal::Suppressed => counters.calls_suppressed.add(1),
+            Signal::Held => {}
             Signal::Blocked => drop(self.stop_with(RingFault::CallBlocked)),
         }
     }
@@ -95,6 +98,11 @@ impl RxQueue {
     #[inline]
     pub fn is_ready(&self) -> bool {
         self.enabled && self.fault.is_none()
+    }
+
+    /// How calls are held back from now on; at first they are not.
+    pub fn set_moderation(&mut self, moderation: Moderation) {
+        self.call.moderate(moderation, self.ring.size());
     }
 
     /// Why the ring was stopped, if it was.
@@ -181,11 +189,35 @@ impl RxQueue {
         self.ring.publish();
     }
 
-    /// Calls the guest if it wants to hear of what was published.
+    /// Calls the guest if it wants to hear of what was published, at the time `now`. Where the call is held back: until when. By then at the
+    /// latest [`RxQueue::release_by`] has to be called, and [`RxQueue::release`] before nobody does that any more.
     #[inline]
-    pub fn notify(&mut self) {
-        if let Some(wanted) = self.ring.wants_call() {
-            let signal = self.call.signal(wanted);
+    pub fn notify(&mut self, now: u64) -> Option<u64> {
+        let signal = self.call.notify(&mut self.ring, now, |_| false, &self.counters.rx.calls_saved)?;
+        self.called(signal);
+        self.call.held_until()
+    }
+
+    /// Calls the guest if its call is held back until `time` at the latest; until when it is, if for longer.
+    pub fn release_by(&mut self, time: u64) -> Option<u64> {
+        let until = self.call.held_until()?;
+        if until > time {
+            return Some(until);
+        }
+        self.let_go(Some(until));
+        None
+    }
+
+    /// Calls the guest now, if its call is held back.
+    #[inline]
+    pub fn release(&mut self) {
+        if self.call.held_until().is_some() {
+            self.let_go(None);
+        }
+    }
+
+    fn let_go(&mut self, expired: Option<u64>) {
+        if let Some(signal) = self.call.release(&mut self.ring, expired, &self.counters.rx.calls_saved) {
             self.called(signal);
         }
     }
@@ -193,9 +225,12 @@ impl RxQueue {
     /// Shows the guest all that was pushed: one publication, and a call if the guest wants one.
     #[inline]
     pub fn flush(&mut self) {
+        self.release();
         self.publish();
         full_fence();
-        self.notify();
+        if let Some(signal) = self.call.judge(&mut self.ring) {
+            self.called(signal);
+        }
     }
 
     /// Delivers the packet and returns what it became.

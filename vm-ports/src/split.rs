@@ -308,19 +308,27 @@ impl SplitRing {
         true
     }
 
-    /// Whether the driver wants a call for what was published since this was asked last; `None` where nothing was. (§2.7.7.2: the fence
-    /// before this orders our index before our read of the driver's wish; the driver has the same between its wish and its read of our
-    /// index, so that at least one of the two sees the other.)
+    /// See [`Ring::wants_call`](crate::ring::Ring::wants_call). (§2.7.7.2: the fence before this orders our index before our read of the
+    /// driver's wish; the driver has the same between its wish and its read of our index, so that at least one of the two sees the other.)
     #[inline]
-    pub(crate) fn wants_call(&mut self) -> Option<bool> {
-        let old = std::mem::replace(&mut self.called, self.published);
-        (old != self.published).then(|| {
+    pub(crate) fn wants_call(&self) -> Option<bool> {
+        (self.called != self.published).then(|| {
             if self.event_idx {
-                need_event(self.avail.load_u16(self.avail_end(), Ordering::Relaxed), self.published, old)
+                need_event(self.avail.load_u16(self.avail_end(), Ordering::Relaxed), self.published, self.called)
             } else {
                 self.avail.load_u16(0, Ordering::Relaxed) & AVAIL_F_NO_INTERRUPT == 0
             }
         })
+    }
+
+    #[inline]
+    pub(crate) fn unjudged(&self) -> u16 {
+        self.published.wrapping_sub(self.called)
+    }
+
+    #[inline]
+    pub(crate) fn judge(&mut self) {
+        self.called = self.published;
     }
 }
 

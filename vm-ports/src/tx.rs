@@ -8,6 +8,7 @@ use crate::call::{Call, Signal};
 use crate::counters::{QueueCounters, RingFault, TxCounters, TxDrop};
 use crate::features::Features;
 use crate::memory::{GuestMemory, GuestSlice, RingWatch, Source, full_fence};
+use crate::moderation::Moderation;
 use crate::net_header::{NET_HEADER_MAX, Offload};
 use crate::packet::{BURST_BYTES, BURST_PACKETS, Burst, BurstSegments, FRAME_MAX, FRAME_MIN};
 use crate::ring::{ChainError, Direction, Ring, RingError, RingSetup, Singles, Sink, Translator};
@@ -61,13 +62,14 @@ impl TxQueue {
     ) -> Result<Self, RingError> {
         let ring = Ring::start(&memory, setup, features)?;
         counters.note_node(memory.node_of(setup.descriptors));
+        let size = ring.size();
         Ok(Self {
             ring,
             features,
             enabled: false,
             fault: None,
             region_hint: 0,
-            call: Call::default(),
+            call: Call::new(Moderation::default(), size),
             kick: None,
             memory,
             counters,
@@ -120,6 +122,7 @@ impl TxQueue {
         match signal {
             Signal::Sent => counters.calls.add(1),
             Signal::Suppressed => counters.calls_suppressed.add(1),
+            Signal::Held => {}
             Signal::Blocked => self.fault = Some(stop(counters, RingFault::CallBlocked)),
         }
     }
@@ -127,6 +130,11 @@ impl TxQueue {
     /// A ring that is started but not enabled is drained and its packets discarded (vhost-user, "Ring states").
     pub fn set_enabled(&mut self, enabled: bool) {
         self.enabled = enabled;
+    }
+
+    /// How calls are held back from now on; at first they are not.
+    pub fn set_moderation(&mut self, moderation: Moderation) {
+        self.call.moderate(moderation, self.ring.size());
     }
 
     /// Why the ring was stopped, if it was.
@@ -254,11 +262,35 @@ impl TxQueue {
         self.ring.publish();
     }
 
-    /// Calls the guest if it wants to hear of what was published.
+    /// Calls the guest if it wants to hear of what was published, at the time `now`. Where the call is held back: until when. By then at the
+    /// latest [`TxQueue::release_by`] has to be called, and [`TxQueue::release`] before nobody does that any more.
     #[inline]
-    pub fn notify(&mut self) {
-        if let Some(wanted) = self.ring.wants_call() {
-            let signal = self.call.signal(wanted);
+    pub fn notify(&mut self, now: u64) -> Option<u64> {
+        let signal = self.call.notify(&mut self.ring, now, |ring| !ring.is_drained(), &self.counters.tx.calls_saved)?;
+        self.called(signal);
+        self.call.held_until()
+    }
+
+    /// Calls the guest if its call is held back until `time` at the latest; until when it is, if for longer.
+    pub fn release_by(&mut self, time: u64) -> Option<u64> {
+        let until = self.call.held_until()?;
+        if until > time {
+            return Some(until);
+        }
+        self.let_go(Some(until));
+        None
+    }
+
+    /// Calls the guest now, if its call is held back.
+    #[inline]
+    pub fn release(&mut self) {
+        if self.call.held_until().is_some() {
+            self.let_go(None);
+        }
+    }
+
+    fn let_go(&mut self, expired: Option<u64>) {
+        if let Some(signal) = self.call.release(&mut self.ring, expired, &self.counters.tx.calls_saved) {
             self.called(signal);
         }
     }
@@ -266,9 +298,12 @@ impl TxQueue {
     /// Gives everything pulled back to the guest: one publication, and a call if the guest wants one.
     #[inline]
     pub fn complete(&mut self) {
+        self.release();
         self.publish();
         full_fence();
-        self.notify();
+        if let Some(signal) = self.call.judge(&mut self.ring) {
+            self.called(signal);
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use crate::check::access::{RawAccess, access};
 use crate::check::vlan::vlan;
 use crate::check::{Section, Surroundings};
 use crate::model::{GuestConfig, GuestFeatures, MAX_IO_CORES, MAX_QUEUE_PAIRS, MAX_WEIGHT};
-use crate::raw::{RawGuest, SocketRole};
+use crate::raw::{Class, InterruptModeration, RawGuest, SocketRole};
 use crate::report::{Key, Report};
 use crate::vlan::Vlan;
 
@@ -33,6 +33,9 @@ pub(crate) fn guest(
     let weight = section.number("weight", raw.weight, 1..=i64::from(MAX_WEIGHT)).unwrap_or(1);
     let vm_name = raw.vm_name.as_deref().and_then(|text| section.parse("vm_name", text));
     let vm_uuid = raw.vm_uuid.as_deref().and_then(|text| section.parse("vm_uuid", text));
+    let class = raw.class.unwrap_or_default();
+    let interrupt_moderation = interrupt_moderation(&mut section, raw, class);
+    let interrupt_delay_us = section.number("interrupt_delay_us", raw.interrupt_delay_us, 1..=10_000).unwrap_or(50);
     let mac = raw.mac.as_deref().and_then(|text| section.parse("mac", text));
     let anti_spoof = raw.anti_spoof.unwrap_or(false);
     // A mac of a wrong type has been reported and taken out.
@@ -52,11 +55,13 @@ pub(crate) fn guest(
         socket_access,
         queue_pairs,
         io_core,
-        class: raw.class.unwrap_or_default(),
+        class,
         weight,
         vm_name,
         vm_uuid,
         mode: raw.mode,
+        interrupt_moderation,
+        interrupt_delay_us,
         mac,
         anti_spoof,
         stations,
@@ -89,6 +94,19 @@ fn io_core(section: &mut Section<'_, '_>, raw: Option<i64>, around: &Surrounding
             let remedy = format!("write a position in that list, 0 to {}, not a CPU's number", count.saturating_sub(1));
             section.problem("io_core", message, remedy);
             None
+        }
+    }
+}
+
+/// Never for a guest that minds latency; whoever asks for both is told.
+fn interrupt_moderation(section: &mut Section<'_, '_>, raw: &RawGuest, class: Class) -> InterruptModeration {
+    match (class, raw.interrupt_moderation) {
+        (Class::Throughput, asked) => asked.unwrap_or_default(),
+        (Class::Latency, None | Some(InterruptModeration::None)) => InterruptModeration::None,
+        (Class::Latency, Some(_)) => {
+            let message = "with class = \"latency\" no interrupt is held back";
+            section.problem("interrupt_moderation", message, "remove it, or remove class");
+            InterruptModeration::None
         }
     }
 }

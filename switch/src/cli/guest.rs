@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
-use config::{All, Class, Mode, RawAccount, RawGuest, RawTrunk, RawVlan, SocketRole};
+use config::{All, Class, InterruptModeration, Mode, RawAccount, RawGuest, RawTrunk, RawVlan, SocketRole};
 
 use super::client::{Client, unexpected};
 use super::{show, table};
@@ -97,6 +97,12 @@ pub(super) struct AddGuest {
     /// How the switch waits for the guest's packets: `poll`, `adaptive` or `trap` [default: as switch.mode says].
     #[arg(long, value_name = "MODE")]
     mode: Option<ModeName>,
+    /// How interrupts to the guest are moderated [default: adaptive; none with --class latency].
+    #[arg(long, value_name = "HOW")]
+    interrupt_moderation: Option<ModerationName>,
+    /// How long after an interrupt another one may be held back, in microseconds, 1 to 10000 [default: 50].
+    #[arg(long, value_name = "US")]
+    interrupt_delay_us: Option<i64>,
     /// The guest's MAC address.
     #[arg(long)]
     mac: Option<String>,
@@ -168,6 +174,13 @@ enum ModeName {
     Trap,
 }
 
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum ModerationName {
+    Adaptive,
+    Fixed,
+    None,
+}
+
 fn trunk(text: &str) -> Result<RawTrunk, String> {
     if text == "all" {
         return Ok(RawTrunk::All(All::All));
@@ -211,6 +224,12 @@ impl AddGuest {
                 ModeName::Adaptive => Mode::Adaptive,
                 ModeName::Trap => Mode::Trap,
             }),
+            interrupt_moderation: self.interrupt_moderation.map(|how| match how {
+                ModerationName::Adaptive => InterruptModeration::Adaptive,
+                ModerationName::Fixed => InterruptModeration::Fixed,
+                ModerationName::None => InterruptModeration::None,
+            }),
+            interrupt_delay_us: self.interrupt_delay_us,
             mac: self.mac,
             anti_spoof: self.anti_spoof.then_some(true),
             stations: (!self.stations.is_empty()).then_some(self.stations),
@@ -323,6 +342,11 @@ mod tests {
     fn options_are_the_keys_of_the_section() {
         let raw = parse("a --socket /a --trunk 10,20 --native 1 --socket-group 7 --socket-owner me --no-tso").unwrap();
         let share = parse("a --socket /a --class latency --weight 4").unwrap();
+        let calls = parse("a --socket /a --interrupt-moderation fixed --interrupt-delay-us 20").unwrap();
+        assert_eq!(
+            (calls.interrupt_moderation, calls.interrupt_delay_us),
+            (Some(InterruptModeration::Fixed), Some(20))
+        );
         assert_eq!((share.class, share.weight), (Some(Class::Latency), Some(4)));
         let vlan = RawVlan { access: None, trunk: Some(RawTrunk::Only(vec![10, 20])), native: Some(1) };
         assert_eq!(raw.vlan, Some(vlan));

@@ -99,6 +99,7 @@ fn render(before: &Snapshot, now: &Snapshot) -> String {
         "#DROPPED",
         "#KICKS",
         "#CALLS",
+        "#CALLS SAVED",
     ];
     text.push_str(&table::render(&heads, &rows));
     let of_before = |core: &CoreSnapshot| before.cores.iter().find(|c| c.core == core.core);
@@ -158,6 +159,7 @@ fn port_row(before: Option<&PortSnapshot>, port: &PortSnapshot, seconds: f64, cy
         port.drops.values().sum::<u64>().to_string(),
         port.kicks.to_string(),
         port.calls.to_string(),
+        port.calls_saved.to_string(),
     ]
 }
 

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 use vm_ports::{BURST_PACKETS, Burst, Packet, RxDrop, RxQueue, TxQueue, View};
 
-use super::accounting::{Charge, CoreCounters, SourceId};
+use super::accounting::{Charge, CoreCounters, SOURCES_MAX, SourceId};
 use super::handover::{Move, TableVersion};
+use super::held::{HeldCall, HeldCalls};
 use super::ports::{PORT_QUEUES_MAX, PORTS_MAX, PortEntry, PortTable, Receiver, Way};
 use super::sleep::Bells;
 use super::turns::cost;
@@ -98,20 +99,23 @@ impl Forwarder {
     }
 
     /// Ends a burst: all receivers see what they got and the sender, if it is a guest, gets its buffers back, each by one publication; then
-    /// come the calls. One fence between the two serves all of them.
+    /// come the calls that are not held back. One fence between the two serves all of them. A sender comes with its place; `now` is some time
+    /// after the burst before.
     #[inline]
-    pub(super) fn finish(&mut self, sender: Option<&mut TxQueue>) {
+    pub(super) fn finish(&mut self, sender: Option<(usize, &mut TxQueue)>, now: u64) {
         self.out.publish();
         match sender {
-            Some(tx) => {
+            Some((place, tx)) => {
                 tx.publish();
                 vm_ports::fence();
-                self.out.notify();
-                tx.notify();
+                self.out.notify(now);
+                if let Some(until) = tx.notify(now) {
+                    self.out.held.hold(HeldCall::Tx(place as u16), until);
+                }
             }
             None => {
                 vm_ports::fence();
-                self.out.notify();
+                self.out.notify(now);
             }
         }
     }
@@ -311,6 +315,8 @@ pub(super) struct Outputs {
     /// Place in `rx` by port and queue.
     rx_at: Box<[u16]>,
     touched: Vec<u16>,
+    /// Calls that are held back, to receivers and, by their places with the core, to senders.
+    pub(super) held: HeldCalls,
     pub(super) uplinks: Vec<UplinkTx>,
     to: Vec<Option<ToCore>>,
     /// Cores to which something was handed that they have not been shown.
@@ -328,12 +334,19 @@ pub(super) struct Outputs {
 }
 
 impl Outputs {
-    pub(super) fn new(me: usize, to: Vec<Option<ToCore>>, bells: Arc<Bells>, counters: Arc<CoreCounters>) -> Self {
+    pub(super) fn new(
+        me: usize,
+        to: Vec<Option<ToCore>>,
+        bells: Arc<Bells>,
+        counters: Arc<CoreCounters>,
+        cycles_per_s: u64,
+    ) -> Self {
         Self {
             me,
             rx: Vec::with_capacity(PORTS_MAX),
             rx_at: vec![NO_SLOT; PORTS_MAX * PORT_QUEUES_MAX].into_boxed_slice(),
             touched: Vec::with_capacity(PORTS_MAX * PORT_QUEUES_MAX),
+            held: HeldCalls::new(SOURCES_MAX, cycles_per_s),
             uplinks: Vec::with_capacity(PORTS_MAX),
             to,
             to_touched: 0,
@@ -365,7 +378,9 @@ impl Outputs {
         if index >= self.rx.len() {
             return None;
         }
-        let slot = self.rx.swap_remove(index);
+        let mut slot = self.rx.swap_remove(index);
+        slot.rx.release();
+        self.held.swap_remove(HeldCall::Rx(index as u16), HeldCall::Rx(self.rx.len() as u16));
         if let Some(moved) = self.rx.get(index) {
             self.rx_at[Self::slot_of(moved.port, moved.queue)] = index as u16;
         }
@@ -637,9 +652,9 @@ impl Outputs {
         }
     }
 
-    /// Calls the receivers that want it, and wakes the cores that sleep.
+    /// Wakes the cores that sleep, and calls the receivers that want it and whose calls are not held back.
     #[inline]
-    fn notify(&mut self) {
+    fn notify(&mut self, now: u64) {
         while self.to_wake != 0 {
             let core = self.to_wake.trailing_zeros();
             self.to_wake &= self.to_wake - 1;
@@ -647,12 +662,24 @@ impl Outputs {
                 bell.ring_after_fence();
             }
         }
-        for at in self.touched.drain(..) {
-            if let Some(slot) = self.rx.get_mut(usize::from(at)) {
+        let Self { touched, rx, held, .. } = self;
+        for at in touched.drain(..) {
+            if let Some(slot) = rx.get_mut(usize::from(at)) {
                 slot.touched = false;
-                slot.rx.notify();
+                if let Some(until) = slot.rx.notify(now) {
+                    held.hold(HeldCall::Rx(at), until);
+                }
             }
         }
+    }
+
+    /// Lets those calls go that are held back until `time` at the latest; `senders` does it for a transmit ring, by its place.
+    pub(super) fn release_calls(&mut self, time: u64, mut senders: impl FnMut(usize, u64) -> Option<u64>) {
+        let Self { rx, held, .. } = self;
+        held.release(time, |call, time| match call {
+            HeldCall::Rx(at) => rx.get_mut(usize::from(at)).and_then(|slot| slot.rx.release_by(time)),
+            HeldCall::Tx(place) => senders(place.into(), time),
+        });
     }
 }
 

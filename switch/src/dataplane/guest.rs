@@ -4,10 +4,11 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use pmd_bindings::tsc_hz;
 use vm_ports::session::{
     FeatureSwitches, Negotiated, PortSettings, QueueHost, SessionEvent, SessionHandle, SocketAccess, SocketRole, spawn,
 };
-use vm_ports::{Counter, QueueCounters, QueuePair, RingFault};
+use vm_ports::{Counter, Moderation, QueueCounters, QueuePair, RingFault};
 
 use super::accounting::SourceId;
 use super::error::DataplaneError;
@@ -398,5 +399,14 @@ fn settings(config: &config::GuestConfig) -> PortSettings {
             indirect: features.indirect,
             in_order: features.in_order,
         },
+        moderation: moderation(config),
+    }
+}
+
+fn moderation(config: &config::GuestConfig) -> Moderation {
+    let cycles = tsc_hz().saturating_mul(config.interrupt_delay_us.into()) / 1_000_000;
+    match config.interrupt_moderation {
+        config::InterruptModeration::None => Moderation::default(),
+        how => Moderation { delay: cycles, adaptive: how == config::InterruptModeration::Adaptive },
     }
 }

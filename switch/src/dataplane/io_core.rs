@@ -20,6 +20,7 @@ use self::rest::Needs;
 use super::accounting::{Charge, CoreCounters, SOURCES_MAX, SourceId, UplinkCounters};
 use super::forwarder::{Forwarder, Origin, Outputs};
 use super::handover::{Progress, Token};
+use super::held::HeldCall;
 use super::histogram::Sampler;
 use super::mailbox::{Limits, Message, Reply, UplinkShare};
 use super::ports::{PORTS_MAX, PortTable};
@@ -168,7 +169,7 @@ impl IoCore {
             forwarder: Forwarder {
                 table: Arc::new(PortTable::default()),
                 fdb,
-                out: Outputs::new(index, links.to, Arc::clone(&bells), Arc::clone(&counters)),
+                out: Outputs::new(index, links.to, Arc::clone(&bells), Arc::clone(&counters), cycles_per_s),
                 floods: vec![TokenBucket::UNLIMITED; PORTS_MAX].into_boxed_slice(),
             },
             buffer: BurstBuffer::default(),
@@ -246,7 +247,28 @@ impl IoCore {
     #[inline]
     fn end_burst(&mut self, clock: &impl Fn() -> u64) -> u64 {
         let end = clock();
-        end.wrapping_sub(std::mem::replace(&mut self.done_at, end))
+        let cycles = end.wrapping_sub(std::mem::replace(&mut self.done_at, end));
+        self.release_due_calls();
+        cycles
+    }
+
+    /// Lets every call go that is held back. Whoever stops looking at the clock, to sleep for example, does this first.
+    pub(super) fn release_calls(&mut self) {
+        self.release_calls_by(u64::MAX);
+    }
+
+    /// Lets those calls go whose time has come, as of the end of the last burst.
+    #[inline]
+    fn release_due_calls(&mut self) {
+        if let Some(time) = self.forwarder.out.held.due(self.done_at) {
+            self.release_calls_by(time);
+        }
+    }
+
+    #[cold]
+    fn release_calls_by(&mut self, time: u64) {
+        let Self { forwarder, guests, .. } = self;
+        forwarder.out.release_calls(time, |place, time| guests.get_mut(place).and_then(|g| g.tx.release_by(time)));
     }
 
     /// Looks at the guests that are not to wait: after every burst, so that it is the only one they wait for, as long as they have credit.
@@ -300,6 +322,7 @@ impl IoCore {
     pub(super) fn tick(&mut self, cycles: u64) {
         self.now.cycles = cycles;
         self.done_at = cycles;
+        self.release_due_calls();
         while cycles.wrapping_sub(self.next_second) < 1 << 63 {
             self.next_second += self.cycles_per_s;
             self.now.seconds = self.now.seconds.wrapping_add(1);
@@ -336,7 +359,7 @@ impl IoCore {
         if sample.is_some() {
             forwarder.out.note_buffers();
         }
-        forwarder.finish(Some(&mut guest.tx));
+        forwarder.finish(Some((index, &mut guest.tx)), *done_at);
         let goes_on = guest.credit.pay(cost(pulled.packets, pulled.bytes) + flooded, pulled.is_full(), rounds);
         if goes_on && !guest.again {
             guest.again = true;
@@ -350,6 +373,7 @@ impl IoCore {
         if let Some(handed) = sample {
             self.note_latency((since, end), pulled.packets, handed);
         }
+        self.release_due_calls();
         true
     }
 
@@ -421,7 +445,7 @@ impl IoCore {
     /// more closely.
     #[inline]
     fn forward_mbufs(&mut self, index: usize, mbufs: &[Mbuf], mut next: usize, sampled: bool) -> usize {
-        let Self { uplinks, forwarder, buffer, counters, now, .. } = self;
+        let Self { uplinks, forwarder, buffer, counters, now, done_at, .. } = self;
         let origin = &uplinks[index].origin;
         let mut burst = Burst::new(buffer);
         while let Some(mbuf) = mbufs.get(next) {
@@ -438,7 +462,7 @@ impl IoCore {
         if sampled {
             forwarder.out.note_buffers();
         }
-        forwarder.finish(None);
+        forwarder.finish(None, *done_at);
         next
     }
 
@@ -468,7 +492,7 @@ impl IoCore {
 
     /// Delivers a burst of what one core handed over.
     fn receive(&mut self, core: usize, clock: &impl Fn() -> u64) -> bool {
-        let Self { from, forwarder, buffer, counters, progress, sampler, .. } = self;
+        let Self { from, forwarder, buffer, counters, progress, sampler, done_at, .. } = self;
         let Some(Some(link)) = from.get_mut(core) else { return false };
         let mut labels = ArrayVec::<Label, BURST_PACKETS>::new();
         let mut burst = Burst::new(buffer);
@@ -480,7 +504,7 @@ impl IoCore {
         if sampled {
             forwarder.out.note_buffers();
         }
-        forwarder.finish(None);
+        forwarder.finish(None, *done_at);
         let place = if parked.is_empty() { link.release(chunks) } else { link.release_or_park(chunks, &parked) };
         progress.delivered(core, forwarder.out.me(), place);
         if sampled {
@@ -558,7 +582,10 @@ impl IoCore {
             Message::Announce { port, source, mac } => self.announce(port, source, mac),
             Message::Stations { from, count, reply } => answer(&reply, self.stations(from, count)),
             Message::Tune(limits) => self.tune(limits),
-            Message::Stop => return false,
+            Message::Stop => {
+                self.release_calls();
+                return false;
+            }
         }
         true
     }
@@ -622,7 +649,8 @@ impl IoCore {
         self.look_at(place);
     }
 
-    /// Between bursts everything pulled is completed and everything pushed is shown, so the halves can go as they are.
+    /// Between bursts everything pulled is completed and everything pushed is shown, so the halves can go as they are; a call that is held back goes
+    /// out first.
     fn take_back(&mut self, port: PortId, queue: usize) -> Option<(QueuePair, Waiting)> {
         let index = self.attached.iter().position(|a| a.port == port && a.queue == queue)?;
         let attached = self.attached.swap_remove(index);
@@ -632,12 +660,15 @@ impl IoCore {
         let tx = self.guests.iter().position(|g| g.origin.port == port && g.queue == queue);
         let mut waiting = Waiting::default();
         pair.tx = tx.map(|index| {
-            self.rota.swap_remove(index, self.guests.len() - 1);
+            let last = self.guests.len() - 1;
+            self.rota.swap_remove(index, last);
+            self.forwarder.out.held.swap_remove(HeldCall::Tx(index as u16), HeldCall::Tx(last as u16));
             let mut guest = self.guests.swap_remove(index);
             if let Some(moved) = self.guests.get(index) {
                 self.place_of[moved.origin.source.index()] = index as u16;
             }
             self.hear_no_more(&mut guest);
+            guest.tx.release();
             self.counters.note_nothing_waiting(guest.origin.source);
             waiting = guest.waiting;
             guest.tx
@@ -678,13 +709,13 @@ impl IoCore {
     fn announce(&mut self, port: PortId, source: SourceId, mac: MacAddr) {
         let frame = rarp(mac);
         self.counters.source(source).injected.add(1);
-        let Self { forwarder, buffer, now, .. } = self;
+        let Self { forwarder, buffer, now, done_at, .. } = self;
         let mut burst = Burst::new(buffer);
         burst.push_frame([&frame[..]], Offload::NONE);
         let origin = Origin { port, source };
         forwarder.forward(&mut burst, &origin, *now);
         drop(burst);
-        forwarder.finish(None);
+        forwarder.finish(None, *done_at);
     }
 
     fn stations(&self, from: usize, count: usize) -> Option<Vec<Entry>> {

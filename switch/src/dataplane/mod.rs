@@ -29,6 +29,7 @@ mod fabric;
 mod forwarder;
 mod guest;
 mod handover;
+mod held;
 mod histogram;
 mod interval;
 mod io_core;

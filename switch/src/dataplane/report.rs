@@ -270,6 +270,7 @@ impl Dataplane {
             kicks_asked: queue.kicks_asked.get(),
             calls: rx.calls.get() + tx.calls.get(),
             calls_suppressed: rx.calls_suppressed.get() + tx.calls_suppressed.get(),
+            calls_saved: rx.calls_saved.get() + tx.calls_saved.get(),
             busy_cycles: totals.cycles,
             backlog: Some(backlog),
             posted: Some(rx.posted.get()),
@@ -332,6 +333,7 @@ fn port_snapshot(kind: PortKind, queues: Vec<QueueSnapshot>) -> PortSnapshot {
         port.kicks_asked += queue.kicks_asked;
         port.calls += queue.calls;
         port.calls_suppressed += queue.calls_suppressed;
+        port.calls_saved += queue.calls_saved;
         port.accounting.add(&queue.accounting);
     }
     port.queues = queues;

@@ -296,6 +296,11 @@ impl Rig {
         self.cores[core].core.turn(clock).unwrap_or(false)
     }
 
+    /// What a core does before it stops looking at its clock.
+    pub fn release_calls(&mut self, core: usize) {
+        self.cores[core].core.release_calls();
+    }
+
     /// What all cores and queue pairs did since this was asked last, at the time `now`; nothing in the first answer.
     pub fn load(&mut self, now: u64) -> Load {
         let cores: Vec<&CoreCounters> = self.cores.iter().map(|core| &*core.counters).collect();

@@ -20,6 +20,7 @@ fn queue(index: usize, guest: bool) -> QueueSnapshot {
         kicks: 4,
         calls: 5,
         calls_suppressed: 6,
+        calls_saved: 7,
         busy_cycles: 8,
         backlog: guest.then_some(9),
         posted: guest.then_some(200),

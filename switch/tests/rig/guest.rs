@@ -3,8 +3,12 @@
 use std::sync::Arc;
 
 use synthetic_guest::packet::{Stamp, Template};
-use synthetic_guest::{Backing, CallMode, Features, Frame, GuestConfig, QueuePair, Ram, RamConfig, Received, Ring};
-use vm_ports::{FrontendAddr, GuestMemory, GuestPhysAddr, MemorySlot, QueueCounters, RingSetup, RxQueue, TxQueue};
+use synthetic_guest::{
+    Backing, Bell, CallMode, Features, Frame, GuestConfig, QueuePair, Ram, RamConfig, Received, Ring,
+};
+use vm_ports::{
+    FrontendAddr, GuestMemory, GuestPhysAddr, MemorySlot, Moderation, QueueCounters, RingSetup, RxQueue, TxQueue,
+};
 
 use super::RING;
 
@@ -19,8 +23,29 @@ pub(super) struct Guest {
 impl Guest {
     /// A guest that polls, so that it wants no calls; and the device's side of its queue pair, for whoever serves it.
     pub(super) fn new(features: Features) -> (Self, vm_ports::QueuePair) {
-        let (ram, mut drivers, mut devices) = pairs(features, 1, RING as u16, 4 << 20);
+        let (ram, mut drivers, mut devices) = pairs(features, 1, RING as u16, 4 << 20, CallMode::Never);
         (Self { driver: drivers.remove(0), _ram: ram }, devices.remove(0))
+    }
+
+    /// A guest that looks at its rings when it is called, which is moderated.
+    pub(super) fn called(features: Features, moderation: Moderation) -> (Self, vm_ports::QueuePair) {
+        let (ram, mut drivers, mut devices) = pairs(features, 1, RING as u16, 4 << 20, CallMode::Event);
+        let (mut guest, mut device) = (Self { driver: drivers.remove(0), _ram: ram }, devices.remove(0));
+        let eventfd = |bell: &Bell| bell.call_fd().map(|fd| fd.try_clone_to_owned().expect("a second handle").into());
+        if let (Some(rx), Some(tx)) = (&mut device.rx, &mut device.tx) {
+            rx.set_moderation(moderation);
+            tx.set_moderation(moderation);
+            rx.set_call(eventfd(guest.driver.rx.bell()));
+            tx.set_call(eventfd(guest.driver.tx.bell()));
+        }
+        // A new call eventfd is signalled once.
+        assert_eq!(guest.calls(), [1, 1]);
+        (guest, device)
+    }
+
+    /// Calls since this was asked last, for what was received and for what was sent.
+    pub(super) fn calls(&mut self) -> [u64; 2] {
+        [self.driver.rx.bell().drain_calls(), self.driver.tx.bell().drain_calls()]
     }
 
     /// Makes `count` frames available, each with the stamp of its number, and shows them to the device at once.
@@ -58,7 +83,7 @@ impl Idle {
     pub(super) const PAIRS: usize = 16;
 
     pub(super) fn new(features: Features, count: usize) -> (Self, Vec<vm_ports::QueuePair>) {
-        let (ram, drivers, devices) = pairs(features, count, IDLE_RING, (64 << 10) * count as u64);
+        let (ram, drivers, devices) = pairs(features, count, IDLE_RING, (64 << 10) * count as u64, CallMode::Never);
         (Self { drivers, _ram: ram }, devices)
     }
 
@@ -80,10 +105,11 @@ fn pairs(
     count: usize,
     ring: u16,
     region_size: u64,
+    calls: CallMode,
 ) -> (Ram, Vec<QueuePair>, Vec<vm_ports::QueuePair>) {
     let mut config = GuestConfig::new("");
     config.ram = RamConfig { region_size, backing: Backing::Pages, ..RamConfig::default() };
-    (config.queue_pairs, config.rx_ring, config.tx_ring, config.calls) = (count, ring, ring, CallMode::Never);
+    (config.queue_pairs, config.rx_ring, config.tx_ring, config.calls) = (count, ring, ring, calls);
     let ram = Ram::new(&config.ram).expect("memory for a guest");
     let mut drivers = QueuePair::standalone(&ram, &config, features).expect("rings that fit");
     let memory = map(&ram);

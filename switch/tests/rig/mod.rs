@@ -5,6 +5,7 @@
 pub(crate) mod circle;
 pub(crate) mod echo;
 mod guest;
+pub(crate) mod interrupts;
 pub(crate) mod sharing;
 
 use std::sync::OnceLock;
@@ -30,7 +31,7 @@ const IDLERS: u32 = 10_000;
 const HERE: u32 = 1;
 const THERE: u32 = 2;
 /// The speed of the cores' clock, where it is moved on by hand.
-const CYCLES_PER_US: u64 = 1000;
+pub(crate) const CYCLES_PER_US: u64 = 1000;
 /// Packet memory without hugepages, in MiB.
 const MEMORY_MIB: u32 = 64;
 

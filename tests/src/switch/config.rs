@@ -78,7 +78,9 @@ impl SwitchConfig {
         self.lines(lines)
     }
 
-    fn lines(mut self, lines: &[&str]) -> Self {
+    /// Adds lines to the section that was added last.
+    #[must_use]
+    pub fn lines(mut self, lines: &[&str]) -> Self {
         for line in lines {
             let _ = writeln!(self.ports, "{line}");
         }

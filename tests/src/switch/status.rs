@@ -68,6 +68,9 @@ pub struct Port {
     /// Notifications to the guest.
     #[serde(default)]
     pub calls: u64,
+    /// Those that moderation made unnecessary.
+    #[serde(default)]
+    pub calls_saved: u64,
     /// Queue pairs.
     #[serde(default)]
     pub queues: Vec<Queue>,

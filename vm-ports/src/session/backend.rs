@@ -46,7 +46,7 @@ pub(super) struct Backend {
 impl Backend {
     pub(super) fn new(settings: Arc<PortSettings>, host: Arc<dyn QueueHost>, counters: Arc<SessionCounters>) -> Self {
         Self {
-            rings: Rings::new(Arc::clone(&host), settings.queue_pairs),
+            rings: Rings::new(Arc::clone(&host), settings.queue_pairs, settings.moderation),
             settings,
             host,
             counters,

@@ -13,6 +13,7 @@ use crate::address::FrontendAddr;
 use crate::counters::{QueueCounters, RingFault};
 use crate::features::Features;
 use crate::memory::GuestMemory;
+use crate::moderation::Moderation;
 use crate::queue::QueuePair;
 use crate::ring::{RingError, RingSetup};
 use crate::rx::RxQueue;
@@ -85,6 +86,7 @@ pub(super) struct Rings {
     rings: Vec<Ring>,
     pairs: Vec<Pair>,
     environment: Option<Environment>,
+    moderation: Moderation,
     /// Rings that were set up but could not be started, since [`Rings::take_refusals`].
     refusals: Vec<(usize, RingError)>,
 }
@@ -95,10 +97,10 @@ struct Pair {
 }
 
 impl Rings {
-    pub(super) fn new(host: Arc<dyn QueueHost>, queue_pairs: usize) -> Self {
+    pub(super) fn new(host: Arc<dyn QueueHost>, queue_pairs: usize, moderation: Moderation) -> Self {
         let pairs = (0..queue_pairs).map(|n| Pair { counters: host.counters(n), attached: false }).collect();
         let rings = (0..2 * queue_pairs).map(|_| Ring::default()).collect();
-        Self { host, rings, pairs, environment: None, refusals: Vec::new() }
+        Self { host, rings, pairs, environment: None, moderation, refusals: Vec::new() }
     }
 
     fn check(&self, index: u32) -> Result<usize, Refusal> {
@@ -287,11 +289,13 @@ impl Rings {
         }
         if index.is_multiple_of(2) {
             let mut queue = RxQueue::start(*features, memory, &setup, counters)?;
+            queue.set_moderation(self.moderation);
             queue.set_enabled(ring.enabled);
             queue.set_call(ring.call.take());
             pair.rx = Some(queue);
         } else {
             let mut queue = TxQueue::start(*features, memory, &setup, counters)?;
+            queue.set_moderation(self.moderation);
             queue.set_enabled(ring.enabled);
             queue.set_call(ring.call.take());
             queue.set_kick(match &ring.kick {

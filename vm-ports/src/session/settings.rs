@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::features::Features;
+use crate::moderation::Moderation;
 
 /// Everything a session has to know about its port.
 #[derive(Debug, Clone)]
@@ -21,13 +22,15 @@ pub struct PortSettings {
     pub mtu: Option<u16>,
     /// What may be negotiated.
     pub allow: FeatureSwitches,
+    /// How calls to the guest are held back.
+    pub moderation: Moderation,
 }
 
 impl PortSettings {
     /// `SET_VRING_KICK` and `SET_VRING_CALL` have 8 bits for a ring's index, so there are at most 256 rings.
     pub const MAX_QUEUE_PAIRS: usize = 128;
 
-    /// A server port with one queue pair and everything allowed.
+    /// A server port with one queue pair, everything allowed and no call held back.
     pub fn new(name: impl Into<String>, socket: impl Into<PathBuf>) -> Self {
         Self {
             name: name.into(),
@@ -37,6 +40,7 @@ impl PortSettings {
             queue_pairs: 1,
             mtu: None,
             allow: FeatureSwitches::default(),
+            moderation: Moderation::default(),
         }
     }
 }

@@ -7,6 +7,7 @@ mod hostile_headers;
 mod hostile_packed;
 mod hostile_split;
 mod memory_loss;
+mod moderation;
 mod notifications;
 mod offload;
 mod oracle;

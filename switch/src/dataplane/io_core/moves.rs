@@ -102,7 +102,7 @@ impl IoCore {
 
     /// Delivers a burst of what came from a core and was parked. Whether there was any.
     fn deliver_some_parked(&mut self, core: usize) -> bool {
-        let Self { from, forwarder, buffer, .. } = self;
+        let Self { from, forwarder, buffer, done_at, .. } = self;
         let Some(Some(link)) = from.get_mut(core) else { return false };
         let mut labels = ArrayVec::new();
         let mut burst = Burst::new(buffer);
@@ -110,7 +110,7 @@ impl IoCore {
         // The queue pair is here: nothing is parked again.
         forwarder.receive(&mut burst, &labels, core);
         drop(burst);
-        forwarder.finish(None);
+        forwarder.finish(None, *done_at);
         link.release_parked(chunks);
         chunks > 0
     }

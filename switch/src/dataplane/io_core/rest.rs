@@ -201,6 +201,7 @@ impl IoCore {
 
     /// Has every driver kick, and sleeps until there is something to do, or for a while. The time is idle time.
     fn sleep(&mut self) {
+        self.release_calls();
         let (bells, me) = (Arc::clone(&self.bells), self.forwarder.out.me());
         let (Some(bell), Some(bed)) = (bells.of(me), self.bed.take()) else { return };
         let Self { rota, guests, asked, .. } = self;

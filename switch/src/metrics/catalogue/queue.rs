@@ -55,6 +55,8 @@ pub(super) const ENTRIES: &[Entry] = &[
         "Interrupts sent to a guest.").guests(),
     counter("sidecore_queue_calls_suppressed_total", Queue(|_, q, out| out.count(q.calls_suppressed)),
         "Publications for which a guest wanted no interrupt.").guests(),
+    counter("sidecore_queue_calls_saved_total", Queue(|_, q, out| out.count(q.calls_saved)),
+        "Publications that a guest wanted an interrupt for and heard of together with others, or saw before: by moderation.").guests(),
     counter("sidecore_queue_pulled_packets_total", Queue(|_, q, out| out.count(q.accounting.pulled)),
         "Accounting: packets taken from a source. pulled = forwarded + unforwarded + in flight."),
     counter("sidecore_queue_forwarded_packets_total", Queue(|_, q, out| out.count(q.accounting.forwarded)),
