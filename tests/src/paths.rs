@@ -34,6 +34,11 @@ pub fn ringgen() -> Result<PathBuf> {
     built("ringgen", "synthetic-guest", "RINGGEN_BIN")
 }
 
+/// The simulator `sidecore-simulate`: `SIDECORE_SIMULATE_BIN`, or the one built beside the running binary.
+pub fn simulator() -> Result<PathBuf> {
+    built("sidecore-simulate", "sidecore-simulator", "SIDECORE_SIMULATE_BIN")
+}
+
 fn built(binary: &str, package: &str, variable: &str) -> Result<PathBuf> {
     if let Some(path) = std::env::var_os(variable) {
         return Ok(PathBuf::from(path));

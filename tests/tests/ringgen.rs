@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::ffi::OsString;
+use std::io::{Seek as _, Write as _};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -135,6 +136,55 @@ fn stream_at_a_rate() {
     assert!((200.0..=5300.0).contains(&pps), "{report}");
     assert!(count(&report["latency_ns"], "count") > 100, "{report}");
     rig.finish(&report);
+}
+
+#[test]
+fn rates_can_change_while_packets_flow() {
+    let rig = Rig::new(4, &[]);
+    let (rates, live) = (rig.dir.path().join("rates"), rig.dir.path().join("live"));
+    // In place: the generator has it mapped.
+    let mut file = std::fs::File::create(&rates).unwrap();
+    let mut set = |each: [u64; 2]| {
+        file.rewind().unwrap();
+        file.write_all(&each.map(u64::to_le_bytes).concat()).unwrap();
+    };
+    let sent = || {
+        let bytes = std::fs::read(&live).unwrap_or_default();
+        let word =
+            |row: usize| bytes.chunks_exact(8).nth(row * 5 + 3).map(|w| u64::from_le_bytes(w.try_into().unwrap()));
+        [word(0).unwrap_or(0), word(1).unwrap_or(0)]
+    };
+    set([4000, 0]);
+    let line = format!("stream --rates {} --live {} --duration-s 20", rates.display(), live.display());
+    let command = rig.command(&line, 0..4, "");
+    let mut generator =
+        Process::spawn("ringgen", &command[0], &command[1..], &rig.dir.path().join("ringgen.log")).unwrap();
+    generator.wait_until("packets of guest 0", LIMIT, |_| Ok((sent()[0] > 500).then_some(()))).unwrap();
+    assert_eq!(sent()[1], 0, "guest 2 is told to be silent");
+    set([0, 4000]);
+    generator.wait_until("packets of guest 2", LIMIT, |_| Ok((sent()[1] > 500).then_some(()))).unwrap();
+    let still = sent()[0];
+    generator.wait_until("more of guest 2", LIMIT, |_| Ok((sent()[1] > 1000).then_some(()))).unwrap();
+    assert_eq!(sent()[0], still, "guest 0 is silent now");
+    let (status, _) = generator.stop(rustix::process::Signal::INT, LIMIT).unwrap();
+    assert!(status.success(), "{}", generator.tail());
+    rig.switch.stop().unwrap();
+}
+
+#[test]
+fn pings_have_neighbours_that_stream() {
+    let rig = Rig::new(6, &[]);
+    let report = rig.ringgen("pingpong --rate 5000 --size 594 --verify full --duration-s 1");
+    assert!(count(&report["latency_ns"], "count") > 0, "{report}");
+    let guests = report["per_guest"].as_array().unwrap();
+    for (from, to) in [(2, 3), (4, 5)] {
+        let sent = count(&guests[from], "sent");
+        assert!(sent > 100 && count(&guests[to], "received") == sent, "{report}");
+        assert_eq!(count(&guests[to], "sent"), 0, "{report}");
+    }
+    assert_eq!(count(&report, "lost"), 0, "{report}");
+    assert_clean(&report);
+    rig.switch.stop().unwrap();
 }
 
 #[test]

@@ -11,6 +11,7 @@ pub struct SwitchConfig {
     /// I/O cores that stay awake, where some may be parked.
     awake: Option<usize>,
     switch_keys: Vec<String>,
+    scheduler_keys: Vec<String>,
     ports: String,
 }
 
@@ -19,7 +20,14 @@ impl SwitchConfig {
     #[must_use]
     pub fn new(dir: &Path) -> Self {
         let last = std::thread::available_parallelism().map_or(1, usize::from) - 1;
-        Self { dir: dir.to_owned(), io_cores: vec![last], awake: None, switch_keys: Vec::new(), ports: String::new() }
+        Self {
+            dir: dir.to_owned(),
+            io_cores: vec![last],
+            awake: None,
+            switch_keys: Vec::new(),
+            scheduler_keys: Vec::new(),
+            ports: String::new(),
+        }
     }
 
     /// So many I/O cores, from CPU 0 on. On a machine with fewer CPUs, they share them.
@@ -56,10 +64,10 @@ impl SwitchConfig {
         self.scheduler("rebalance = false")
     }
 
-    /// The only line of the `[scheduler]` section.
+    /// Adds a line to the `[scheduler]` section.
     #[must_use]
     pub fn scheduler(mut self, line: &str) -> Self {
-        let _ = write!(self.ports, "\n[scheduler]\n{line}\n");
+        self.scheduler_keys.push(line.to_owned());
         self
     }
 
@@ -113,6 +121,9 @@ impl SwitchConfig {
         }
         for line in &self.switch_keys {
             let _ = writeln!(text, "{line}");
+        }
+        if !self.scheduler_keys.is_empty() {
+            let _ = write!(text, "\n[scheduler]\n{}\n", self.scheduler_keys.join("\n"));
         }
         text + &self.ports
     }

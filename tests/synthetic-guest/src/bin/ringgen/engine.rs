@@ -10,7 +10,8 @@ use crate::live::Live;
 use crate::node::Node;
 use crate::options::Workload;
 use crate::pacing::Pace;
-use crate::pingpong::Pingpong;
+use crate::pingpong::{PINGING, Pingpong};
+use crate::rates::Rates;
 use crate::receiver::Receiver;
 use crate::sender::Sender;
 
@@ -39,7 +40,7 @@ pub(crate) enum Task {
     Streams,
     /// They send back.
     Echo(Echoes),
-    /// Guest 1 answers guest 0.
+    /// Guest 1 answers guest 0; the others are neighbours.
     Pingpong(Box<Pingpong>),
 }
 
@@ -63,6 +64,8 @@ pub(crate) struct Engine<B> {
     pub(crate) stop: Arc<AtomicBool>,
     /// Counts for others.
     pub(crate) live: Option<Live>,
+    /// Rates that others set.
+    pub(crate) rates: Option<Rates>,
 }
 
 /// Sums over all guests at one moment.
@@ -99,8 +102,12 @@ impl<B: Backend> Engine<B> {
         let mut spent = Spent::default();
         if sending {
             self.senders.iter_mut().for_each(|sender| sender.set_pace(self.pace, &self.clock));
+            self.rates.iter_mut().for_each(Rates::forget);
         }
         while now < end {
+            if let Some(rates) = &mut self.rates {
+                rates.apply(&mut self.senders, &self.clock);
+            }
             let worked = self.step(now, sending);
             let middle = self.clock.now();
             let moved = self.backend.step();
@@ -132,17 +139,11 @@ impl<B: Backend> Engine<B> {
         match &mut self.task {
             Task::Streams => {}
             Task::Echo(echoes) => return echo(&mut self.nodes, echoes),
-            Task::Pingpong(pingpong) => {
-                return pingpong.step(&mut self.nodes, &mut self.receivers, &self.clock, now, sending);
-            }
+            Task::Pingpong(_) => return self.step_pingpong(now, sending),
         }
         let mut moved = 0;
-        for (node, receiver) in self.nodes.iter_mut().zip(&mut self.receivers) {
-            for QueuePair { rx, .. } in &mut node.pairs {
-                moved += rx.recv_burst(RECEIVE, |frame| {
-                    receiver.take(frame, &self.clock, now);
-                });
-            }
+        for guest in 0..self.nodes.len() {
+            moved += self.receive(guest, now);
         }
         if sending {
             for sender in &mut self.senders {
@@ -151,6 +152,40 @@ impl<B: Backend> Engine<B> {
             }
         }
         moved
+    }
+
+    #[inline]
+    fn receive(&mut self, guest: usize, now: u64) -> usize {
+        let receiver = &mut self.receivers[guest];
+        let mut moved = 0;
+        for QueuePair { rx, .. } in &mut self.nodes[guest].pairs {
+            moved += rx.recv_burst(RECEIVE, |frame| {
+                receiver.take(frame, &self.clock, now);
+            });
+        }
+        moved
+    }
+
+    /// Pings are looked at between any two bursts of neighbours, so that what this thread does for those makes none late.
+    fn step_pingpong(&mut self, now: u64, sending: bool) -> usize {
+        let mut moved = self.ping(now, sending);
+        for guest in PINGING..self.nodes.len() {
+            moved += self.receive(guest, now);
+            moved += self.ping(now, sending);
+        }
+        for number in 0..if sending { self.senders.len() } else { 0 } {
+            let sender = &mut self.senders[number];
+            let tx = self.nodes[sender.guest].tx(sender.pair);
+            moved += sender.step(tx, &mut self.receivers, &self.clock, now);
+            moved += self.ping(now, sending);
+        }
+        moved
+    }
+
+    #[inline]
+    fn ping(&mut self, now: u64, sending: bool) -> usize {
+        let Task::Pingpong(pingpong) = &mut self.task else { return 0 };
+        pingpong.step(&mut self.nodes, &mut self.receivers, &self.clock, now, sending)
     }
 
     /// Sums up. `workload` says what counts as a guest's share.

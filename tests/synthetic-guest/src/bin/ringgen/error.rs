@@ -46,6 +46,14 @@ pub(crate) enum Error {
         /// What the kernel said.
         source: std::io::Error,
     },
+    /// The file with rates cannot be read.
+    #[error("cannot read rates from {}: {source}; --rates names a file with a 64-bit word for each sending guest", path.display())]
+    Rates {
+        /// The file.
+        path: PathBuf,
+        /// What went wrong.
+        source: std::io::Error,
+    },
     /// The report could not be written.
     #[error("cannot write {}: {source}", path.display())]
     Output {

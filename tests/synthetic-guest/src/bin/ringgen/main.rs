@@ -20,6 +20,7 @@ mod options;
 mod pacing;
 mod pingpong;
 mod plan;
+mod rates;
 mod receiver;
 mod report;
 mod run;

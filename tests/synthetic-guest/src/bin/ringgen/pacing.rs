@@ -33,19 +33,16 @@ impl Pacer {
         }
     }
 
-    /// Packets that are due at `now`; not more than `most` are ever owed, so that no stall is made up for by a burst.
+    /// Packets that are due at `now`, `most` at a time; not more than `backlog` are ever owed: what more a stall has left is not made up for.
     #[inline]
-    pub(crate) fn due(&mut self, now: u64, most: usize) -> usize {
+    pub(crate) fn due(&mut self, now: u64, most: usize, backlog: usize) -> usize {
         match self {
             Pacer::Full => most,
             Pacer::Rate { per_tick, start, granted } => {
                 let total = (now.saturating_sub(*start) as f64 * *per_tick) as u64;
-                let due = total.saturating_sub(*granted);
-                if due > most as u64 {
-                    *granted = total - most as u64;
-                    return most;
-                }
-                due as usize
+                let due = total.saturating_sub(*granted).min(backlog as u64);
+                *granted = total - due;
+                (due as usize).min(most)
             }
             Pacer::Bursts { on, period, start } => {
                 if now.saturating_sub(*start) % *period < *on {
@@ -78,18 +75,21 @@ mod tests {
     #[test]
     fn a_rate_is_kept_and_a_stall_is_not_made_up_for() {
         let mut pacer = Pacer::Rate { per_tick: 0.5, start: 100, granted: 0 };
-        assert_eq!(pacer.due(100, 32), 0);
-        assert_eq!(pacer.due(108, 32), 4);
+        assert_eq!(pacer.due(100, 32, 32), 0);
+        assert_eq!(pacer.due(108, 32, 32), 4);
         pacer.sent(3);
-        assert_eq!(pacer.due(108, 32), 1);
-        assert_eq!(pacer.due(10_100, 32), 32);
+        assert_eq!(pacer.due(108, 32, 32), 1);
+        assert_eq!(pacer.due(10_100, 32, 32), 32);
         pacer.sent(32);
-        assert_eq!(pacer.due(10_102, 32), 1);
+        assert_eq!(pacer.due(10_102, 32, 32), 1);
+        assert_eq!(pacer.due(20_102, 32, 100), 32);
+        pacer.sent(32);
+        assert_eq!(pacer.due(20_102, 100, 100), 68, "a longer queue holds more");
     }
 
     #[test]
     fn bursts_have_pauses() {
         let mut pacer = Pacer::Bursts { on: 10, period: 30, start: 0 };
-        assert_eq!([0, 9, 10, 29, 30].map(|now| pacer.due(now, 7)), [7, 7, 0, 0, 7]);
+        assert_eq!([0, 9, 10, 29, 30].map(|now| pacer.due(now, 7, 7)), [7, 7, 0, 0, 7]);
     }
 }

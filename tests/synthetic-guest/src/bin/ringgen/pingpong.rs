@@ -13,6 +13,8 @@ use crate::sender::Sender;
 const PATIENCE_S: f64 = 0.1;
 /// The flow of pings among the flows to guest 1, and of answers among those to guest 0.
 const PING: u16 = 0;
+/// Guests that take part; further ones are neighbours, which send to each other.
+pub(crate) const PINGING: usize = 2;
 
 /// Both ends.
 pub(crate) struct Pingpong {
@@ -78,7 +80,7 @@ impl Pingpong {
         now: u64,
         sending: bool,
     ) -> usize {
-        let [left, right] = nodes else { return 0 };
+        let [left, right, ..] = nodes else { return 0 };
         let mut moved = 0;
         for QueuePair { rx, .. } in &mut left.pairs {
             moved += rx.recv_burst(64, |frame| {

@@ -6,6 +6,7 @@ use synthetic_guest::packet::{Checksum, FrameSpec, Ip, Template, Transport};
 
 use crate::error::Error;
 use crate::options::{Options, Size, Workload};
+use crate::pingpong::PINGING;
 
 /// MSS of the segments that `tso` asks for.
 const GSO_SIZE: u16 = 1448;
@@ -98,6 +99,8 @@ impl Plan {
                 // The first flow each way is the ping and its answer; the others are the background.
                 plan.add(options, 0, Some(1), 1 + if options.background_pps > 0.0 { flows } else { 0 });
                 plan.add(options, 1, Some(0), 1);
+                // The others are neighbours.
+                (PINGING..guests).step_by(2).for_each(|from| plan.add(options, from, Some(from + 1), flows));
             }
             Workload::Source => (0..guests).for_each(|from| plan.add(options, from, None, flows)),
             Workload::Sink | Workload::Echo => {}

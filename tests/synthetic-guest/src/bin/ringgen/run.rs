@@ -14,8 +14,9 @@ use crate::error::Error;
 use crate::live::Live;
 use crate::node::Node;
 use crate::options::{Options, Size, Switch, Verify, Workload};
-use crate::pingpong::Pingpong;
+use crate::pingpong::{PINGING, Pingpong};
 use crate::plan::{Flow, Plan};
+use crate::rates::Rates;
 use crate::receiver::Receiver;
 use crate::report::{Facts, Report};
 use crate::sender::Sender;
@@ -71,6 +72,10 @@ pub(crate) fn measure<B: Backend>(
     if let Some(path) = &options.live {
         let failed = |source| Error::Live { path: path.clone(), source };
         engine.live = Some(Live::new(path, &engine.senders).map_err(failed)?);
+    }
+    if let Some(path) = &options.rates {
+        let failed = |source| Error::Rates { path: path.clone(), source };
+        engine.rates = Some(Rates::open(path, &engine.senders, options.queue_pairs).map_err(failed)?);
     }
     if options.expect_peer {
         expect_peer(&mut engine, options)?;
@@ -137,11 +142,13 @@ fn engine<B: Backend>(
     let apart = options.workload == Workload::Pingpong;
     let guests = receivers.len();
     for (guest, pair) in (0..guests).flat_map(|g| (0..options.queue_pairs).map(move |p| (g, p))) {
-        let own = flows(&|f| f.from == guest && f.pair == pair && !(apart && (f.id == 0 || f.from == 1)));
+        let own =
+            flows(&|f| f.from == guest && f.pair == pair && !(apart && f.from < PINGING && (f.id == 0 || f.from == 1)));
         if own.is_empty() {
             continue;
         }
         let mut sender = sender(&own, options.burst);
+        sender.set_backlog(options.backlog);
         if let Some(limit) = options.in_flight_limit().filter(|_| options.workload != Workload::Source) {
             let endless = options.patience_s == 0.0;
             sender.set_in_flight(limit, if endless { u64::MAX } else { clock.ticks(options.patience_s) });
@@ -151,12 +158,13 @@ fn engine<B: Backend>(
     if apart {
         let [ping, pong] = [0, 1].map(|from| flows(&|f| f.from == from && f.id == 0));
         let (pinger, ponger) = (sender(&ping, 1), sender(&pong, 1));
-        let background = std::mem::take(&mut senders);
+        let (background, neighbours) = senders.into_iter().partition(|sender| sender.guest < PINGING);
+        senders = neighbours;
         let pingpong = Pingpong::new(pinger, ponger, background, options.window, options.background_pps, &clock);
         task = Task::Pingpong(Box::new(pingpong));
     }
     let stop = Arc::default();
-    Ok(Engine { clock, nodes, senders, receivers, task, backend, pace: options.pace(), stop, live: None })
+    Ok(Engine { clock, nodes, senders, receivers, task, backend, pace: options.pace(), stop, live: None, rates: None })
 }
 
 /// Set by the first SIGINT or SIGTERM. The second one ends the process.

@@ -56,6 +56,8 @@ pub(crate) struct Sender {
     pacer: Pacer,
     credit: Option<Credit>,
     burst: usize,
+    /// Packets that it may owe after a stall.
+    backlog: usize,
     least: usize,
     sent: u64,
 }
@@ -113,6 +115,7 @@ impl Sender {
             pacer: Pacer::Full,
             credit: None,
             burst,
+            backlog: burst,
             least: burst,
             sent: 0,
         }
@@ -122,6 +125,11 @@ impl Sender {
     /// for lost. `u64::MAX`: nothing is.
     pub(crate) fn set_in_flight(&mut self, limit: usize, patience: u64) {
         self.credit = Some(Credit { limit: limit as u64, written_off: 0, arrived: 0, news: 0, patience });
+    }
+
+    /// Lets it owe so many packets after a stall, and never less than a burst.
+    pub(crate) fn set_backlog(&mut self, packets: usize) {
+        self.backlog = packets.max(self.burst);
     }
 
     /// Starts the pace anew.
@@ -140,7 +148,7 @@ impl Sender {
         clock: &Clock,
         now: u64,
     ) -> usize {
-        let mut due = self.pacer.due(now, self.burst);
+        let mut due = self.pacer.due(now, self.burst, self.backlog);
         if self.credit.is_some() {
             due = due.min(self.credit_left(receivers, now));
         }
