@@ -6,7 +6,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 # The demo makes namespaces, interfaces and AF_XDP sockets; `run-tests` does the same for the end-to-end tests.
 AS_ROOT := $(shell [ "$$(id -u)" -eq 0 ] || echo --config "\"target.'cfg(unix)'.runner='sudo -E'\"")
 
-.PHONY: help build release demo lint test test-full soak-handover bench-instr bench-timing bench-peers exits simulate dashboards-up docs clean
+.PHONY: help build release demo lint test test-full soak-handover bench-instr bench-timing bench-peers exits experiments simulate dashboards-up docs clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1|/p' Makefile | while IFS='|' read -r name text; do printf '  make %-13s %s\n' "$$name" "$$text"; done
@@ -78,6 +78,11 @@ exits: ## Count VM exits per packet with KVM's own counters: a table, and target
 	@scripts/install-deps.sh build
 	cargo build --release -p sidecore -p sidecore-exits
 	@cargo run -q --release $(AS_ROOT) -p sidecore-exits --bin exits
+experiments: ## How Sidecore behaves with many guests, with a report (QUICK=1: under ten minutes; ONLY=saturation,answer: only these)
+	@scripts/check-rust.sh
+	@scripts/install-deps.sh build
+	cargo build --release -p sidecore -p synthetic-guest -p sidecore-simulator -p sidecore-experiments
+	@cargo run -q --release $(AS_ROOT) -p sidecore-experiments --bin experiments
 
 simulate: ## Compare scheduling policies in a model of the switch: tables and pictures in target/simulate
 	@scripts/check-rust.sh

@@ -25,6 +25,7 @@ pub mod report;
 pub mod results;
 pub mod ringgen;
 pub mod stats;
+pub mod studies;
 pub mod systems;
 pub mod threads;
 pub mod work;

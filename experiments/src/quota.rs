@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, ensure};
 
@@ -123,8 +124,10 @@ impl Drop for Quota {
     }
 }
 
+/// A name that no other group has.
 fn name() -> String {
-    format!("sidecore-bench-{}", std::process::id())
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    format!("sidecore-bench-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed))
 }
 
 fn period_us(share: f64) -> u32 {

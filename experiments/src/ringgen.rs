@@ -48,6 +48,26 @@ pub struct Report {
     pub latency_ns: Option<Latency>,
     /// What each guest negotiated.
     pub negotiated: Vec<Negotiated>,
+    /// Kicks that guests sent.
+    #[serde(default)]
+    pub kicks: u64,
+    /// Interrupts that they were sent.
+    #[serde(default)]
+    pub calls: u64,
+    /// Each guest's share.
+    #[serde(default)]
+    pub per_guest: Vec<GuestShare>,
+}
+
+/// A guest's share.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct GuestShare {
+    /// Packets it sent.
+    pub sent: u64,
+    /// Packets it received.
+    pub received: u64,
+    /// The same a second, in the measured time.
+    pub pps: f64,
 }
 
 /// Round trips, in nanoseconds.
@@ -183,31 +203,36 @@ impl Generator {
 
     /// Runs the generator to its end.
     pub fn run(&self, run: &Run, folder: &Path, interrupt: &Interrupt) -> Result<Report> {
-        let json = folder.join("ringgen.json");
-        let log = folder.join("ringgen.log");
-        // What the last run wrote must not be taken for this one's.
-        let _ = std::fs::remove_file(&json);
-        let mut args = self.arguments(run);
-        args.extend(["--json".to_owned(), json.display().to_string()]);
-        let mut process = Process::spawn("ringgen", &self.binary, &args, &log)?;
-        let deadline = Instant::now() + Duration::from_secs_f64(run.seconds) + OVERHEAD;
-        loop {
-            if let Some(status) = process.exited()? {
-                if !status.success() {
-                    let output = process.output();
-                    bail!("{} ({status})", output.lines().last().unwrap_or("ringgen ended without a word"));
-                }
-                break;
-            }
-            interrupt.check()?;
-            if Instant::now() > deadline {
-                bail!("ringgen did not end in time\n{}", process.tail());
-            }
-            std::thread::sleep(POLL);
-        }
-        let text = std::fs::read_to_string(&json).with_context(|| json.display().to_string())?;
-        Report::parse(&text)
+        self::run(&self.binary, &self.arguments(run), run.seconds, folder, interrupt)
     }
+}
+
+/// Runs a generator to its end, with arguments for so many measured seconds. What it writes is kept in a folder.
+pub fn run(binary: &Path, args: &[String], seconds: f64, folder: &Path, interrupt: &Interrupt) -> Result<Report> {
+    let json = folder.join("ringgen.json");
+    let log = folder.join("ringgen.log");
+    // What the last run wrote must not be taken for this one's.
+    let _ = std::fs::remove_file(&json);
+    let mut args = args.to_vec();
+    args.extend(["--json".to_owned(), json.display().to_string()]);
+    let mut process = Process::spawn("ringgen", binary, &args, &log)?;
+    let deadline = Instant::now() + Duration::from_secs_f64(seconds) + OVERHEAD;
+    loop {
+        if let Some(status) = process.exited()? {
+            if !status.success() {
+                let output = process.output();
+                bail!("{} ({status})", output.lines().last().unwrap_or("ringgen ended without a word"));
+            }
+            break;
+        }
+        interrupt.check()?;
+        if Instant::now() > deadline {
+            bail!("ringgen did not end in time\n{}", process.tail());
+        }
+        std::thread::sleep(POLL);
+    }
+    let text = std::fs::read_to_string(&json).with_context(|| json.display().to_string())?;
+    Report::parse(&text)
 }
 
 #[cfg(test)]

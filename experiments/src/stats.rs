@@ -59,6 +59,15 @@ pub fn ratio(ours: &[f64], theirs: &[f64]) -> Option<Ratio> {
     Some(Ratio { value, low: quantile(&ratios, 0.025)?, high: quantile(&ratios, 0.975)? })
 }
 
+/// The median with a 95 % interval from the same bootstrap. None: no figures, or one that is not a number.
+#[must_use]
+pub fn estimate(figures: &[f64]) -> Option<Ratio> {
+    match figures {
+        [only] if !only.is_nan() => Some(Ratio { value: *only, low: *only, high: *only }),
+        _ => ratio(figures, &vec![1.0; figures.len()]),
+    }
+}
+
 /// The order statistic at `share` (0 to 1) of sorted figures: the smallest figure that at least that share does not exceed.
 #[must_use]
 pub fn quantile(sorted: &[f64], share: f64) -> Option<f64> {

@@ -1,0 +1,150 @@
+//! Round trips of a guest beside neighbours that fill its I/O core: by its class.
+
+use anyhow::Result;
+use serde_json::json;
+
+use super::Lab;
+use super::finding::{Axis, Bound, Chart, Claim, Finding, Kind, Point, Series, Table, show};
+use super::saturation::stage;
+use super::stage::Load;
+use crate::ringgen::Report;
+use crate::stats::{self, Ratio};
+
+/// Ports: two of class latency, two of class throughput, and the busy ones.
+const LATENCY: [usize; 2] = [0, 1];
+const THROUGHPUT: [usize; 2] = [2, 3];
+const FIRST_BUSY: usize = 4;
+/// Pairs of busy guests.
+const PAIRS: usize = 8;
+/// Sizes of all packets.
+const SIZES: [usize; 2] = [1518, 64];
+
+/// Who has the core beside whom.
+struct Case {
+    name: &'static str,
+    pinging: [usize; 2],
+    beside: bool,
+}
+
+const CASES: [Case; 3] = [
+    Case { name: "alone", pinging: LATENCY, beside: false },
+    Case { name: "class latency, beside busy neighbours", pinging: LATENCY, beside: true },
+    Case { name: "class throughput, beside busy neighbours", pinging: THROUGHPUT, beside: true },
+];
+
+/// Makes the experiment.
+pub fn run(lab: &Lab) -> Result<Finding> {
+    let ports = FIRST_BUSY + 2 * PAIRS;
+    let mut stage =
+        stage(lab, ports, |guest| if LATENCY.contains(&guest) { vec!["class = \"latency\""] } else { vec![] })?;
+    let load = |case: &Case, size: usize| {
+        let busy = if case.beside { FIRST_BUSY..ports } else { 0..0 };
+        let ports = case.pinging.into_iter().chain(busy).collect();
+        Load::at("pingpong", ports, lab.effort.seconds).option("size", size)
+    };
+    let places: Vec<(usize, &Case)> =
+        SIZES.iter().flat_map(|size| CASES.iter().map(move |case| (*size, case))).collect();
+    let reports = lab.rounds(&places, |(size, case)| stage.play(lab, &load(case, *size)))?;
+
+    let mut finding = Finding {
+        name: "classes".to_owned(),
+        title: "Classes: a guest that minds latency, beside guests that fill the core".to_owned(),
+        question: "How long do the round trips of a guest take when others keep its I/O core busy all the time, with class = \"latency\" and \
+                   without?"
+            .to_owned(),
+        setup: vec![
+            format!(
+                "One I/O core with a CPU of its own. Two guests exchange one ping at a time; {PAIRS} pairs of others, of class throughput, send \
+                 packets of the same size as fast as their rings take them. ringgen plays all on another CPU, in one thread, and looks at the \
+                 pings between any two bursts of the others."
+            ),
+            load(&CASES[1], SIZES[0]).shown(),
+        ],
+        repeat: "make experiments ONLY=classes".to_owned(),
+        conditions: lab.conditions(),
+        ..Finding::default()
+    };
+    let mut table =
+        Table::new("Round trips", &["packets", "guest", "p50, µs", "p99, µs", "p99 to alone", "neighbours, Mpps"]);
+    for (at, size) in SIZES.iter().enumerate() {
+        let of_size = &reports[at * CASES.len()..][..CASES.len()];
+        for (case, reports) in CASES.iter().zip(of_size) {
+            table.row(row(*size, case, reports, &of_size[0]));
+        }
+    }
+    finding.tables.push(table);
+    finding.charts.push(chart(&reports));
+    let [alone, latency, throughput] = [0, 1, 2].map(|case| &reports[case]);
+    let to_alone = stats::ratio(&p99(latency), &p99(alone));
+    let text =
+        format!("RTT p99 of a latency-class guest beside busy neighbours ({} B), to its RTT p99 alone", SIZES[0]);
+    finding.claims.push(Claim::new(&text, to_alone, "times", Bound::AtMost(2.0), true));
+    let against = stats::ratio(&p99(throughput), &p99(latency));
+    finding.claims.push(Claim::new(
+        "RTT p99 of the same guest in class throughput, to that in class latency",
+        against,
+        "times",
+        Bound::AtLeast(1.0),
+        false,
+    ));
+    finding.answer.push(format!(
+        "Beside neighbours that fill the core with {} B packets, round trips of the latency class take {} times as long as alone at the 99th \
+         percentile; those of the throughput class take {} times as long as those of the latency class. A packet of the latency class waits \
+         for the burst under way, twice for each round trip: bursts of 32 packets bound what the class can do.",
+        SIZES[0],
+        shown(to_alone),
+        shown(against)
+    ));
+    finding.raw = json!({ "places": places.iter().map(|(size, case)| format!("{size} B, {}", case.name)).collect::<Vec<_>>(),
+        "latency_ns": reports.iter().map(|all| all.iter().map(|report| report.latency_ns).collect::<Vec<_>>()).collect::<Vec<_>>() });
+    Ok(finding)
+}
+
+fn shown(ratio: Option<Ratio>) -> String {
+    ratio.map_or("-".to_owned(), show)
+}
+
+fn p50(reports: &[Report]) -> Vec<f64> {
+    reports.iter().map(|report| report.latency_ns.map_or(f64::NAN, |latency| latency.p50 / 1e3)).collect()
+}
+
+fn p99(reports: &[Report]) -> Vec<f64> {
+    reports.iter().map(|report| report.latency_ns.map_or(f64::NAN, |latency| latency.p99 / 1e3)).collect()
+}
+
+fn row(size: usize, case: &Case, reports: &[Report], alone: &[Report]) -> [String; 6] {
+    let busy = |report: &Report| report.per_guest.iter().skip(2).map(|guest| guest.pps).sum::<f64>() / 1e6;
+    [
+        format!("{size} B"),
+        case.name.to_owned(),
+        shown(stats::estimate(&p50(reports))),
+        shown(stats::estimate(&p99(reports))),
+        shown(stats::ratio(&p99(reports), &p99(alone))),
+        if case.beside {
+            shown(stats::estimate(&reports.iter().map(busy).collect::<Vec<_>>()))
+        } else {
+            "-".to_owned()
+        },
+    ]
+}
+
+fn chart(reports: &[Vec<Report>]) -> Chart {
+    let names: Vec<String> =
+        SIZES.iter().flat_map(|size| ["p50", "p99"].map(|quantile| format!("{size} B, {quantile}"))).collect();
+    let series = CASES.iter().enumerate().map(|(case, Case { name, .. })| {
+        let points = SIZES.iter().enumerate().flat_map(|(at, _)| {
+            let of = &reports[at * CASES.len() + case];
+            [Point::new(2.0 * at as f64, &p50(of)), Point::new(2.0 * at as f64 + 1.0, &p99(of))]
+        });
+        Series::new(name, points.collect())
+    });
+    Chart {
+        name: "rtt".to_owned(),
+        title: "Round trips of a guest, alone and beside guests that fill the core".to_owned(),
+        x: Axis::names("packets", &names),
+        y: Axis::log("µs"),
+        kind: Kind::Bars,
+        series: series.collect(),
+        ..Chart::default()
+    }
+}

@@ -1,0 +1,299 @@
+//! What an experiment found: all that the report shows of it, and what is written to its JSON file.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::stats::{self, Ratio};
+
+/// An experiment's result.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Finding {
+    /// Its name, which its files are called by.
+    pub name: String,
+    /// Its title in the report.
+    pub title: String,
+    /// What was to be found out.
+    pub question: String,
+    /// How it was measured, point by point.
+    pub setup: Vec<String>,
+    /// What the pictures show.
+    pub charts: Vec<Chart>,
+    /// The figures.
+    pub tables: Vec<Table>,
+    /// What was claimed before, and what came of it.
+    pub claims: Vec<Claim>,
+    /// What is to be learnt from it, made from the figures.
+    pub answer: Vec<String>,
+    /// The command that repeats it.
+    pub repeat: String,
+    /// On what, and how thoroughly.
+    pub conditions: Conditions,
+    /// Figures of all rounds that no chart shows.
+    #[serde(default)]
+    pub raw: Value,
+}
+
+/// On what an experiment was made.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Conditions {
+    /// The machine.
+    pub machine: Vec<String>,
+    /// The programs.
+    pub versions: Vec<String>,
+    /// Rounds, which take turns.
+    pub rounds: usize,
+    /// Measured seconds of each turn.
+    pub seconds: f64,
+    /// The date, in UTC.
+    pub date: String,
+}
+
+/// A statement that the figures have to bear out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Claim {
+    /// The statement.
+    pub text: String,
+    /// What was measured, with its unit and interval.
+    pub measured: String,
+    /// The goal, where there is one.
+    pub goal: String,
+    /// Whether it is reached.
+    pub verdict: Verdict,
+    /// What has to be known about it.
+    #[serde(default)]
+    pub remark: String,
+}
+
+/// What came of a claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// The end of the interval that counts against us reaches the goal.
+    Reached,
+    /// It does not.
+    Missed,
+    /// Measured where it decides nothing: on a machine with too few CPUs, or without a goal.
+    Shown,
+}
+
+/// A side of a goal.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Bound {
+    /// Not less than this.
+    AtLeast(f64),
+    /// Not more than this.
+    AtMost(f64),
+}
+
+impl Claim {
+    /// A claim about a figure in a unit. Where `counts` is false the figure is only shown.
+    #[must_use]
+    pub fn new(text: &str, measured: Option<Ratio>, unit: &str, bound: Bound, counts: bool) -> Self {
+        let (sign, goal) = match bound {
+            Bound::AtLeast(goal) => ("≥", goal),
+            Bound::AtMost(goal) => ("≤", goal),
+        };
+        let reached = measured.is_some_and(|measured| match bound {
+            Bound::AtLeast(goal) => measured.low >= goal,
+            Bound::AtMost(goal) => measured.high <= goal,
+        });
+        let verdict = match (counts, reached) {
+            (false, _) => Verdict::Shown,
+            (true, true) => Verdict::Reached,
+            (true, false) => Verdict::Missed,
+        };
+        let unit = if unit.is_empty() { String::new() } else { format!(" {unit}") };
+        let measured =
+            measured.map_or("nothing was measured".to_owned(), |measured| format!("{}{unit}", show(measured)));
+        Self { text: text.to_owned(), measured, goal: format!("{sign} {goal}{unit}"), verdict, remark: String::new() }
+    }
+
+    /// The same with a remark.
+    #[must_use]
+    pub fn but(mut self, remark: &str) -> Self {
+        remark.clone_into(&mut self.remark);
+        self
+    }
+}
+
+/// A figure with its interval.
+#[must_use]
+pub fn show(figure: Ratio) -> String {
+    let Ratio { value, low, high } = figure;
+    let digits = |figure: f64| number(figure, value.abs().max(high - low));
+    if low == high { digits(value) } else { format!("{} [{}, {}]", digits(value), digits(low), digits(high)) }
+}
+
+/// A number with as many digits as are of use for one of that size.
+#[must_use]
+pub fn number(figure: f64, size: f64) -> String {
+    match size {
+        s if s >= 100.0 => format!("{figure:.0}"),
+        s if s >= 10.0 => format!("{figure:.1}"),
+        s if s >= 1.0 => format!("{figure:.2}"),
+        s if s >= 0.01 => format!("{figure:.3}"),
+        0.0 => "0".to_owned(),
+        _ => format!("{figure:.5}"),
+    }
+}
+
+/// A table.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Table {
+    /// What it shows.
+    pub title: String,
+    /// Its columns.
+    pub head: Vec<String>,
+    /// Its rows, each with as many cells.
+    pub rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    /// A table without rows.
+    #[must_use]
+    pub fn new(title: &str, head: &[&str]) -> Self {
+        let head = head.iter().map(|&name| name.to_owned()).collect();
+        Self { title: title.to_owned(), head, rows: Vec::new() }
+    }
+
+    /// Adds a row.
+    pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+        self.rows.push(cells.into_iter().collect());
+    }
+}
+
+/// A picture of figures.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Chart {
+    /// Its file is called by the experiment's name and this.
+    pub name: String,
+    /// What it shows.
+    pub title: String,
+    /// From left to right.
+    pub x: Axis,
+    /// From the bottom up.
+    pub y: Axis,
+    /// Lines or bars.
+    pub kind: Kind,
+    /// What is drawn.
+    pub series: Vec<Series>,
+    /// Moments or places that are marked.
+    #[serde(default)]
+    pub marks: Vec<Mark>,
+    /// What has to be known to read it.
+    #[serde(default)]
+    pub note: String,
+}
+
+/// How series are drawn.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// Points joined by lines.
+    #[default]
+    Lines,
+    /// Bars beside each other at every place.
+    Bars,
+}
+
+/// An axis.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Axis {
+    /// What it measures, and in which unit.
+    pub label: String,
+    /// Logarithmic.
+    #[serde(default)]
+    pub log: bool,
+    /// Names of places 0, 1, 2, …, where they are no numbers.
+    #[serde(default)]
+    pub names: Vec<String>,
+}
+
+impl Axis {
+    /// From 0, evenly.
+    #[must_use]
+    pub fn linear(label: &str) -> Self {
+        Self { label: label.to_owned(), ..Self::default() }
+    }
+
+    /// Logarithmic.
+    #[must_use]
+    pub fn log(label: &str) -> Self {
+        Self { log: true, ..Self::linear(label) }
+    }
+
+    /// Places with names.
+    #[must_use]
+    pub fn names<S: ToString>(label: &str, names: &[S]) -> Self {
+        Self { names: names.iter().map(S::to_string).collect(), ..Self::linear(label) }
+    }
+}
+
+/// Figures that belong together.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Series {
+    /// What they are of.
+    pub name: String,
+    /// The figures.
+    pub points: Vec<Point>,
+    /// Drawn dashed: not measured, but computed or wished.
+    #[serde(default)]
+    pub dashed: bool,
+}
+
+impl Series {
+    /// Figures of all rounds at each place.
+    #[must_use]
+    pub fn new(name: &str, points: Vec<Point>) -> Self {
+        Self { name: name.to_owned(), points, dashed: false }
+    }
+}
+
+/// All figures of one place.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Point {
+    /// The place.
+    pub x: f64,
+    /// The figure of every round.
+    pub rounds: Vec<f64>,
+}
+
+impl Point {
+    /// A place with the figure of every round.
+    #[must_use]
+    pub fn new(x: f64, rounds: &[f64]) -> Self {
+        Self { x, rounds: rounds.to_vec() }
+    }
+
+    /// The median with its interval.
+    #[must_use]
+    pub fn estimate(&self) -> Option<Ratio> {
+        stats::estimate(&self.rounds)
+    }
+}
+
+/// A marked place.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Mark {
+    /// Where.
+    pub x: f64,
+    /// What happened there; empty: as at the mark before.
+    pub text: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_the_interval_that_counts_against_us_decides() {
+        let measured = |low, value, high| Some(Ratio { low, value, high });
+        let verdict = |measured, bound| Claim::new("it is so", measured, "", bound, true).verdict;
+        assert_eq!(verdict(measured(0.99, 1.0, 1.1), Bound::AtLeast(0.97)), Verdict::Reached);
+        assert_eq!(verdict(measured(0.9, 1.0, 1.1), Bound::AtLeast(0.97)), Verdict::Missed);
+        assert_eq!(verdict(measured(0.9, 1.0, 2.1), Bound::AtMost(2.0)), Verdict::Missed);
+        assert_eq!(verdict(None, Bound::AtMost(2.0)), Verdict::Missed, "nothing measured reaches nothing");
+        let shown = Claim::new("it is so", measured(1.0, 3.0, 4.0), "µs", Bound::AtMost(2.0), false);
+        assert_eq!((shown.verdict, shown.measured.as_str()), (Verdict::Shown, "3.00 [1.00, 4.00] µs"));
+    }
+}

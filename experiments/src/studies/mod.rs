@@ -1,0 +1,226 @@
+//! The experiments of `make experiments`: how Sidecore behaves with many guests, and what it does about it.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`finding`] | what an experiment found, as it is written to its JSON file |
+//! | [`chart`], [`page`] | the pictures and the report, made from that alone |
+//! | [`stage`] | the switch, its guests and the generator |
+//! | the others | an experiment each |
+
+pub mod answer;
+pub mod chart;
+pub mod classes;
+pub mod finding;
+pub mod page;
+pub mod paper;
+pub mod saturation;
+pub mod scale;
+pub mod simulator;
+pub mod stage;
+pub mod traffic;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use rustix::thread::{CpuSet, sched_setaffinity};
+use sidecore_tests::interrupt::Interrupt;
+use sidecore_tests::paths;
+use sidecore_tests::process::must;
+
+use crate::machine::Machine;
+use finding::{Conditions, Finding};
+
+/// An experiment.
+#[derive(Clone, Copy)]
+pub struct Study {
+    /// Its name.
+    pub name: &'static str,
+    /// What it is about, in a few words.
+    pub about: &'static str,
+    /// Makes it.
+    pub run: fn(&Lab) -> Result<Finding>,
+}
+
+/// All experiments, in the order of the report.
+pub const ALL: &[Study] = &[
+    Study { name: "paper", about: "traditional against exitless, from what make exits has counted", run: paper::run },
+    Study { name: "saturation", about: "one I/O core up to its limit and beyond", run: saturation::run },
+    Study { name: "classes", about: "round trips of a latency-class guest beside busy neighbours", run: classes::run },
+    Study { name: "answer", about: "load shifts, and guests move to another I/O core", run: answer::run },
+    Study { name: "scale", about: "64 I/O cores and 1,024 guests, simulated", run: scale::run },
+];
+
+/// How thoroughly an experiment is made.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Effort {
+    /// Rounds, which take turns.
+    pub rounds: usize,
+    /// Measured seconds of each turn.
+    pub seconds: f64,
+    /// Fewer places along the way.
+    pub coarse: bool,
+    /// Seconds that are simulated.
+    pub simulated_s: f64,
+}
+
+impl Effort {
+    /// For figures that are to be quoted.
+    pub const FULL: Self = Self { rounds: 7, seconds: 1.0, coarse: false, simulated_s: 600.0 };
+    /// All of it in less than ten minutes.
+    pub const QUICK: Self = Self { rounds: 5, seconds: 0.3, coarse: true, simulated_s: 180.0 };
+    /// Shows in which direction things go, and no more.
+    pub const CHECK: Self = Self { rounds: 1, seconds: 0.3, coarse: true, simulated_s: 20.0 };
+}
+
+/// Who runs where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cpus {
+    /// The generator, and all else that is not an I/O core.
+    pub generator: usize,
+    io: Vec<usize>,
+}
+
+impl Cpus {
+    /// On a machine with so many CPUs: the first is the generator's.
+    #[must_use]
+    pub fn of(count: usize) -> Self {
+        Self { generator: 0, io: if count > 1 { (1..count).collect() } else { vec![0] } }
+    }
+
+    /// The CPUs of so many I/O cores. Where there are too few, they share them.
+    #[must_use]
+    pub fn io_cores(&self, count: usize) -> Vec<usize> {
+        (0..count).map(|core| self.io[core % self.io.len()]).collect()
+    }
+
+    /// Whether so many I/O cores have a CPU each, and all else one besides.
+    #[must_use]
+    pub fn are_enough_for(&self, count: usize) -> bool {
+        self.io.len() >= count
+    }
+}
+
+/// Everything an experiment needs.
+pub struct Lab {
+    /// How thoroughly.
+    pub effort: Effort,
+    /// Who runs where.
+    pub cpus: Cpus,
+    /// The generator's binary.
+    pub ringgen: PathBuf,
+    /// Where results go.
+    pub out: PathBuf,
+    /// Ctrl-C.
+    pub interrupt: Interrupt,
+}
+
+impl Lab {
+    /// On this machine. This process, and all that it starts, keeps off the I/O cores' CPUs.
+    pub fn new(effort: Effort, out: PathBuf) -> Result<Self> {
+        let cpus = Cpus::of(std::thread::available_parallelism()?.get());
+        let mut set = CpuSet::new();
+        set.set(cpus.generator);
+        sched_setaffinity(None, &set).with_context(|| format!("cannot run on CPU {}", cpus.generator))?;
+        fs::create_dir_all(&out).with_context(|| out.display().to_string())?;
+        Ok(Self { effort, cpus, ringgen: paths::ringgen()?, out, interrupt: Interrupt::install()? })
+    }
+
+    /// What the experiment is made on.
+    #[must_use]
+    pub fn conditions(&self) -> Conditions {
+        let Machine { mut machine, versions } = Machine::detect(false);
+        // What concerns other switches is not of this report.
+        machine.truncate(2);
+        machine.push("guests' memory on 4 KiB pages".to_owned());
+        let versions = versions.into_iter().filter(|name| name.starts_with("sidecore") || name.starts_with("rustc"));
+        Conditions {
+            machine,
+            versions: versions.collect(),
+            rounds: self.effort.rounds,
+            seconds: self.effort.seconds,
+            date: must(&["date", "-u", "+%Y-%m-%d %H:%M UTC"]).unwrap_or_default().trim().to_owned(),
+        }
+    }
+
+    /// Calls `turn` for every place in every round: rounds take turns, so that a machine that is slower for a while is so for all. Returns the
+    /// results by place.
+    pub fn rounds<P, T>(&self, places: &[P], mut turn: impl FnMut(&P) -> Result<T>) -> Result<Vec<Vec<T>>> {
+        let mut results: Vec<Vec<T>> = places.iter().map(|_| Vec::new()).collect();
+        for _ in 0..self.effort.rounds {
+            for (place, results) in places.iter().zip(&mut results) {
+                self.interrupt.check()?;
+                results.push(turn(place)?);
+            }
+        }
+        Ok(results)
+    }
+
+    /// Writes what was found, and the report of all that was found up to now.
+    pub fn write(&self, finding: &Finding) -> Result<()> {
+        let write = |name: String, text: &str| {
+            let path = self.out.join(name);
+            fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+        };
+        write(format!("{}.json", finding.name), &(serde_json::to_string(finding)? + "\n"))?;
+        write(format!("{}.md", finding.name), &page::markdown(finding))?;
+        for one in &finding.charts {
+            write(format!("{}-{}.svg", finding.name, one.name), &chart::render(one))?;
+        }
+        write("report.html".to_owned(), &page::html(&found(&self.out)?))
+    }
+}
+
+/// What was found up to now, in the order of the experiments.
+pub fn found(out: &Path) -> Result<Vec<Finding>> {
+    let paths = ALL.iter().map(|study| out.join(format!("{}.json", study.name))).filter(|path| path.exists());
+    let read = |path: PathBuf| {
+        let text = fs::read_to_string(&path)?;
+        serde_json::from_str(&text).with_context(|| format!("{} is none of this version's: remove it", path.display()))
+    };
+    paths.map(read).collect()
+}
+
+/// The experiments of these names; all, if there is none.
+pub fn chosen(names: &[String]) -> Result<Vec<Study>> {
+    let names: Vec<&str> = names.iter().map(|name| name.trim()).filter(|name| !name.is_empty()).collect();
+    for name in &names {
+        let known = ALL.iter().any(|study| study.name == *name);
+        ensure!(known, "there is no experiment '{name}': `experiments --list` shows their names");
+    }
+    Ok(ALL.iter().filter(|study| names.is_empty() || names.contains(&study.name)).copied().collect())
+}
+
+/// Jain's index: 1 where all have the same, 1/n where one has all.
+#[must_use]
+pub fn jain(shares: &[f64]) -> f64 {
+    let sum: f64 = shares.iter().sum();
+    let squares: f64 = shares.iter().map(|share| share * share).sum();
+    if squares > 0.0 { sum * sum / (shares.len() as f64 * squares) } else { 0.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fairness_is_between_one_has_all_and_all_have_the_same() {
+        assert!((jain(&[2.0; 8]) - 1.0).abs() < 1e-12);
+        assert!((jain(&[5.0, 0.0, 0.0, 0.0]) - 0.25).abs() < 1e-12);
+        assert_eq!(jain(&[0.0; 3]), 0.0);
+    }
+
+    #[test]
+    fn io_cores_share_cpus_only_where_they_have_to() {
+        assert_eq!(Cpus::of(2).io_cores(2), [1, 1]);
+        assert_eq!(Cpus::of(4).io_cores(2), [1, 2]);
+        assert!(Cpus::of(4).are_enough_for(3) && !Cpus::of(2).are_enough_for(2));
+    }
+
+    #[test]
+    fn experiments_are_chosen_by_name() {
+        assert_eq!(chosen(&[]).unwrap().len(), ALL.len());
+        assert_eq!(chosen(&["saturation".to_owned()]).unwrap().len(), 1);
+        assert!(chosen(&["nonsense".to_owned()]).is_err());
+    }
+}

@@ -1,0 +1,134 @@
+//! The stage of an experiment: a switch with guests' ports, I/O cores that may be limited, and the generator.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use sidecore_tests::process::eventually;
+use sidecore_tests::switch::{SwitchConfig, SwitchProcess};
+use tempfile::TempDir;
+
+use super::Lab;
+use crate::quota::Quota;
+use crate::ringgen::Report;
+use crate::threads;
+
+/// Seconds before the measured time, and the longest wait after it.
+const WARM_UP_S: f64 = 0.15;
+const DRAIN_S: f64 = 0.1;
+
+const THREADS_DEADLINE: Duration = Duration::from_secs(10);
+
+/// A switch on a stage.
+pub struct Stage {
+    // Dropped in this order: a thread leaves its group before it ends.
+    quotas: Vec<Quota>,
+    /// The switch.
+    pub switch: SwitchProcess,
+    config: SwitchConfig,
+    folder: TempDir,
+    io_cores: usize,
+}
+
+/// What the generator is to do: its command line but for where it runs and what it writes.
+#[derive(Debug, Clone)]
+pub struct Load {
+    args: Vec<String>,
+    ports: Vec<usize>,
+    seconds: f64,
+}
+
+impl Load {
+    /// A workload of `ringgen` with so many guests, the first ones of the stage.
+    #[must_use]
+    pub fn new(workload: &str, guests: usize, seconds: f64) -> Self {
+        Self::at(workload, (0..guests).collect(), seconds)
+    }
+
+    /// The same with guests at these ports, by number.
+    #[must_use]
+    pub fn at(workload: &str, ports: Vec<usize>, seconds: f64) -> Self {
+        let load = Self { args: vec![workload.to_owned()], ports, seconds };
+        load.option("duration-s", seconds).option("warmup-s", WARM_UP_S).option("drain-s", DRAIN_S)
+    }
+
+    /// Adds an option.
+    #[must_use]
+    pub fn option(mut self, name: &str, value: impl ToString) -> Self {
+        self.args.extend([format!("--{name}"), value.to_string()]);
+        self
+    }
+
+    /// Its command line, for the report.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        format!("ringgen {} --guest … ({} guests)", self.args.join(" "), self.ports.len())
+    }
+}
+
+impl Stage {
+    /// Starts a switch with so many I/O cores, on the CPUs for that, and what `ports` adds to its configuration.
+    pub fn start(lab: &Lab, io_cores: usize, ports: impl FnOnce(SwitchConfig) -> SwitchConfig) -> Result<Self> {
+        let folder = SwitchProcess::folder()?;
+        let cpus = lab.cpus.io_cores(io_cores);
+        let config = ports(SwitchConfig::new(folder.path()).on_cpus(cpus));
+        let switch = SwitchProcess::start(&config)?;
+        Ok(Self { quotas: Vec::new(), switch, config, folder, io_cores })
+    }
+
+    /// Gives each I/O core a share of its CPU, so that the switch is the limit and not the generator.
+    pub fn limit(&mut self, share: f64) -> Result<()> {
+        let pid = self.switch.process().pid();
+        let cores = self.io_cores;
+        let ids = eventually("threads of all I/O cores", THREADS_DEADLINE, || {
+            let threads = threads::of_process(pid)?;
+            let ids: Vec<u32> =
+                threads.iter().filter(|thread| thread.name.starts_with("io-core-")).map(|thread| thread.id).collect();
+            Ok((ids.len() == cores).then_some(ids))
+        })?;
+        for id in ids {
+            self.quotas.push(Quota::new(share, &[(pid, id)])?);
+        }
+        Ok(())
+    }
+
+    /// A file of the stage's own.
+    #[must_use]
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The generator's arguments for a load.
+    #[must_use]
+    pub fn arguments(&self, lab: &Lab, load: &Load) -> Vec<String> {
+        let mut args = load.args.clone();
+        for port in &load.ports {
+            args.extend(["--guest".to_owned(), self.config.socket(&name(*port)).display().to_string()]);
+        }
+        args.extend(["--cpu".to_owned(), lab.cpus.generator.to_string(), "--hugepages".to_owned(), "off".to_owned()]);
+        args
+    }
+
+    /// Runs the generator to its end. Nothing may have been spoiled, and the switch still runs.
+    pub fn play(&mut self, lab: &Lab, load: &Load) -> Result<Report> {
+        let args = self.arguments(lab, load);
+        let report = crate::ringgen::run(&lab.ringgen, &args, load.seconds, self.folder.path(), &lab.interrupt)
+            .with_context(|| self.switch.process().tail())?;
+        self.switch.process().ensure_running()?;
+        let spoiled = [report.duplicated, report.reordered, report.corrupted].into_iter().flatten().sum::<u64>();
+        ensure!(spoiled == 0, "{spoiled} packets were duplicated, reordered or corrupted: {report:?}");
+        Ok(report)
+    }
+
+    /// All that the switch says about itself.
+    pub fn status(&self) -> Result<Value> {
+        Ok(self.switch.ask(&json!({"command": "status"}))?["status"].take())
+    }
+}
+
+/// What a guest is called.
+#[must_use]
+pub fn name(guest: usize) -> String {
+    format!("vm{guest}")
+}

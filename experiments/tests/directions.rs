@@ -1,0 +1,82 @@
+//! The experiments in their shortest form: in which direction claims go, never how fast anything is.
+#![forbid(unsafe_code)]
+
+use serde_json::Value;
+use sidecore_experiments::studies::finding::{Finding, Table};
+use sidecore_experiments::studies::{self, Effort, Lab};
+use sidecore_tests::rules;
+
+/// Makes an experiment, and its files.
+fn make(name: &str) -> Finding {
+    let _alone = rules::Machine::exclusive().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let lab = Lab::new(Effort::CHECK, folder.path().to_owned()).unwrap();
+    let study = studies::chosen(&[name.to_owned()]).unwrap()[0];
+    let finding = (study.run)(&lab).unwrap();
+    lab.write(&finding).unwrap();
+    let report = std::fs::read_to_string(folder.path().join("report.html")).unwrap();
+    assert!(report.contains(&finding.title) && report.matches("<svg ").count() == finding.charts.len(), "{report}");
+    assert!(!finding.claims.is_empty() && !finding.answer.is_empty() && !finding.setup.is_empty());
+    finding
+}
+
+fn table<'f>(finding: &'f Finding, title: &str) -> &'f Table {
+    finding.tables.iter().find(|table| table.title.starts_with(title)).unwrap_or_else(|| panic!("{finding:?}"))
+}
+
+/// The figure at the beginning of a cell.
+fn figure(cell: &str) -> f64 {
+    cell.split(' ').next().and_then(|word| word.parse().ok()).unwrap_or_else(|| panic!("no figure in {cell:?}"))
+}
+
+fn largest(all: &Value) -> f64 {
+    all.as_array().unwrap().iter().map(|figure| figure.as_f64().unwrap()).fold(0.0, f64::max)
+}
+
+#[test]
+fn a_saturated_core_is_shared_evenly_and_does_not_collapse() {
+    let finding = make("saturation");
+    let guests = table(&finding, "More and more guests");
+    let last = guests.rows.last().unwrap();
+    assert!(figure(&last[4]) > 0.9, "Jain's index of guests on a saturated core: {last:?}");
+    let delivered = finding.raw["load"]["delivered_pps"].as_array().unwrap();
+    let most = delivered.iter().map(largest).fold(0.0, f64::max);
+    // Half: others may have had the machine in that turn. A livelock leaves next to nothing.
+    assert!(largest(delivered.last().unwrap()) > most / 2.0, "{delivered:?}");
+}
+
+#[test]
+fn round_trips_of_class_latency_are_shorter() {
+    let finding = make("classes");
+    let medians: Vec<f64> = table(&finding, "Round trips").rows.iter().map(|row| figure(&row[2])).collect();
+    let [_, latency, throughput, ..] = medians[..] else { panic!("{finding:?}") };
+    assert!(latency < throughput, "medians beside busy neighbours: {medians:?}");
+}
+
+#[test]
+fn the_scheduler_gives_guests_what_a_saturated_core_does_not() {
+    if !rustix::process::geteuid().is_root() {
+        rules::skip("the_scheduler_gives_guests_what_a_saturated_core_does_not", "limits of I/O cores need root");
+        return;
+    }
+    let finding = make("answer");
+    let after = table(&finding, "After the shift");
+    let [off, on] = [0, 1].map(|row: usize| figure(&after.rows[row][1]));
+    assert!(on > off, "delivered with the scheduler on {on} %, off {off} %");
+    assert!(figure(&after.rows[0][3]) == 0.0 && figure(&after.rows[1][3]) > 0.0, "{after:?}");
+    let capacity = finding.raw["capacity_pps"].as_array().unwrap();
+    let [one, two] = [0, 1].map(|cores| capacity[0][cores].as_f64().unwrap());
+    assert!(two > one, "two cores {two} pps, one {one}");
+}
+
+#[test]
+fn balance_serves_more_than_ovs_on_paper() {
+    let finding = make("scale");
+    for run in finding.raw.as_array().unwrap() {
+        let unserved = |policy: &str| {
+            let run = run.as_array().unwrap().iter().find(|run| run["policy"] == policy).unwrap();
+            run["under_served_cycles"].as_f64().unwrap() / run["demanded_cycles"].as_f64().unwrap()
+        };
+        assert!(unserved("balance") < unserved("ovs-auto-lb"), "{} {}", unserved("balance"), unserved("ovs-auto-lb"));
+    }
+}
