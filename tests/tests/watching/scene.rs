@@ -88,7 +88,7 @@ pub(crate) fn talk(guests: &mut [Guest; 2], over: &AtomicBool) {
     let [there, back, false_one] =
         [(0, 1), (1, 0), (7, 1)].map(|(from, to)| Template::new(FrameSpec::udp4(from, to, 0, 300)));
     let burst = |template: &Template, count: usize| {
-        let frame = Frame { bytes: &template.bytes().to_vec(), offload: template.offload() };
+        let frame = Frame { bytes: template.bytes(), offload: template.offload() };
         (frame.bytes.to_vec(), frame.offload, count)
     };
     let bursts = [burst(&there, 16), burst(&back, 16), burst(&false_one, 1)];
