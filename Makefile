@@ -78,6 +78,7 @@ exits: ## Count VM exits per packet with KVM's own counters: a table, and target
 	@scripts/install-deps.sh build
 	cargo build --release -p sidecore -p sidecore-exits
 	@cargo run -q --release $(AS_ROOT) -p sidecore-exits --bin exits
+
 experiments: ## How Sidecore behaves with many guests, with a report (QUICK=1: under ten minutes; ONLY=saturation,answer: only these)
 	@scripts/check-rust.sh
 	@scripts/install-deps.sh build

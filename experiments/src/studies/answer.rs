@@ -180,7 +180,7 @@ fn capacity(lab: &Lab) -> Result<Vec<[f64; 2]>> {
     let rates = [1e9; PAIRS];
     let measured = lab.rounds(&[1, 2], |cores| {
         let stage = stage(lab, *cores, Case::Off)?;
-        let streams = Streams::start(lab, &stage, &rates)?;
+        let streams = Streams::segments(lab, &stage, &rates)?;
         ensure_together(&stage, *cores)?;
         std::thread::sleep(Duration::from_millis(200));
         let (before, begin) = (streams.received(), Instant::now());
@@ -214,7 +214,7 @@ fn rates(loads: [f64; 2], core: f64) -> Vec<f64> {
 fn turn(lab: &Lab, case: Case, core: f64) -> Result<Turn> {
     let stage = stage(lab, 2, case)?;
     let (before, after) = (rates(BEFORE, core), rates(AFTER, core));
-    let streams = Streams::start(lab, &stage, &before)?;
+    let streams = Streams::segments(lab, &stage, &before)?;
     std::thread::sleep(Duration::from_millis(300));
     if case == Case::Off {
         ensure_together(&stage, 2)?;

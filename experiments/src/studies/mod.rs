@@ -11,6 +11,7 @@ pub mod answer;
 pub mod chart;
 pub mod classes;
 pub mod finding;
+pub mod idle;
 pub mod page;
 pub mod paper;
 pub mod saturation;
@@ -48,6 +49,7 @@ pub const ALL: &[Study] = &[
     Study { name: "saturation", about: "one I/O core up to its limit and beyond", run: saturation::run },
     Study { name: "classes", about: "round trips of a latency-class guest beside busy neighbours", run: classes::run },
     Study { name: "answer", about: "load shifts, and guests move to another I/O core", run: answer::run },
+    Study { name: "idle", about: "what idle guests cost, and how late their first packet is", run: idle::run },
     Study { name: "scale", about: "64 I/O cores and 1,024 guests, simulated", run: scale::run },
 ];
 
@@ -70,7 +72,7 @@ impl Effort {
     /// All of it in less than ten minutes.
     pub const QUICK: Self = Self { rounds: 5, seconds: 0.3, coarse: true, simulated_s: 180.0 };
     /// Shows in which direction things go, and no more.
-    pub const CHECK: Self = Self { rounds: 1, seconds: 0.3, coarse: true, simulated_s: 20.0 };
+    pub const CHECK: Self = Self { rounds: 1, seconds: 0.2, coarse: true, simulated_s: 20.0 };
 }
 
 /// Who runs where.

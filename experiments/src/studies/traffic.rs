@@ -34,19 +34,29 @@ pub struct Streams {
 }
 
 impl Streams {
-    /// Starts pairs of guests at the first ports of a stage, each sender at its rate, and waits until packets flow.
-    pub fn start(lab: &Lab, stage: &Stage, rates: &[f64]) -> Result<Self> {
+    /// Starts pairs of guests that send TCP segments of 64 KiB, and waits until they flow.
+    pub fn segments(lab: &Lab, stage: &Stage, rates: &[f64]) -> Result<Self> {
+        let load = Load::new("stream", 2 * rates.len(), ENDLESS_S).option("size", "tso").option("buffers", BUFFERS);
+        Self::start(lab, stage, load.option("rx-buffer", WHOLE).option("backlog", BACKLOG), rates, FLOWING)
+    }
+
+    /// Starts pairs of guests that send short packets which carry their time, and waits until the first has come.
+    pub fn timed(lab: &Lab, stage: &Stage, rates: &[f64]) -> Result<Self> {
+        let load = Load::new("stream", 2 * rates.len(), ENDLESS_S).option("verify", "full");
+        Self::start(lab, stage, load, rates, 1)
+    }
+
+    /// Starts pairs of guests at the first ports of a stage, each sender at its rate, and waits for the first packets.
+    fn start(lab: &Lab, stage: &Stage, load: Load, rates: &[f64], flowing: u64) -> Result<Self> {
         let (file, live, json) = (stage.file("rates"), stage.file("live"), stage.file("streams.json"));
         let _ = fs::remove_file(&live);
         let rates_file = File::create(&file).with_context(|| file.display().to_string())?;
-        let load = Load::new("stream", 2 * rates.len(), ENDLESS_S).option("size", "tso").option("buffers", BUFFERS);
-        let load = load.option("rx-buffer", WHOLE).option("backlog", BACKLOG);
         let load = load.option("rates", file.display()).option("live", live.display()).option("json", json.display());
         write(&rates_file, rates)?;
         let process = Process::spawn("ringgen", &lab.ringgen, stage.arguments(lab, &load), &stage.file("streams.log"))?;
         let mut me = Self { process, rates: rates_file, live, json };
         let deadline = Instant::now() + LIMIT;
-        while me.received().iter().sum::<u64>() < FLOWING {
+        while me.received().iter().sum::<u64>() < flowing {
             lab.interrupt.check()?;
             me.process.ensure_running()?;
             ensure!(Instant::now() < deadline, "no traffic\n{}", me.process.tail());
