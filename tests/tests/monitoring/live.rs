@@ -90,7 +90,8 @@ fn moves_are_annotated(prometheus: &Prometheus) -> Result<()> {
         let samples = prometheus.query(&filled_in(moves["expr"].as_str().unwrap()))?;
         let ports: Vec<&str> =
             samples.iter().filter_map(|sample| sample.labels.get("port")).map(String::as_str).collect();
-        ensure!(ports == ["a", "b"] || ports == ["b", "a"], "{name}: {samples:?}");
+        // The scheduler, while it was let, may have moved others.
+        ensure!(["a", "b"].iter().all(|port| ports.contains(port)), "{name}: {samples:?}");
         let now = prometheus.query("time() * 1000")?[0].value;
         let recent = samples.iter().all(|sample| (0.0..120_000.0).contains(&(now - sample.value)));
         ensure!(recent, "{name}: {samples:?} at {now}");
