@@ -39,6 +39,20 @@ impl Mbuf {
         Self { head }
     }
 
+    /// Makes a packet of `len` bytes of an mbuf as its pool has it: direct, of one segment, with one reference (which is how
+    /// mbufs go back), and anything else in its fields. What is not written here means nothing without a flag.
+    ///
+    /// # Safety
+    /// The caller owns that mbuf, and it has room for `len` bytes behind the headroom.
+    #[inline(always)]
+    pub(crate) unsafe fn start(raw: NonNull<ffi::rte_mbuf>, len: u16) {
+        let segment = Segment(raw);
+        segment.set_data_off(ffi::PMD_HEADROOM as u16);
+        segment.set_flags(0);
+        segment.set_packet_len(len.into());
+        segment.set_data_len(len);
+    }
+
     #[inline]
     fn head(&self) -> Segment {
         Segment(self.head)

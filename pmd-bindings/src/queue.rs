@@ -147,6 +147,7 @@ pub struct TxQueue {
     refused_flags: u64,
     /// Whether packets may have requests that the driver has to see first.
     prepares: bool,
+    sent_bytes: u64,
     refused: u64,
     port: Arc<PortInner>,
 }
@@ -170,6 +171,7 @@ impl TxQueue {
             max_segments: if chained { usize::from(max_segments) } else { 1 },
             refused_flags: offloads.refused_flags(),
             prepares: !(offloads - TxOffloads::MULTI_SEGMENT).is_empty(),
+            sent_bytes: 0,
             refused: 0,
             port,
         }
@@ -185,6 +187,12 @@ impl TxQueue {
         self.port.name()
     }
 
+    /// Bytes of all packets that [`TxQueue::burst`] has sent since the queue was made.
+    #[inline]
+    pub fn sent_bytes(&self) -> u64 {
+        self.sent_bytes
+    }
+
     /// Packets that [`TxQueue::burst`] dropped since the queue was made because the device could not have sent them
     /// right: they asked for an offload that was not negotiated, or had too many segments.
     pub fn refused(&self) -> u64 {
@@ -198,8 +206,14 @@ impl TxQueue {
     pub fn burst<const N: usize>(&mut self, packets: &mut ArrayVec<Mbuf, N>) -> usize {
         let offered = u16::try_from(packets.len()).unwrap_or(u16::MAX);
         let sendable = self.sendable(packets, offered);
+        // Looked at before: what was sent may be gone.
+        let bytes = |packets: &[Mbuf]| packets.iter().map(|packet| packet.len() as u64).sum::<u64>();
+        self.sent_bytes += bytes(&packets[..sendable.into()]);
         // SAFETY: `sendable` is at most the vector's length, and Mbuf is a transparent pointer.
         let sent = unsafe { self.send(packets.as_mut_ptr().cast(), sendable) };
+        if sent < sendable {
+            self.sent_bytes -= bytes(&packets[sent.into()..sendable.into()]);
+        }
         // SAFETY: the first `sent` packets are the driver's now.
         unsafe { forget_front(packets, sent) };
         if sent == sendable && sendable < offered {

@@ -148,6 +148,15 @@ static inline uint32_t pmd_pool_returned(const struct rte_mempool *pool)
 	return rte_mempool_get_ops(pool->ops_index)->get_count(pool);
 }
 
+/*
+ * `count` mbufs, or none: then it is not 0. They are as the pool has them: direct, of one segment, with one reference, and
+ * anything else in their fields.
+ */
+static inline int pmd_alloc_raw(struct rte_mempool *pool, struct rte_mbuf **mbufs, uint32_t count)
+{
+	return rte_mempool_get_bulk(pool, (void **)mbufs, count);
+}
+
 /* How many objects the pool was made with. */
 static inline uint32_t pmd_pool_size(const struct rte_mempool *pool) { return pool->size; }
 

@@ -26,6 +26,45 @@ fn an_exhausted_pool_says_none_and_recovers() {
 }
 
 #[test]
+fn frames_come_with_their_lengths_and_nothing_of_what_their_mbufs_were_before() {
+    let pool = pool("frames", 8);
+    // All of the pool's mbufs have been something else: a chain that asked for an offload, and lost some of its front.
+    let mut first = pool.alloc().unwrap();
+    let headroom = first.headroom();
+    fill(first.append(1000).unwrap(), 7);
+    let offload = TxOffload {
+        l2_len: 14,
+        l3_len: 20,
+        l4_len: 8,
+        network: Network::Ipv6,
+        transport: Transport::Udp,
+        segment_size: None,
+    };
+    first.set_tx_offload(&offload).unwrap();
+    for _ in 1..8 {
+        let mut next = pool.alloc().unwrap();
+        next.append(500).unwrap();
+        first.chain(next).unwrap();
+    }
+    assert!(first.trim_front(14));
+    drop(first);
+
+    let mut packets = ArrayVec::<Mbuf, 8>::new();
+    assert!(!pool.alloc_frames(&mut packets, &[60, 2049]), "more than the data room");
+    assert!(!pool.alloc_frames(&mut packets, &[60; 9]), "more than there is room for");
+    assert!(pool.alloc_frames(&mut packets, &[60, 0, 2048, 1514]));
+    assert!(!pool.alloc_frames(&mut ArrayVec::<Mbuf, 8>::new(), &[60; 5]), "more than the pool has");
+    assert!(pool.alloc_frames(&mut packets, &[]) && pool.alloc_frames(&mut packets, &[61; 4]));
+    let shapes: Vec<_> =
+        packets.iter().map(|packet| (packet.len(), packet.data().len(), packet.segment_count())).collect();
+    let expected = [60, 0, 2048, 1514, 61, 61, 61, 61].map(|len| (len, len, 1));
+    assert_eq!(shapes, expected);
+    assert!(packets.iter().all(|packet| packet.headroom() == headroom && packet.tailroom() + packet.len() == 2048));
+    drop(packets);
+    assert_eq!(pool.available(), 8);
+}
+
+#[test]
 fn append_gives_what_the_tailroom_has_and_no_more() {
     let pool = pool("append", 8);
     let mut packet = pool.alloc().unwrap();

@@ -112,20 +112,16 @@ impl UplinkTx {
         let room = usize::from(self.pool.data_room()).min(self.limits.frame_max);
         let is_plain = |packet: &Packet| packet.offload().accepted_by(Features::NONE) && packet.len() <= room;
         let first = self.staged.len();
-        let plain = views.clone().next().is_some_and(|view| is_plain(view.packet()));
-        if !plain || !self.pool.alloc_many(&mut self.staged, views.len()) {
+        let plain = views.clone().map(|view| view.packet()).take_while(|packet| is_plain(packet));
+        // A plain packet fits into an mbuf, whose room is a u16.
+        let lens: ArrayVec<u16, BURST_PACKETS> = plain.map(|packet| packet.len() as u16).take(BURST_PACKETS).collect();
+        if lens.is_empty() || !self.pool.alloc_frames(&mut self.staged, &lens) {
             return 0;
         }
-        let mut count = 0;
         for (mbuf, view) in self.staged[first..].iter_mut().zip(views) {
-            if !is_plain(view.packet()) {
-                break;
-            }
-            let Some(space) = mbuf.append(view.packet().len()) else { break };
-            view.read(space);
-            count += 1;
+            view.read(mbuf.data_mut());
         }
-        self.staged.truncate(first + count);
+        let count = lens.len();
         self.owe(Some((source, charge)), count);
         if self.staged.len() >= STAGED {
             self.flush(core);
@@ -199,11 +195,10 @@ impl UplinkTx {
         let mut tries = TX_TRIES;
         while tries > 0 && !self.staged.is_empty() {
             let before = self.staged.len();
-            let mut lens = ArrayVec::<u32, STAGED_MAX>::new();
-            self.staged.iter().for_each(|mbuf| lens.push(mbuf.len() as u32));
+            let bytes_before = self.queue.sent_bytes();
             let sent = self.queue.burst(&mut self.staged);
             self.counters.tx_packets.add(sent as u64);
-            self.counters.tx_bytes.add(lens[..sent].iter().map(|len| u64::from(*len)).sum());
+            self.counters.tx_bytes.add(self.queue.sent_bytes() - bytes_before);
             self.settle(core, sent, Ok(()));
             // Between what was sent and what is left may be one packet that the device could not have sent right.
             self.settle(core, before - self.staged.len() - sent, Err(DropReason::UplinkFull));
