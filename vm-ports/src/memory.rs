@@ -10,6 +10,7 @@
 
 use std::fs::File;
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -564,6 +565,15 @@ impl RingArea {
         assert!(offset + count * size_of::<T>() <= self.len, "ring access outside of its area");
         debug_assert!(offset.is_multiple_of(align_of::<T>()), "a field that is not aligned");
         self.base.0.wrapping_add(offset).cast()
+    }
+
+    /// Tells the CPU that these bytes will be written soon, but for those in the first one's cache line, and for what is beyond the end.
+    #[inline]
+    pub(crate) fn claim(&self, bytes: Range<usize>) {
+        let end = bytes.end.min(self.len);
+        for at in ((bytes.start / CACHE_LINE + 1) * CACHE_LINE..end).step_by(CACHE_LINE) {
+            prefetch_write(self.base.0.wrapping_add(at));
+        }
     }
 
     /// A watch on the 16-bit field at `offset`, whose bits in `mask` are `seen` as long as nothing happens.

@@ -43,12 +43,19 @@ pub(crate) struct PackedRing {
     event_idx: bool,
 }
 
+/// A used descriptor: where it goes, and its second half, which is length, buffer id and flags.
 #[derive(Clone, Copy, Debug)]
 struct Staged {
     slot: u16,
-    id: u16,
-    flags: u16,
-    len: u32,
+    half: u64,
+}
+
+impl Staged {
+    #[inline]
+    fn new(slot: u16, wrap: bool, id: u16, written: u32) -> Self {
+        let flags = if wrap { DESC_F_AVAIL | DESC_F_USED } else { 0 } | if written > 0 { DESC_F_WRITE } else { 0 };
+        Self { slot, half: u64::from(written) | u64::from(id) << 32 | u64::from(flags) << 48 }
+    }
 }
 
 impl PackedRing {
@@ -209,25 +216,51 @@ impl PackedRing {
         most: usize,
         found: &mut Singles<'m>,
     ) {
+        let most = most.min(found.capacity()).min(usize::from(self.size));
+        self.claim(most);
         let (mut slot, mut wrap) = (self.next_avail, self.avail_wrap);
-        for _ in 0..most.min(found.capacity()).min(usize::from(self.size)) {
+        for _ in 0..most {
             let descriptor = self.descriptor(slot);
-            let flags = descriptor.fourth();
-            if !is_available(flags, wrap) {
-                break;
-            }
+            // Both bits are 0 where it is available, as in every descriptor of a split ring: one comparison is enough for all flags.
+            let flags = descriptor.fourth() ^ if wrap { DESC_F_AVAIL } else { DESC_F_USED };
             let Some(buffer) = translator.single(descriptor, flags, direction) else { break };
             found.push(Single { id: descriptor.third(), buffer });
             (slot, wrap) = self.after(slot, wrap);
         }
     }
 
+    /// Takes over the lines of the next `count` descriptors for writing, if all of them are available: the driver has done with them, they are
+    /// read at once and written soon. But for the first line, which the driver looks at all the time.
+    #[inline]
+    fn claim(&self, count: usize) {
+        let last = usize::from(self.next_avail) + count.max(1) - 1;
+        let (size, wrap) = (usize::from(self.size), self.avail_wrap);
+        let (last, wrap) = if last < size { (last, wrap) } else { (last - size, !wrap) };
+        // Relaxed: a hint.
+        let flags = self.descriptors.load_u16(last * DESCRIPTOR_BYTES + FLAGS, Ordering::Relaxed);
+        if is_available(flags, wrap) {
+            let first = usize::from(self.next_avail) * DESCRIPTOR_BYTES;
+            self.descriptors.claim(first..first + count * DESCRIPTOR_BYTES);
+        }
+    }
+
     /// See [`Ring::pass`](crate::ring::Ring::pass).
     #[inline]
     pub(crate) fn pass(&mut self, singles: &[Single<'_>], written: impl Iterator<Item = u32>) {
-        for (single, written) in singles.iter().zip(written) {
-            self.stage(Chain { id: single.id, slots: 1 }, written);
-            self.advance_avail();
+        debug_assert!(singles.len() <= self.stageable(), "the queue publishes before the list is full");
+        let (mut slot, mut wrap, size) = (self.next_used, self.used_wrap, self.size);
+        self.staged.extend(singles.iter().zip(written).map(|(single, written)| {
+            let staged = Staged::new(slot, wrap, single.id, written);
+            slot += 1;
+            if slot == size {
+                (slot, wrap) = (0, !wrap);
+            }
+            staged
+        }));
+        (self.next_used, self.used_wrap) = (slot, wrap);
+        self.next_avail += singles.len() as u16;
+        if self.next_avail >= size {
+            (self.next_avail, self.avail_wrap) = (self.next_avail - size, !self.avail_wrap);
         }
     }
 
@@ -258,9 +291,7 @@ impl PackedRing {
     #[inline]
     pub(crate) fn stage(&mut self, chain: Chain, written: u32) {
         debug_assert!(self.staged.len() < STAGED_MAX, "the queue publishes before the list is full");
-        let wrap = if self.used_wrap { DESC_F_AVAIL | DESC_F_USED } else { 0 };
-        let write = if written > 0 { DESC_F_WRITE } else { 0 };
-        self.staged.push(Staged { slot: self.next_used, id: chain.id, flags: wrap | write, len: written });
+        self.staged.push(Staged::new(self.next_used, self.used_wrap, chain.id, written));
         self.next_used += chain.slots;
         if self.next_used >= self.size {
             self.next_used -= self.size;
@@ -308,8 +339,7 @@ impl PackedRing {
     /// Length, buffer id and flags with one store.
     #[inline]
     fn write(&self, used: Staged, order: Ordering) {
-        let half = u64::from(used.len) | u64::from(used.id) << 32 | u64::from(used.flags) << 48;
-        self.descriptors.store_u64(Self::at(used.slot) + LEN, half, order);
+        self.descriptors.store_u64(Self::at(used.slot) + LEN, used.half, order);
     }
 
     /// See [`Ring::wants_call`](crate::ring::Ring::wants_call) (§2.8.10, §2.8.14). The fence before this is as for the split ring.

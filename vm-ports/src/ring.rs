@@ -16,6 +16,8 @@ pub(crate) const DESCRIPTOR_BYTES: usize = 16;
 pub(crate) const DESC_F_NEXT: u16 = 1;
 pub(crate) const DESC_F_WRITE: u16 = 2;
 pub(crate) const DESC_F_INDIRECT: u16 = 4;
+/// Whose a packed descriptor is. Reserved in a split ring: a chain that has one of them set is not worth being quick about.
+const DESC_F_LAP: u16 = 1 << 7 | 1 << 15;
 
 /// Everything a frontend has to say before a ring can start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -158,7 +160,7 @@ impl<'a, 'm> Translator<'a, 'm> {
     ) -> Option<GuestSlice<'m>> {
         let wanted = if direction == Direction::Write { DESC_F_WRITE } else { 0 };
         let len = descriptor.len();
-        if flags & (DESC_F_NEXT | DESC_F_WRITE | DESC_F_INDIRECT) != wanted || len == 0 {
+        if flags & (DESC_F_NEXT | DESC_F_WRITE | DESC_F_INDIRECT | DESC_F_LAP) != wanted || len == 0 {
             return None;
         }
         match self.window.slice(GuestPhysAddr(descriptor.addr), len) {
