@@ -18,6 +18,7 @@ use std::sync::{Arc, OnceLock};
 use vm_memory::{FileOffset, MmapRegion};
 
 use crate::address::{FrontendAddr, GuestPhysAddr};
+use crate::ring::Direction;
 
 /// One memory region as a frontend describes it (`SET_MEM_TABLE`, `ADD_MEM_REG`).
 #[derive(Debug)]
@@ -315,6 +316,19 @@ impl<'m> Window<'m> {
     }
 }
 
+impl Window<'_> {
+    /// Has the CPU fetch the beginning of the buffer at `addr`, if that is in this region.
+    #[inline]
+    pub(crate) fn prefetch(&self, addr: GuestPhysAddr, direction: Direction) {
+        if let Some(buffer) = self.slice(addr, 1) {
+            match direction {
+                Direction::Read => buffer.prefetch_read(),
+                Direction::Write => buffer.prefetch_write(),
+            }
+        }
+    }
+}
+
 /// Writable guest memory inside one mapping; borrowed from the [`GuestMemory`] that keeps it mapped.
 #[derive(Clone, Copy, Debug)]
 pub struct GuestSlice<'m> {
@@ -565,6 +579,12 @@ impl RingArea {
         assert!(offset + count * size_of::<T>() <= self.len, "ring access outside of its area");
         debug_assert!(offset.is_multiple_of(align_of::<T>()), "a field that is not aligned");
         self.base.0.wrapping_add(offset).cast()
+    }
+
+    /// Tells the CPU that the line of this offset will be read soon.
+    #[inline]
+    pub(crate) fn prefetch(&self, offset: usize) {
+        prefetch(self.base.0.wrapping_add(offset));
     }
 
     /// Tells the CPU that these bytes will be written soon, but for those in the first one's cache line, and for what is beyond the end.

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use crate::address::GuestPhysAddr;
 use crate::counters::RingFault;
-use crate::memory::{GuestMemory, RingArea, RingWatch};
+use crate::memory::{GuestMemory, RingArea, RingWatch, Window};
 use crate::packet::{BURST_PACKETS, CHAIN_SEGMENTS};
 use crate::ring::{
     Chain, ChainError, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, DESCRIPTOR_BYTES, Direction, Mark, RawDescriptor,
@@ -217,7 +218,7 @@ impl PackedRing {
         found: &mut Singles<'m>,
     ) {
         let most = most.min(found.capacity()).min(usize::from(self.size));
-        self.claim(most);
+        self.claim(0, most);
         let (mut slot, mut wrap) = (self.next_avail, self.avail_wrap);
         for _ in 0..most {
             let descriptor = self.descriptor(slot);
@@ -229,18 +230,40 @@ impl PackedRing {
         }
     }
 
-    /// Takes over the lines of the next `count` descriptors for writing, if all of them are available: the driver has done with them, they are
-    /// read at once and written soon. But for the first line, which the driver looks at all the time.
+    /// See [`Ring::look_ahead`](crate::ring::Ring::look_ahead).
     #[inline]
-    fn claim(&self, count: usize) {
-        let last = usize::from(self.next_avail) + count.max(1) - 1;
-        let (size, wrap) = (usize::from(self.size), self.avail_wrap);
-        let (last, wrap) = if last < size { (last, wrap) } else { (last - size, !wrap) };
+    pub(crate) fn look_ahead(&mut self, window: Window<'_>, direction: Direction, count: u16) {
+        let count = count.min(self.size);
+        self.claim(0, count.into());
+        let (mut slot, mut wrap) = (self.next_avail, self.avail_wrap);
+        for _ in 0..count {
+            let descriptor = self.descriptor(slot);
+            if !is_available(descriptor.fourth(), wrap) {
+                return;
+            }
+            window.prefetch(GuestPhysAddr(descriptor.addr), direction);
+            (slot, wrap) = self.after(slot, wrap);
+        }
+        // Those after them: to read what they say the next time will not take long then.
+        self.claim(count.into(), count.into());
+    }
+
+    /// Takes over the lines of `count` descriptors, from the one `ahead` of the next one on, for writing, if all of them are available: the
+    /// driver has done with them, they are read soon and written soon. But for the first line, which the driver may be looking at all the time.
+    #[inline]
+    fn claim(&self, ahead: usize, count: usize) {
+        let size = usize::from(self.size);
+        let first = usize::from(self.next_avail) + ahead;
+        let last = first + count.max(1) - 1;
+        if last >= 2 * size {
+            return;
+        }
+        let (at, wrap) = if last < size { (last, self.avail_wrap) } else { (last - size, !self.avail_wrap) };
         // Relaxed: a hint.
-        let flags = self.descriptors.load_u16(last * DESCRIPTOR_BYTES + FLAGS, Ordering::Relaxed);
+        let flags = self.descriptors.load_u16(at * DESCRIPTOR_BYTES + FLAGS, Ordering::Relaxed);
         if is_available(flags, wrap) {
-            let first = usize::from(self.next_avail) * DESCRIPTOR_BYTES;
-            self.descriptors.claim(first..first + count * DESCRIPTOR_BYTES);
+            let first = if first < size { first } else { first - size };
+            self.descriptors.claim(first * DESCRIPTOR_BYTES..(first + count) * DESCRIPTOR_BYTES);
         }
     }
 
@@ -333,6 +356,8 @@ impl PackedRing {
         // All slots where it begins and ends at the same one.
         let slots = if self.next_used > first.slot { 0 } else { self.size } + self.next_used - first.slot;
         self.unjudged = self.unjudged.saturating_add(slots);
+        // For `wants_call`, after the fence.
+        self.driver_event.prefetch(0);
         true
     }
 

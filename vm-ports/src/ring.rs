@@ -365,6 +365,13 @@ impl Ring {
         either!(self, ring => ring.pass(singles, written));
     }
 
+    /// Has the CPU fetch what the next `count` chains, as far as they are known to be there, will need: they come from the guest's CPU while
+    /// something else is being done. A hint: nothing is taken, and what is read is used for nothing else.
+    #[inline]
+    pub(crate) fn look_ahead(&mut self, window: Window<'_>, direction: Direction, count: u16) {
+        either!(self, ring => ring.look_ahead(window, direction, count));
+    }
+
     /// Whether the driver has made anything available that was not taken yet. A hint: a fault is left for [`Ring::take`] to find.
     #[inline]
     pub(crate) fn has_work(&mut self) -> bool {

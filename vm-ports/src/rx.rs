@@ -32,6 +32,8 @@ pub struct RxQueue {
     /// Set when the ring can no longer be worked with; it is not touched again until the session restarts it.
     fault: Option<RingFault>,
     region_hint: usize,
+    /// Packets put into one buffer each since the last publication: as many buffers more are looked for after it.
+    placed: u16,
     /// Of [`BURST_DESCRIPTORS`].
     descriptors_left: usize,
     call: Call,
@@ -56,6 +58,7 @@ impl RxQueue {
             enabled: false,
             fault: None,
             region_hint: 0,
+            placed: 0,
             descriptors_left: BURST_DESCRIPTORS,
             call: Call::new(Moderation::default(), size),
             memory,
@@ -189,6 +192,13 @@ impl RxQueue {
         self.ring.publish();
     }
 
+    /// Has the CPU fetch as many buffers more as were used since the last time: for the next packets, while the [`fence`](crate::fence) waits.
+    #[inline]
+    pub fn look_ahead(&mut self) {
+        let count = std::mem::take(&mut self.placed).min(BURST_PACKETS as u16);
+        self.ring.look_ahead(self.memory.window(self.region_hint), Direction::Write, count);
+    }
+
     /// Calls the guest if it wants to hear of what was published, at the time `now`. Where the call is held back: until when. By then at the
     /// latest [`RxQueue::release_by`] has to be called, and [`RxQueue::release`] before nobody does that any more.
     #[inline]
@@ -259,7 +269,7 @@ impl RxQueue {
     /// nearly all packets and buffers are. Returns how many that were.
     #[inline]
     fn place_run<'b>(&mut self, views: impl ExactSizeIterator<Item = View<'b>>) -> usize {
-        let Self { ring, features, region_hint, memory, counters, .. } = self;
+        let Self { ring, features, region_hint, placed, memory, counters, .. } = self;
         if memory.is_truncated() {
             return 0;
         }
@@ -308,6 +318,7 @@ impl RxQueue {
             ring.pass(&singles[..written.len()], written.iter().copied());
             counters.rx.packets.add(written.len() as u64);
             counters.rx.bytes.add(bytes as u64);
+            *placed = placed.saturating_add(written.len() as u16);
         }
         written.len()
     }

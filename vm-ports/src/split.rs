@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use crate::address::GuestPhysAddr;
 use crate::counters::RingFault;
-use crate::memory::{GuestMemory, RingArea, RingWatch};
+use crate::memory::{GuestMemory, RingArea, RingWatch, Window};
 use crate::packet::CHAIN_SEGMENTS;
 use crate::ring::{
     Chain, ChainError, DESC_F_INDIRECT, DESC_F_NEXT, DESCRIPTOR_BYTES, Direction, Mark, RawDescriptor, RingError,
@@ -229,6 +230,25 @@ impl SplitRing {
         self.next_avail = self.next_avail.wrapping_add(singles.len() as u16);
     }
 
+    /// See [`Ring::look_ahead`](crate::ring::Ring::look_ahead).
+    #[inline]
+    pub(crate) fn look_ahead(&mut self, window: Window<'_>, direction: Direction, count: u16) {
+        let first = ENTRIES + self.slot(self.next_used) * USED_BYTES;
+        self.used.claim(first..first + usize::from(count) * USED_BYTES);
+        let known = self.avail_idx.wrapping_sub(self.next_avail);
+        if known > self.size {
+            return;
+        }
+        for ahead in 0..known.min(count) {
+            let id = self.head(ahead);
+            if id >= self.size {
+                return;
+            }
+            let addr = self.descriptors.load_u64(usize::from(id) * DESCRIPTOR_BYTES, Ordering::Relaxed);
+            window.prefetch(GuestPhysAddr(addr), direction);
+        }
+    }
+
     /// The head that the driver wrote for the chain `ahead` of the next one. Not checked.
     #[inline]
     fn head(&self, ahead: u16) -> u16 {
@@ -305,6 +325,8 @@ impl SplitRing {
         // Release: pairs with the driver's acquire of the used index; entries and buffer contents come before it.
         self.used.store_u16(IDX, self.next_used, Ordering::Release);
         self.published = self.next_used;
+        // For `wants_call`, after the fence.
+        self.avail.prefetch(if self.event_idx { self.avail_end() } else { 0 });
         true
     }
 

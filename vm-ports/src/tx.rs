@@ -45,6 +45,8 @@ pub struct TxQueue {
     /// Set when the ring can no longer be worked with; it is not touched again until the session restarts it.
     fault: Option<RingFault>,
     region_hint: usize,
+    /// Chains of the last pull: as many are looked for before the next one.
+    last_pull: u16,
     call: Call,
     /// What the driver kicks with.
     kick: Option<Arc<File>>,
@@ -69,6 +71,7 @@ impl TxQueue {
             enabled: false,
             fault: None,
             region_hint: 0,
+            last_pull: 0,
             call: Call::new(Moderation::default(), size),
             kick: None,
             memory,
@@ -171,7 +174,7 @@ impl TxQueue {
     /// guest's again after [`TxQueue::complete`].
     #[inline]
     pub fn pull<'a>(&'a mut self, burst: &mut Burst<'a>) -> Pulled {
-        let Self { ring, features, enabled, fault, region_hint, memory, counters, .. } = self;
+        let Self { ring, features, enabled, fault, region_hint, last_pull, memory, counters, .. } = self;
         let counters: &TxCounters = &counters.tx;
         if fault.is_some() {
             return Pulled::default();
@@ -249,6 +252,7 @@ impl TxQueue {
                 }
             }
         }
+        *last_pull = taken as u16;
         if taken > 0 {
             counters.packets.add(taken as u64);
             counters.bytes.add(bytes as u64);
@@ -260,6 +264,12 @@ impl TxQueue {
     #[inline]
     pub fn publish(&mut self) {
         self.ring.publish();
+    }
+
+    /// Has the CPU fetch what the next pull will need, as far as it is known to be there: while the [`fence`](crate::fence) waits.
+    #[inline]
+    pub fn look_ahead(&mut self) {
+        self.ring.look_ahead(self.memory.window(self.region_hint), Direction::Read, self.last_pull);
     }
 
     /// Calls the guest if it wants to hear of what was published, at the time `now`. Where the call is held back: until when. By then at the

@@ -107,6 +107,8 @@ impl Forwarder {
         match sender {
             Some((place, tx)) => {
                 tx.publish();
+                self.out.look_ahead();
+                tx.look_ahead();
                 vm_ports::fence();
                 self.out.notify(now);
                 if let Some(until) = tx.notify(now) {
@@ -114,6 +116,7 @@ impl Forwarder {
                 }
             }
             None => {
+                self.out.look_ahead();
                 vm_ports::fence();
                 self.out.notify(now);
             }
@@ -648,6 +651,16 @@ impl Outputs {
             self.to_touched &= self.to_touched - 1;
             if let Some(Some(to)) = self.to.get_mut(core as usize) {
                 to.flush();
+            }
+        }
+    }
+
+    /// Has the CPU fetch what the next packets for the same receivers will need.
+    #[inline]
+    fn look_ahead(&mut self) {
+        for at in &self.touched {
+            if let Some(slot) = self.rx.get_mut(usize::from(*at)) {
+                slot.rx.look_ahead();
             }
         }
     }
