@@ -22,6 +22,24 @@ impl<T: Copy + Default> Fifo<T> {
         fifo
     }
 
+    /// A full queue of the numbers from 0 to `count`, in an order without a pattern, which is the same every time.
+    ///
+    /// Buffers that follow each other at equal distances would let a processor that reads them fetch the next ones by itself, before the
+    /// other side has written them: those lines would go back and forth once more. Buffers of a guest that has run for a while do not.
+    pub(crate) fn shuffled(count: u32) -> Self
+    where
+        T: From<u32>,
+    {
+        let mut numbers: Vec<u32> = (0..count).collect();
+        let mut state = 1_u64;
+        for at in (1..numbers.len()).rev() {
+            // Knuth's MMIX generator; its upper bits are the random ones.
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            numbers.swap(at, (state >> 33) as usize % (at + 1));
+        }
+        Self::full(numbers.into_iter().map(T::from))
+    }
+
     #[inline(always)]
     pub(crate) fn len(&self) -> usize {
         self.tail.wrapping_sub(self.head) as usize
@@ -97,6 +115,21 @@ impl<T: Copy + Default> Fifo<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_shuffled_queue_has_every_number_once_and_no_stride() {
+        for count in [0, 1, 2, 256, 1000] {
+            let fifo = Fifo::<u32>::shuffled(count);
+            let mut numbers: Vec<u32> = fifo.iter().collect();
+            if count >= 256 {
+                let steps: Vec<u32> = numbers.windows(2).map(|pair| pair[1].wrapping_sub(pair[0])).collect();
+                let repeated = steps.windows(2).filter(|pair| pair[0] == pair[1]).count();
+                assert!(repeated < steps.len() / 20, "{repeated} of {} steps are like the one before", steps.len());
+            }
+            numbers.sort_unstable();
+            assert_eq!(numbers, (0..count).collect::<Vec<_>>());
+        }
+    }
 
     #[test]
     fn both_ends_across_the_wrap() {

@@ -264,9 +264,7 @@ impl PackedRing {
         if self.in_flight == 0 {
             return false;
         }
-        // Pairs with the device's release store of these flags: id, length and buffers are then visible.
-        let flags = self.descriptor_table.load_u16::<FLAGS>(usize::from(self.next_used), Acquire);
-        (flags & AVAIL != 0) == self.used_wrap && (flags & USED != 0) == self.used_wrap
+        self.is_used(self.next_used.into(), self.used_wrap)
     }
 
     #[inline]
@@ -311,13 +309,15 @@ impl PackedRing {
             }
             return done;
         }
-        let (mut at, mut wrap, size) = (self.next_used, self.used_wrap, self.size);
         let most = out.len().min(self.in_flight);
+        if most == 0 || !self.is_used(self.next_used.into(), self.used_wrap) {
+            return 0;
+        }
+        self.claim(most);
+        let (mut at, mut wrap, size) = (self.next_used, self.used_wrap, self.size);
         while done < most {
             let index = usize::from(at);
-            // Pairs with the device's release store of these flags: id, length and buffers are then visible.
-            let flags = self.descriptor_table.load_u16::<FLAGS>(index, Acquire);
-            if flags & (AVAIL | USED) != if wrap { AVAIL | USED } else { 0 } {
+            if !self.is_used(index, wrap) {
                 break;
             }
             let id = self.descriptor_table.load_u16::<12>(index, Relaxed);
@@ -344,6 +344,26 @@ impl PackedRing {
         self.in_flight -= done;
         (self.next_used, self.used_wrap) = (at, wrap);
         done
+    }
+
+    #[inline(always)]
+    fn is_used(&self, index: usize, wrap: bool) -> bool {
+        // Pairs with the device's release store of these flags: id, length and buffers are then visible.
+        let flags = self.descriptor_table.load_u16::<FLAGS>(index, Acquire);
+        flags & (AVAIL | USED) == if wrap { AVAIL | USED } else { 0 }
+    }
+
+    /// Takes the lines of the next `count` descriptors, at least one, over from the device's processor, if it has used all of them: they are
+    /// read at once, and written soon.
+    #[inline]
+    fn claim(&self, count: usize) {
+        let (first, size) = (usize::from(self.next_used), usize::from(self.size));
+        let last = first + count - 1;
+        let (last, wrap) = if last < size { (last, self.used_wrap) } else { (last - size, !self.used_wrap) };
+        if self.is_used(last, wrap) {
+            let end = ((first + count) * DESC).min(self.descriptors.len());
+            (first * DESC..end).step_by(64).for_each(|at| self.descriptors.prefetch_write(at));
+        }
     }
 
     #[inline]

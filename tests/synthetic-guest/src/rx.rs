@@ -8,6 +8,7 @@ use crate::{Error, Offload};
 
 /// Used buffers taken from the ring together, so that the frames' first cache lines arrive together too.
 const BATCH: usize = 32;
+const NOTHING: Used = Used { token: 0, len: 0 };
 
 /// Descriptor layout of a receive buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -139,6 +140,10 @@ pub struct RxQueue {
     refill_at: usize,
     /// Frames are counted without a look at them.
     blind: bool,
+    /// Used buffers that are out of the ring and were not handed out: those from `waiting_at` on, up to `waiting_end`.
+    waiting: [Used; BATCH],
+    waiting_at: usize,
+    waiting_end: usize,
     pieces: Vec<(usize, usize)>,
     segments: Vec<Segment>,
     stats: RxStats,
@@ -165,10 +170,13 @@ impl RxQueue {
             header_len,
             mergeable,
             shape: config.rx_shape,
-            free: Fifo::full(0..count as u32),
+            free: Fifo::shuffled(count as u32),
             auto_refill: true,
             refill_at: 1,
             blind: false,
+            waiting: [NOTHING; BATCH],
+            waiting_at: 0,
+            waiting_end: 0,
             pieces: Vec::with_capacity(count),
             segments: Vec::with_capacity(usize::from(config.rx_shape.segments())),
             stats: RxStats::default(),
@@ -245,7 +253,7 @@ impl RxQueue {
         let mut count = 0;
         let mut polled = 0;
         while count < max {
-            let mut batch = [Used { token: 0, len: 0 }; BATCH];
+            let mut batch = [NOTHING; BATCH];
             let found = self.take_batch(&mut batch, max - count);
             polled += found;
             let mut rest = batch[..found].iter();
@@ -265,12 +273,38 @@ impl RxQueue {
         count
     }
 
-    /// Takes used buffers from the ring and has the processor fetch what was written to them.
+    /// Takes used buffers out of the ring, for the next [`RxQueue::recv_burst`], and has the processor fetch what was written to them while
+    /// the caller does something else.
+    #[inline]
+    pub fn look(&mut self) {
+        if self.waiting_at == self.waiting_end {
+            let mut batch = [NOTHING; BATCH];
+            (self.waiting_at, self.waiting_end) = (0, self.pop(&mut batch));
+            self.waiting = batch;
+        }
+    }
+
+    #[inline]
+    fn pop(&mut self, batch: &mut [Used]) -> usize {
+        let found = self.ring.pop_burst(batch);
+        batch[..found].iter().for_each(|used| self.memory.prefetch(used.token as usize * self.stride));
+        found
+    }
+
+    /// The next used buffers, up to `max`: those that wait, or else those in the ring.
     #[inline]
     fn take_batch(&mut self, batch: &mut [Used; BATCH], max: usize) -> usize {
-        let found = self.ring.pop_burst(&mut batch[..max.min(BATCH)]);
+        let max = max.min(BATCH);
+        let waiting = &self.waiting[self.waiting_at..self.waiting_end];
+        let found = match waiting.len().min(max) {
+            0 => self.pop(&mut batch[..max]),
+            found => {
+                batch[..found].copy_from_slice(&waiting[..found]);
+                self.waiting_at += found;
+                found
+            }
+        };
         for (n, used) in batch[..found].iter().enumerate() {
-            self.memory.prefetch(used.token as usize * self.stride);
             self.free.put(n, used.token);
         }
         self.free.extend(found);
@@ -325,9 +359,9 @@ impl RxQueue {
     /// incomplete. Returns the frames found.
     #[inline]
     pub(crate) fn lend_burst(&mut self, max: usize, mut lend: impl FnMut(&Window, u32, usize, usize) -> bool) -> usize {
-        let mut batch = [Used { token: 0, len: 0 }; BATCH];
-        let found = self.ring.pop_burst(&mut batch[..max.min(BATCH)]);
-        batch[..found].iter().for_each(|used| self.memory.prefetch(used.token as usize * self.stride));
+        debug_assert!(self.waiting_at == self.waiting_end, "buffers that wait come first");
+        let mut batch = [NOTHING; BATCH];
+        let found = self.pop(&mut batch[..max.min(BATCH)]);
         let mut skip = 0;
         for used in &batch[..found] {
             let (at, len) = (used.token as usize * self.stride, used.len as usize);
@@ -407,7 +441,12 @@ impl RxQueue {
     }
 
     fn take_another(&mut self) -> Option<Used> {
-        let used = self.ring.pop_used()?;
+        let used = if self.waiting_at < self.waiting_end {
+            self.waiting_at += 1;
+            self.waiting[self.waiting_at - 1]
+        } else {
+            self.ring.pop_used()?
+        };
         self.free.push_back(used.token);
         self.stats.buffers += 1;
         Some(used)
@@ -415,7 +454,7 @@ impl RxQueue {
 
     /// Whether a used buffer waits.
     pub fn has_frames(&mut self) -> bool {
-        self.ring.has_used()
+        self.waiting_at < self.waiting_end || self.ring.has_used()
     }
 
     /// Buffers in the ring.

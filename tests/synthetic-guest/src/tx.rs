@@ -136,7 +136,7 @@ impl TxQueue {
         Ok(TxQueue {
             buffers: arena.take(region, slot_size * slots, 64)?,
             slot_size,
-            free: Fifo::full(0..slots as u32),
+            free: Fifo::shuffled(slots as u32),
             slots: slots as u32,
             header_len,
             shape,
@@ -187,10 +187,9 @@ impl TxQueue {
         let count = count.min(self.free.len());
         let mut queued = 0;
         if self.shape == TxShape::OneBuffer {
+            self.fetch(count);
             let (free, buffers, header_len) = (&self.free, &self.buffers, self.header_len);
             let (slot_size, mut bytes) = (self.slot_size, 0);
-            // The device's processor has read what these lines held: they come back together, not one store after the other.
-            (0..count.min(PREFETCH)).for_each(|n| buffers.prefetch_write(free.peek(n) as usize * slot_size + FRAME_AT));
             queued = self.ring.add_ones(count, |number| {
                 let index = free.peek(number);
                 let at = index as usize * slot_size;
@@ -289,6 +288,25 @@ impl TxQueue {
             self.ring.arm_calls();
         }
         count
+    }
+
+    /// Gets ready to send `count` frames: takes back what the device has used, if there is no room for them, and has the processor fetch their
+    /// buffers while the caller does something else.
+    #[inline]
+    pub fn prepare(&mut self, count: usize) {
+        if self.room() < count {
+            self.reclaim();
+        }
+        if self.room() >= count {
+            self.fetch(count);
+        }
+    }
+
+    /// The device's processor has read what the next buffers' lines held: they come back together, not one store after the other.
+    #[inline(always)]
+    fn fetch(&self, count: usize) {
+        (0..count.min(PREFETCH))
+            .for_each(|n| self.buffers.prefetch_write(self.free.peek(n) as usize * self.slot_size + FRAME_AT));
     }
 
     /// Frames that can be sent without a look at the ring, as of the last reclaim.

@@ -141,6 +141,11 @@ impl<B: Backend> Engine<B> {
             Task::Echo(echoes) => return echo(&mut self.nodes, echoes),
             Task::Pingpong(_) => return self.step_pingpong(now, sending),
         }
+        // First a look at everything, so that it comes from the switch's CPU at the same time.
+        self.nodes.iter_mut().flat_map(|node| &mut node.pairs).for_each(|pair| pair.rx.look());
+        if sending {
+            self.senders.iter().for_each(|sender| sender.prepare(self.nodes[sender.guest].tx(sender.pair).0));
+        }
         let mut moved = 0;
         for guest in 0..self.nodes.len() {
             moved += self.receive(guest, now);

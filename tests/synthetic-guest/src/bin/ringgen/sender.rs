@@ -138,6 +138,14 @@ impl Sender {
         self.least = if self.pacer.is_paced() { 1 } else { self.burst };
     }
 
+    /// Has fetched what the next [`Sender::step`] is going to write, where it is known that it will.
+    #[inline]
+    pub(crate) fn prepare(&self, tx: &mut TxQueue) {
+        if !self.pacer.is_paced() {
+            tx.prepare(self.burst);
+        }
+    }
+
     /// Sends what is due and what there is room for; returns the number of packets. `receivers` get to know what to
     /// expect when.
     #[inline]
