@@ -320,10 +320,14 @@ impl Window<'_> {
     /// Has the CPU fetch the beginning of the buffer at `addr`, if that is in this region.
     #[inline]
     pub(crate) fn prefetch(&self, addr: GuestPhysAddr, direction: Direction) {
-        if let Some(buffer) = self.slice(addr, 1) {
-            match direction {
-                Direction::Read => buffer.prefetch_read(),
-                Direction::Write => buffer.prefetch_write(),
+        let offset = addr.0.wrapping_sub(self.guest);
+        if offset < self.size {
+            let line = self.host.0.wrapping_add(offset as usize);
+            for line in [line, line.wrapping_add(CACHE_LINE)] {
+                match direction {
+                    Direction::Read => prefetch(line),
+                    Direction::Write => prefetch_write(line),
+                }
             }
         }
     }
