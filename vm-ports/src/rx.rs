@@ -196,7 +196,9 @@ impl RxQueue {
     #[inline]
     pub fn look_ahead(&mut self) {
         let count = std::mem::take(&mut self.placed).min(BURST_PACKETS as u16);
-        self.ring.look_ahead(self.memory.window(self.region_hint), Direction::Write, count);
+        if self.fault.is_none() && count > 0 {
+            self.ring.look_ahead(self.memory.window(self.region_hint), Direction::Write, count);
+        }
     }
 
     /// Calls the guest if it wants to hear of what was published, at the time `now`. Where the call is held back: until when. By then at the

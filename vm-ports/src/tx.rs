@@ -269,7 +269,9 @@ impl TxQueue {
     /// Has the CPU fetch what the next pull will need, as far as it is known to be there: while the [`fence`](crate::fence) waits.
     #[inline]
     pub fn look_ahead(&mut self) {
-        self.ring.look_ahead(self.memory.window(self.region_hint), Direction::Read, self.last_pull);
+        if self.fault.is_none() && self.last_pull > 0 {
+            self.ring.look_ahead(self.memory.window(self.region_hint), Direction::Read, self.last_pull);
+        }
     }
 
     /// Calls the guest if it wants to hear of what was published, at the time `now`. Where the call is held back: until when. By then at the
