@@ -156,7 +156,7 @@ fn prometheus_text() {
             "sidecore_port_refused_requests_total{port=\"vm1\"} 2",
             "sidecore_uplink_device_stat{port=\"up\",stat=\"rx_good_packets\"} 9",
             "sidecore_uplink_errors_total{port=\"up\",kind=\"rx_missed\"} 7",
-            "sidecore_uplink_link_bits_per_second{port=\"up\"} 10000000000",
+            "sidecore_uplink_link_bytes_per_second{port=\"up\"} 1250000000",
             "sidecore_uplink_mempool_free_mbufs{port=\"up\"} 1000",
             "sidecore_queue_dropped_packets_total{port=\"vm1\",queue=\"0\",reason=\"rx_full\"} 3",
             "sidecore_queue_dropped_packets_total{port=\"vm1\",queue=\"0\",reason=\"malformed_chain\"} 0",

@@ -42,8 +42,8 @@ pub(super) const ENTRIES: &[Entry] = &[
         "vhost-user requests that were refused, and connections closed over one.").guests(),
     counter("sidecore_port_ring_refusals_total", Port(|p, out| out.count(p.session.ring_refusals)),
         "Times a ring that a guest's frontend had set up could not be started.").guests(),
-    gauge("sidecore_uplink_link_bits_per_second", Port(|p, out| {
-            out.some(p.uplink.as_ref().and_then(|u| u.link_mbps).map(|mbps| f64::from(mbps) * 1e6));
+    gauge("sidecore_uplink_link_bytes_per_second", Port(|p, out| {
+            out.some(p.uplink.as_ref().and_then(|u| u.link_mbps).map(|mbps| f64::from(mbps) * 1e6 / 8.0));
         }), "Speed of an uplink's link, where its device knows it.").uplinks(),
     counter("sidecore_uplink_errors_total", Port(|p, out| {
             if let Some(uplink) = &p.uplink {
