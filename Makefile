@@ -6,7 +6,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 # The demo makes namespaces, interfaces and AF_XDP sockets; `run-tests` does the same for the end-to-end tests.
 AS_ROOT := $(shell [ "$$(id -u)" -eq 0 ] || echo --config "\"target.'cfg(unix)'.runner='sudo -E'\"")
 
-.PHONY: help build release demo lint test test-full soak-handover bench-instr bench-timing bench-peers exits experiments simulate dashboards-up docs clean
+.PHONY: help build release demo lint test test-full soak-handover screenshots bench-instr bench-timing bench-peers exits experiments simulate dashboards-up docs clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1|/p' Makefile | while IFS='|' read -r name text; do printf '  make %-13s %s\n' "$$name" "$$text"; done
@@ -41,6 +41,12 @@ test: lint ## Checks, unit, property and end-to-end tests, under 25 minutes on t
 test-full: export SIDECORE_TEST_FULL := 1
 test-full: export PROPTEST_CASES := 4096
 test-full: test ## The same with 64 MiB transfers and longer property tests
+
+screenshots: ## Make the README's picture of the switch's page, of a run with synthetic guests, about a minute
+	@scripts/check-rust.sh
+	@scripts/install-deps.sh page
+	cargo build -p sidecore -p synthetic-guest -p sidecore-tests
+	@cargo run -q $(AS_ROOT) -p sidecore-tests --bin screenshots
 
 soak-handover: MOVES ?= 10000
 soak-handover: SEED ?= 1

@@ -59,7 +59,7 @@ for group in "${@:-build}"; do
             optional+=("${instr_packages[@]}" "${page_packages[@]}")
             kernel=yes sdk=yes
             ;;
-        page) wanted+=("${build_packages[@]}" "${page_packages[@]}") ;;
+        page) wanted+=("${build_packages[@]}" "${page_packages[@]}" pngquant) ;;
         bench-instr) wanted+=("${build_packages[@]}" "${instr_packages[@]}") ;;
         bench-peers) wanted+=("${build_packages[@]}" "${peers_packages[@]}") ;;
         *) fail "unknown group '$group': use build, demo, test, page, bench-instr or bench-peers" ;;

@@ -13,6 +13,7 @@ mod http;
 mod logging;
 mod metrics;
 mod page;
+mod rates;
 mod snapshot;
 mod state;
 mod words;

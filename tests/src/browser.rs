@@ -101,10 +101,10 @@ impl Browser {
         self.post("actions", &actions).map(drop)
     }
 
-    /// What is to be seen, as PNG in base64.
-    pub fn screenshot(&self) -> Result<String> {
+    /// What is to be seen, as PNG.
+    pub fn screenshot(&self) -> Result<Vec<u8>> {
         let image = request(self.port, "GET", &format!("/session/{}/screenshot", self.session), None)?;
-        Ok(image.as_str().context("no image")?.to_owned())
+        decode(image.as_str().context("no image")?)
     }
 
     /// What was written to the console since it was last asked for, refusals of the page's policy among them.
@@ -135,6 +135,21 @@ fn port_in(output: &str) -> Option<u16> {
     output.split("successfully on port ").nth(1)?.split(|next: char| !next.is_ascii_digit()).next()?.parse().ok()
 }
 
+/// Base64, as RFC 4648 has it.
+fn decode(text: &str) -> Result<Vec<u8>> {
+    const DIGITS: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let (mut bytes, mut bits, mut count) = (Vec::with_capacity(text.len() / 4 * 3), 0_u32, 0);
+    for digit in text.trim_end_matches('=').chars() {
+        bits = bits << 6 | DIGITS.find(digit).with_context(|| format!("{digit:?} is no base64"))? as u32;
+        count += 6;
+        if count >= 8 {
+            count -= 8;
+            bytes.push((bits >> count) as u8);
+        }
+    }
+    Ok(bytes)
+}
+
 /// A request to the driver, and the value of its answer.
 fn request(port: u16, method: &str, path: &str, body: Option<&Value>) -> Result<Value> {
     let text = http::request(port, method, path, &body.map(Value::to_string).unwrap_or_default())?.body;
@@ -149,6 +164,14 @@ fn request(port: u16, method: &str, path: &str, body: Option<&Value>) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn base64_is_read() {
+        for (text, bytes) in [("", ""), ("Zg==", "f"), ("Zm8=", "fo"), ("Zm9v", "foo"), ("Zm9vYmFy", "foobar")] {
+            assert_eq!(decode(text).unwrap(), bytes.as_bytes(), "{text}");
+        }
+        assert!(decode("Zm9v!").is_err());
+    }
 
     #[test]
     fn the_drivers_port_is_read() {

@@ -7,6 +7,8 @@ mod metrics;
 mod scheduler;
 mod show;
 mod table;
+mod top;
+mod units;
 mod uplink;
 
 use std::io::{self, Write};
@@ -44,6 +46,7 @@ Examples:
   sidecore config check sidecore.toml                       is the file right?
   sidecore run --config sidecore.toml                       start a switch, in the foreground
   sidecore status                                           how is it?
+  sidecore top                                              how is it from second to second?
   sidecore guest add vm7 --socket /run/sidecore/vm7.sock    give a VM a port while the switch runs
   sidecore reload                                           apply what was edited in sidecore.toml
 
@@ -72,6 +75,10 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Watch ports, I/O cores and decisions, as `top` shows processes.
+    ///
+    /// Sorted by any column, filtered, on any terminal of 80 columns or more or less; `q` ends it.
+    Top(top::TopArgs),
     /// Add, remove and list guests.
     #[command(subcommand)]
     Guest(guest::GuestCommand),
@@ -121,6 +128,7 @@ fn execute(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Run { config, log_format } => daemon::run(&config, log_format),
         Command::Status { json } => show::status(&client, json),
+        Command::Top(args) => top::execute(client, &args),
         Command::Guest(command) => guest::execute(&client, command),
         Command::Uplink(command) => uplink::execute(&client, command),
         Command::Scheduler(command) => scheduler::execute(&client, command),

@@ -9,8 +9,10 @@ use config::{RawTrunk, RawVlan};
 
 use super::client::{Client, unexpected};
 use super::table;
+use super::units::{duration, micros, percent};
 use crate::control::protocol::{Answer, Origin, Request};
-use crate::snapshot::{Accounting, CoreSnapshot, PortSnapshot, PortState, Snapshot, Traffic};
+use crate::rates::{self, CoreRates, Interval, PortRates};
+use crate::snapshot::{Accounting, CoreSnapshot, PortSnapshot, PortState, Snapshot};
 use crate::words;
 
 /// Time between the two looks that rates are made of.
@@ -64,7 +66,7 @@ pub(super) fn vlan(vlan: Option<&RawVlan>) -> String {
     format!("trunk {tagged}{native}")
 }
 
-fn snapshot(client: &Client) -> Result<Snapshot> {
+pub(super) fn snapshot(client: &Client) -> Result<Snapshot> {
     match client.ask(&Request::Status)? {
         Answer::Status(snapshot) => Ok(*snapshot),
         _ => Err(unexpected()),
@@ -72,7 +74,7 @@ fn snapshot(client: &Client) -> Result<Snapshot> {
 }
 
 fn render(before: &Snapshot, now: &Snapshot) -> String {
-    let seconds = now.uptime_ms.saturating_sub(before.uptime_ms).max(1) as f64 / 1000.0;
+    let interval = Interval::between(before, now);
     let mut text = format!(
         "sidecore {}, process {}, up {}, {} stations known\n\n",
         now.version,
@@ -80,9 +82,7 @@ fn render(before: &Snapshot, now: &Snapshot) -> String {
         duration(now.uptime_ms / 1000),
         now.fdb_entries
     );
-    let of_before = |port: &PortSnapshot| before.ports.iter().find(|p| p.name == port.name);
-    let cycles = seconds * now.tsc_hz as f64;
-    let rows: Vec<_> = now.ports.iter().map(|port| port_row(of_before(port), port, seconds, cycles)).collect();
+    let rows: Vec<_> = now.ports.iter().map(|port| port_row(port, interval.and_then(|i| i.port(port)))).collect();
     let heads = [
         "PORT",
         "KIND",
@@ -102,8 +102,7 @@ fn render(before: &Snapshot, now: &Snapshot) -> String {
         "#CALLS SAVED",
     ];
     text.push_str(&table::render(&heads, &rows));
-    let of_before = |core: &CoreSnapshot| before.cores.iter().find(|c| c.core == core.core);
-    let cores = now.cores.iter().map(|core| core_row(of_before(core), core, seconds));
+    let cores = now.cores.iter().map(|core| core_row(core, interval.and_then(|i| i.core(core))));
     text.push('\n');
     text.push_str(&table::render(
         &[
@@ -130,8 +129,7 @@ fn render(before: &Snapshot, now: &Snapshot) -> String {
     text
 }
 
-/// `cycles` is what a core has in `seconds`.
-fn port_row(before: Option<&PortSnapshot>, port: &PortSnapshot, seconds: f64, cycles: f64) -> Vec<String> {
+fn port_row(port: &PortSnapshot, rates: Option<PortRates>) -> Vec<String> {
     let cores: BTreeSet<usize> = port.queues.iter().filter_map(|queue| queue.io_core).collect();
     let cores: Vec<_> = cores.iter().map(usize::to_string).collect();
     let ring = match (&port.negotiated, &port.driver) {
@@ -139,10 +137,7 @@ fn port_row(before: Option<&PortSnapshot>, port: &PortSnapshot, seconds: f64, cy
         (None, Some(driver)) => driver.clone(),
         (None, None) => "-".to_owned(),
     };
-    let rate = |of: fn(&PortSnapshot) -> Traffic| {
-        let before = before.map_or(0, |before| of(before).packets);
-        format!("{:.0}", of(port).packets.saturating_sub(before) as f64 / seconds)
-    };
+    let rate = |of: fn(&PortRates) -> f64| rates.as_ref().map_or("-".to_owned(), |rates| format!("{:.0}", of(rates)));
     vec![
         port.name.clone(),
         words::kind(port.kind).to_owned(),
@@ -152,51 +147,33 @@ fn port_row(before: Option<&PortSnapshot>, port: &PortSnapshot, seconds: f64, cy
         ring,
         port.rx.packets.to_string(),
         port.tx.packets.to_string(),
-        rate(|port| port.rx),
-        rate(|port| port.tx),
-        percent(busy(port).saturating_sub(before.map_or(0, busy)) as f64 / cycles),
+        rate(|rates| rates.rx_packets),
+        rate(|rates| rates.tx_packets),
+        rates.map_or("-".to_owned(), |rates| percent(rates.load)),
         port.queues.iter().filter_map(|queue| queue.oldest_wait_ns).max().map_or("-".to_owned(), micros),
-        port.drops.values().sum::<u64>().to_string(),
+        rates::sum(&port.drops).to_string(),
         port.kicks.to_string(),
         port.calls.to_string(),
         port.calls_saved.to_string(),
     ]
 }
 
-fn core_row(before: Option<&CoreSnapshot>, core: &CoreSnapshot, seconds: f64) -> Vec<String> {
-    let busy = core.busy_cycles.saturating_sub(before.map_or(0, |c| c.busy_cycles));
-    let idle = core.idle_cycles.saturating_sub(before.map_or(0, |c| c.idle_cycles));
-    let slept = core.slept_cycles.saturating_sub(before.map_or(0, |c| c.slept_cycles));
-    let share = |cycles: u64| if busy + idle == 0 { 0.0 } else { cycles as f64 / (busy + idle) as f64 };
-    let wakes = |core: &CoreSnapshot| core.wakes.values().sum::<u64>();
-    let woken = wakes(core).saturating_sub(before.map_or(0, wakes));
-    let received = core.received.saturating_sub(before.map_or(0, |c| c.received));
-    let for_received = core.received_cycles.saturating_sub(before.map_or(0, |c| c.received_cycles));
+fn core_row(core: &CoreSnapshot, rates: Option<CoreRates>) -> Vec<String> {
+    let for_received = rates.and_then(|rates| rates.cycles_per_received);
+    let share = |of: fn(CoreRates) -> f64| rates.map_or("-".to_owned(), |rates| percent(of(rates)));
     vec![
         core.core.to_string(),
         core.cpu.to_string(),
         core.mode.clone(),
-        percent(share(busy)),
-        percent(share(slept)),
-        format!("{:.0}", woken as f64 / seconds),
+        share(|rates| rates.busy),
+        share(|rates| rates.asleep),
+        rates.map_or("-".to_owned(), |rates| format!("{:.0}", rates.wakes)),
         core.armed_rings.to_string(),
         micros(core.oldest_wait_ns),
         core.queue_pairs.to_string(),
         core.handed_over.to_string(),
-        for_received.checked_div(received).map_or("-".to_owned(), |cycles| cycles.to_string()),
+        for_received.map_or("-".to_owned(), |cycles| cycles.to_string()),
     ]
-}
-
-fn busy(port: &PortSnapshot) -> u64 {
-    port.queues.iter().map(|queue| queue.busy_cycles).sum()
-}
-
-fn percent(share: f64) -> String {
-    format!("{:.1} %", 100.0 * share)
-}
-
-fn micros(ns: u64) -> String {
-    format!("{:.1} µs", ns as f64 / 1e3)
 }
 
 fn accounting(sum: &Accounting) -> String {
@@ -231,26 +208,10 @@ fn notes(port: &PortSnapshot, text: &mut String) {
     note("rings stopped", list(&port.faults));
 }
 
-fn duration(seconds: u64) -> String {
-    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
-    match (days, hours, minutes) {
-        (0, 0, 0) => format!("{seconds} s"),
-        (0, 0, _) => format!("{minutes} min {} s", seconds % 60),
-        (0, _, _) => format!("{hours} h {minutes} min"),
-        _ => format!("{days} d {hours} h"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::metrics::tests::snapshot as example;
-
-    #[test]
-    fn durations() {
-        let texts = [5, 65, 3700, 90_000].map(duration);
-        assert_eq!(texts, ["5 s", "1 min 5 s", "1 h 1 min", "1 d 1 h"]);
-    }
 
     #[test]
     fn status_shows_rates_and_what_is_wrong() {

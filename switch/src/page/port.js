@@ -38,6 +38,7 @@ function about(port) {
     port.device && ["Device", el("code", {}, port.device)],
     port.driver && ["Driver", port.driver],
     port.mac && ["Address", el("code", {}, port.mac)],
+    ["Mode", port.mode],
     port.mtu && ["MTU", count(port.mtu)],
     agreed && ["Rings", `${agreed.ring}, ${agreed.ring_size} entries`],
     agreed && ["Memory", bytes(agreed.memory_bytes)],

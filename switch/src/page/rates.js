@@ -64,7 +64,7 @@ function derivePort(old, port, { seconds, cycles }) {
     dropRates: reasonRates(old, port, "drops", seconds),
     refusedRates: reasonRates(old, port, "refused", seconds),
     callRate: per((p) => p.calls),
-    kickRate: per((p) => p.kicks),
+    unaskedKicks: per((p) => p.kicks - p.kicks_asked),
   };
 }
 
@@ -88,6 +88,7 @@ function deriveCore(before, core, scheduler, ports, { seconds, cycles }) {
   return {
     ...core,
     busy: all > 0 ? busy / all : null,
+    asleep: all > 0 ? (core.slept_cycles - old.slept_cycles) / all : null,
     here,
     fromOthers: share(rate(old?.received_cycles, core.received_cycles, seconds), seconds, cycles),
     handedOver: rate(old?.handed_over, core.handed_over, seconds),

@@ -3,8 +3,10 @@
 //! | module | what it is about |
 //! |---|---|
 //! | `page` | the page that the switch serves, in a browser |
+//! | `top` | `sidecore top`, in a terminal |
 //! | `scene` | the switch, its guests and their traffic |
 #![forbid(unsafe_code)]
 
 mod page;
 mod scene;
+mod top;

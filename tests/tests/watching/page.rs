@@ -151,6 +151,10 @@ impl Stage {
 #[test]
 fn the_page_shows_what_the_metrics_say() {
     let Some(mut stage) = Stage::start("the_page_shows_what_the_metrics_say") else { return };
+    let head = http::get(stage.scene.port, "/").unwrap().head;
+    for policy in ["default-src 'none'", "script-src 'self'", "frame-ancestors 'none'", "require-trusted-types-for"] {
+        assert!(head.contains(policy), "{policy}: {head}");
+    }
     let mut guests = stage.scene.guests().unwrap();
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
