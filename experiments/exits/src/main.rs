@@ -93,8 +93,10 @@ fn run(options: &Options) -> Result<bool> {
         interrupt.check()?;
         outcomes.push(bench.row(&row).with_context(|| format!("{row:?}"))?);
         outcomes.last().into_iter().for_each(|outcome| println!("{}", report::line(outcome)));
+        // After each row, so that a run that is broken off has results.
+        let json = serde_json::to_string_pretty(&outcomes)? + "\n";
+        std::fs::write(&out, json).with_context(|| out.display().to_string())?;
     }
-    std::fs::write(&out, serde_json::to_string_pretty(&outcomes)? + "\n").with_context(|| out.display().to_string())?;
     println!("\nresults: {}", out.display());
     let objections = report::objections(&outcomes, if options.quick { report::FEW } else { report::NONE });
     objections.iter().for_each(|objection| println!("NOT AS CLAIMED: {objection}"));
@@ -111,13 +113,13 @@ fn rows(quick: bool) -> Vec<Row> {
             rows.push(Row { mode, pause: Duration::from_millis(pause), ring, interrupts, round_trips, stream });
         };
         row(Mode::Poll, 0, false, 500_000, 1_000_000);
-        row(Mode::Poll, 0, true, 20_000, 200_000);
+        row(Mode::Poll, 0, true, 10_000, 200_000);
         for interrupts in [false, true] {
-            row(Mode::Adaptive, 0, interrupts, 20_000, 200_000);
+            row(Mode::Adaptive, 0, interrupts, 10_000, 200_000);
             row(Mode::Adaptive, PAUSE_MS, interrupts, 500, 0);
         }
         for interrupts in [false, true] {
-            row(Mode::Trap, 0, interrupts, 20_000, 200_000);
+            row(Mode::Trap, 0, interrupts, 10_000, 200_000);
         }
     }
     rows
