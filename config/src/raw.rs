@@ -45,7 +45,7 @@ pub struct RawSwitch {
     pub allow_shared_cpu: Option<bool>,
     /// How the switch waits for packets. "poll": I/O cores never sleep, and no guest ever has to kick. "adaptive": guests
     /// that have been idle for a while are asked to kick, and an I/O core that has nothing to do sleeps until somebody does.
-    /// "trap": I/O cores sleep as soon as there is nothing to do, until somebody kicks, as in a traditional switch; for
+    /// "trap": every guest has an I/O thread of its own, which sleeps until the guest kicks, as in a traditional switch; for
     /// comparison. Default: "poll".
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = "poll"))]
@@ -235,8 +235,8 @@ pub struct RawGuest {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vm_uuid: Option<String>,
     /// How the switch waits for this guest's packets, as switch.mode says for all of them. With "poll" the I/O core that
-    /// serves the guest does not sleep; with "adaptive" the guest is asked to kick when it has been idle for a while; "trap"
-    /// is the same for a single guest. Default: what switch.mode is.
+    /// serves the guest does not sleep; with "adaptive" the guest is asked to kick when it has been idle for a while; with
+    /// "trap" it has an I/O thread of its own, so that io_core is not for it. Default: what switch.mode is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mode: Option<Mode>,
     /// How interrupts to the guest are moderated, where it asks for them: "adaptive" interrupts at once unless there was an

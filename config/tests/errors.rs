@@ -108,6 +108,7 @@ fn guest_values() {
     expect(&guest("mtu = 65536"), "guest[0].mtu", 5, "68 to 65535");
     expect(&guest("mtu = 15e2"), "guest[0].mtu", 5, "whole number");
     expect(&guest("queue_pairs = 0"), "guest[0].queue_pairs", 5, "1 to 16");
+    expect(&guest("mode = \"trap\"\nio_core = 1"), "guest[0].io_core", 6, "an I/O thread of its own");
     expect(&guest("io_core = 2"), "guest[0].io_core", 5, "0 to 1");
     expect(&guest("io_core = -1"), "guest[0].io_core", 5, "0 to 1");
     expect(&guest("weight = 0"), "guest[0].weight", 5, "1 to 100");

@@ -248,7 +248,8 @@ prop_compose! {
             socket_role: if client { SocketRole::Client } else { SocketRole::Server },
             socket_access: if client { no_access } else { access },
             queue_pairs,
-            io_core,
+            // A guest of its own thread is on no I/O core.
+            io_core: io_core.filter(|_| mode != Some(Mode::Trap)),
             class: if latency { Class::Latency } else { Class::Throughput },
             weight,
             vm_name: vm.as_ref().map(|(name, _)| name.parse().unwrap()),

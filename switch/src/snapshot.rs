@@ -398,8 +398,8 @@ impl Accounting {
 pub(crate) struct CoreSnapshot {
     /// Its number.
     pub(crate) core: usize,
-    /// The CPU it is pinned to.
-    pub(crate) cpu: usize,
+    /// The CPU it is pinned to; none: a guest's own thread is not.
+    pub(crate) cpu: Option<usize>,
     /// Cycles spent in rounds that moved packets.
     pub(crate) busy_cycles: u64,
     /// Cycles spent in rounds that found nothing.

@@ -111,6 +111,16 @@ fn packed_with_cores_that_may_sleep() {
 }
 
 #[test]
+fn split_with_a_thread_for_each_guest() {
+    run_in("trap", "in_order=0", &[(PACKED, false)], "Rx path");
+}
+
+#[test]
+fn packed_with_a_thread_for_each_guest() {
+    run_in("trap", "packed_vq=1", &[(PACKED, true)], "Rx path");
+}
+
+#[test]
 fn rings_of_another_size() {
     run("queue_size=1024", &[], "Rx path");
 }

@@ -4,7 +4,7 @@ use crate::check::access::{RawAccess, access};
 use crate::check::vlan::vlan;
 use crate::check::{Section, Surroundings};
 use crate::model::{GuestConfig, GuestFeatures, MAX_IO_CORES, MAX_QUEUE_PAIRS, MAX_WEIGHT};
-use crate::raw::{Class, InterruptModeration, RawGuest, SocketRole};
+use crate::raw::{Class, InterruptModeration, Mode, RawGuest, SocketRole};
 use crate::report::{Key, Report};
 use crate::vlan::Vlan;
 
@@ -30,6 +30,10 @@ pub(crate) fn guest(
     }
     let queue_pairs = section.number("queue_pairs", raw.queue_pairs, 1..=i64::from(MAX_QUEUE_PAIRS)).unwrap_or(1);
     let io_core = io_core(&mut section, raw.io_core, around);
+    if raw.mode == Some(Mode::Trap) && raw.io_core.is_some() {
+        let message = "a guest with mode = \"trap\" has an I/O thread of its own";
+        section.problem("io_core", message, "remove io_core, or choose another mode");
+    }
     let weight = section.number("weight", raw.weight, 1..=i64::from(MAX_WEIGHT)).unwrap_or(1);
     let vm_name = raw.vm_name.as_deref().and_then(|text| section.parse("vm_name", text));
     let vm_uuid = raw.vm_uuid.as_deref().and_then(|text| section.parse("vm_uuid", text));

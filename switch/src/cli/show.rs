@@ -163,7 +163,7 @@ fn core_row(core: &CoreSnapshot, rates: Option<CoreRates>) -> Vec<String> {
     let share = |of: fn(CoreRates) -> f64| rates.map_or("-".to_owned(), |rates| percent(of(rates)));
     vec![
         core.core.to_string(),
-        core.cpu.to_string(),
+        core.cpu.map_or("-".to_owned(), |cpu| cpu.to_string()),
         core.mode.clone(),
         share(|rates| rates.busy),
         share(|rates| rates.asleep),

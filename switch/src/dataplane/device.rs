@@ -43,7 +43,7 @@ impl Uplink {
     ) -> Result<(Self, Vec<UplinkShare>), DataplaneError> {
         let devargs = config.device.to_string();
         let device = eal.hotplug(&devargs).map_err(|source| failed(config, source))?;
-        let configured = configure(eal, device, fabric.len(), config, port);
+        let configured = configure(eal, device, fabric.io_cores(), config, port);
         let (device, pool, pairs) =
             configured.inspect_err(|_| drop(eal.unplug(&devargs))).map_err(|source| failed(config, source))?;
         let sources: Vec<SourceId> = pairs.iter().map_while(|_| fabric.take_source()).collect();

@@ -42,6 +42,15 @@ pub(crate) enum DataplaneError {
     /// There is nothing for I/O cores to sleep in.
     #[error("I/O cores cannot be woken: {0}; raise the limit on open files (ulimit -n)")]
     Sleep(std::io::Error),
+    /// No further guest can have an I/O thread of its own.
+    #[error("{most} I/O cores and I/O threads of guests are all there can be: choose another mode for some guests")]
+    TooManyThreads {
+        /// All there can be.
+        most: usize,
+    },
+    /// A guest's queue pairs are where they are because of its mode.
+    #[error("guest {0:?} has mode \"trap\": its queue pairs stay with its own I/O thread")]
+    OwnThread(String),
     /// The scheduler's thread cannot be started.
     #[error("the scheduler's thread does not start: {0}; raise the limit on threads (ulimit -u)")]
     Scheduler(std::io::Error),

@@ -1,14 +1,18 @@
 //! The I/O cores as the rest of the process sees them: started, told things, asked things, stopped.
 
+mod own;
+
 use std::num::NonZeroU32;
 use std::sync::mpsc::{Receiver, sync_channel};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
 use config::Mode;
 use pmd_bindings::{Eal, ThreadRegistration, tsc, tsc_hz};
+use rustix::thread::{CpuSet, sched_setaffinity};
 use vm_ports::QueuePair;
 
+use self::own::Known;
 use super::accounting::{CoreCounters, SOURCES_MAX, SourceId};
 use super::error::DataplaneError;
 use super::handover::{Move, Progress, Token};
@@ -19,7 +23,7 @@ use super::ports::{PORTS_MAX, PortTable};
 use super::rescue::{CoreThread, Rescue};
 use super::sleep::{Bed, Bells};
 use super::turns::Share;
-use super::xcore::connect;
+use super::xcore::{Links, connect};
 use crate::forwarding::{Entry, Fdb, FdbSettings, PortId, TokenBucket};
 
 /// FDB buckets asked of a core at a time, so that a long table does not hold it up.
@@ -27,7 +31,17 @@ const STATION_BUCKETS: usize = 64;
 
 /// All I/O cores.
 pub(super) struct Fabric {
-    cores: Vec<Core>,
+    eal: Arc<Eal>,
+    config: config::SwitchConfig,
+    /// Those of the configuration first, then those of guests of their own.
+    cores: Box<[OnceLock<Core>]>,
+    io_cores: usize,
+    /// Cycle counter at the switch's start.
+    epoch: u64,
+    /// What a core that comes late has to be told.
+    known: Mutex<Known>,
+    /// Cores of guests that have gone.
+    spare: Mutex<Vec<usize>>,
     /// The port table, as it will be published next.
     table: Mutex<PortTable>,
     /// Told of each table that was published.
@@ -39,14 +53,22 @@ pub(super) struct Fabric {
     pub(super) pauses: Pauses,
     sources: Mutex<Vec<bool>>,
     bells: Arc<Bells>,
-    mode: Mode,
     /// Frees cores that a frontend has made to wait, for as long as there are cores.
-    rescue: Option<Rescue>,
+    rescue: Rescue,
+}
+
+/// A core, as others see it.
+pub(super) struct CoreView<'a> {
+    /// The CPU it is pinned to, if it is.
+    pub(super) cpu: Option<usize>,
+    pub(super) mode: Mode,
+    pub(super) counters: &'a CoreCounters,
 }
 
 struct Core {
     index: usize,
-    cpu: usize,
+    cpu: Option<usize>,
+    mode: Mode,
     mailbox: Mailbox,
     counters: Arc<CoreCounters>,
     thread: CoreThread,
@@ -57,53 +79,63 @@ impl Fabric {
     /// Starts a pinned thread for each CPU.
     pub(super) fn start(eal: &Arc<Eal>, config: &config::SwitchConfig) -> Result<Self, DataplaneError> {
         let cpus: Vec<usize> = config.io_cores.cpus.iter().map(|cpu| cpu.0 as usize).collect();
-        let epoch = tsc();
-        let fdb = fdb_settings(config);
-        let (links, progress) = connect(cpus.len());
         let bells = Arc::new(Bells::new(cpus.len(), tsc_hz()).map_err(DataplaneError::Sleep)?);
-        let mut fabric = Self {
-            cores: Vec::with_capacity(cpus.len()),
+        let (links, progress) = connect(cpus.len());
+        let fabric = Self {
+            eal: Arc::clone(eal),
+            config: config.clone(),
+            cores: (0..config::MAX_IO_CORES).map(|_| OnceLock::new()).collect(),
+            io_cores: cpus.len(),
+            progress,
+            epoch: tsc(),
+            known: Mutex::new(Known::new(limits(config))),
+            spare: Mutex::default(),
             table: Mutex::new(PortTable::default()),
             news: News::default(),
-            progress,
             moves: Mutex::new(()),
             pauses: Pauses::default(),
             sources: Mutex::new(vec![false; SOURCES_MAX]),
-            bells: Arc::clone(&bells),
-            mode: config.mode,
-            rescue: None,
+            rescue: Rescue::start(Arc::clone(&bells)).map_err(DataplaneError::Rescue)?,
+            bells,
         };
-        for (index, links) in links.into_iter().enumerate() {
-            let cpu = cpus[index];
-            let (sender, receiver) = mailbox();
-            let counters = Arc::new(CoreCounters::new());
-            let alarm = bells.alarm(index).ok_or(DataplaneError::Sleep(std::io::ErrorKind::NotFound.into()))?;
-            let setup = CoreSetup {
-                index,
-                mode: config.mode,
-                bells: Arc::clone(&bells),
-                bed: Some(Bed::new(alarm).map_err(DataplaneError::Sleep)?),
-                mailbox: receiver,
-                links,
-                counters: Arc::clone(&counters),
-                fdb: Fdb::new(&fdb),
-                flood: limits(config).flood,
-                epoch,
-                cycles_per_s: tsc_hz(),
-                shares_cpu: cpus.iter().filter(|other| **other == cpu).count() > 1,
-            };
-            let thread = start_core(Arc::clone(eal), setup, cpu)?;
-            let (thread, bells) = (Arc::new(Mutex::new(Some(thread))), Arc::clone(&bells));
-            fabric.cores.push(Core { index, cpu, mailbox: sender, counters, thread, bells });
+        for ((index, links), cpu) in links.into_iter().enumerate().zip(cpus) {
+            fabric.add_core(index, Place::Cpu(cpu), config.mode, links)?;
         }
-        let cores = fabric.cores.iter().map(|core| (Arc::clone(&core.counters), Arc::clone(&core.thread))).collect();
-        fabric.rescue = Some(Rescue::start(cores, bells).map_err(DataplaneError::Rescue)?);
         Ok(fabric)
+    }
+
+    /// Starts a core. Its bell is there.
+    fn add_core(&self, index: usize, place: Place, mode: Mode, links: Links) -> Result<(), DataplaneError> {
+        let alarm = self.bells.alarm(index).ok_or(DataplaneError::Sleep(std::io::ErrorKind::NotFound.into()))?;
+        let (sender, receiver) = mailbox();
+        let counters = Arc::new(CoreCounters::new());
+        let cpu = place.cpu();
+        let sharers = self.config.io_cores.cpus.iter().filter(|other| Some(other.0 as usize) == cpu);
+        let setup = CoreSetup {
+            index,
+            mode,
+            bells: Arc::clone(&self.bells),
+            bed: Some(Bed::new(alarm).map_err(DataplaneError::Sleep)?),
+            mailbox: receiver,
+            links,
+            counters: Arc::clone(&counters),
+            fdb: Fdb::new(&fdb_settings(&self.config)),
+            flood: limits(&self.config).flood,
+            epoch: self.epoch,
+            cycles_per_s: tsc_hz(),
+            shares_cpu: sharers.count() > 1,
+        };
+        let thread = Arc::new(Mutex::new(Some(start_core(Arc::clone(&self.eal), setup, place)?)));
+        self.rescue.add(index, Arc::clone(&counters), Arc::clone(&thread));
+        let core = Core { index, cpu, mode, mailbox: sender, counters, thread, bells: Arc::clone(&self.bells) };
+        // Nobody has taken the place: whoever adds cores does it one after the other.
+        let _ = self.cores[index].set(core);
+        Ok(())
     }
 
     /// How the switch waits for packets.
     pub(super) fn mode(&self) -> Mode {
-        self.mode
+        self.config.mode
     }
 
     /// A source's driver has kicked: wakes the core that serves it. Whether it had been asked to.
@@ -111,31 +143,39 @@ impl Fabric {
         self.bells.kicked(source, tsc())
     }
 
-    /// How many cores there are.
-    pub(super) fn len(&self) -> usize {
-        self.cores.len()
+    /// How many cores the configuration names: those that serve uplinks, and between which queue pairs move.
+    pub(super) fn io_cores(&self) -> usize {
+        self.io_cores
     }
 
-    /// CPU and counters of every core, in order.
-    pub(super) fn cores(&self) -> impl Iterator<Item = (usize, &CoreCounters)> {
-        self.cores.iter().map(|core| (core.cpu, &*core.counters))
+    fn all(&self) -> impl Iterator<Item = &Core> {
+        self.cores.iter().map_while(OnceLock::get)
+    }
+
+    fn core(&self, core: usize) -> Option<&Core> {
+        self.cores.get(core).and_then(OnceLock::get)
+    }
+
+    /// Every core, in order.
+    pub(super) fn cores(&self) -> impl Iterator<Item = CoreView<'_>> {
+        self.all().map(|core| CoreView { cpu: core.cpu, mode: core.mode, counters: &core.counters })
     }
 
     /// Tells one core.
     pub(super) fn tell(&self, core: usize, message: Message) {
-        if let Some(core) = self.cores.get(core) {
+        if let Some(core) = self.core(core) {
             core.send(message);
         }
     }
 
     /// Tells every core the same.
     pub(super) fn tell_all(&self, message: impl Fn() -> Message) {
-        self.cores.iter().for_each(|core| core.send(message()));
+        self.all().for_each(|core| core.send(message()));
     }
 
     /// Asks one core and waits for its answer.
     fn ask<T>(&self, core: usize, question: impl FnOnce(Reply<T>) -> Message) -> Option<T> {
-        self.cores.get(core)?.ask(question).recv().ok()
+        self.core(core)?.ask(question).recv().ok()
     }
 
     /// Changes the port table. When this returns every core forwards by the new one.
@@ -150,7 +190,7 @@ impl Fabric {
     fn publish(&self, table: &PortTable, moving: Option<Move>) {
         let table = Arc::new(table.clone());
         let tell = |core: &Core| core.ask(|reply| Message::Table { table: Arc::clone(&table), moving, reply });
-        let answers: Vec<Receiver<Arc<PortTable>>> = self.cores.iter().map(tell).collect();
+        let answers: Vec<Receiver<Arc<PortTable>>> = self.all().map(tell).collect();
         answers.iter().for_each(|answer| drop(answer.recv()));
         self.news.tell();
     }
@@ -171,13 +211,13 @@ impl Fabric {
         change: impl FnOnce(&mut PortTable),
     ) -> Option<u64> {
         let _one_at_a_time = self.moves.lock().unwrap_or_else(PoisonError::into_inner);
-        let (giver, taker) = (self.cores.get(from)?, self.cores.get(to)?);
+        let (giver, taker) = (self.core(from)?, self.core(to)?);
         let (reply, arrival) = sync_channel(1);
         {
             let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
             let since = table.next_version();
             let moving = Move { port, queue: queue as u16, from: from as u16, to: to as u16, since };
-            let token = Token::for_cores(self.len());
+            let token = Token::for_cores(config::MAX_IO_CORES);
             let handed =
                 Handed { moving, source, share, pair: None, token, left: 0, arrived: None, reply: Some(reply) };
             // Both know before anybody sends by the new table.
@@ -194,7 +234,7 @@ impl Fabric {
 
     /// Has a core sleep between its rounds. False, and nothing done, where it serves something.
     pub(super) fn park(&self, core: usize) -> bool {
-        let Some(core) = self.cores.get(core) else { return false };
+        let Some(core) = self.core(core) else { return false };
         let serves = core.counters.queue_pairs.get() > 0 || core.counters.uplinks.get() > 0;
         if !serves {
             core.counters.parked.set(1);
@@ -204,12 +244,12 @@ impl Fabric {
 
     /// Whether a core sleeps between its rounds.
     pub(super) fn is_parked(&self, core: usize) -> bool {
-        self.cores.get(core).is_some_and(|core| core.counters.parked.get() != 0)
+        self.core(core).is_some_and(|core| core.counters.parked.get() != 0)
     }
 
     /// Has it poll without sleeping again.
     pub(super) fn wake(&self, core: usize) -> bool {
-        self.cores.get(core).inspect(|core| core.wake()).is_some()
+        self.core(core).inspect(|core| core.wake()).is_some()
     }
 
     /// Takes a queue pair back from its core, at a burst boundary.
@@ -219,7 +259,7 @@ impl Fabric {
 
     /// Takes an uplink's queues back from every core.
     pub(super) fn take_uplink(&self, port: PortId) -> Vec<UplinkShare> {
-        (0..self.len())
+        (0..self.io_cores)
             .filter_map(|core| self.ask(core, |reply| Message::TakeUplink { port, reply }))
             .flatten()
             .collect()
@@ -252,7 +292,7 @@ impl Fabric {
     /// Ends every core and frees what it owned.
     pub(super) fn stop(&self) {
         self.tell_all(|| Message::Stop);
-        for core in &self.cores {
+        for core in self.all() {
             let thread = core.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
             if let Some(thread) = thread {
                 // A core that panicked has ended the process already (panic = abort in release builds).
@@ -321,22 +361,47 @@ impl Drop for Fabric {
     }
 }
 
-/// Starts one core's thread; it polls from the moment it is pinned and known to DPDK.
-fn start_core(eal: Arc<Eal>, setup: CoreSetup, cpu: usize) -> Result<JoinHandle<IoCore>, DataplaneError> {
+/// Where a core's thread runs.
+enum Place {
+    /// On this CPU, and alone there if it is to be fast.
+    Cpu(usize),
+    /// On any of these.
+    Any(CpuSet),
+}
+
+impl Place {
+    fn cpu(&self) -> Option<usize> {
+        match self {
+            Self::Cpu(cpu) => Some(*cpu),
+            Self::Any(_) => None,
+        }
+    }
+}
+
+/// Starts one core's thread; it works from the moment it is where it should be and known to DPDK.
+fn start_core(eal: Arc<Eal>, setup: CoreSetup, place: Place) -> Result<JoinHandle<IoCore>, DataplaneError> {
     let index = setup.index;
+    let name = if place.cpu().is_some() { "io-core" } else { "io-guest" };
     let (ready, started) = sync_channel(1);
     let thread = std::thread::Builder::new()
-        .name(format!("io-core-{index}"))
+        .name(format!("{name}-{index}"))
         .spawn(move || {
             let core = IoCore::new(setup);
-            if !core_affinity::set_for_current(core_affinity::CoreId { id: cpu }) {
-                let _ = ready.send(Err(DataplaneError::Pin { core: index, cpu }));
-                return core;
-            }
-            // Pools keep a cache for threads that EAL knows.
-            let registration = ThreadRegistration::new(&eal);
-            let outcome =
-                registration.as_ref().map(|_| ()).map_err(|e| DataplaneError::CoreThread(index, e.to_string()));
+            let registration = match place {
+                Place::Cpu(cpu) if !core_affinity::set_for_current(core_affinity::CoreId { id: cpu }) => {
+                    let _ = ready.send(Err(DataplaneError::Pin { core: index, cpu }));
+                    return core;
+                }
+                // Pools keep a cache for threads that EAL knows.
+                Place::Cpu(_) => Some(ThreadRegistration::new(&eal)),
+                Place::Any(cpus) => {
+                    // Where that is not allowed, it runs where the process does.
+                    let _ = sched_setaffinity(None, &cpus);
+                    None
+                }
+            };
+            let failure = registration.as_ref().and_then(|registration| registration.as_ref().err());
+            let outcome = failure.map_or(Ok(()), |e| Err(DataplaneError::CoreThread(index, e.to_string())));
             let failed = outcome.is_err();
             let _ = ready.send(outcome);
             if failed { core } else { core.run() }

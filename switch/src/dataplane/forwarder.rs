@@ -366,6 +366,13 @@ impl Outputs {
         port.index() * PORT_QUEUES_MAX + queue
     }
 
+    /// There is another core.
+    pub(super) fn connect(&mut self, core: usize, to: ToCore) {
+        if let Some(place) = self.to.get_mut(core) {
+            *place = Some(to);
+        }
+    }
+
     /// Takes over a guest's receive queue.
     pub(super) fn add_rx(&mut self, port: PortId, queue: usize, source: SourceId, rx: RxQueue) {
         if let Some(at) = self.rx_at.get_mut(Self::slot_of(port, queue)) {

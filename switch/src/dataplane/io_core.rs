@@ -29,7 +29,7 @@ use super::sleep::{Bed, Bells, Patience};
 use super::turns::{Credit, Rounds, Share, cost};
 use super::uplink::UplinkTx;
 use super::waiting::Waiting;
-use super::xcore::{FromCore, Label, Links};
+use super::xcore::{FromCore, Label, Links, set_from};
 use crate::forwarding::{DropReason, Entry, Fdb, MacAddr, Now, PortId, PortKind, TokenBucket};
 
 /// Every so many rounds a few buckets of the FDB are aged, so that its cost is spread thin.
@@ -566,6 +566,11 @@ impl IoCore {
             Message::Expect { moving, reply } => {
                 self.forwarder.out.set_move(Some(moving));
                 self.part = Some(Part::Awaits(moving));
+                answer(&reply, ());
+            }
+            Message::Connect { core, to, from, reply } => {
+                self.forwarder.out.connect(core, *to);
+                set_from(&mut self.from, core, *from);
                 answer(&reply, ());
             }
             Message::OpenPort { port, kind, limit } => self.open_port(port, kind, limit),

@@ -234,21 +234,24 @@ pub(super) struct LoadReader {
 impl LoadReader {
     /// Begins with the first tick.
     pub(super) fn new(loads: Arc<Loads>) -> Self {
-        let cpus = loads.fabric.cores().map(|(cpu, _)| cpu).collect();
+        let cpus = loads.fabric.cores().map_while(|core| core.cpu).collect();
         Self { loads, meter: LoadMeter::new(tsc_hz()), steal: Steal::new(cpus), number: 0, read_at: tsc() }
     }
 
     /// Ends a tick: what happened in it. Takes no core's time and waits for nobody.
     pub(super) fn tick(&mut self, nominal: Duration) -> Load {
         let places = self.loads.places();
-        let cores: Vec<&CoreCounters> = self.loads.fabric.cores().map(|(_, counters)| counters).collect();
+        let fabric = &self.loads.fabric;
+        let cores: Vec<&CoreCounters> = fabric.cores().take(fabric.io_cores()).map(|core| core.counters).collect();
+        // Guests' own threads are nothing for the scheduler, but theirs are intervals too.
+        fabric.cores().skip(fabric.io_cores()).for_each(|core| core.counters.tick.set(self.number + 1));
         let now = tsc();
         let reading = Reading::take(&cores, &places, self.number, now);
         self.number += 1;
         let nominal = (nominal.as_secs_f64() * tsc_hz() as f64) as u64;
         let mut load = self.meter.tick(&reading, self.steal.shares(), Some(nominal));
-        for (core, (_, counters)) in load.cores.iter_mut().zip(self.loads.fabric.cores()) {
-            core.parked = counters.parked.get() != 0;
+        for (load, core) in load.cores.iter_mut().zip(fabric.cores()) {
+            load.parked = core.counters.parked.get() != 0;
         }
         let length_ns = ns(now.saturating_sub(std::mem::replace(&mut self.read_at, now)), tsc_hz());
         *locked(&self.loads.last) = LastLoad { load: load.clone(), length_ns };

@@ -15,6 +15,7 @@ use super::ports::PortTable;
 use super::turns::Share;
 use super::uplink::UplinkLimits;
 use super::waiting::Waiting;
+use super::xcore::{FromCore, ToCore};
 use crate::forwarding::{Entry, MacAddr, PortId, PortKind, TokenBucket, VlanId};
 
 /// Messages that can wait.
@@ -41,6 +42,8 @@ pub(super) enum Message {
     Table { table: Arc<PortTable>, moving: Option<Move>, reply: Reply<Arc<PortTable>> },
     /// Give this queue pair to another core, once the table has come that says so.
     Give { handed: Box<Handed>, reply: Reply<()> },
+    /// There is another core, and these are the rings to and from it. The answer says that they are in use.
+    Connect { core: usize, to: Box<ToCore>, from: Box<FromCore>, reply: Reply<()> },
     /// A queue pair will come from another core.
     Expect { moving: Move, reply: Reply<()> },
     /// Addresses may be learnt on this port, so many at most.

@@ -53,6 +53,7 @@ mod xcore;
 use std::sync::Arc;
 use std::time::Instant;
 
+use config::Mode;
 use pmd_bindings::Eal;
 use scheduler::{Demand, IoCore};
 
@@ -63,13 +64,13 @@ use self::fabric::Fabric;
 use self::guest::{Guest, GuestQueue, Moved};
 pub(crate) use self::histogram::{LATENCY_BOUNDS_US, PAUSE_BOUNDS_US};
 use self::load::{Loads, queue_id};
-use self::mailbox::Message;
 use self::ports::{PORTS_MAX, PortEntry, Way};
 use self::report::SourceTotals;
 pub(crate) use self::scheduling::DECISION_KINDS;
 use self::scheduling::Scheduling;
 pub(crate) use self::sleep::WakeCause;
 use self::steering::Steering;
+use self::turns::Share;
 use self::uplink_queues::Uplinks;
 use crate::control::protocol::MovedQueue;
 use crate::forwarding::{MacAddr, PortId, PortKind, PortVlans, SourceCheck, VlanId, VlanSet};
@@ -125,7 +126,8 @@ impl Dataplane {
     pub(crate) fn add_guest(&mut self, config: &config::GuestConfig) -> Result<(), DataplaneError> {
         self.check_name(config.name.as_str())?;
         let port = self.take_port()?;
-        let queues = self.place(config, port)?;
+        let own = Share::of(config, self.fabric.mode()).mode == Mode::Trap;
+        let queues = if own { self.place_on_own(config)? } else { self.place(config, port)? };
         let check = match config.mac {
             Some(mac) if config.anti_spoof => SourceCheck::only(MacAddr(mac.octets())),
             _ => SourceCheck::ANY,
@@ -139,15 +141,19 @@ impl Dataplane {
         let entry = PortEntry { id: port, vlans, check, way: Way::Guest(Vec::new()) };
         self.fabric.change_table(|table| table.set(entry));
         let sources: Vec<SourceId> = queues.iter().map(|queue| queue.source).collect();
+        let core = queues.first().map(GuestQueue::home).filter(|_| own);
         match Guest::start(config, port, Arc::clone(&self.fabric), queues) {
             Ok(guest) => {
-                self.loads.add(Arc::clone(&guest.host));
+                if !own {
+                    self.loads.add(Arc::clone(&guest.host));
+                }
                 self.guests.push(guest);
                 Ok(())
             }
             Err(error) => {
                 self.close_port(port);
                 sources.into_iter().for_each(|source| self.fabric.release_source(source));
+                core.into_iter().for_each(|core| self.fabric.release_own(core));
                 Err(error)
             }
         }
@@ -158,7 +164,7 @@ impl Dataplane {
         let vlans = vlan_ids(vlan);
         for mac in addresses.map(MacAddr) {
             for &vlan in &vlans {
-                self.fabric.tell_all(|| Message::FixStation { vlan, mac, port });
+                self.fabric.fix_station(vlan, mac, port);
             }
         }
     }
@@ -181,6 +187,9 @@ impl Dataplane {
         self.loads.remove(host.port);
         self.close_port(host.port);
         host.queues.iter().for_each(|queue| self.fabric.release_source(queue.source));
+        if host.share.mode == Mode::Trap {
+            host.queues.first().into_iter().for_each(|queue| self.fabric.release_own(queue.home()));
+        }
         Ok(())
     }
 
@@ -196,8 +205,11 @@ impl Dataplane {
             .iter()
             .find(|guest| guest.config.name.as_str() == name)
             .ok_or_else(|| DataplaneError::NoSuchPort { kind: "guest", name: name.to_owned() })?;
-        if to >= self.fabric.len() {
-            return Err(DataplaneError::NoSuchCore { core: to, cores: self.fabric.len() });
+        if to >= self.fabric.io_cores() {
+            return Err(DataplaneError::NoSuchCore { core: to, cores: self.fabric.io_cores() });
+        }
+        if guest.host.share.mode == Mode::Trap {
+            return Err(DataplaneError::OwnThread(name.to_owned()));
         }
         if let Some(core) = guest.config.io_core.filter(|core| *core != to) {
             return Err(DataplaneError::Pinned { name: name.to_owned(), core });
@@ -231,7 +243,7 @@ impl Dataplane {
             id: port,
             vlans: port_vlans(&config.vlan),
             check: SourceCheck::ANY,
-            way: uplink_queues::ways(self.fabric.len(), uplink.host.queues.len()),
+            way: uplink_queues::ways(config::MAX_IO_CORES, uplink.host.queues.len()),
         };
         self.fabric.change_table(|table| table.set(entry));
         device::hand_out(&self.fabric, shares);
@@ -259,7 +271,7 @@ impl Dataplane {
     pub(crate) fn set_switch(&mut self, config: &config::SwitchConfig) {
         let limits = fabric::limits(config);
         self.learn_limit = limits.learn_max;
-        self.fabric.tell_all(|| Message::Tune(limits));
+        self.fabric.tune(limits);
     }
 
     /// Ends everything: sessions, devices, cores.
@@ -305,13 +317,33 @@ impl Dataplane {
     }
 
     fn open_port(&self, port: PortId, kind: PortKind) {
-        self.fabric.tell_all(|| Message::OpenPort { port, kind, limit: self.learn_limit });
+        self.fabric.open_port(port, kind, self.learn_limit);
     }
 
     fn close_port(&self, port: PortId) {
         self.steering.set_addresses(port, Vec::new());
-        self.fabric.change_table(|table| table.remove(port));
-        self.fabric.tell_all(|| Message::ClosePort(port));
+        self.fabric.close_port(port);
+    }
+
+    /// Sources for a guest's queue pairs, and an I/O thread of its own.
+    fn place_on_own(&mut self, config: &config::GuestConfig) -> Result<Vec<GuestQueue>, DataplaneError> {
+        let core = self.fabric.take_own()?;
+        let queues = self.take_sources((0..config.queue_pairs).map(|_| core));
+        queues.inspect_err(|_| self.fabric.release_own(core))
+    }
+
+    /// A source for each queue pair, which is to be on this core.
+    fn take_sources(&mut self, cores: impl Iterator<Item = usize>) -> Result<Vec<GuestQueue>, DataplaneError> {
+        let mut queues: Vec<GuestQueue> = Vec::new();
+        for core in cores {
+            let Some(source) = self.fabric.take_source() else {
+                queues.iter().for_each(|queue| self.fabric.release_source(queue.source));
+                return Err(DataplaneError::TooManyQueues(SOURCES_MAX));
+            };
+            self.baselines[source.index()] = self.totals(source);
+            queues.push(GuestQueue::new(source, core));
+        }
+        Ok(queues)
     }
 
     /// Sources and cores for a guest's queue pairs.
@@ -324,23 +356,11 @@ impl Dataplane {
             .scheduling
             .place(&demands)
             .map_err(|source| DataplaneError::Placement { name: config.name.as_str().to_owned(), source })?;
-        let mut queues: Vec<GuestQueue> = Vec::with_capacity(pairs);
         for placement in &plan.placements {
-            let Some(source) = self.fabric.take_source() else {
-                queues.iter().for_each(|queue| self.fabric.release_source(queue.source));
-                return Err(DataplaneError::TooManyQueues(SOURCES_MAX));
-            };
-            self.baselines[source.index()] = self.totals(source);
-            tracing::info!(
-                guest = config.name.as_str(),
-                "{} on {}: {}",
-                placement.queue,
-                placement.core,
-                placement.reason
-            );
-            queues.push(GuestQueue::new(source, placement.core.0));
+            let (queue, core, reason) = (placement.queue, placement.core, &placement.reason);
+            tracing::info!(guest = config.name.as_str(), "{queue} on {core}: {reason}");
         }
-        Ok(queues)
+        self.take_sources(plan.placements.iter().map(|placement| placement.core.0))
     }
 }
 

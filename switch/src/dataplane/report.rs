@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use config::Mode;
 use pmd_bindings::{Link, tsc, tsc_hz};
 use scheduler::QueueId;
 use vm_ports::{Counter, RingFault, RxDrop, TxDrop};
@@ -10,6 +9,7 @@ use vm_ports::{Counter, RingFault, RxDrop, TxDrop};
 use super::Dataplane;
 use super::accounting::{CoreCounters, SourceId};
 use super::device::Uplink;
+use super::fabric::CoreView;
 use super::guest::{Guest, GuestQueue, GuestState};
 use super::load::{LastLoad, ns, oldest_wait};
 use super::sleep::WakeCause;
@@ -118,14 +118,14 @@ impl Dataplane {
             queues.filter_map(|queue| queue.oldest_wait_ns).max().unwrap_or(0)
         };
         let scheduler = self.scheduling.snapshot();
-        let cores = self.fabric.cores().enumerate().map(|(core, (cpu, counters))| CoreSnapshot {
+        let cores = self.fabric.cores().enumerate().map(|(core, view)| CoreSnapshot {
             oldest_wait_ns: oldest_wait_ns(core),
             saturated: scheduler.saturated.contains(&core),
             parked: scheduler.parked.contains(&core),
-            ..core_snapshot(core, cpu, self.fabric.mode(), counters)
+            ..core_snapshot(core, &view)
         });
         let cores = cores.collect();
-        let fdb_entries = self.fabric.cores().map(|(_, core)| core.fdb_entries.get()).max().unwrap_or(0);
+        let fdb_entries = self.fabric.cores().map(|core| core.counters.fdb_entries.get()).max().unwrap_or(0);
         Snapshot {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -158,8 +158,8 @@ impl Dataplane {
     /// What waits in a queue pair's transmit ring, and how long the oldest of it did, in nanoseconds.
     fn waiting(&self, source: SourceId) -> (u64, u64) {
         let now = tsc();
-        let on_core = |(_, core): (usize, &CoreCounters)| {
-            let (account, number) = (core.source(source), core.tick.get());
+        let on_core = |core: CoreView<'_>| {
+            let (account, number) = (core.counters.source(source), core.counters.tick.get());
             (account.backlog.get(), oldest_wait(account, (number.saturating_sub(1), number), now))
         };
         // The core that has it, and those that had it in that interval.
@@ -192,7 +192,7 @@ impl Dataplane {
     /// All that was ever counted for a source, whoever had it.
     pub(super) fn totals(&self, source: SourceId) -> SourceTotals {
         let mut totals = SourceTotals::default();
-        self.fabric.cores().for_each(|(_, core)| totals.add(core, source));
+        self.fabric.cores().for_each(|core| totals.add(core.counters, source));
         totals
     }
 
@@ -356,10 +356,11 @@ fn uplink_snapshot(uplink: &Uplink, link: Option<Link>) -> UplinkSnapshot {
     }
 }
 
-fn core_snapshot(core: usize, cpu: usize, mode: Mode, counters: &CoreCounters) -> CoreSnapshot {
+fn core_snapshot(core: usize, view: &CoreView<'_>) -> CoreSnapshot {
+    let CoreView { cpu, mode, counters } = view;
     CoreSnapshot {
         core,
-        cpu,
+        cpu: *cpu,
         busy_cycles: counters.busy_cycles.get(),
         idle_cycles: counters.idle_cycles.get(),
         mode: mode.to_string(),

@@ -18,31 +18,49 @@ const LOOK: Duration = Duration::from_millis(20);
 /// A core's thread, for as long as it runs.
 pub(super) type CoreThread = Arc<Mutex<Option<JoinHandle<IoCore>>>>;
 
+/// A core that is looked after.
+struct Watched {
+    core: usize,
+    counters: Arc<CoreCounters>,
+    thread: CoreThread,
+    /// Rounds, at the last look.
+    seen: u64,
+}
+
 /// The running watch. It ends when this is dropped.
 pub(super) struct Rescue {
+    watched: Arc<Mutex<Vec<Watched>>>,
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Rescue {
-    /// Starts to look after these cores. Those that sleep are left alone.
-    pub(super) fn start(cores: Vec<(Arc<CoreCounters>, CoreThread)>, bells: Arc<Bells>) -> std::io::Result<Self> {
+    /// Starts to look after cores. Those that sleep are left alone.
+    pub(super) fn start(bells: Arc<Bells>) -> std::io::Result<Self> {
         let (stop, stopped) = channel();
+        let watched = Arc::<Mutex<Vec<Watched>>>::default();
+        let cores = Arc::clone(&watched);
         let thread = std::thread::Builder::new().name("rescue".to_owned()).spawn(move || {
-            let mut seen: Vec<u64> = cores.iter().map(|(counters, _)| counters.polls.get()).collect();
             while stopped.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
-                for (core, ((counters, thread), seen)) in cores.iter().zip(&mut seen).enumerate() {
-                    let polls = counters.polls.get();
-                    if std::mem::replace(seen, polls) == polls
-                        && !bells.sleeps(core)
-                        && let Some(thread) = &*thread.lock().unwrap_or_else(PoisonError::into_inner)
+                for watched in cores.lock().unwrap_or_else(PoisonError::into_inner).iter_mut() {
+                    let polls = watched.counters.polls.get();
+                    if std::mem::replace(&mut watched.seen, polls) == polls
+                        && !bells.sleeps(watched.core)
+                        && let Some(thread) = &*watched.thread.lock().unwrap_or_else(PoisonError::into_inner)
                     {
                         vm_ports::interrupt(thread);
                     }
                 }
             }
         })?;
-        Ok(Self { stop: Some(stop), thread: Some(thread) })
+        Ok(Self { watched, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// Looks after this core, too.
+    pub(super) fn add(&self, core: usize, counters: Arc<CoreCounters>, thread: CoreThread) {
+        let seen = counters.polls.get();
+        let watched = Watched { core, counters, thread, seen };
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner).push(watched);
     }
 }
 

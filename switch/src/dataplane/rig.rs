@@ -245,7 +245,7 @@ impl Rig {
         });
         let moving = Move { port: port.0, queue: queue as u16, from: from as u16, to: to as u16, since };
         let (reply, arrival) = sync_channel(1);
-        let token = Token::for_cores(self.cores.len());
+        let token = Token::for_cores(config::MAX_IO_CORES);
         let source = SourceId(self.first_source[port.0.index()].0 + queue as u16);
         let share = self.shares[port.0.index()];
         let handed = Handed { moving, source, share, pair: None, token, left: 0, arrived: None, reply: Some(reply) };

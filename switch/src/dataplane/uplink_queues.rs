@@ -109,7 +109,7 @@ impl Uplinks {
         let queues = || hosts.iter().flat_map(|host| host.queues.iter().enumerate().map(move |it| (host, it)));
         let served = |core: usize| queues().filter(|(_, (_, queue))| queue.io_core() == core).count();
         queues().filter(|(_, (_, queue))| queue.io_core() == core).all(|(host, (index, _))| {
-            let others = (0..self.fabric.len()).filter(|other| *other != core && !self.fabric.is_parked(*other));
+            let others = (0..self.fabric.io_cores()).filter(|other| *other != core && !self.fabric.is_parked(*other));
             others.min_by_key(|other| served(*other)).is_some_and(|to| host.move_queue(index, to))
         })
     }

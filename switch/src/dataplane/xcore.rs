@@ -26,6 +26,9 @@ const CHUNKS_TOTAL: usize = 16 << 10;
 /// Chunks between two cores, at the least (two of the largest packets) and at the most.
 const CHUNKS_MIN: usize = 2 * FRAME_MAX.div_ceil(CHUNK_BYTES);
 const CHUNKS_MAX: usize = 2048;
+/// Chunks between an I/O thread of a guest and another core, at the most, and all of these together, about: 256 MiB.
+const TRAP_CHUNKS_MAX: usize = 256;
+const TRAP_CHUNKS_TOTAL: usize = 128 << 10;
 /// Learn messages that can be under way between two cores.
 const LEARN_MESSAGES: usize = 1024;
 
@@ -108,9 +111,17 @@ pub(super) struct FromCore {
     pairs: HeapCons<Box<Handed>>,
 }
 
+/// Connects two cores that come and go while others run, the `cores`-th being the last one.
+pub(super) fn late_channel(cores: usize) -> (ToCore, FromCore) {
+    channel_of((TRAP_CHUNKS_TOTAL / (cores * cores).max(1)).clamp(CHUNKS_MIN, TRAP_CHUNKS_MAX))
+}
+
 /// Connects one core to another, for `cores` cores in all.
 fn channel(cores: usize) -> (ToCore, FromCore) {
-    let chunks = (CHUNKS_TOTAL / (cores * cores).max(1)).clamp(CHUNKS_MIN, CHUNKS_MAX);
+    channel_of((CHUNKS_TOTAL / (cores * cores).max(1)).clamp(CHUNKS_MIN, CHUNKS_MAX))
+}
+
+fn channel_of(chunks: usize) -> (ToCore, FromCore) {
     let (full_in, full_out) = HeapRb::new(chunks).split();
     let (empty_in, empty_out) = HeapRb::new(chunks).split();
     let (learn_in, learn_out) = HeapRb::new(LEARN_MESSAGES).split();
@@ -144,20 +155,36 @@ pub(super) struct Links {
     pub(super) progress: Arc<Progress>,
 }
 
+impl Links {
+    /// None yet.
+    pub(super) fn none(progress: &Arc<Progress>) -> Self {
+        let most = config::MAX_IO_CORES;
+        Self { to: (0..most).map(|_| None).collect(), from: Vec::with_capacity(most), progress: Arc::clone(progress) }
+    }
+
+    /// The end from a core.
+    pub(super) fn set_from(&mut self, core: usize, from: FromCore) {
+        set_from(&mut self.from, core, from);
+    }
+}
+
+/// Puts the end from a core into a list that has room for all there can be.
+pub(super) fn set_from(list: &mut Vec<Option<FromCore>>, core: usize, from: FromCore) {
+    while list.len() <= core {
+        list.push(None);
+    }
+    list[core] = Some(from);
+}
+
 /// The links of `cores` cores, and how far they have been emptied.
 pub(super) fn connect(cores: usize) -> (Vec<Links>, Arc<Progress>) {
-    let progress = Arc::new(Progress::new(cores));
-    let none = || Links {
-        to: (0..cores).map(|_| None).collect(),
-        from: (0..cores).map(|_| None).collect(),
-        progress: Arc::clone(&progress),
-    };
-    let mut links: Vec<Links> = (0..cores).map(|_| none()).collect();
+    let progress = Arc::new(Progress::new(cores, config::MAX_IO_CORES));
+    let mut links: Vec<Links> = (0..cores).map(|_| Links::none(&progress)).collect();
     for a in 0..cores {
         for b in (0..cores).filter(|_| cores > 1) {
             let (to, from) = channel(cores);
             links[a].to[b] = Some(to);
-            links[b].from[a] = Some(from);
+            links[b].set_from(a, from);
         }
     }
     (links, progress)

@@ -99,7 +99,7 @@ pub(crate) fn snapshot() -> Snapshot {
         ports: vec![guest(), uplink()],
         cores: vec![CoreSnapshot {
             core: 0,
-            cpu: 3,
+            cpu: Some(3),
             busy_cycles: 10,
             idle_cycles: 20,
             polls: 30,

@@ -59,7 +59,7 @@ function lane(core, cores, ui) {
   const rest = core.here.length - shown.length;
   return el("article", { class: `lane ${grade ?? ""}`, "data-key": `core:${core.core}`, "data-core": core.core },
     el("header", {},
-      el("h3", {}, `Core ${core.core}`), el("span", { class: "faint" }, `CPU ${core.cpu}`),
+      el("h3", {}, `Core ${core.core}`), el("span", { class: "faint" }, core.cpu === null ? "" : `CPU ${core.cpu}`),
       grade ? el("b", { class: grade }, grade) : null,
       el("span", { class: "wide" }),
       spark(points, { span: ui.history.span, max: 1, label: `busy in the last ${duration(ui.history.span)}` }),

@@ -128,8 +128,8 @@ pub struct Queue {
 pub struct Core {
     /// Its number in `io_cores`.
     pub core: u32,
-    /// The CPU it is pinned to.
-    pub cpu: u32,
+    /// The CPU it is pinned to, if it is.
+    pub cpu: Option<u32>,
     /// Cycles in bursts that moved something.
     pub busy_cycles: u64,
     /// Cycles in empty polls.

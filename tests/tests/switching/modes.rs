@@ -4,11 +4,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use sidecore_tests::process::eventually;
-use synthetic_guest::{Features, Frame, Notify};
+use synthetic_guest::{Features, Frame, GuestConfig, Notify};
 
 use crate::frames::{addressed, one};
 use crate::rig::{LIMIT, Node, Plan, Rig};
-use crate::stream::{Runner, Stream};
+use crate::stream::{Runner, Stream, run};
 
 const BROADCAST: [u8; 6] = [0xff; 6];
 
@@ -100,6 +100,62 @@ fn a_sleeping_core_hears_its_guests(mode: &str, longest: Duration, at_least: f64
 #[test]
 fn an_adaptive_core_hears_its_guests() {
     a_sleeping_core_hears_its_guests("adaptive", Duration::from_micros(600), 0.1);
+}
+
+/// Each guest on a thread of its own, which sleeps after every packet.
+#[test]
+fn the_threads_of_guests_hear_them() {
+    a_sleeping_core_hears_its_guests("trap", Duration::from_micros(100), 0.5);
+}
+
+#[test]
+fn a_guest_of_its_own_thread_talks_to_those_on_io_cores() {
+    let pairs = "queue_pairs = 2";
+    let rig = Plan::three_still_cores()
+        .asks()
+        .guests(&["a"])
+        .guest("own", &["mode = \"trap\"", pairs])
+        .guest("other", &["mode = \"trap\""])
+        .start();
+    let mut a = rig.guest_with("a", |_| ());
+    let multiqueue = |config: &mut GuestConfig| {
+        config.queue_pairs = 2;
+        config.session.features = config.session.features | Features::MQ | Features::RING_PACKED;
+    };
+    let mut own = rig.guest_with("own", multiqueue);
+    let mut other = rig.guest_with("other", |_| ());
+    for (number, node) in [&mut a, &mut own, &mut other].into_iter().enumerate() {
+        node.send(&[addressed(number as u32, BROADCAST)]);
+    }
+    [&mut a, &mut own, &mut other].into_iter().for_each(|node| assert_eq!(node.receive(2).len(), 2));
+    rig.settle();
+    let stream = |from, to, pair, len| Stream { pair, window: 32, ..Stream::udp(from, to, len, 5_000) };
+    let streams = [
+        stream(0, 1, 0, 60),
+        stream(1, 0, 0, 1000),
+        stream(1, 0, 1, 60),
+        stream(1, 2, 1, 300),
+        stream(2, 1, 0, 1514),
+        stream(2, 0, 0, 60),
+    ];
+    let reports = run(&mut [&mut a, &mut own, &mut other], &streams);
+    assert!(reports.iter().all(|report| report.is_perfect(report.received)), "{reports:?}");
+    // On threads beyond the three cores, which are nobody's to move.
+    let core = |name: &str| rig.port(name).queues.iter().map(|queue| queue.io_core).collect::<Vec<_>>();
+    assert_eq!((core("own"), core("other")), (vec![Some(3), Some(3)], vec![Some(4)]));
+    let refused = rig.switch.move_guest("own", Some(0), 1).unwrap_err();
+    assert!(format!("{refused:#}").contains("own I/O thread"), "{refused:#}");
+    // A thread is kept for the next guest.
+    drop(other);
+    rig.switch.must(&["guest", "remove", "other"]).unwrap();
+    let socket = rig.config("next").session.socket.display().to_string();
+    rig.switch.must(&["guest", "add", "next", "--socket", &socket, "--mode", "trap"]).unwrap();
+    let mut next = rig.guest_with("next", |_| ());
+    next.send(&[addressed(7, BROADCAST)]);
+    assert_eq!((a.receive(1).len(), own.receive(1).len()), (1, 1));
+    one_by_one((&mut a, 0), (&mut next, 7), 20, Duration::from_micros(100));
+    assert_eq!(core("next"), [Some(4)]);
+    rig.finish_but(&mut [&mut a, &mut own, &mut next], &["own I/O thread"]);
 }
 
 #[test]

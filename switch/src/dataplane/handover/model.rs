@@ -70,7 +70,7 @@ fn take(handed: &Handed) -> Option<(Vec<u64>, Token)> {
 
 /// Two packets leave the guest, for one on core X: the first is pulled by A, the second by B.
 fn out_of_the_guest(heeds_token: bool) {
-    let progress = Arc::new(Progress::<AtomicU64>::new(CORES));
+    let progress = Arc::new(Progress::<AtomicU64>::new(CORES, CORES));
     let rings = Arc::new([Ring::new(), Ring::new()]);
     let handed = Arc::new(Handed::new(None));
     let giver = {
@@ -120,7 +120,7 @@ fn out_of_the_guest(heeds_token: bool) {
 /// Two packets from core X go to the guest; X takes over the table in which its queue pair is B's when it has sent `by_old` of them. A and B
 /// have taken it over already.
 fn into_the_guest(by_old: usize, waits_for_marks: bool) {
-    let progress = Arc::new(Progress::<AtomicU64>::new(CORES));
+    let progress = Arc::new(Progress::<AtomicU64>::new(CORES, CORES));
     let rings = Arc::new([Ring::new(), Ring::new()]);
     let handed = Arc::new(Handed::new(None));
     // B sends nothing.

@@ -1,6 +1,6 @@
 //! How far the rings between the cores have been emptied.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crossbeam_utils::CachePadded;
 
@@ -42,28 +42,35 @@ struct Course<C> {
 
 /// The courses between all cores.
 pub(in crate::dataplane) struct Progress<C = AtomicU64> {
-    cores: usize,
+    cores: AtomicUsize,
+    /// Cores there can be.
+    most: usize,
     courses: Box<[Course<C>]>,
 }
 
 impl<C: Cell> Progress<C> {
-    /// Of rings between so many cores, all of them empty.
-    pub(in crate::dataplane) fn new(cores: usize) -> Self {
+    /// Of rings between so many cores, all of them empty, with room for as many as there may be.
+    pub(in crate::dataplane) fn new(cores: usize, most: usize) -> Self {
         let course = |_| Course {
             delivered: CachePadded::new(C::new(0)),
             marked_at: CachePadded::new(C::new(0)),
             mark: C::new(0),
         };
-        Self { cores, courses: (0..cores * cores).map(course).collect() }
+        Self { cores: AtomicUsize::new(cores), most, courses: (0..most * most).map(course).collect() }
+    }
+
+    /// There are so many cores now. No move is under way.
+    pub(in crate::dataplane) fn set_cores(&self, cores: usize) {
+        self.cores.store(cores, Ordering::Release);
     }
 
     /// How many cores there are.
     pub(in crate::dataplane) fn cores(&self) -> usize {
-        self.cores
+        self.cores.load(Ordering::Acquire)
     }
 
     fn course(&self, from: usize, to: usize) -> &Course<C> {
-        &self.courses[from * self.cores + to]
+        &self.courses[from * self.most + to]
     }
 
     /// Core `to` has delivered everything from core `from` up to this place.

@@ -10,6 +10,7 @@ use super::super::waiting::Waiting;
 use super::{IoCore, UplinkRx};
 
 /// The move that a core has a part in.
+#[allow(clippy::large_enum_variant, reason = "a core has one of these; a box would be an allocation in its thread")]
 pub(super) enum Part {
     /// It gives the pair up, as soon as nothing more comes for it.
     Gives(Box<Handed>),

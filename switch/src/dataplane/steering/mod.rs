@@ -240,7 +240,7 @@ impl<'a> Hold<'a> {
         let asked: Vec<_> = others
             .map(|queue| {
                 let (reply, answer) = sync_channel(1);
-                let token = Token::for_cores(self.fabric.len());
+                let token = Token::for_cores(config::MAX_IO_CORES);
                 self.tell(queue, Message::EmptyUplink { port, queue, token, reply });
                 answer
             })

@@ -6,7 +6,7 @@ use crate::metrics::entry::{Entry, Read::Core, counter, gauge, histogram, info};
 
 #[rustfmt::skip]
 pub(super) const ENTRIES: &[Entry] = &[
-    gauge("sidecore_core_cpu", Core(|c, out| out.count(c.cpu as u64)),
+    gauge("sidecore_core_cpu", Core(|c, out| out.some(c.cpu.map(|cpu| cpu as f64))),
         "The CPU an I/O core is pinned to."),
     counter("sidecore_core_busy_seconds_total", Core(|c, out| out.cycles(c.busy_cycles)),
         "Time an I/O core spent in rounds that moved packets."),

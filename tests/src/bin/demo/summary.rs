@@ -70,7 +70,12 @@ fn ports(report: &Report, text: &mut String) {
     }
     for core in &status.cores {
         let busy = busy_percent(&Default::default(), core);
-        let _ = writeln!(text, "  I/O core {} on CPU {}: {busy:.1} % busy", core.core, core.cpu);
+        let _ = writeln!(
+            text,
+            "  I/O core {} on CPU {}: {busy:.1} % busy",
+            core.core,
+            core.cpu.map_or("any".to_owned(), |cpu| cpu.to_string())
+        );
     }
     let sums = &status.accounting;
     let _ = writeln!(

@@ -67,7 +67,13 @@ fn render(before: &Status, now: &Status, seconds: f64, age: f64, activity: &str)
     }
     for core in &now.cores {
         let old = before.cores.iter().find(|old| old.core == core.core).copied().unwrap_or_default();
-        let _ = writeln!(text, "  core {} (CPU {}) busy {:.1} %", core.core, core.cpu, busy_percent(&old, core));
+        let _ = writeln!(
+            text,
+            "  core {} (CPU {}) busy {:.1} %",
+            core.core,
+            core.cpu.map_or("any".to_owned(), |cpu| cpu.to_string()),
+            busy_percent(&old, core)
+        );
     }
     text
 }

@@ -1,0 +1,116 @@
+//! Guests that have an I/O thread of their own (mode `trap`): a small I/O core with that guest only, which sleeps whenever it finds nothing. Such
+//! threads are made when they are needed, and kept for the next guest when theirs goes: one that serves nothing sleeps.
+
+use std::sync::PoisonError;
+
+use config::Mode;
+use rustix::thread::{CpuSet, sched_getaffinity};
+
+use super::super::error::DataplaneError;
+use super::super::mailbox::{Limits, Message};
+use super::super::xcore::{Links, late_channel};
+use super::{Fabric, Place};
+use crate::forwarding::{MacAddr, PortId, PortKind, VlanId};
+
+/// What all cores were told of ports, for those that come late.
+pub(super) struct Known {
+    ports: Vec<(PortId, PortKind, u32)>,
+    stations: Vec<(VlanId, MacAddr, PortId)>,
+    limits: Limits,
+}
+
+impl Known {
+    pub(super) fn new(limits: Limits) -> Self {
+        Self { ports: Vec::new(), stations: Vec::new(), limits }
+    }
+}
+
+impl Fabric {
+    /// Addresses may be learnt on this port, so many at most.
+    pub(in super::super) fn open_port(&self, port: PortId, kind: PortKind, limit: u32) {
+        self.known().ports.push((port, kind, limit));
+        self.tell_all(|| Message::OpenPort { port, kind, limit });
+    }
+
+    /// Nobody sends to the port any more.
+    pub(in super::super) fn close_port(&self, port: PortId) {
+        let mut known = self.known();
+        known.ports.retain(|(other, ..)| *other != port);
+        known.stations.retain(|(.., other)| *other != port);
+        drop(known);
+        self.change_table(|table| table.remove(port));
+        self.tell_all(|| Message::ClosePort(port));
+    }
+
+    /// A station that is configured.
+    pub(in super::super) fn fix_station(&self, vlan: VlanId, mac: MacAddr, port: PortId) {
+        self.known().stations.push((vlan, mac, port));
+        self.tell_all(|| Message::FixStation { vlan, mac, port });
+    }
+
+    /// All cores go by these limits from now on.
+    pub(in super::super) fn tune(&self, limits: Limits) {
+        self.known().limits = limits;
+        self.tell_all(|| Message::Tune(limits));
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A core for a guest of its own: one whose guest has gone, or a new one.
+    pub(in super::super) fn take_own(&self) -> Result<usize, DataplaneError> {
+        if let Some(core) = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop() {
+            return Ok(core);
+        }
+        // Nothing moves, and no table is published, while the cores become more.
+        let _moves = self.moves.lock().unwrap_or_else(PoisonError::into_inner);
+        let table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let index = self.all().count();
+        if index >= config::MAX_IO_CORES {
+            return Err(DataplaneError::TooManyThreads { most: config::MAX_IO_CORES });
+        }
+        self.bells.add(index).map_err(DataplaneError::Sleep)?;
+        let mut links = Links::none(&self.progress);
+        let mut ends = Vec::with_capacity(index);
+        for core in 0..index {
+            let (to, their_from) = late_channel(index + 1);
+            let (their_to, from) = late_channel(index + 1);
+            links.to[core] = Some(to);
+            links.set_from(core, from);
+            ends.push((their_to, their_from));
+        }
+        self.add_core(index, Place::Any(self.other_cpus()), Mode::Trap, links)?;
+        self.progress.set_cores(index + 1);
+        for (core, (to, from)) in ends.into_iter().enumerate() {
+            let (to, from) = (Box::new(to), Box::new(from));
+            self.ask(core, |reply| Message::Connect { core: index, to, from, reply });
+        }
+        let table = std::sync::Arc::new(table.clone());
+        self.ask(index, |reply| Message::Table { table, moving: None, reply });
+        let known = self.known();
+        for &(port, kind, limit) in &known.ports {
+            self.tell(index, Message::OpenPort { port, kind, limit });
+        }
+        for &(vlan, mac, port) in &known.stations {
+            self.tell(index, Message::FixStation { vlan, mac, port });
+        }
+        self.tell(index, Message::Tune(known.limits));
+        Ok(index)
+    }
+
+    /// The guest of that core has gone.
+    pub(in super::super) fn release_own(&self, core: usize) {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner).push(core);
+    }
+
+    /// Where guests' own threads run: on the CPUs of the process on which no I/O core polls, if there is one.
+    fn other_cpus(&self) -> CpuSet {
+        let all = sched_getaffinity(None).unwrap_or_default();
+        let mut others = all;
+        if self.config.mode != Mode::Trap {
+            self.config.io_cores.cpus.iter().for_each(|cpu| others.unset(cpu.0 as usize));
+        }
+        if others.count() == 0 { all } else { others }
+    }
+}
