@@ -23,6 +23,7 @@ use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyEventKind};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::client::Client;
@@ -108,7 +109,7 @@ fn once(client: &Client, state: &mut State) -> Result<()> {
 
 fn run(terminal: &mut DefaultTerminal, state: &mut State, link: &Link, is_over: &AtomicBool) -> Result<()> {
     let mut is_stale = true;
-    while !is_over.load(Ordering::Relaxed) {
+    while !is_over.load(Ordering::Relaxed) && !is_hung_up() {
         while let Ok(answer) = link.answers.try_recv() {
             state.take(answer);
             is_stale = true;
@@ -131,6 +132,15 @@ fn run(terminal: &mut DefaultTerminal, state: &mut State, link: &Link, is_over: 
         is_stale = true;
     }
     Ok(())
+}
+
+/// Whether the terminal is gone, which not everybody is told by a signal.
+fn is_hung_up() -> bool {
+    let stdin = io::stdin();
+    let mut fds = [PollFd::new(&stdin, PollFlags::empty())];
+    // It waits for nothing, so nothing can interrupt it.
+    let _ = rustix::event::poll(&mut fds, Some(&Timespec::default()));
+    fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL)
 }
 
 /// The thread that asks the switch, so that one that does not answer holds nothing up.

@@ -276,7 +276,7 @@ fn core_row(core: &CoreSnapshot, interval: Option<Interval<'_>>, now: &Snapshot)
         id: core.core.to_string(),
         cells: vec![
             Cell { mark: Mark::None, ..count(core.core as u64) },
-            Cell { mark: Mark::None, ..count(core.cpu as u64) },
+            figure(core.cpu.map(|cpu| cpu as f64), |cpu| cpu.to_string()),
             words_cell(core.mode.clone()),
             Cell { mark: if is_saturated { Mark::Fault } else { busy.mark }, ..busy },
             figure(rates.map(|rates| rates.asleep), percent),
@@ -287,8 +287,16 @@ fn core_row(core: &CoreSnapshot, interval: Option<Interval<'_>>, now: &Snapshot)
             Cell { mark, ..words_cell(state) },
             words_cell(mostly.clone()),
         ],
-        detail: format!("I/O core {} on CPU {}: {mostly}", core.core, core.cpu),
+        detail: format!("{}: {mostly}", place(core)),
         words: vec![format!("core:{}", core.core), state.to_owned(), mostly.to_lowercase()],
+    }
+}
+
+/// Which core it is. That of a guest with a thread of its own runs where it can.
+fn place(core: &CoreSnapshot) -> String {
+    match core.cpu {
+        Some(cpu) => format!("I/O core {} on CPU {cpu}", core.core),
+        None => format!("I/O core {}", core.core),
     }
 }
 
