@@ -113,6 +113,28 @@ fn what_cannot_be_fixed_is_said_once() {
 }
 
 #[test]
+fn what_cannot_be_fixed_is_not_claimed_by_who_no_longer_looks() {
+    let claims = |machine: &Machine| machine.scheduler.status().hopeless.is_some();
+    let mut machine = Machine::new(2, &[(0, 120), (1, 10)], balance());
+    machine.run(SECOND);
+    assert!(claims(&machine));
+    machine.scheduler.pause();
+    assert!(!claims(&machine));
+    machine.run(SECOND);
+    assert!(!claims(&machine), "it is paused");
+    machine.scheduler.resume();
+    machine.run(SECOND);
+    assert!(claims(&machine), "it is still so");
+    machine.scheduler.configure(by(Policy::Static));
+    machine.run(SECOND);
+    assert!(!claims(&machine), "its policy does not look");
+    machine.scheduler.configure(balance());
+    machine.run(SECOND);
+    assert!(claims(&machine));
+    assert_eq!(hopeless(&machine).len(), 1, "and it was news once");
+}
+
+#[test]
 fn least_loaded_says_why_too() {
     let mut machine = Machine::new(2, &[(0, 120), (1, 10)], by(Policy::LeastLoaded));
     assert!(machine.run(60 * SECOND).is_empty());

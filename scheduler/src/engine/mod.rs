@@ -272,7 +272,7 @@ impl Scheduler {
         self.steps.clear();
         self.power.clear();
         self.elastic.forget();
-        self.planning.changed();
+        self.planning.forget();
     }
 
     /// Cores that take part in no further step for now: those with a step to come or settling, asleep, or to be parked.

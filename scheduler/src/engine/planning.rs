@@ -51,6 +51,15 @@ impl State {
         self.epoch += 1;
     }
 
+    /// Nothing is planned any more: what cannot be fixed is found out anew.
+    pub(super) fn forget(&mut self) {
+        self.hopeless = None;
+        self.in_vain = None;
+        self.relieving = false;
+        self.evening = false;
+        self.changed();
+    }
+
     pub(super) fn reported(&self) -> Option<Hopeless> {
         self.hopeless
     }
