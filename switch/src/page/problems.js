@@ -28,7 +28,8 @@ export function problems({ snapshot, ports, cores, drops }, health) {
   cores.filter((core) => core.isSaturated).forEach((core) => add("warn", `I/O core ${core.core} is saturated`));
   ports.filter((port) => port.unaskedKicks > 0).forEach((port) =>
     add("warn", `guest ${port.name} kicks though its core polls: ${withUnit(port.unaskedKicks, "")} kicks/s`, portLink(port.name)));
-  const falling = drops.filter(({ rate }) => rate > 0);
+  // Every flood has copies for guests that are off: nothing to worry about.
+  const falling = drops.filter(({ reason, rate }) => rate > 0 && reason !== "receiver_not_ready");
   for (const { reason, rate, ports: sources } of falling.slice(0, MOST)) {
     const takers = ports.filter((port) => port.refusedRates[reason] > 0);
     takers.sort((a, b) => b.refusedRates[reason] - a.refusedRates[reason]);

@@ -52,6 +52,9 @@ fn other_rules_do_not_pass_the_tests() {
         ("> 0.001", "> 0.2"),
         ("[1m])) > 1\n", "[1m])) > 1000\n"),
         ("[10m]) > 5", "[10m]) > 1"),
+        ("{reason!=\"receiver_not_ready\"}", ""),
+        ("sidecore_scheduler_paused == 1", "sidecore_scheduler_paused == 2"),
+        ("policy!~\"balance|least-loaded\"", "policy!=\"balance\""),
     ];
     for (from, to) in changes {
         let dir = tempfile::tempdir().unwrap();
