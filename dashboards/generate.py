@@ -18,6 +18,8 @@ SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 # What every expression selects by. INSTANCE and PORT are the dashboards' variables.
 INSTANCE = 'instance=~"$instance"'
 PORT = INSTANCE + ',port=~"$port"'
+# Drops that somebody should look at.
+COUNTED = INSTANCE + ',reason!="receiver_not_ready"'
 RATE = "$__rate_interval"
 
 GREEN, YELLOW, RED, BLUE = "green", "yellow", "red", "blue"
@@ -127,6 +129,16 @@ def table(title, description, expr, columns, width=12, link=None):
         made["fieldConfig"]["overrides"] = [
             {"matcher": {"id": "byName", "options": columns["port"]}, "properties": [{"id": "links", "value": [link]}]}
         ]
+    return made
+
+
+def ports_graph(title, description, exprs, unit, width=12):
+    """Ports, each of which leads to the dashboard of its kind: an expression for guests, and one for uplinks."""
+    made = graph(title, description, [(expr, "{{port}}") for expr in exprs], unit, width=width)
+    made["fieldConfig"]["overrides"] = [
+        {"matcher": {"id": "byFrameRefID", "options": target["refId"]}, "properties": [{"id": "links", "value": [link]}]}
+        for target, link in zip(made["targets"], (TO_GUEST, TO_UPLINK))
+    ]
     return made
 
 
@@ -253,21 +265,22 @@ def dashboard(uid, title, description, variables, panels):
     }
 
 
-def into_switch(what, labels):
-    """Packets or bytes that the switch was given: guests' TX, uplinks' RX."""
+def of_kind(kind, metric, labels):
     return (
-        f"sum by (port) ({rate(f'sidecore_queue_tx_{what}_total', labels)} * on (instance, port) group_left () "
-        f'sidecore_port_info{{kind="guest"}} or {rate(f"sidecore_queue_rx_{what}_total", labels)} '
-        f'* on (instance, port) group_left () sidecore_port_info{{kind="uplink"}})'
+        f"sum by (port) ({rate(metric, labels)} * on (instance, port) group_left () "
+        f'sidecore_port_info{{kind="{kind}"}})'
     )
+
+
+def into_switch(what, labels):
+    """Packets or bytes that the switch was given, by guests and by uplinks: guests' TX, uplinks' RX."""
+    metric = "sidecore_queue_%s_" + what + "_total"
+    return [of_kind("guest", metric % "tx", labels), of_kind("uplink", metric % "rx", labels)]
 
 
 def out_of_switch(what, labels):
-    return (
-        f"sum by (port) ({rate(f'sidecore_queue_rx_{what}_total', labels)} * on (instance, port) group_left () "
-        f'sidecore_port_info{{kind="guest"}} or {rate(f"sidecore_queue_tx_{what}_total", labels)} '
-        f'* on (instance, port) group_left () sidecore_port_info{{kind="uplink"}})'
-    )
+    metric = "sidecore_queue_%s_" + what + "_total"
+    return [of_kind("guest", metric % "rx", labels), of_kind("uplink", metric % "tx", labels)]
 
 
 def busy(labels):
@@ -297,24 +310,22 @@ def overview():
              f'sum(sidecore_port_state{{{INSTANCE},state=~"waiting|connected|stopped"}}) or vector(0)', thresholds=steps((0, GREEN), (1, YELLOW))),
         stat("Uplinks down", "Uplinks without a link.", f'sum(sidecore_port_state{{{INSTANCE},state="down"}}) or vector(0)',
              thresholds=steps((0, GREEN), (1, RED))),
-        stat("Dropped", "Packets a second that went no further, whatever the reason.",
-             f"sum({rate('sidecore_queue_dropped_packets_total', INSTANCE)})", "pps", NONE_IS_BEST),
+        stat("Dropped", "Packets a second that went no further. Copies of floods for ports that nobody serves (receiver_not_ready) aside.",
+             f"sum({rate('sidecore_queue_dropped_packets_total', COUNTED)})", "pps", NONE_IS_BEST),
         stat("Kicks", "Exits of guests that an I/O core that polls does not need: 0 is right.",
              f"sum({rate('sidecore_queue_kicks_polling_total', INSTANCE)})", "ops", NONE_IS_BEST),
-        stat("Fullest I/O core", "The part of its time that the busiest I/O core moves packets. At 100 % it is saturated.",
+        stat("Fullest I/O core", "The part of its time that the busiest I/O core moves packets. Near 100 % while \"Oldest work\" grows it is saturated; busy alone is not.",
              f"max({busy(INSTANCE)})", "percentunit", BUSY_LIMITS),
         row("Traffic"),
-        graph("Packets into the switch", "What guests send and what uplinks receive.", [(into_switch("packets", PORT), "{{port}}")], "pps",
-              link=TO_GUEST),
-        graph("Packets out of the switch", "What guests receive and what uplinks send.", [(out_of_switch("packets", PORT), "{{port}}")], "pps",
-              link=TO_GUEST),
-        graph("Bits into the switch", "Ethernet frames, without FCS.", [("8 * " + into_switch("bytes", PORT), "{{port}}")], "bps", link=TO_GUEST),
-        graph("Bits out of the switch", "Ethernet frames, without FCS.", [("8 * " + out_of_switch("bytes", PORT), "{{port}}")], "bps",
-              link=TO_GUEST),
+        ports_graph("Packets into the switch", "What guests send and what uplinks receive.", into_switch("packets", PORT), "pps"),
+        ports_graph("Packets out of the switch", "What guests receive and what uplinks send.", out_of_switch("packets", PORT), "pps"),
+        ports_graph("Bits into the switch", "Ethernet frames, without FCS.", [f"8 * {expr}" for expr in into_switch("bytes", PORT)], "bps"),
+        ports_graph("Bits out of the switch", "Ethernet frames, without FCS.", [f"8 * {expr}" for expr in out_of_switch("bytes", PORT)], "bps"),
         row("Who suffers"),
         graph("Drops by reason", "Packets, and copies of floods, that went no further. dashboards/README.md says what each reason means.",
               [(drops(PORT, "reason"), "{{reason}}")], "pps", width=8),
-        graph("Drops by source", "The port whose packets were dropped.", [(drops(PORT, "port"), "{{port}}")], "pps", width=8, link=TO_GUEST),
+        ports_graph("Drops by source", "The port whose packets were dropped.",
+                    [f"{of_kind(kind, 'sidecore_queue_dropped_packets_total', PORT)} > 0" for kind in ("guest", "uplink")], "pps", width=8),
         graph("Oldest work", "How long the oldest packet in any transmit ring of an I/O core waited.",
               [(f"sidecore_core_oldest_wait_seconds{{{INSTANCE}}}", "I/O core {{core}}")], "s", width=8, link=TO_CORE),
         row("I/O cores"),
@@ -422,7 +433,7 @@ def cores():
 
 def uplink():
     ports = variable("port", "Uplink", f'label_values(sidecore_port_info{{{INSTANCE},kind="uplink"}}, port)')
-    of_uplinks = f'and on (instance, port) sidecore_port_info{{kind="uplink"}}'
+    of_uplinks = 'and on (instance, port) sidecore_port_info{kind="uplink"}'
     by_port = lambda metric: f"sum by (instance, port) ({rate(metric, PORT)}) {of_uplinks}"
     panels = [
         states("Link", "Whether there is one.", [(f'sidecore_port_state{{{PORT},state="up"}} {of_uplinks}', "{{port}}")],
@@ -437,8 +448,7 @@ def uplink():
             ("8 * " + by_port("sidecore_queue_tx_bytes_total"), "{{port}} sends")], "bps"),
         graph("Received, by queue", "How evenly the NIC spreads over its queues.",
               [(f"{rate('sidecore_queue_rx_packets_total', PORT)} {of_uplinks}", "{{port}} queue {{queue}}")], "pps", stack=True),
-        graph("Drops of what came in", "By reason.", [(f"sum by (instance, port, reason) ({rate('sidecore_queue_dropped_packets_total', PORT)}) {of_uplinks} > 0",
-              "{{port}}: {{reason}}")], "pps"),
+        graph("Drops of what came in", "By reason.", [(f"{drops(PORT, 'instance, port, reason')} {of_uplinks}", "{{port}}: {{reason}}")], "pps"),
         row("Device"),
         graph("Link and errors", "Packets that the device lost: before the switch saw them, or after it gave them away.",
               [(rate("sidecore_uplink_errors_total", PORT), "{{port}}: {{kind}}")], "pps", NONE_IS_BEST, width=8),

@@ -44,7 +44,10 @@ fn wrong(prometheus: &Prometheus, expression: &Expression) -> Result<Option<Stri
     let Expression { panel, place, expr } = expression;
     let samples = prometheus.query(&filled_in(expr))?;
     let zero = MAY_BE_ZERO.contains(&panel.as_str());
-    let right = samples.iter().any(|sample| sample.value > 0.0 || zero && sample.value == 0.0);
+    let shows = samples.iter().any(|sample| sample.value > 0.0 || zero && sample.value == 0.0);
+    // What leaves out zeros does: a comparison that is applied to something else shows them.
+    let leaves_out = expr.ends_with("> 0") || expr.contains("> 0 and ");
+    let right = shows && !(leaves_out && samples.iter().any(|sample| sample.value <= 0.0));
     let shown: Vec<_> = samples.iter().take(3).map(|sample| (&sample.labels, sample.value)).collect();
     Ok((!right).then(|| format!("{place} shows {shown:?}: {expr}")))
 }
