@@ -77,7 +77,7 @@ enum Command {
     },
     /// Watch ports, I/O cores and decisions, as `top` shows processes.
     ///
-    /// Sorted by any column, filtered, on any terminal of 80 columns or more or less; `q` ends it.
+    /// Rows can be sorted by any column and filtered. Narrow terminals show fewer columns; `q` ends it.
     Top(top::TopArgs),
     /// Add, remove and list guests.
     #[command(subcommand)]
