@@ -361,7 +361,7 @@ impl QueueHost for GuestHost {
                 let error = state.error.take();
                 *state = GuestState { error, ..GuestState::default() };
                 drop(state);
-                self.fabric.tell_all(|| Message::FlushPort(self.port));
+                self.fabric.flush_port(self.port);
             }
         }
     }

@@ -575,6 +575,8 @@ impl IoCore {
             }
             Message::OpenPort { port, kind, limit } => self.open_port(port, kind, limit),
             Message::FlushPort(port) => self.forwarder.fdb.flush_port(port),
+            Message::Generation { port, generation } => self.forwarder.fdb.resume(port, generation),
+            Message::Learn(message) => _ = self.forwarder.fdb.apply(&message),
             Message::ClosePort(port) => {
                 self.policed.retain(|policed| *policed != port);
                 self.forwarder.fdb.close_port(port);

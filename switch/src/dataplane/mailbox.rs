@@ -16,7 +16,7 @@ use super::turns::Share;
 use super::uplink::UplinkLimits;
 use super::waiting::Waiting;
 use super::xcore::{FromCore, ToCore};
-use crate::forwarding::{Entry, MacAddr, PortId, PortKind, TokenBucket, VlanId};
+use crate::forwarding::{Entry, LearnMessage, MacAddr, PortId, PortKind, TokenBucket, VlanId};
 
 /// Messages that can wait.
 const MAILBOX: usize = 256;
@@ -52,6 +52,10 @@ pub(super) enum Message {
     FlushPort(PortId),
     /// Forget the port.
     ClosePort(PortId),
+    /// To a core that is new: so often the port was flushed before.
+    Generation { port: PortId, generation: u32 },
+    /// To a core that is new: what another one has learnt.
+    Learn(LearnMessage),
     /// A station that is configured.
     FixStation { vlan: VlanId, mac: MacAddr, port: PortId },
     /// Flood a RARP from this port on behalf of a guest that moved here.

@@ -54,6 +54,14 @@ pub(crate) struct Entry {
     pub(crate) seen: u32,
 }
 
+impl Entry {
+    /// For a replica that comes late. Since when the port has the address is told with the next refresh.
+    pub(crate) fn to_message(self, generation: u32) -> LearnMessage {
+        let Self { vlan, mac, port, seen, .. } = self;
+        LearnMessage { vlan, mac, port, generation, seen, since: seen }
+    }
+}
+
 struct Port {
     kind: Option<PortKind>,
     limit: u32,
@@ -117,6 +125,14 @@ impl Fdb {
             self.len -= state.learnt as usize;
             state.learnt = 0;
             state.learnt_generation = state.learnt_generation.wrapping_add(1);
+        }
+    }
+
+    /// The other replicas have flushed `port` so often before this one was made, which has learnt nothing there yet: from now on it takes over
+    /// what they learn.
+    pub(crate) fn resume(&mut self, port: PortId, generation: u32) {
+        if let Some(state) = self.ports.get_mut(port.index()) {
+            state.learnt_generation = generation;
         }
     }
 

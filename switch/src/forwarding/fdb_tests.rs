@@ -252,6 +252,20 @@ fn a_message_from_before_a_flush_is_ignored() {
 }
 
 #[test]
+fn a_replica_that_comes_late_takes_over_what_is_learnt_since_the_last_flush() {
+    let (mut here, mut late) = (table(), table());
+    here.flush_port(G1);
+    let told = message(here.learn(V, mac(1), G1, at(1)));
+    assert!(!late.apply(&told));
+    late.resume(G1, told.generation);
+    assert!(late.apply(&told));
+    assert_eq!(all(&late), all(&here));
+    [&mut here, &mut late].into_iter().for_each(|fdb| fdb.flush_port(G1));
+    let told = message(here.learn(V, mac(2), G1, at(2)));
+    assert!(!late.apply(&LearnMessage { generation: told.generation - 1, ..told }) && late.apply(&told));
+}
+
+#[test]
 fn the_older_of_two_claims_wins_everywhere() {
     for (second, winner) in [(7, G1), (6, G2), (8, G1)] {
         let (mut a, mut b) = (table(), table());

@@ -158,6 +158,36 @@ fn a_guest_of_its_own_thread_talks_to_those_on_io_cores() {
     rig.finish_but(&mut [&mut a, &mut own, &mut next], &["own I/O thread"]);
 }
 
+/// What cores learnt before a thread was made, and what they learn from then on, is known to it, also of ports that were down before: nothing is
+/// flooded.
+#[test]
+fn a_thread_that_comes_late_knows_where_stations_are() {
+    let rig = Plan::new().asks().guests(&["a", "b"]).start();
+    for name in ["a", "b"] {
+        drop(rig.guest_with(name, |_| ()));
+        rig.switch.wait_for_port(name, "its link down", |port| port.state == "waiting").unwrap();
+    }
+    let [mut a, mut b] = rig.guests(["a", "b"]);
+    a.send(&[addressed(0, BROADCAST)]);
+    assert_eq!(b.receive(1).len(), 1);
+    let socket = rig.config("late").session.socket.display().to_string();
+    rig.switch.must(&["guest", "add", "late", "--socket", &socket, "--mode", "trap"]).unwrap();
+    let mut late = rig.guest_with("late", |_| ());
+    let mut sends = |to: u32, there: &mut Node, elsewhere: &mut Node| {
+        late.send(&[one(2, to)]);
+        assert_eq!(there.receive(1).len(), 1);
+        rig.settle();
+        assert_eq!(elsewhere.received(), [], "a packet for station {to} was flooded");
+        late.received().len()
+    };
+    assert_eq!(sends(0, &mut a, &mut b), 0);
+    b.send(&[addressed(1, BROADCAST)]);
+    assert_eq!(a.receive(1).len(), 1);
+    rig.settle();
+    assert_eq!(sends(1, &mut b, &mut a), 1);
+    rig.finish_but(&mut [&mut a, &mut b, &mut late], &["own I/O thread"]);
+}
+
 #[test]
 fn cores_that_sleep_hear_of_each_other() {
     let rig =

@@ -8,6 +8,7 @@ use rustix::thread::{CpuSet, sched_getaffinity};
 
 use super::super::error::DataplaneError;
 use super::super::mailbox::{Limits, Message};
+use super::super::ports::PORTS_MAX;
 use super::super::xcore::{Links, late_channel};
 use super::{Fabric, Place};
 use crate::forwarding::{MacAddr, PortId, PortKind, VlanId};
@@ -16,44 +17,63 @@ use crate::forwarding::{MacAddr, PortId, PortKind, VlanId};
 pub(super) struct Known {
     ports: Vec<(PortId, PortKind, u32)>,
     stations: Vec<(VlanId, MacAddr, PortId)>,
+    /// How often each port was flushed: cores take over from each other only what was learnt since the same flush.
+    generations: Box<[u32]>,
     limits: Limits,
 }
 
 impl Known {
     pub(super) fn new(limits: Limits) -> Self {
-        Self { ports: Vec::new(), stations: Vec::new(), limits }
+        Self { ports: Vec::new(), stations: Vec::new(), generations: vec![0; PORTS_MAX].into(), limits }
+    }
+
+    fn count_flush(&mut self, port: PortId) {
+        if let Some(generation) = self.generations.get_mut(port.index()) {
+            *generation = generation.wrapping_add(1);
+        }
     }
 }
 
 impl Fabric {
     /// Addresses may be learnt on this port, so many at most.
     pub(in super::super) fn open_port(&self, port: PortId, kind: PortKind, limit: u32) {
-        self.known().ports.push((port, kind, limit));
+        let mut known = self.known();
+        known.ports.push((port, kind, limit));
         self.tell_all(|| Message::OpenPort { port, kind, limit });
     }
 
     /// Nobody sends to the port any more.
     pub(in super::super) fn close_port(&self, port: PortId) {
+        self.change_table(|table| table.remove(port));
         let mut known = self.known();
         known.ports.retain(|(other, ..)| *other != port);
         known.stations.retain(|(.., other)| *other != port);
-        drop(known);
-        self.change_table(|table| table.remove(port));
+        known.count_flush(port);
         self.tell_all(|| Message::ClosePort(port));
+    }
+
+    /// The port's link is down: what was learnt there is forgotten.
+    pub(in super::super) fn flush_port(&self, port: PortId) {
+        let mut known = self.known();
+        known.count_flush(port);
+        self.tell_all(|| Message::FlushPort(port));
     }
 
     /// A station that is configured.
     pub(in super::super) fn fix_station(&self, vlan: VlanId, mac: MacAddr, port: PortId) {
-        self.known().stations.push((vlan, mac, port));
+        let mut known = self.known();
+        known.stations.push((vlan, mac, port));
         self.tell_all(|| Message::FixStation { vlan, mac, port });
     }
 
     /// All cores go by these limits from now on.
     pub(in super::super) fn tune(&self, limits: Limits) {
-        self.known().limits = limits;
+        let mut known = self.known();
+        known.limits = limits;
         self.tell_all(|| Message::Tune(limits));
     }
 
+    /// Held while all are told, so that a core that is made meanwhile is told everything, and once.
     fn known(&self) -> std::sync::MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -66,6 +86,7 @@ impl Fabric {
         // Nothing moves, and no table is published, while the cores become more.
         let _moves = self.moves.lock().unwrap_or_else(PoisonError::into_inner);
         let table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known();
         let index = self.all().count();
         if index >= config::MAX_IO_CORES {
             return Err(DataplaneError::TooManyThreads { most: config::MAX_IO_CORES });
@@ -88,7 +109,16 @@ impl Fabric {
         }
         let table = std::sync::Arc::new(table.clone());
         self.ask(index, |reply| Message::Table { table, moving: None, reply });
-        let known = self.known();
+        self.tell_known(index, &known);
+        Ok(index)
+    }
+
+    /// Tells a new core what the others were told, and what they have learnt.
+    fn tell_known(&self, index: usize, known: &Known) {
+        let flushed = (0..).map(PortId).zip(known.generations.iter()).filter(|(_, generation)| **generation != 0);
+        for (port, &generation) in flushed {
+            self.tell(index, Message::Generation { port, generation });
+        }
         for &(port, kind, limit) in &known.ports {
             self.tell(index, Message::OpenPort { port, kind, limit });
         }
@@ -96,7 +126,11 @@ impl Fabric {
             self.tell(index, Message::FixStation { vlan, mac, port });
         }
         self.tell(index, Message::Tune(known.limits));
-        Ok(index)
+        for entry in self.stations().into_iter().filter(|entry| !entry.fixed) {
+            // Nobody is flushed meanwhile.
+            let generation = known.generations.get(entry.port.index()).copied().unwrap_or(0);
+            self.tell(index, Message::Learn(entry.to_message(generation)));
+        }
     }
 
     /// The guest of that core has gone.
