@@ -295,6 +295,22 @@ fn a_guest_of_mode_poll_keeps_its_core_awake() {
     rig.finish(&mut [&mut a, &mut b]);
 }
 
+/// A kick that nobody had asked for, and that is never looked at, does not keep a parked core from its sleep.
+#[test]
+fn a_parked_core_sleeps_whatever_its_last_guest_did() {
+    let rig = Plan::three_cores().awake(1).guest("a", &["io_core = 1"]).guest("eve", &["io_core = 0"]).start();
+    let mut a = rig.guest_with("a", |_| ());
+    let mut eve = rig.guest_with("eve", |_| ());
+    eve.guest.pair(0).tx.bell().kick(1);
+    rig.switch.wait_for_port("eve", "its kick", |port| port.kicks == 1).unwrap();
+    drop(eve);
+    rig.switch.must(&["guest", "remove", "eve"]).unwrap();
+    eventually("a parked core", 2 * LIMIT, || Ok(rig.parked().contains(&0).then_some(()))).unwrap();
+    let before = rig.wakes(Some(0), "timer");
+    eventually("sleeps", LIMIT, || Ok((rig.wakes(Some(0), "timer") > before + 1).then_some(()))).unwrap();
+    rig.finish(&mut [&mut a]);
+}
+
 /// Whoever cannot kick is looked for now and then.
 #[test]
 fn a_guest_without_a_kick_is_not_forgotten() {

@@ -11,11 +11,6 @@ use crate::stream::{Runner, Stream};
 /// The only queue pair of the uplink is the first core's, …
 const HOME: u32 = 0;
 
-fn parked(rig: &Rig) -> Vec<u64> {
-    let cores = rig.json()["scheduler"]["parked"].as_array().cloned().unwrap_or_default();
-    cores.iter().filter_map(serde_json::Value::as_u64).collect()
-}
-
 fn core_of_the_uplink(rig: &Rig) -> Option<u32> {
     rig.port("echo").queues[0].io_core
 }
@@ -45,7 +40,7 @@ fn the_queues_of_an_uplink_leave_a_core_before_it_is_parked_and_come_back_when_i
     assert_eq!(core_of_the_uplink(&rig), Some(HOME));
     eventually("a parked core", 2 * LIMIT, || {
         (0..20).for_each(|_| talk());
-        Ok((parked(&rig) == [u64::from(HOME)]).then_some(()))
+        Ok((rig.parked() == [u64::from(HOME)]).then_some(()))
     })
     .unwrap_or_else(|error| panic!("{error}: {}", rig.json()));
     assert!(core_of_the_uplink(&rig).is_some_and(|core| core != HOME));
@@ -54,7 +49,7 @@ fn the_queues_of_an_uplink_leave_a_core_before_it_is_parked_and_come_back_when_i
     rig.switch.move_guest("still", Some(0), HOME as usize).unwrap();
     eventually("the queue pair back home", LIMIT, || {
         talk();
-        Ok((core_of_the_uplink(&rig) == Some(HOME) && parked(&rig).is_empty()).then_some(()))
+        Ok((core_of_the_uplink(&rig) == Some(HOME) && rig.parked().is_empty()).then_some(()))
     })
     .unwrap();
     (0..20).for_each(|_| talk());

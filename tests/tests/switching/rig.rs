@@ -145,6 +145,12 @@ impl Rig {
         serde_json::from_str(&self.switch.must(&["status", "--json"]).unwrap()).unwrap()
     }
 
+    /// The I/O cores that are parked.
+    pub(crate) fn parked(&self) -> Vec<u64> {
+        let cores = self.json()["scheduler"]["parked"].as_array().cloned().unwrap_or_default();
+        cores.iter().filter_map(Value::as_u64).collect()
+    }
+
     /// Addresses that were not learnt for `reason`, summed over the cores.
     pub(crate) fn learn_refusals(&self, reason: &str) -> u64 {
         let status = self.json();

@@ -218,7 +218,7 @@ impl IoCore {
         self.tick(self.done_at);
         let Some(woken) = woken else { return };
         self.counters.slept_cycles.add(slept);
-        let kicked = !woken.kicked.is_empty() || bells.any_kicked(me);
+        let kicked = !woken.kicked.is_empty() || self.has_kicks();
         let cause = if kicked {
             WakeCause::Kick
         } else if !self.mailbox.is_empty() {
@@ -241,10 +241,15 @@ impl IoCore {
     /// Whether there is anything to do that no ring of a guest says.
     fn is_wanted(&self) -> bool {
         !self.mailbox.is_empty()
-            || self.bells.any_kicked(self.forwarder.out.me())
+            || self.has_kicks()
             || self.from.iter().flatten().any(|link| link.has_anything())
             // It was parked and is not any more.
             || !self.may_sleep()
+    }
+
+    /// Whether kicks were read of a ring that waits for them. Of others, or of some that have gone, they say nothing, and nobody takes note.
+    fn has_kicks(&self) -> bool {
+        self.needs.kicks > 0 && self.bells.any_kicked(self.forwarder.out.me())
     }
 
     /// Guests of class latency do not wait for a kick while their core is awake.
