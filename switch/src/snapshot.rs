@@ -178,8 +178,10 @@ pub(crate) struct PortSnapshot {
     pub(crate) mode: String,
     /// Guests: kicks counted since their suppression was first published.
     pub(crate) kicks: u64,
-    /// Guests: those of them that were asked for, or came shortly after. All others came while the switch polled.
+    /// Guests: those of them that were asked for, or came shortly after.
     pub(crate) kicks_asked: u64,
+    /// Guests: all others, which came while the switch polled.
+    pub(crate) kicks_polling: u64,
     /// Guests: interrupts sent.
     pub(crate) calls: u64,
     /// Guests: publications for which the guest wanted no interrupt.
@@ -343,6 +345,8 @@ pub(crate) struct QueueSnapshot {
     pub(crate) kicks: u64,
     /// See [`PortSnapshot::kicks_asked`].
     pub(crate) kicks_asked: u64,
+    /// See [`PortSnapshot::kicks_polling`].
+    pub(crate) kicks_polling: u64,
     /// See [`PortSnapshot::calls`].
     pub(crate) calls: u64,
     /// See [`PortSnapshot::calls_suppressed`].

@@ -190,7 +190,7 @@ impl Lab {
     pub fn check(&self) -> Result<Status> {
         let status = self.switch().quiet_status()?;
         for port in status.ports.iter().filter(|port| port.kind == PortKind::Guest) {
-            let kicks = port.kicks_polling();
+            let kicks = port.kicks_polling;
             ensure!(kicks == 0, "{} kicked {kicks} times while its core polled", port.name);
             ensure!(port.error.is_none(), "{}: {:?}", port.name, port.error);
         }

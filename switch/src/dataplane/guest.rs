@@ -65,6 +65,8 @@ pub(super) struct GuestQueue {
     pub(super) counters: Arc<QueueCounters>,
     /// Kicks that it was asked for, or was shortly before. Written by the session.
     pub(super) kicks_asked: Counter,
+    /// All others, which came while the switch polled. Counted by itself: a difference of two counters that are read one after the other can fall.
+    pub(super) kicks_polling: Counter,
     /// Where it goes when its rings start.
     home: AtomicUsize,
     /// Where it is.
@@ -102,6 +104,7 @@ impl GuestQueue {
             source,
             counters: Arc::default(),
             kicks_asked: Counter::default(),
+            kicks_polling: Counter::default(),
             home: AtomicUsize::new(core),
             at: AtomicUsize::new(NOWHERE),
             moves: AtomicU64::new(0),
@@ -312,9 +315,9 @@ impl QueueHost for GuestHost {
 
     fn kicked(&self, ring: usize, kicks: u64) {
         let Some(queue) = self.queues.get(ring / 2) else { return };
-        if ring % 2 == 1 && self.fabric.kicked(queue.source) {
-            queue.kicks_asked.add(kicks);
-        }
+        let asked = ring % 2 == 1 && self.fabric.kicked(queue.source);
+        let counter = if asked { &queue.kicks_asked } else { &queue.kicks_polling };
+        counter.add(kicks);
     }
 
     fn event(&self, event: SessionEvent) {

@@ -268,6 +268,7 @@ impl Dataplane {
             refused: named(RxDrop::ALL.iter().map(|reason| reason.as_str()).zip(rx.refused.iter().map(Counter::get))),
             kicks: queue.counters.kicks.get(),
             kicks_asked: queue.kicks_asked.get(),
+            kicks_polling: queue.kicks_polling.get(),
             calls: rx.calls.get() + tx.calls.get(),
             calls_suppressed: rx.calls_suppressed.get() + tx.calls_suppressed.get(),
             calls_saved: rx.calls_saved.get() + tx.calls_saved.get(),
@@ -331,6 +332,7 @@ fn port_snapshot(kind: PortKind, queues: Vec<QueueSnapshot>) -> PortSnapshot {
         merge(&mut port.refused, &queue.refused);
         port.kicks += queue.kicks;
         port.kicks_asked += queue.kicks_asked;
+        port.kicks_polling += queue.kicks_polling;
         port.calls += queue.calls;
         port.calls_suppressed += queue.calls_suppressed;
         port.calls_saved += queue.calls_saved;

@@ -18,6 +18,8 @@ fn queue(index: usize, guest: bool) -> QueueSnapshot {
         tx: Traffic { packets: 2, bytes: 120 },
         drops: BTreeMap::from([("rx_full".to_owned(), 3)]),
         kicks: 4,
+        kicks_asked: 1,
+        kicks_polling: 3,
         calls: 5,
         calls_suppressed: 6,
         calls_saved: 7,

@@ -64,7 +64,7 @@ function derivePort(old, port, { seconds, cycles }) {
     dropRates: reasonRates(old, port, "drops", seconds),
     refusedRates: reasonRates(old, port, "refused", seconds),
     callRate: per((p) => p.calls),
-    unaskedKicks: per((p) => p.kicks - p.kicks_asked),
+    unaskedKicks: per((p) => p.kicks_polling),
   };
 }
 

@@ -65,6 +65,9 @@ pub struct Port {
     /// Those of them that it was asked for.
     #[serde(default)]
     pub kicks_asked: u64,
+    /// All others: those from the guest while a core polled.
+    #[serde(default)]
+    pub kicks_polling: u64,
     /// Notifications to the guest.
     #[serde(default)]
     pub calls: u64,
@@ -188,12 +191,6 @@ impl Status {
 }
 
 impl Port {
-    /// Notifications from the guest while a core polled.
-    #[must_use]
-    pub fn kicks_polling(&self) -> u64 {
-        self.kicks.saturating_sub(self.kicks_asked)
-    }
-
     /// What the switch took from this port.
     #[must_use]
     pub fn taken(&self) -> Traffic {

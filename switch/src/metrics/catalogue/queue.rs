@@ -49,7 +49,7 @@ pub(super) const ENTRIES: &[Entry] = &[
         "Kicks of a guest since it was first told that none are needed.").guests(),
     counter("sidecore_queue_kicks_asked_total", Queue(|_, q, out| out.count(q.kicks_asked)),
         "Kicks that a guest was asked for, or that came shortly after; none in mode poll.").guests(),
-    counter("sidecore_queue_kicks_polling_total", Queue(|_, q, out| out.count(q.kicks.saturating_sub(q.kicks_asked))),
+    counter("sidecore_queue_kicks_polling_total", Queue(|_, q, out| out.count(q.kicks_polling)),
         "Kicks of a guest while the switch polled its rings: there should be none.").guests(),
     counter("sidecore_queue_calls_total", Queue(|_, q, out| out.count(q.calls)),
         "Interrupts sent to a guest.").guests(),

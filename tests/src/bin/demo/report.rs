@@ -125,8 +125,8 @@ fn status_faults(status: &Status, faults: &mut Vec<String>) {
         faults.push(format!("packets are unaccounted for: {accounting:?}"));
     }
     for port in &status.ports {
-        if port.kind == PortKind::Guest && port.kicks_polling() > 0 {
-            faults.push(format!("{} kicked {} times while its core polled", port.name, port.kicks_polling()));
+        if port.kind == PortKind::Guest && port.kicks_polling > 0 {
+            faults.push(format!("{} kicked {} times while its core polled", port.name, port.kicks_polling));
         }
         if let Some(error) = &port.error {
             faults.push(format!("port {}: {error}", port.name));

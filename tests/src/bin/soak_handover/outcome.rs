@@ -109,7 +109,7 @@ impl Outcome {
     pub(crate) fn close(&mut self, status: &Status, took: Duration) {
         self.drops = status.drops();
         self.unaccounted = status.accounting.unaccounted() + status.accounting.in_flight;
-        self.kicks = status.ports.iter().map(|port| port.kicks_polling()).sum();
+        self.kicks = status.ports.iter().map(|port| port.kicks_polling).sum();
         self.seconds = took.as_secs_f64();
         self.pauses_us.sort_by(f64::total_cmp);
         [self.pause_p50_us, self.pause_p99_us, self.pause_max_us] =
