@@ -118,6 +118,7 @@ pub(crate) fn run(file: &Path, log_format: Option<LogFormat>) -> Result<()> {
     let start = Instant::now();
     control.into_switch().stop();
     drop(control_socket);
+    limit.tell_all();
     info!("stopped in {} ms", start.elapsed().as_millis());
     served
 }

@@ -33,8 +33,10 @@ struct Cause {
 struct Count {
     since: Instant,
     lines: u32,
-    /// The first line that was left out.
-    example: String,
+    level: Level,
+    /// The first and the last line that was left out.
+    first: String,
+    last: String,
 }
 
 impl Limit {
@@ -42,18 +44,20 @@ impl Limit {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn may_pass(&self, cause: Cause, text: impl FnOnce() -> String) -> bool {
+    fn may_pass(&self, cause: Cause, level: Level, text: impl FnOnce() -> String) -> bool {
         let mut causes = self.lock();
         if causes.len() >= CAUSES_MAX && !causes.contains_key(&cause) {
             return true;
         }
-        let count =
-            causes.entry(cause).or_insert_with(|| Count { since: Instant::now(), lines: 0, example: String::new() });
+        let none = || Count { since: Instant::now(), lines: 0, level, first: String::new(), last: String::new() };
+        let count = causes.entry(cause).or_insert_with(none);
         count.lines = count.lines.saturating_add(1);
-        if count.lines == BURST + 1 {
-            count.example = text();
+        match count.lines {
+            lines if lines <= BURST => return true,
+            lines if lines == BURST + 1 => count.first = text(),
+            _ => count.last = text(),
         }
-        count.lines <= BURST
+        false
     }
 
     /// Says what was left out. Called now and then.
@@ -61,17 +65,29 @@ impl Limit {
         self.tell_after(WINDOW);
     }
 
-    pub(super) fn tell_after(&self, window: Duration) {
+    /// The same of what is not long ago. Called at the end.
+    pub(crate) fn tell_all(&self) {
+        self.tell_after(Duration::ZERO);
+    }
+
+    fn tell_after(&self, window: Duration) {
         let over: Vec<(Cause, Count)> = self.lock().extract_if(|_, count| count.since.elapsed() >= window).collect();
-        for (Cause { guest, .. }, Count { lines, example, since }) in
-            over.into_iter().filter(|(_, count)| count.lines > BURST)
-        {
-            let left_out = lines - BURST;
+        for (Cause { guest, .. }, count) in over.into_iter().filter(|(_, count)| count.lines > BURST) {
             let of = guest.map_or(String::new(), |guest| format!(" of guest {guest}"));
-            tracing::info!(
-                "{left_out} lines{of} were left out in {} s, the first: {example}",
-                since.elapsed().as_secs()
-            );
+            let seconds = count.since.elapsed().as_secs();
+            let text = match count.lines - BURST {
+                1 => format!("a line{of} was left out in {seconds} s: {}", count.first),
+                more => format!(
+                    "{more} lines{of} were left out in {seconds} s, the first: {}, the last: {}",
+                    count.first, count.last
+                ),
+            };
+            // Who asked for warnings only is told of those that are missing.
+            match count.level {
+                Level::ERROR => tracing::error!("{text}"),
+                Level::WARN => tracing::warn!("{text}"),
+                _ => tracing::info!("{text}"),
+            }
         }
     }
 }
@@ -83,7 +99,8 @@ impl<S: Subscriber> Filter<S> for Limit {
 
     fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
         let level = *event.metadata().level();
-        if level > Level::INFO {
+        // What is said here is of what was left out.
+        if level > Level::INFO || event.metadata().target() == module_path!() {
             return true;
         }
         let mut fields = Fields::default();
@@ -92,7 +109,7 @@ impl<S: Subscriber> Filter<S> for Limit {
             return true;
         }
         let cause = Cause { place: event.metadata().callsite(), guest: fields.guest };
-        self.may_pass(cause, || fields.message.chars().take(120).collect())
+        self.may_pass(cause, level, || fields.message.chars().take(120).collect())
     }
 }
 

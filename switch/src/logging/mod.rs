@@ -187,8 +187,9 @@ mod tests {
                 }
             }
             (0..1000).for_each(|n| tracing::info!("guest g{n} added"));
-            limit.tell_after(std::time::Duration::ZERO);
-            limit.tell_after(std::time::Duration::ZERO);
+            limit.tell();
+            limit.tell_all();
+            limit.tell_all();
         });
         let with = |words: &str| lines.iter().filter(|line| line.contains(words)).count();
         assert_eq!(with("frontend connected guest=\"vm1\""), limit::BURST as usize);
@@ -200,6 +201,27 @@ mod tests {
             left_out[0].contains(&format!("{} lines", 1000 - limit::BURST)) && left_out[0].contains("vm1"),
             "{left_out:?}"
         );
+    }
+
+    #[test]
+    fn what_was_left_out_is_told_at_its_level_with_the_first_and_the_last_of_it() {
+        let lines = logged(TEXT, |limit| {
+            // More causes than lines of one cause may pass.
+            for guest in 0..2 * limit::BURST {
+                let guest = format!("vm{guest}");
+                (0..=limit::BURST + 2).for_each(|n| tracing::warn!(guest, "ring {n} is stopped"));
+            }
+            (0..=limit::BURST).for_each(|n| tracing::error!("error {n}"));
+            limit.tell_all();
+        });
+        let told: Vec<_> = lines.iter().filter(|line| line.contains("left out")).collect();
+        let (warnings, errors): (Vec<&String>, Vec<_>) = told.into_iter().partition(|line| line.contains(" WARN "));
+        assert_eq!(warnings.len(), 2 * limit::BURST as usize, "{warnings:?}");
+        let (first, last) = (limit::BURST, limit::BURST + 2);
+        let text = format!("the first: ring {first} is stopped, the last: ring {last} is stopped");
+        assert!(warnings.iter().all(|line| line.contains("3 lines") && line.ends_with(&text)), "{warnings:?}");
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        assert!(errors[0].contains("ERROR") && errors[0].ends_with(&format!("error {first}")), "{errors:?}");
     }
 
     #[test]
