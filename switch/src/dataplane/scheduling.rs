@@ -186,13 +186,13 @@ impl Shared {
             next = (next + state.tick()).max(Instant::now() + state.tick() / 2);
             let load = reader.tick(state.tick());
             state.scheduler.tick(&load);
-            state.note_times();
+            state.note_decisions(self);
             drop(state);
             while let Some(order) = self.next_order() {
                 let outcome = self.carry_out(order);
                 let mut state = self.lock();
                 state.scheduler.finished(outcome);
-                state.note_times();
+                state.note_decisions(self);
             }
             self.uplinks.come_home();
         }
@@ -201,7 +201,7 @@ impl Shared {
     fn next_order(&self) -> Option<Order> {
         let mut state = self.lock();
         let order = if state.ends { None } else { state.scheduler.next_order() };
-        state.note_times();
+        state.note_decisions(self);
         order
     }
 
@@ -224,7 +224,8 @@ impl Shared {
             Some(moved) => {
                 let pause_ns = moved.pause.map_or(0, |cycles| ns(cycles, pmd_bindings::tsc_hz()));
                 let name = self.name(step.queue);
-                tracing::info!("{name} moved from {} to {}, unserved for {} us", step.from, step.to, pause_ns / 1000);
+                let (guest, us) = (guest.name(), pause_ns / 1000);
+                tracing::info!(guest, "{name} moved from {} to {}, unserved for {us} us", step.from, step.to);
                 Outcome::Done { pause_ns }
             }
             None => gone(),
@@ -278,15 +279,21 @@ impl State {
         self.scheduler.configure(made_of(&self.settings, &self.cores));
     }
 
-    /// Notes the time for decisions that are new.
-    fn note_times(&mut self) {
+    /// Notes the time of decisions that are new, counts them and logs them.
+    fn note_decisions(&mut self, shared: &Shared) {
         let known = self.times.back().map(|(number, _)| *number);
         let new =
             self.scheduler.decisions().rev().take_while(|decision| known.is_none_or(|known| decision.number > known));
         let new: Vec<&Decision> = new.collect();
         let now = SystemTime::now();
         for decision in new.into_iter().rev() {
-            tracing::info!("scheduler: {}: {}", decision.what, decision.why);
+            let [what, why] =
+                [decision.what.to_string(), decision.why.to_string()].map(|text| shared.with_names(&text));
+            // Each guest's moves are limited by themselves.
+            match shared.step(&decision.what) {
+                Some(StepSnapshot { guest, .. }) => tracing::info!(guest, "scheduler: {what}: {why}"),
+                None => tracing::info!("scheduler: {what}: {why}"),
+            }
             self.decided[kind(&decision.what)] += 1;
             self.times.push_back((decision.number, now));
         }
