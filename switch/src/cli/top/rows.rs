@@ -313,6 +313,13 @@ fn mostly(core: &CoreSnapshot, interval: Option<Interval<'_>>, now: &Snapshot) -
     here.iter().map(name).collect::<Vec<_>>().join(", ")
 }
 
+/// `core:N` for each I/O core that a decision names: both of a move, and those that are parked and woken.
+fn cores_in(what: &str) -> impl Iterator<Item = String> {
+    let number = |rest: &str| rest.split(|next: char| !next.is_ascii_digit()).next().map(str::to_owned);
+    let numbers = what.split("I/O core ").skip(1).filter_map(number).filter(|number| !number.is_empty());
+    numbers.map(|number| format!("core:{number}"))
+}
+
 fn decision_row(decision: &DecisionSnapshot, now: SystemTime) -> Row {
     let now_ms = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
     let ago = Duration::from_millis(now_ms.saturating_sub(decision.time_ms)).as_secs_f64();
@@ -321,9 +328,10 @@ fn decision_row(decision: &DecisionSnapshot, now: SystemTime) -> Row {
         Some(why) => format!("{} (failed: {why})", decision.what),
         None => decision.what.clone(),
     };
+    let words = [what.to_lowercase(), decision.why.to_lowercase(), decision.kind.clone()];
     Row {
         id: decision.number.to_string(),
-        words: vec![what.to_lowercase(), decision.why.to_lowercase(), decision.kind.clone()],
+        words: words.into_iter().chain(cores_in(&decision.what)).collect(),
         detail: format!("{what}, because {}", decision.why),
         cells: vec![
             Cell { mark: Mark::None, ..count(decision.number) },
@@ -348,21 +356,36 @@ mod tests {
         assert_eq!(names, ["a2", "b", "vm", "vm9", "vm9a", "vm009b", "vm10"]);
     }
 
-    #[test]
-    fn every_row_has_a_cell_for_each_column() {
-        let mut now = crate::metrics::tests::snapshot();
-        now.scheduler.decisions.push(DecisionSnapshot {
+    fn decision(kind: &str, what: &str) -> DecisionSnapshot {
+        DecisionSnapshot {
             number: 1,
             time_ms: 0,
-            kind: "move".to_owned(),
-            what: "queue pair 0 of guest vm1 from I/O core 0 to I/O core 1".to_owned(),
+            kind: kind.to_owned(),
+            what: what.to_owned(),
             step: None,
             why: "I/O core 0 is saturated".to_owned(),
             expected_gain: Some(0.25),
             measured_gain: None,
             pause_us: Some(13.0),
             failed: None,
-        });
+        }
+    }
+
+    #[test]
+    fn decisions_are_found_by_the_cores_they_concern() {
+        let row = |kind, what| decision_row(&decision(kind, what), SystemTime::now());
+        let moved = row("move", "queue pair 0 of guest vm1 from I/O core 1 to I/O core 12");
+        assert!(["core:1", "core:12", "core:1 vm1"].iter().all(|filter| moved.matches(filter)));
+        assert!(["core:2", "core:0", "core:1 vm2"].iter().all(|filter| !moved.matches(filter)));
+        assert!(row("park", "park I/O core 3").matches("core:3"));
+        assert!(!row("pause", "pause").matches("core:"));
+    }
+
+    #[test]
+    fn every_row_has_a_cell_for_each_column() {
+        let mut now = crate::metrics::tests::snapshot();
+        let what = "queue pair 0 of guest vm1 from I/O core 0 to I/O core 1";
+        now.scheduler.decisions.push(decision("move", what));
         for view in [View::Ports, View::Cores, View::Decisions] {
             let rows = rows(view, None, &now);
             assert!(!rows.is_empty() && rows.iter().all(|row| row.cells.len() == columns(view).len()), "{view:?}");
