@@ -44,6 +44,8 @@ let answers = 0;
 /** When answers ceased to come. */
 let lostSince = null;
 let timer = null;
+/** One question at a time: an answer that was overtaken would be taken for a switch that started again. */
+let isAsking = false;
 
 async function ask(path) {
   const response = await fetch(path, { cache: "no-store", signal: AbortSignal.timeout(PATIENCE_MS) }).catch((error) => {
@@ -56,19 +58,41 @@ async function ask(path) {
 }
 
 async function poll() {
+  if (isAsking) {
+    // Whoever is asking will schedule the next time.
+    return;
+  }
+  isAsking = true;
+  const isFirst = current === null;
   try {
-    take(await (await ask("/status")).json());
+    const snapshot = await hear();
+    if (snapshot) {
+      take(snapshot);
+      place.trouble.hidden = true;
+    }
+    render();
+  } catch (error) {
+    stumble(error);
+  } finally {
+    isAsking = false;
+    schedule(isFirst && current ? FIRST_MS : Number(place.interval.value));
+  }
+}
+
+/** What the switch says; null where it does not answer. */
+async function hear() {
+  try {
+    const snapshot = await (await ask("/status")).json();
     if (answers++ % HEALTH_EVERY === 0) {
       // The answer takes up to a second.
       ask("/healthz").then(() => null, (error) => error.message).then((complaint) => { ui.health = complaint; });
     }
     lostSince = null;
-    place.trouble.hidden = true;
+    return snapshot;
   } catch (error) {
     lose(error.message);
+    return null;
   }
-  render();
-  schedule(answers === 1 ? FIRST_MS : Number(place.interval.value));
 }
 
 function schedule(delay) {
@@ -79,6 +103,10 @@ function schedule(delay) {
 /** Takes in a new snapshot. */
 function take(snapshot) {
   const time = Date.now();
+  if (before && before.version !== snapshot.version) {
+    // This page is the other version's.
+    location.reload();
+  }
   if (before && isRestart(before, snapshot)) {
     ui.notes = [{ grade: "note", until: time + NOTE_MS, text: `The switch was started again at ${clock(time - snapshot.uptime_ms)}: counters begin at 0` }];
     ui.history.clear();
@@ -114,6 +142,16 @@ function lose(why) {
   lostSince ??= Date.now();
   const shown = current ? " What is below is from then." : "";
   place.trouble.textContent = `No answer from the switch since ${clock(lostSince)}: ${why}.${shown} This page tries again.`;
+  place.trouble.hidden = false;
+}
+
+/** The page is at fault: it must not say that what it shows is live. */
+function stumble(error) {
+  console.error(error);
+  place.link.dataset.state = "lost";
+  place.link.textContent = "out of date";
+  place.main.classList.add("stale");
+  place.trouble.textContent = `This page cannot show what the switch says: ${error.message}. What is below is from before; reload the page.`;
   place.trouble.hidden = false;
 }
 
