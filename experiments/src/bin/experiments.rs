@@ -72,6 +72,10 @@ fn run(options: &Options) -> Result<bool> {
     let lab = Lab::new(effort, out)?;
     let mut well = true;
     for study in chosen {
+        if let Some(why) = studies::left_out(&study, &options.only, &lab.out) {
+            println!("{}: {why}", study.name);
+            continue;
+        }
         println!("{}: {}", study.name, study.about);
         match (study.run)(&lab).with_context(|| study.name) {
             Ok(finding) => {

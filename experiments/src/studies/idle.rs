@@ -116,8 +116,9 @@ pub fn run(lab: &Lab) -> Result<Finding> {
         true,
     ));
     finding.answer.push(format!(
-        "With {most} nearly idle guests a switch that polls uses a whole CPU, an adaptive one {} %, and the first packet after a silence is {} µs later \
-         at the 99th percentile.",
+        "With {most} nearly idle guests a switch that polls uses {} % of a CPU, an adaptive one {} %; sleeping adds {} µs to the first packet after a \
+         silence, at the 99th percentile.",
+        stats::estimate(&of("poll", most, &|turn| turn.cpu * 100.0)).map_or("-".to_owned(), show),
         cpu.map_or("-".to_owned(), show),
         late.map_or("-".to_owned(), show)
     ));

@@ -147,8 +147,8 @@ fn guests(lab: &Lab, finding: &mut Finding) -> Result<()> {
     let (alone, knee, past) = (of(counts, &turns, 0), of(counts, &turns, KNEE), of(counts, &turns, BUSY));
     finding.answer.push(format!(
         "The core delivers {} Mpps. With {BUSY} busy guests, which ask for four times as much, it delivers {} of what {KNEE} got. The median \
-         round trip of guests without any other load grows from {:.1} µs alone to {:.1} µs at the limit and {:.1} µs beyond it: that is what \
-         moving guests to another core, and class latency, are for.",
+         round trip of guests without any other load is {:.1} µs alone, {:.1} µs at the limit and {:.1} µs beyond it; moving guests to \
+         another core, and class latency, are there to shorten it.",
         show(stats::estimate(&knee.0).unwrap_or(NOTHING)),
         show(stats::ratio(&past.0, &knee.0).unwrap_or(NOTHING)),
         median(&alone.1).unwrap_or(f64::NAN),
@@ -161,6 +161,20 @@ fn guests(lab: &Lab, finding: &mut Finding) -> Result<()> {
         "delivered_pps": turns.iter().map(|turns| turns.iter().map(|turn| &turn.each).collect::<Vec<_>>()).collect::<Vec<_>>(),
     });
     Ok(())
+}
+
+/// What the second part says, by what its claims came to and the throughput at the greatest load, in parts of the peak.
+fn past_the_limit(claims: &[Claim], last: Option<Ratio>) -> String {
+    let all = |verdict: Verdict| claims.iter().all(|claim| claim.verdict == verdict);
+    let what = if all(Verdict::Shown) {
+        "How throughput behaves past the limit is not proven here, since the generator was the limit"
+    } else if all(Verdict::Reached) {
+        "Past the limit throughput stays flat and is shared evenly"
+    } else {
+        "Past the limit throughput does not stay flat, or is not shared evenly, in all places"
+    };
+    let last = last.map_or("-".to_owned(), show);
+    format!("{what}: at 16 times the load that saturates it is {last} of the peak.")
 }
 
 const NOTHING: Ratio = Ratio { value: f64::NAN, low: f64::NAN, high: f64::NAN };
@@ -268,6 +282,7 @@ fn load(lab: &Lab, finding: &mut Finding) -> Result<()> {
 
     let bound = LOADS.iter().zip(&reports).any(|(load, reports)| *load >= 2.0 && idle(reports).unwrap_or(0.0) < 0.1);
     let remark = if bound { "the generator was the limit: this does not count" } else { "" };
+    let earlier = finding.claims.len();
     for factor in [2.0, 4.0, 16.0] {
         let at = LOADS.iter().position(|load| *load == factor).unwrap_or_default();
         let text = format!("throughput at {factor} times the load that saturates, to the peak");
@@ -278,12 +293,24 @@ fn load(lab: &Lab, finding: &mut Finding) -> Result<()> {
         let fair = stats::estimate(&fairness(&reports[at]));
         finding.claims.push(Claim::new(&text, fair, "", Bound::AtLeast(0.99), !bound).but(remark));
     }
-    let missed = finding.claims.iter().filter(|claim| claim.verdict == Verdict::Missed).count();
-    finding.answer.push(format!(
-        "Past the limit throughput {}: at 16 times the load that saturates it is {} of the peak.",
-        if missed == 0 { "stays flat and is shared evenly" } else { "or fairness does not hold in all places" },
-        stats::ratio(delivered.last().context("no loads")?, peak).map_or("-".to_owned(), show),
-    ));
+    let last = stats::ratio(delivered.last().context("no loads")?, peak);
+    finding.answer.push(past_the_limit(&finding.claims[earlier..], last));
     finding.raw["load"] = json!({ "most_pps": most, "loads": LOADS, "delivered_pps": delivered });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_answer_says_what_the_figures_do() {
+        let at = |value| Some(Ratio { value, low: value, high: value });
+        let claim = |value, counts| Claim::new("", at(value), "", Bound::AtLeast(0.97), counts);
+        let says = |claims: &[Claim]| past_the_limit(claims, at(0.98));
+        assert!(says(&[claim(0.98, true), claim(1.0, true)]).starts_with("Past the limit throughput stays flat"));
+        assert!(says(&[claim(0.98, true), claim(0.5, true)]).contains("does not stay flat"));
+        assert!(says(&[claim(0.98, false), claim(0.5, false)]).contains("not proven"));
+        assert!(says(&[claim(1.0, true)]).ends_with("it is 0.980 of the peak."), "{}", says(&[]));
+    }
 }
