@@ -283,13 +283,14 @@ impl TxQueue {
         self.call.held_until()
     }
 
-    /// Calls the guest if its call is held back until `time` at the latest; until when it is, if for longer.
-    pub fn release_by(&mut self, time: u64) -> Option<u64> {
+    /// Calls the guest, at the time `now`, if its call is held back until `time` at the latest, be that later than `now`; until when it is, if
+    /// for longer.
+    pub fn release_by(&mut self, time: u64, now: u64) -> Option<u64> {
         let until = self.call.held_until()?;
         if until > time {
             return Some(until);
         }
-        self.let_go(Some(until));
+        self.let_go(Some(until.min(now)));
         None
     }
 

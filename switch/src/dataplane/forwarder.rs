@@ -693,12 +693,12 @@ impl Outputs {
         }
     }
 
-    /// Lets those calls go that are held back until `time` at the latest; `senders` does it for a transmit ring, by its place.
-    pub(super) fn release_calls(&mut self, time: u64, mut senders: impl FnMut(usize, u64) -> Option<u64>) {
+    /// Lets those calls go, at the time `now`, that are held back until `time` at the latest; `senders` does it for a transmit ring, by its place.
+    pub(super) fn release_calls(&mut self, time: u64, now: u64, mut senders: impl FnMut(usize) -> Option<u64>) {
         let Self { rx, held, .. } = self;
         held.release(time, |call, time| match call {
-            HeldCall::Rx(at) => rx.get_mut(usize::from(at)).and_then(|slot| slot.rx.release_by(time)),
-            HeldCall::Tx(place) => senders(place.into(), time),
+            HeldCall::Rx(at) => rx.get_mut(usize::from(at)).and_then(|slot| slot.rx.release_by(time, now)),
+            HeldCall::Tx(place) => senders(place.into()),
         });
     }
 }

@@ -267,8 +267,9 @@ impl IoCore {
 
     #[cold]
     fn release_calls_by(&mut self, time: u64) {
-        let Self { forwarder, guests, .. } = self;
-        forwarder.out.release_calls(time, |place, time| guests.get_mut(place).and_then(|g| g.tx.release_by(time)));
+        let Self { forwarder, guests, done_at, .. } = self;
+        let now = *done_at;
+        forwarder.out.release_calls(time, now, |place| guests.get_mut(place).and_then(|g| g.tx.release_by(time, now)));
     }
 
     /// Looks at the guests that are not to wait: after every burst, so that it is the only one they wait for, as long as they have credit.

@@ -99,8 +99,8 @@ impl Play {
     fn pass(&mut self, cycles: u64) {
         self.now += cycles;
         let World { tx, rx, .. } = &mut self.world;
-        assert!(rx.release_by(self.now).is_none_or(|until| until > self.now));
-        assert!(tx.release_by(self.now).is_none_or(|until| until > self.now));
+        assert!(rx.release_by(self.now, self.now).is_none_or(|until| until > self.now));
+        assert!(tx.release_by(self.now, self.now).is_none_or(|until| until > self.now));
         self.hear();
         self.check(DELAY);
     }
@@ -224,7 +224,7 @@ fn a_guest_that_polls_has_no_call_and_none_is_held_back() {
         for round in 0..100_000 {
             play.send(round % 33);
             let World { rx, tx, .. } = &mut play.world;
-            assert_eq!((rx.release_by(0), tx.release_by(0)), (None, None), "{features:?}");
+            assert_eq!((rx.release_by(0, 0), tx.release_by(0, 0)), (None, None), "{features:?}");
             play.look(true);
             play.pass(1000);
         }
@@ -253,6 +253,31 @@ fn a_stream_has_fewer_calls() {
             assert!(calls[1] <= 400 * burst as u64, "{features:?} {burst}: {calls:?}");
             assert!(calls[2] <= 400 * burst as u64, "{features:?} {burst}: {calls:?}");
         }
+    }
+}
+
+/// Whoever will not look at the clock for a while lets all calls go, before their time. From then on the next one is held back, as after any call.
+#[test]
+fn a_call_let_go_early_is_a_call_at_that_time() {
+    for features in KINDS {
+        let mut play = Play::new(features, 256, CallMode::Event, FIXED);
+        play.send(1);
+        play.look(false);
+        play.send(1);
+        play.now += DELAY / 2;
+        let World { tx, rx, .. } = &mut play.world;
+        assert_eq!((rx.release_by(u64::MAX, play.now), tx.release_by(u64::MAX, play.now)), (None, None));
+        play.hear();
+        assert_eq!((play.rx.calls, play.tx.calls), (1, 1), "let go");
+        play.look(false);
+        play.now += 1;
+        play.send(1);
+        assert_eq!((play.rx.calls, play.tx.calls), (0, 0), "{features:?}: held back");
+        play.pass(DELAY - 2);
+        assert_eq!((play.rx.calls, play.tx.calls), (0, 0), "{features:?}: for the delay since that call");
+        play.pass(1);
+        assert_eq!((play.rx.calls, play.tx.calls), (1, 1), "{features:?}");
+        play.counted();
     }
 }
 
