@@ -102,13 +102,15 @@ impl Call {
         if std::mem::take(&mut self.held) == 0 {
             return None;
         }
-        if let Some(now) = expired {
-            self.moderator.expired(ring.unjudged(), now);
-        }
+        let slots = ring.unjudged();
         let signal = self.judge(ring)?;
         if signal == Signal::Suppressed {
+            // So this is not the last call, nor a batch that did not fill up.
             saved.add(1);
             return None;
+        }
+        if let Some(now) = expired {
+            self.moderator.expired(slots, now);
         }
         Some(signal)
     }

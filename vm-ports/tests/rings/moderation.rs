@@ -281,6 +281,25 @@ fn a_call_let_go_early_is_a_call_at_that_time() {
     }
 }
 
+/// The driver has seen everything before the time of the call had come, so there was none, and the next packet does not wait as after one.
+#[test]
+fn a_call_that_became_unnecessary_holds_no_other_back() {
+    for features in KINDS {
+        let mut play = Play::new(features, 256, CallMode::Event, FIXED);
+        play.send(1);
+        play.look(false);
+        play.send(1);
+        assert_eq!((play.rx.calls, play.tx.calls), (0, 0), "held back");
+        play.set_polls(true);
+        play.pass(DELAY);
+        play.set_polls(false);
+        play.send(1);
+        play.check(0);
+        assert_eq!((play.rx.all_calls, play.tx.all_calls), (2, 2), "{features:?}");
+        play.counted();
+    }
+}
+
 /// A call is held back, and then the queue is stopped, or what it has is shown to the guest in another way.
 #[test]
 fn whoever_ends_a_queue_lets_its_call_go() {
