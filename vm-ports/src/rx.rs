@@ -18,7 +18,7 @@ use crate::ring::{Chain, ChainError, Direction, Ring, RingError, RingSetup, Sing
 
 /// Buffers one frame may be spread over (mergeable receive buffers), at most.
 const FRAME_CHAINS: usize = 256;
-/// Descriptors looked at between two publications, at most, for packets that are not one buffer each. A burst has no more bytes than the largest packet,
+/// Descriptors looked at for one burst, at most, for packets that are not one buffer each. A burst has no more bytes than the largest packet,
 /// and the 256 segments that may become, into buffers of 19 parts each (Linux without mergeable buffers), stay below it; a guest that posts
 /// descriptors without bytes does not make its neighbours wait.
 const BURST_DESCRIPTORS: usize = 8192;
@@ -255,7 +255,13 @@ impl RxQueue {
         let placed = match self.try_place(view) {
             // What was pushed before takes up the list; once published, it does not.
             Err(Refusal::Unstaged) if self.ring.mark().staged > 0 => {
+                // The burst goes on: what it may look at stays what it was.
+                let left = self.descriptors_left;
                 self.flush();
+                self.descriptors_left = left;
+                if self.fault.is_some() {
+                    return Err(RxDrop::NotReady);
+                }
                 self.try_place(view)
             }
             placed => placed,

@@ -8,6 +8,7 @@ use vm_ports::{Offload, RingFault, RxDrop};
 use crate::bench::{Neighbour, Setup, World, pattern, push, push_run, received};
 
 const MERGEABLE: Features = Features(Features::VERSION_1.0 | Features::MRG_RXBUF.0);
+const PACKED_MERGEABLE: Features = Features(MERGEABLE.0 | Features::RING_PACKED.0);
 
 fn tiny(features: Features, buffer: usize, ring: u16) -> World {
     World::new(&Setup { rx_buffer_len: buffer, ..Setup::new(features).ring(ring) })
@@ -84,6 +85,11 @@ fn segments(count: usize) -> Template {
 
 /// Pushes it as often as `results` is long, and shows it to the guest at the end.
 fn push_all(world: &mut World, template: &Template, results: &[Result<(), RxDrop>]) {
+    assert_eq!(try_push_all(world, template, results.len()), results);
+}
+
+/// Pushes it so often, and shows it to the guest at the end; what became of each.
+fn try_push_all(world: &mut World, template: &Template, count: usize) -> Vec<Result<(), RxDrop>> {
     let sent = template.offload();
     let (csum_start, csum_offset, gso_size) = (sent.csum_start, sent.csum_offset, sent.gso_size);
     let offload =
@@ -91,10 +97,9 @@ fn push_all(world: &mut World, template: &Template, results: &[Result<(), RxDrop
     let mut buffer = vm_ports::BurstBuffer::default();
     let mut burst = vm_ports::Burst::new(&mut buffer);
     assert!(burst.push_frame([template.bytes()], offload));
-    for (n, result) in results.iter().enumerate() {
-        assert_eq!(world.rx.push(burst.view(0)), *result, "packet {n}");
-    }
+    let results = (0..count).map(|_| world.rx.push(burst.view(0))).collect();
     world.rx.flush();
+    results
 }
 
 /// Packets that were pushed and not shown yet take up the packed ring's list: that is no lack of buffers.
@@ -103,9 +108,26 @@ fn a_long_burst_of_small_buffers_is_shown_in_between() {
     for packed in [Features::NONE, Features::RING_PACKED] {
         let mut world = tiny(MERGEABLE | packed, 160, 8192);
         // 70 segments in five buffers each: the third packet finds room for another 256 buffers, and needs 350.
-        push_all(&mut world, &segments(70), &[Ok(()); 20]);
-        assert_eq!(received(&mut world.pair).len(), 20 * 70);
+        push_all(&mut world, &segments(70), &[Ok(()); 10]);
+        assert_eq!(received(&mut world.pair).len(), 10 * 70);
     }
+}
+
+/// What was pushed is shown again and again while a burst of packets goes on that become many buffers each: it looks at 8,192 descriptors for all
+/// that. The next burst may look at as many.
+#[test]
+fn a_burst_that_is_shown_in_between_looks_at_no_more_descriptors() {
+    let mut world =
+        World::new(&Setup { tx_frame_len: 64, rx_buffer_len: 160, ..Setup::new(PACKED_MERGEABLE).ring(16_384) });
+    for _ in 0..2 {
+        // 40 packets of 350 buffers would be 14,000.
+        let results = try_push_all(&mut world, &segments(70), 40);
+        let delivered = results.iter().take_while(|result| result.is_ok()).count();
+        assert!(delivered * 350 > 4096 && delivered * 350 <= 8192, "{delivered}");
+        assert!(results[delivered..].iter().all(Result::is_err), "{results:?}");
+        assert_eq!(received(&mut world.pair).len(), delivered * 70);
+    }
+    assert_eq!(world.rx.fault(), None);
 }
 
 /// The list ends before the bad buffer does: it is not looked at, and nothing is given back that there was no room to
