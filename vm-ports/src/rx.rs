@@ -335,6 +335,10 @@ impl RxQueue {
     /// Delivers the packet or leaves the ring as it was, but for bad buffers, which are given back empty.
     #[inline]
     fn try_place(&mut self, view: View<'_>) -> Result<Placed, Refusal> {
+        if self.descriptors_left == 0 {
+            // Nothing is known of the next buffers, and nothing will be before the next burst.
+            return Err(Refusal::Drop(RxDrop::Full));
+        }
         let mark = self.ring.mark();
         let mut buffers = Buffers {
             ring: &mut self.ring,
@@ -362,10 +366,18 @@ impl RxQueue {
     fn give_back_empty(&mut self, chains: usize) {
         let mut translator = Translator::new(&self.memory, &mut self.region_hint);
         // `chains` were taken since the mark, with room to stage each of them. What is in them no longer matters.
+        // A guest that makes them longer meanwhile does not have more of them followed than were walked.
+        let mut slots = 0;
         for _ in 0..chains {
+            if slots >= BURST_DESCRIPTORS {
+                break;
+            }
             let mark = self.ring.mark();
             match self.ring.take(&mut translator, Direction::Write, &mut Unread) {
-                Ok(Some((chain, _))) => self.ring.stage(chain, 0),
+                Ok(Some((chain, _))) => {
+                    slots += usize::from(chain.slots);
+                    self.ring.stage(chain, 0);
+                }
                 Ok(None) => break,
                 // The guest has changed it meanwhile.
                 Err(fault) => {
@@ -375,6 +387,7 @@ impl RxQueue {
                 }
             }
         }
+        self.descriptors_left = self.descriptors_left.saturating_sub(slots);
     }
 
     #[cold]
@@ -471,10 +484,13 @@ impl Buffers<'_, '_> {
             if self.ring.stageable() <= chains.len() {
                 return Err(Refusal::Unstaged);
             }
-            let first = self.parts.slices.len();
+            let (first, before) = (self.parts.slices.len(), self.parts.descriptors_left);
             let taken = self.ring.take(&mut self.translator, Direction::Write, &mut self.parts);
             let (chain, walked) = taken.map_err(Refusal::Fault)?.ok_or(Refusal::Drop(RxDrop::Full))?;
             self.taken += 1;
+            // A bad chain of a packed ring was followed to its end.
+            let left = &mut self.parts.descriptors_left;
+            *left = (*left).min(before.saturating_sub(chain.slots.into()));
             walked.map_err(|error| self.judge(error, first))?;
             let len: usize = self.parts.slices[first..].iter().map(GuestSlice::len).sum();
             if len == 0 {

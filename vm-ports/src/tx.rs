@@ -221,13 +221,15 @@ impl TxQueue {
             }
             // A chain of several parts, or a bad one.
             let first = burst.segments_mut().len();
-            let mark = ring.mark();
+            let (mark, before) = (ring.mark(), visited);
             let mut parts = Parts { segments: burst.segments_mut(), visited: &mut visited };
             let walked = match ring.take(&mut translator, Direction::Read, &mut parts) {
                 Ok(Some((chain, walked))) => {
                     ring.stage(chain, 0);
                     taken += 1;
                     more_slots += usize::from(chain.slots) - 1;
+                    // A bad chain of a packed ring was followed to its end.
+                    visited = visited.max(before + usize::from(chain.slots));
                     walked
                 }
                 Ok(None) => break,

@@ -18,7 +18,7 @@ struct Attack {
 impl Attack {
     fn new(size: u16) -> Self {
         let features = Features::VERSION_1 | Features::RING_PACKED | Features::INDIRECT_DESC;
-        let mut world = World::new(&Setup { region_size: 4 << 20, ..Setup::new(features).ring(size) });
+        let mut world = World::new(&Setup { region_size: 8 << 20, ..Setup::new(features).ring(size) });
         let raw = world.raw_tx();
         Self { world, raw, slot: 0, wrap: true, size, neighbour: Neighbour::new() }
     }
@@ -146,6 +146,24 @@ fn a_chain_of_256_is_taken_and_of_257_is_not() {
         assert_eq!(attack.world.pull().len(), usize::from(taken));
         assert_eq!(attack.world.tx.fault().is_none(), taken);
     }
+}
+
+/// The bound of one pull, 1,024 descriptors, holds for chains that are bad from their first part on.
+#[test]
+fn slots_of_bad_chains_count_in_what_a_pull_looks_at() {
+    let mut attack = Attack::new(2048);
+    let at = attack.buffers();
+    let mut chain = vec![part(at, 1, NEXT, 7); 256];
+    chain[0].flags = WRITE | NEXT;
+    chain[255].flags = 0;
+    for _ in 0..8 {
+        attack.publish(&chain);
+    }
+    for dropped in [4, 8] {
+        assert_eq!(attack.world.pull(), [] as [Vec<u8>; 0]);
+        assert_eq!((attack.world.drops(TxDrop::MalformedChain), attack.world.all_drops()), (dropped, dropped));
+    }
+    attack.still_works();
 }
 
 #[test]

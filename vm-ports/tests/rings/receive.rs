@@ -288,8 +288,33 @@ fn descriptors_without_bytes_are_walked_once_and_given_back() {
     assert_eq!(raw.used_index(), 32, "chains walked and given back for one packet");
     assert_eq!(push(&mut world.rx, &pattern(1000, 1)), Err(RxDrop::BadBuffer));
     assert_eq!(raw.used_index(), 64);
-    // A burst's packets have the 8,192 together: the others look at one chain each.
+    // A burst's packets have the 8,192 together: the others look at nothing.
     let burst = vec![pattern(1000, 1); 8];
-    assert_eq!(push_run(&mut world.rx, &burst), (0, vec![RxDrop::BadBuffer; 8]));
-    assert_eq!(raw.used_index(), 64 + 32 + 7);
+    let refused = [vec![RxDrop::BadBuffer], vec![RxDrop::Full; 7]].concat();
+    assert_eq!(push_run(&mut world.rx, &burst), (0, refused));
+    assert_eq!(raw.used_index(), 64 + 32);
+}
+
+/// A bad chain of a packed ring is followed to its end, to be given back: once to find that it is bad, once for that. Both count.
+#[test]
+fn slots_of_bad_chains_count_in_what_a_burst_looks_at() {
+    let mut world =
+        World::new(&Setup { tx_frame_len: 64, rx_buffer_len: 64, ..Setup::new(PACKED_MERGEABLE).ring(8192) });
+    let raw = world.raw_rx();
+    for slot in 0..8192 {
+        let mut descriptor = raw.packed(slot);
+        match slot % 256 {
+            0 => descriptor.flags = (descriptor.flags | NEXT) & !WRITE,
+            255 => {}
+            _ => descriptor.flags |= NEXT,
+        }
+        raw.set_packed(slot, descriptor);
+    }
+    let burst = vec![pattern(60, 1); 32];
+    for _ in 0..2 {
+        let refused = [[RxDrop::BadBuffer; 16], [RxDrop::Full; 16]].concat();
+        assert_eq!(push_run(&mut world.rx, &burst), (0, refused));
+    }
+    assert_eq!(push_run(&mut world.rx, &burst), (0, vec![RxDrop::Full; 32]), "all 32 chains were given back");
+    assert_eq!(world.rx.fault(), None);
 }
