@@ -8,6 +8,9 @@
 
 #![deny(unsafe_code)]
 
+#[cfg(not(target_endian = "little"))]
+compile_error!("the fields of rings are little-endian, and are loaded and stored as they are");
+
 mod address;
 mod call;
 mod counters;
