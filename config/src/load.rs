@@ -130,7 +130,11 @@ impl Context<'_> {
     }
 
     fn surroundings(&self) -> Surroundings<'_> {
-        Surroundings { machine: self.machine, io_cores: Some(self.switch.io_cores.cpus.len()) }
+        Surroundings {
+            machine: self.machine,
+            io_cores: Some(self.switch.io_cores.cpus.len()),
+            mode: Some(self.switch.mode),
+        }
     }
 }
 
@@ -180,7 +184,8 @@ impl Sections {
     fn check(&self, machine: &Machine, report: &mut Report<'_>) -> Option<Config> {
         let root = Key::root();
         let io_cores = self.switch.as_ref().map(|switch| switch.io_cores.cpus().len()).filter(|count| *count > 0);
-        let around = Surroundings { machine, io_cores };
+        let mode = self.switch.as_ref().map(|switch| switch.mode.unwrap_or_default());
+        let around = Surroundings { machine, io_cores, mode };
         let mut claims = Claims::default();
         let switch = self.switch.as_ref().and_then(|raw| {
             claims.hold(None, Some(&check::control_socket(raw)), None, "the control socket");
@@ -251,7 +256,7 @@ fn read_json<T: DeserializeOwned>(value: serde_json::Value, name: &str, shape: &
 
 /// Nothing is known of the machine or of other sections: for values that were checked against them once already.
 const ALONE: Surroundings<'static> =
-    Surroundings { machine: &Machine { online_cpus: None, users: None, groups: None }, io_cores: None };
+    Surroundings { machine: &Machine { online_cpus: None, users: None, groups: None }, io_cores: None, mode: None };
 
 impl TryFrom<RawSwitch> for SwitchConfig {
     type Error = ConfigError;

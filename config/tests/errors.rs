@@ -109,6 +109,9 @@ fn guest_values() {
     expect(&guest("mtu = 15e2"), "guest[0].mtu", 5, "whole number");
     expect(&guest("queue_pairs = 0"), "guest[0].queue_pairs", 5, "1 to 16");
     expect(&guest("mode = \"trap\"\nio_core = 1"), "guest[0].io_core", 6, "an I/O thread of its own");
+    let trap = guest("io_core = 1").replacen("[0, 1]", "[0, 1]\nmode = \"trap\"", 1);
+    expect(&trap, "guest[0].io_core", 6, "mode = \"trap\" in [switch]");
+    assert!(Config::parse(&trap.replace("io_core =", "mode = \"poll\"\nio_core ="), "test.toml", &machine()).is_ok());
     expect(&guest("io_core = 2"), "guest[0].io_core", 5, "0 to 1");
     expect(&guest("io_core = -1"), "guest[0].io_core", 5, "0 to 1");
     expect(&guest("weight = 0"), "guest[0].weight", 5, "1 to 100");

@@ -354,6 +354,9 @@ prop_compose! {
         for (index, guest) in guests.iter_mut().enumerate() {
             guest.name = format!("vm{index}").parse().unwrap();
             guest.socket = format!("/run/vm{index}").into();
+            if switch.mode == Mode::Trap && guest.mode.is_none() {
+                guest.io_core = None;
+            }
         }
         for (index, uplink) in uplinks.iter_mut().enumerate() {
             uplink.name = format!("up{index}").parse().unwrap();

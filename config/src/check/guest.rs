@@ -30,8 +30,11 @@ pub(crate) fn guest(
     }
     let queue_pairs = section.number("queue_pairs", raw.queue_pairs, 1..=i64::from(MAX_QUEUE_PAIRS)).unwrap_or(1);
     let io_core = io_core(&mut section, raw.io_core, around);
-    if raw.mode == Some(Mode::Trap) && raw.io_core.is_some() {
-        let message = "a guest with mode = \"trap\" has an I/O thread of its own";
+    if raw.mode.or(around.mode) == Some(Mode::Trap) && raw.io_core.is_some() {
+        let message = match raw.mode {
+            Some(_) => "a guest with mode = \"trap\" has an I/O thread of its own",
+            None => "with mode = \"trap\" in [switch] the guest has an I/O thread of its own",
+        };
         section.problem("io_core", message, "remove io_core, or choose another mode");
     }
     let weight = section.number("weight", raw.weight, 1..=i64::from(MAX_WEIGHT)).unwrap_or(1);

@@ -20,6 +20,7 @@ use std::str::FromStr;
 
 use crate::error::ValueError;
 use crate::machine::Machine;
+use crate::raw::Mode;
 use crate::report::{Key, Report};
 use crate::types::Station;
 
@@ -28,6 +29,8 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) machine: &'a Machine,
     /// How many I/O cores there are; none: not known.
     pub(crate) io_cores: Option<usize>,
+    /// The switch's mode; none: not known.
+    pub(crate) mode: Option<Mode>,
 }
 
 /// One section being checked: problems go to its keys.
