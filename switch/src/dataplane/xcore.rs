@@ -26,7 +26,8 @@ const CHUNKS_TOTAL: usize = 16 << 10;
 /// Chunks between two cores, at the least (two of the largest packets) and at the most.
 const CHUNKS_MIN: usize = 2 * FRAME_MAX.div_ceil(CHUNK_BYTES);
 const CHUNKS_MAX: usize = 2048;
-/// Chunks between an I/O thread of a guest and another core, at the most, and all of these together, about: 256 MiB.
+/// Chunks between an I/O thread of a guest and another core, at the most, and all of these together, about, in a switch of as many cores as
+/// there are then. Where most cores are such threads all of them together have more, up to 850 MiB for 63 of them: each was made for those before it.
 const TRAP_CHUNKS_MAX: usize = 256;
 const TRAP_CHUNKS_TOTAL: usize = 128 << 10;
 /// Learn messages that can be under way between two cores.
