@@ -235,9 +235,12 @@ impl Fabric {
     /// Has a core sleep between its rounds. False, and nothing done, where it serves something.
     pub(super) fn park(&self, core: usize) -> bool {
         let Some(core) = self.core(core) else { return false };
+        core.counters.parked.set(1);
+        // The core notes what it was given, fences, and is parked no longer: either that is seen here, or it comes after this.
+        vm_ports::fence();
         let serves = core.counters.queue_pairs.get() > 0 || core.counters.uplinks.get() > 0;
-        if !serves {
-            core.counters.parked.set(1);
+        if serves {
+            core.counters.parked.set(0);
         }
         !serves
     }

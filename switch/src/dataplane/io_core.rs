@@ -633,6 +633,7 @@ impl IoCore {
         }
         self.attached.push(Attached { port, queue, counters: Arc::clone(pair.counters()) });
         self.counters.queue_pairs.set(self.attached.len() as u64);
+        self.is_given_work();
         pair.tx.take()
     }
 
@@ -690,7 +691,14 @@ impl IoCore {
         let tx = UplinkTx::new(port, queues.tx, pool, limits, Arc::clone(&counters));
         self.forwarder.out.uplinks.push(tx);
         self.counters.uplinks.set(self.forwarder.out.uplinks.len() as u64);
+        self.is_given_work();
         UplinkRx { origin: Origin { port, source }, rx: queues.rx, counters, held_until: 0, asked: None }
+    }
+
+    /// Whoever serves something is not parked, also where somebody was about to park it.
+    fn is_given_work(&self) {
+        vm_ports::fence();
+        self.counters.parked.set(0);
     }
 
     fn uplink_rx(&mut self, port: PortId, queue: u16) -> Option<&mut UplinkRx> {
