@@ -729,6 +729,7 @@ impl IoCore {
         let mut burst = Burst::new(buffer);
         burst.push_frame([&frame[..]], Offload::NONE);
         let origin = Origin { port, source };
+        forwarder.out.since = *done_at;
         forwarder.forward(&mut burst, &origin, *now);
         drop(burst);
         forwarder.finish(None, *done_at);
