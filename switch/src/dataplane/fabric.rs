@@ -44,7 +44,7 @@ pub(super) struct Fabric {
     spare: Mutex<Vec<usize>>,
     /// The port table, as it will be published next.
     table: Mutex<PortTable>,
-    /// Told of each table that was published.
+    /// Told of each table that was published, and of what else rules in NICs depend on.
     pub(super) news: News,
     /// How far the rings between the cores have been emptied.
     pub(super) progress: Arc<Progress>,
@@ -314,7 +314,8 @@ pub(super) struct News {
 }
 
 impl News {
-    fn tell(&self) {
+    /// Something has changed.
+    pub(super) fn tell(&self) {
         self.count.lock().unwrap_or_else(PoisonError::into_inner).0 += 1;
         self.more.notify_all();
     }

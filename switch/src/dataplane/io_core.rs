@@ -547,11 +547,10 @@ impl IoCore {
                 }
                 reply.iter().for_each(|reply| answer(reply, ()));
             }
-            Message::EmptyUplink { port, queue, token, reply } => {
-                if let Some(uplink) = self.uplink_rx(port, queue) {
-                    uplink.asked = Some((token, reply));
-                }
-            }
+            Message::EmptyUplink { port, queue, token, reply } => match self.uplink_rx(port, queue) {
+                Some(uplink) => uplink.asked = Some((token, reply)),
+                None => answer(&reply, token),
+            },
             Message::Table { table, moving, reply } => {
                 let old = std::mem::replace(&mut self.forwarder.table, table);
                 if let Some(moving) = moving {

@@ -36,7 +36,8 @@ pub(super) enum Message {
     TakeUplink { port: PortId, reply: Reply<Vec<UplinkShare>> },
     /// Do not poll an uplink's RX queue before the cycle counter is there, or poll it again.
     HoldUplink { port: PortId, queue: u16, until: Option<u64>, reply: Option<Reply<()>> },
-    /// Say when an uplink's RX queue was seen empty, and where the rings to the other cores stood then. No answer: it is not here.
+    /// Say when an uplink's RX queue was seen empty, and where the rings to the other cores stood then; at once, and the token as it came, where it is not
+    /// here.
     EmptyUplink { port: PortId, queue: u16, token: Token, reply: Reply<Token> },
     /// Forward by this table from now on, which is the first of a move, or of none; the old one is freed where the answer is received.
     Table { table: Arc<PortTable>, moving: Option<Move>, reply: Reply<Arc<PortTable>> },

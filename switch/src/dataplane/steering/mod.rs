@@ -1,6 +1,7 @@
 //! Rules in NICs that steer what is for a guest to the RX queue of the core that has the guest, so that no core has to hand it over.
 //!
-//! A thread of its own follows the port table: drivers take their time, and nobody waits for them. Where a driver refuses, RSS spreads packets
+//! A thread of its own follows the port table: drivers take their time to make rules, and nobody else waits for that, nor does who looks at the rules
+//! (who looks at an uplink asks its driver for link and counters, though). Where a driver refuses, RSS spreads packets
 //! as before and cores hand them over: that is counted, and said once.
 //!
 //! While the rule of an address changes, order is kept as far as it can be seen: the new queue is not polled until each of the others was seen
@@ -27,6 +28,8 @@ use crate::forwarding::{MacAddr, PortId};
 
 /// A queue is not polled for so long at most.
 const HOLD_US: u64 = 1000;
+/// Between two looks at the table, so that a guest that starts and stops its rings without end holds a queue no more than now and then.
+const REST: Duration = Duration::from_millis(20);
 /// Between two looks whether cores have delivered everything.
 const LOOK: Duration = Duration::from_micros(20);
 
@@ -47,6 +50,8 @@ pub(super) struct Steered {
     name: String,
     host: Arc<UplinkHost>,
     state: Mutex<State>,
+    /// The rules of the state, for those who look: it is held while a driver is asked.
+    shown: Mutex<Vec<([u8; 6], u16)>>,
     refusals: AtomicU64,
 }
 
@@ -81,13 +86,16 @@ impl Steering {
     /// Steers on this uplink, once the table has it.
     pub(super) fn add(&self, steered: Arc<Steered>) {
         locked(&self.shared.uplinks).push(steered);
+        self.shared.fabric.news.tell();
     }
 
     /// Removes all rules of an uplink, which is going to be closed.
     pub(super) fn remove(&self, port: PortId) {
         let mut uplinks = locked(&self.shared.uplinks);
         for steered in uplinks.extract_if(.., |steered| steered.host.port == port) {
-            *locked(&steered.state) = State::default();
+            let mut state = locked(&steered.state);
+            *state = State::default();
+            steered.show(&state);
         }
     }
 
@@ -113,14 +121,18 @@ impl Steered {
             name: name.to_owned(),
             host: Arc::clone(host),
             state: Mutex::new(State { device: Some(Arc::clone(device)), ..State::default() }),
+            shown: Mutex::default(),
             refusals: AtomicU64::new(0),
         }
     }
 
     /// Rules there are: address and RX queue.
     pub(super) fn rules(&self) -> impl Iterator<Item = ([u8; 6], u16)> + use<> {
-        let rules: Vec<_> = locked(&self.state).rules.values().map(|rule| (rule.mac(), rule.queue())).collect();
-        rules.into_iter()
+        locked(&self.shown).clone().into_iter()
+    }
+
+    fn show(&self, state: &State) {
+        *locked(&self.shown) = state.rules.values().map(|rule| (rule.mac(), rule.queue())).collect();
     }
 
     /// Rules that the driver did not take.
@@ -136,6 +148,7 @@ impl Shared {
             seen = news;
             let uplinks = locked(&self.uplinks).clone();
             uplinks.iter().for_each(|steered| self.follow(steered));
+            std::thread::sleep(REST);
         }
     }
 
@@ -156,8 +169,9 @@ impl Shared {
 
     fn carry_out(&self, steered: &Steered, Change { mac, to, .. }: Change) {
         let Some(to) = to else {
-            locked(&steered.state).rules.remove(&mac);
-            return;
+            let mut state = locked(&steered.state);
+            state.rules.remove(&mac);
+            return steered.show(&state);
         };
         // Not while the queue is held: most drivers say no.
         if !steered.ask(mac, to, |device, _| device.can_steer(mac, to)) {
@@ -188,13 +202,15 @@ impl Steered {
         if let Err(error) = &answer {
             self.refuse(&mut state, mac, to, error);
         }
+        self.show(&state);
         answer.is_ok()
     }
 
     fn refuse(&self, state: &mut State, mac: [u8; 6], queue: u16, error: &pmd_bindings::Error) {
         state.rules.remove(&mac);
         state.refused.insert(mac, queue);
-        if error.is_unsupported() {
+        // Where there are rules, it can: it does not support this one, and the others have to go some day.
+        if error.is_unsupported() && state.rules.is_empty() {
             state.device = None;
         }
         if self.refusals.fetch_add(1, Ordering::Relaxed) == 0 {
@@ -246,7 +262,7 @@ impl<'a> Hold<'a> {
             })
             .collect();
         for answer in asked {
-            // No answer: its core has no such queue any more, or no time.
+            // No answer: its core has no time.
             if let Ok(token) = answer.recv_timeout(self.left()) {
                 while !token.is_passed(&self.fabric.progress) && !self.left().is_zero() {
                     std::thread::sleep(LOOK);
