@@ -213,7 +213,10 @@ fn rows(file: &Path) -> Vec<[u64; 5]> {
 fn counts_can_be_read_meanwhile_and_a_run_ends_when_it_is_told_to() {
     let rig = Rig::new(2, &[]);
     let (live, log) = (rig.dir.path().join("live"), rig.dir.path().join("ringgen.log"));
-    let line = format!("duplex --flows 2 --in-flight 50 --patience-s 0 --duration-s 3600 --live {}", live.display());
+    let line = format!(
+        "duplex --flows 2 --in-flight 50 --patience-s 0 --warmup-s 0 --duration-s 3600 --live {}",
+        live.display()
+    );
     let command = rig.command(&line, 0..2, "");
     let mut process = Process::spawn("ringgen", &command[0], &command[1..], &log).unwrap();
     let seen = process

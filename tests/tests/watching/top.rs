@@ -101,6 +101,12 @@ fn top_shows_a_live_switch_and_gives_the_terminal_back() {
     let pid = eventually("top's process", LIMIT, || Ok(pid_of(&control))).unwrap();
     rustix::process::kill_process(pid, Signal::TERM).unwrap();
     assert_restored(killed, "0");
+
+    // So does a terminal that goes without a word.
+    let mut gone = start(&scene, "gone.log");
+    eventually("top's process", LIMIT, || Ok(pid_of(&control))).unwrap();
+    gone.kill().unwrap();
+    eventually("its end", LIMIT, || Ok(pid_of(&control).is_none().then_some(()))).unwrap();
 }
 
 #[test]

@@ -109,7 +109,7 @@ fn once(client: &Client, state: &mut State) -> Result<()> {
 
 fn run(terminal: &mut DefaultTerminal, state: &mut State, link: &Link, is_over: &AtomicBool) -> Result<()> {
     let mut is_stale = true;
-    while !is_over.load(Ordering::Relaxed) && !is_hung_up() {
+    while !is_over.load(Ordering::Relaxed) {
         while let Ok(answer) = link.answers.try_recv() {
             state.take(answer);
             is_stale = true;
@@ -118,7 +118,11 @@ fn run(terminal: &mut DefaultTerminal, state: &mut State, link: &Link, is_over: 
             terminal.draw(|frame| draw::draw(frame, state))?;
             is_stale = false;
         }
-        if !event::poll(RESPONSE)? {
+        // Before crossterm looks: it reads from a terminal that is gone without end.
+        if is_hung_up_within(RESPONSE) {
+            return Ok(());
+        }
+        if !event::poll(Duration::ZERO)? {
             continue;
         }
         match event::read()? {
@@ -134,12 +138,12 @@ fn run(terminal: &mut DefaultTerminal, state: &mut State, link: &Link, is_over: 
     Ok(())
 }
 
-/// Whether the terminal is gone, which not everybody is told by a signal.
-fn is_hung_up() -> bool {
+/// Waits for a key, a signal or this time. Whether the terminal is gone.
+fn is_hung_up_within(time: Duration) -> bool {
     let stdin = io::stdin();
-    let mut fds = [PollFd::new(&stdin, PollFlags::empty())];
-    // It waits for nothing, so nothing can interrupt it.
-    let _ = rustix::event::poll(&mut fds, Some(&Timespec::default()));
+    let mut fds = [PollFd::new(&stdin, PollFlags::IN)];
+    // An interruption counts as nothing ready.
+    let _ = rustix::event::poll(&mut fds, Timespec::try_from(time).ok().as_ref());
     fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL)
 }
 
