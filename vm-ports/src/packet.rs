@@ -163,15 +163,28 @@ impl Default for BurstBuffer {
 #[derive(Debug)]
 pub struct Burst<'a> {
     packets: &'a mut [Packet; BURST_PACKETS],
+    /// Packets it takes, at most.
+    most: usize,
     count: usize,
     bytes: usize,
     segments: BurstSegments<'a>,
 }
 
 impl<'a> Burst<'a> {
-    /// An empty burst.
+    /// An empty burst of [`BURST_PACKETS`] at most.
     pub fn new(buffer: &'a mut BurstBuffer) -> Self {
-        Self { packets: &mut buffer.0, count: 0, bytes: 0, segments: ArrayVec::new() }
+        Self::up_to(BURST_PACKETS, buffer)
+    }
+
+    /// An empty burst of so many packets at most, and never more than [`BURST_PACKETS`].
+    pub fn up_to(most: usize, buffer: &'a mut BurstBuffer) -> Self {
+        Self { packets: &mut buffer.0, most: most.min(BURST_PACKETS), count: 0, bytes: 0, segments: ArrayVec::new() }
+    }
+
+    /// Packets it takes, at most.
+    #[inline]
+    pub fn most(&self) -> usize {
+        self.most
     }
 
     /// Packets in it.
@@ -195,7 +208,7 @@ impl<'a> Burst<'a> {
     /// Whether one more packet of any legal shape fits.
     #[inline]
     pub fn has_room(&self) -> bool {
-        self.count < BURST_PACKETS && self.room() > 0 && self.has_segments()
+        self.count < self.most && self.room() > 0 && self.has_segments()
     }
 
     /// Bytes that are left of [`BURST_BYTES`].

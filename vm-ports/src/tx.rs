@@ -29,10 +29,10 @@ pub struct Pulled {
 }
 
 impl Pulled {
-    /// Whether the burst had to end, so that there may be more in the ring.
+    /// Whether a burst of `most` packets had to end, so that there may be more in the ring.
     #[inline]
-    pub fn is_full(&self) -> bool {
-        self.packets >= BURST_PACKETS || self.bytes >= BURST_BYTES
+    pub fn is_full(&self, most: usize) -> bool {
+        self.packets >= most || self.bytes >= BURST_BYTES
     }
 }
 
@@ -170,7 +170,7 @@ impl TxQueue {
         if self.fault.is_some() { 0 } else { self.ring.backlog() }
     }
 
-    /// Pulls packets into `burst` until the ring or the burst's room is exhausted; takes at most [`BURST_PACKETS`] chains. They are the
+    /// Pulls packets into `burst` until the ring or the burst's room is exhausted; takes no more chains than the burst may have packets. They are the
     /// guest's again after [`TxQueue::complete`].
     #[inline]
     pub fn pull<'a>(&'a mut self, burst: &mut Burst<'a>) -> Pulled {
@@ -187,12 +187,13 @@ impl TxQueue {
         let mut translator = Translator::new(memory, region_hint);
         ring.expect(BURST_PACKETS);
         let mut singles = Singles::new();
+        let packets_max = burst.most();
         let (mut taken, mut bytes, mut visited) = (0, 0, 0);
         // Slots of chains beyond one for each.
         let mut more_slots = 0;
-        while taken < BURST_PACKETS && visited < PULL_DESCRIPTORS && burst.has_room() && ring.stageable() > 0 {
+        while taken < packets_max && visited < PULL_DESCRIPTORS && burst.has_room() && ring.stageable() > 0 {
             // First all buffers, so that what they hold is on its way to this CPU at the same time; then the packets in them.
-            let most = (BURST_PACKETS - taken).min(ring.stageable());
+            let most = (packets_max - taken).min(ring.stageable());
             ring.singles(&mut translator, Direction::Read, most, &mut singles);
             singles.iter().for_each(|single| single.buffer.prefetch_read());
             let mut passed = 0;

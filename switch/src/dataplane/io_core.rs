@@ -26,7 +26,7 @@ use super::mailbox::{Limits, Message, Reply, UplinkShare};
 use super::ports::{PORTS_MAX, PortTable};
 use super::rota::Rota;
 use super::sleep::{Bed, Bells, Patience};
-use super::turns::{Credit, Rounds, Share, cost};
+use super::turns::{BurstLength, Credit, Rounds, Share, cost};
 use super::uplink::UplinkTx;
 use super::waiting::Waiting;
 use super::xcore::{FromCore, Label, Links, set_from};
@@ -105,6 +105,7 @@ pub(super) struct IoCore {
     /// When to look at which of them.
     rota: Rota<RingWatch>,
     rounds: Rounds,
+    burst_length: BurstLength,
     /// Those that may have another burst in this round, in this order.
     again: VecDeque<u16>,
     attached: Vec<Attached>,
@@ -163,6 +164,7 @@ impl IoCore {
             place_of: vec![0; SOURCES_MAX].into_boxed_slice(),
             rota: Rota::new(SOURCES_MAX, cycles_per_s),
             rounds: Rounds::new(),
+            burst_length: BurstLength::new(cycles_per_s),
             again: VecDeque::with_capacity(SOURCES_MAX),
             attached: Vec::with_capacity(64),
             uplinks: Vec::with_capacity(8),
@@ -236,6 +238,7 @@ impl IoCore {
             self.do_chores();
         }
         self.rounds.begin();
+        self.burst_length.begin(self.now.cycles);
         let mut worked = self.poll_cores(clock);
         for index in 0..self.uplinks.len() {
             worked |= self.poll_uplink(index, clock);
@@ -280,6 +283,9 @@ impl IoCore {
         for _ in 0..self.rota.urgent_looks() {
             let Some(place) = self.rota.next_urgent() else { break };
             worked |= self.poll_guest(place, clock);
+        }
+        if worked {
+            self.burst_length.shorten(self.done_at);
         }
         worked
     }
@@ -336,7 +342,7 @@ impl IoCore {
 
     /// A burst from a guest, if it has credit. Whether there was anything to do.
     fn poll_guest(&mut self, index: usize, clock: &impl Fn() -> u64) -> bool {
-        let Self { guests, rounds, again, forwarder, buffer, counters, sampler, now, done_at, .. } = self;
+        let Self { guests, rounds, again, forwarder, buffer, counters, sampler, now, done_at, burst_length, .. } = self;
         let Some(guest) = guests.get_mut(index) else { return false };
         let source = guest.origin.source;
         if !guest.tx.has_work() {
@@ -353,7 +359,8 @@ impl IoCore {
         let since = guest.waiting.since().unwrap_or(*done_at);
         forwarder.out.since = since;
         let sample = sampler.is_due().then(|| counters.handed_over.get());
-        let mut burst = Burst::new(buffer);
+        let most = burst_length.packets();
+        let mut burst = Burst::up_to(most, buffer);
         let pulled = guest.tx.pull(&mut burst);
         let flooded = forwarder.forward(&mut burst, &guest.origin, *now);
         drop(burst);
@@ -361,7 +368,7 @@ impl IoCore {
             forwarder.out.note_buffers();
         }
         forwarder.finish(Some((index, &mut guest.tx)), *done_at);
-        let goes_on = guest.credit.pay(cost(pulled.packets, pulled.bytes) + flooded, pulled.is_full(), rounds);
+        let goes_on = guest.credit.pay(cost(pulled.packets, pulled.bytes) + flooded, pulled.is_full(most), rounds);
         if goes_on && !guest.again {
             guest.again = true;
             again.push_back(index as u16);
@@ -446,9 +453,9 @@ impl IoCore {
     /// more closely.
     #[inline]
     fn forward_mbufs(&mut self, index: usize, mbufs: &[Mbuf], mut next: usize, sampled: bool) -> usize {
-        let Self { uplinks, forwarder, buffer, counters, now, done_at, .. } = self;
+        let Self { uplinks, forwarder, buffer, counters, now, done_at, burst_length, .. } = self;
         let origin = &uplinks[index].origin;
-        let mut burst = Burst::new(buffer);
+        let mut burst = Burst::up_to(burst_length.packets(), buffer);
         while let Some(mbuf) = mbufs.get(next) {
             if !burst.has_room() {
                 break;
@@ -493,10 +500,10 @@ impl IoCore {
 
     /// Delivers a burst of what one core handed over.
     fn receive(&mut self, core: usize, clock: &impl Fn() -> u64) -> bool {
-        let Self { from, forwarder, buffer, counters, progress, sampler, done_at, .. } = self;
+        let Self { from, forwarder, buffer, counters, progress, sampler, done_at, burst_length, .. } = self;
         let Some(Some(link)) = from.get_mut(core) else { return false };
         let mut labels = ArrayVec::<Label, BURST_PACKETS>::new();
-        let mut burst = Burst::new(buffer);
+        let mut burst = Burst::up_to(burst_length.packets(), buffer);
         let chunks = link.pull(&mut burst, &mut labels);
         counters.received_packets.add(labels.len() as u64);
         let sampled = sampler.is_due();

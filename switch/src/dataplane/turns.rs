@@ -47,6 +47,47 @@ impl Share {
     }
 }
 
+/// Packets in a burst while a guest of class latency is in use. It waits for one burst of others when it sends, and for one when it is answered.
+const SHORT_BURST: usize = 4;
+/// How long such a guest is taken to be in use after it sent something, in microseconds.
+const IN_USE_US: u64 = 1000;
+
+/// How long a core's bursts may be.
+#[derive(Debug)]
+pub(super) struct BurstLength {
+    packets: usize,
+    /// Until when they are short, in cycles.
+    short_until: u64,
+    /// [`IN_USE_US`] in cycles.
+    in_use: u64,
+}
+
+impl BurstLength {
+    /// For a counter of this speed.
+    pub(super) fn new(cycles_per_s: u64) -> Self {
+        let in_use = cycles_per_s.saturating_mul(IN_USE_US) / 1_000_000;
+        Self { packets: BURST_PACKETS, short_until: 0, in_use }
+    }
+
+    /// A round begins.
+    #[inline]
+    pub(super) fn begin(&mut self, now: u64) {
+        self.packets = if now < self.short_until { SHORT_BURST } else { BURST_PACKETS };
+    }
+
+    /// A guest of class latency sent something.
+    #[inline]
+    pub(super) fn shorten(&mut self, now: u64) {
+        self.short_until = now + self.in_use;
+    }
+
+    /// Packets in a burst, at most.
+    #[inline]
+    pub(super) fn packets(&self) -> usize {
+        self.packets
+    }
+}
+
 /// The rounds of a core.
 #[derive(Debug)]
 pub(super) struct Rounds {
@@ -131,6 +172,20 @@ mod tests {
 
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn bursts_are_short_from_the_next_round_on_until_the_urgent_guest_was_silent_for_a_while() {
+        let mut length = BurstLength::new(1_000_000);
+        assert_eq!(length.packets(), BURST_PACKETS);
+        length.shorten(7);
+        assert_eq!(length.packets(), BURST_PACKETS);
+        let at = |length: &mut BurstLength, now| {
+            length.begin(now);
+            length.packets()
+        };
+        assert_eq!((at(&mut length, 8), at(&mut length, 6 + IN_USE_US)), (SHORT_BURST, SHORT_BURST));
+        assert_eq!(at(&mut length, 7 + IN_USE_US), BURST_PACKETS);
+    }
 
     /// The most that a burst of a test costs.
     const BURST_MAX: i64 = 4 * QUANTUM;
