@@ -216,7 +216,7 @@ impl IoCore {
         self.bed = Some(bed);
         let slept = self.was_away();
         self.tick(self.done_at);
-        let Some(woken) = woken else { return };
+        let Some(woken) = woken else { return self.wake_urgent() };
         self.counters.slept_cycles.add(slept);
         let kicked = !woken.kicked.is_empty() || self.has_kicks();
         let cause = if kicked {
@@ -233,9 +233,8 @@ impl IoCore {
         if cause == WakeCause::Timer {
             self.forwarder.fdb.age(self.now.seconds, AGEING_BUCKETS);
             self.counters.fdb_entries.set(self.forwarder.fdb.len() as u64);
-        } else {
-            self.wake_urgent();
         }
+        self.wake_urgent();
     }
 
     /// Whether there is anything to do that no ring of a guest says.
