@@ -40,7 +40,8 @@ impl Mbuf {
     }
 
     /// Makes a packet of `len` bytes of an mbuf as its pool has it: direct, of one segment, with one reference (which is how
-    /// mbufs go back), and anything else in its fields. What is not written here means nothing without a flag.
+    /// mbufs go back), and anything else in its fields. What is not written here means nothing without a flag; the packet type does:
+    /// who receives the mbuf itself, from a ring device for example, would find what a NIC said of an earlier packet.
     ///
     /// # Safety
     /// The caller owns that mbuf, and it has room for `len` bytes behind the headroom.
@@ -49,6 +50,7 @@ impl Mbuf {
         let segment = Segment(raw);
         segment.set_data_off(ffi::PMD_HEADROOM as u16);
         segment.set_flags(0);
+        segment.set_packet_type(0);
         segment.set_packet_len(len.into());
         segment.set_data_len(len);
     }
@@ -277,17 +279,15 @@ struct Segment(NonNull<ffi::rte_mbuf>);
 /// the unions of each DPDK release.
 macro_rules! fields {
     ($($get:ident, $set:ident: $type:ty = $offset:ident;)*) => {
+        fields! { $($get: $type = $offset;)* }
+        fields! { $(_, $set: $type = $offset;)* }
+    };
+    ($(_, $set:ident: $type:ty = $offset:ident;)*) => {
         impl Segment {
             $(
                 #[inline(always)]
-                fn $get(self) -> $type {
-                    // SAFETY: the field of this type at this offset of an mbuf that the borrowed Mbuf owns.
-                    unsafe { self.0.as_ptr().byte_add(ffi::$offset as usize).cast::<$type>().read() }
-                }
-
-                #[inline(always)]
                 fn $set(self, value: $type) {
-                    // SAFETY: as above; whoever writes has the Mbuf to themselves.
+                    // SAFETY: the field of this type at this offset of an mbuf that the borrowed Mbuf owns; whoever writes has it to themselves.
                     unsafe { self.0.as_ptr().byte_add(ffi::$offset as usize).cast::<$type>().write(value) }
                 }
             )*
@@ -314,6 +314,10 @@ fields! {
     flags, set_flags: u64 = PMD_MBUF_OL_FLAGS;
     tx_offload, set_tx_offload: u64 = PMD_MBUF_TX_OFFLOAD;
     next_raw, set_next_raw: *mut ffi::rte_mbuf = PMD_MBUF_NEXT;
+}
+
+fields! {
+    _, set_packet_type: u32 = PMD_MBUF_PACKET_TYPE;
 }
 
 fields! {

@@ -30,6 +30,7 @@ enum {
 	PMD_MBUF_DATA_OFF = offsetof(struct rte_mbuf, data_off),
 	PMD_MBUF_NB_SEGS = offsetof(struct rte_mbuf, nb_segs),
 	PMD_MBUF_OL_FLAGS = offsetof(struct rte_mbuf, ol_flags),
+	PMD_MBUF_PACKET_TYPE = offsetof(struct rte_mbuf, packet_type),
 	PMD_MBUF_PKT_LEN = offsetof(struct rte_mbuf, pkt_len),
 	PMD_MBUF_DATA_LEN = offsetof(struct rte_mbuf, data_len),
 	PMD_MBUF_HASH_RSS = offsetof(struct rte_mbuf, hash.rss),
