@@ -191,7 +191,7 @@ mod tests {
         assert!(fault(|report| report.status = None).contains("counters"));
         assert!(fault(|report| report.errors.push("interrupted".to_owned())).contains("interrupted"));
         let status = |change: fn(&mut Status)| fault(|report| change(report.status.as_mut().unwrap()));
-        assert!(status(|status| status.ports[0].kicks = 1).contains("vm1 kicked 1 times"));
+        assert!(status(|status| status.ports[0].kicks_polling = 1).contains("vm1 kicked 1 times"));
         assert!(status(|status| drop(status.ports.pop())).contains("2 ports"));
         let lost = Accounting { pulled: 2, forwarded: 1, ..Accounting::default() };
         assert!(fault(|report| report.status.as_mut().unwrap().accounting = lost).contains("unaccounted"));
