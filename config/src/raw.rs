@@ -218,7 +218,7 @@ pub struct RawGuest {
     pub io_core: Option<i64>,
     /// What the guest minds most: with "latency", its I/O core looks for its packets after every burst of other guests',
     /// and serves it at once within its share; until 1 ms after its last packet such bursts are of 4 packets or 64 KiB at
-    /// most, which costs the others some throughput. "throughput" waits for its turn. Default: "throughput".
+    /// most, which can cost the others half of their throughput. "throughput" waits for its turn. Default: "throughput".
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = "throughput"))]
     pub class: Option<Class>,

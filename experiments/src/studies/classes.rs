@@ -90,7 +90,7 @@ pub fn run(lab: &Lab) -> Result<Finding> {
     finding.answer.push(format!(
         "Beside neighbours that fill the core with {} B packets, round trips of the latency class take {} times as long as alone at the 99th \
          percentile; those of the throughput class take {} times as long as those of the latency class. A packet of the latency class waits \
-         for the burst under way, twice for each round trip: bursts of 32 packets bound what the class can do.",
+         for the burst under way, twice for each round trip. While it is in use such bursts have four packets, which its neighbours pay for.",
         SIZES[0],
         shown(to_alone),
         shown(against)
