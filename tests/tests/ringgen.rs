@@ -273,6 +273,31 @@ fn pingpong_times_every_round_trip() {
 }
 
 #[test]
+fn guests_that_sleep_are_called_for_what_they_get() {
+    for (ring, events) in [("split", "off"), ("split", "on"), ("packed", "off"), ("packed", "on")] {
+        let rig = Rig::new(2, &[]);
+        let run = |work: &str| {
+            let report = rig
+                .ringgen(&format!("{work} --guest-mode interrupt --ring {ring} --event-idx {events} --duration-s 0.4"));
+            assert_clean(&report);
+            assert!(count(&report, "calls") > 20, "{report}");
+            report
+        };
+        let figure = |report: &Value, key: &str| report[key].as_f64().unwrap();
+        let pings = run("pingpong --window 4");
+        assert!(count(&pings, "received") > 100 && count(&pings, "lost") == 0, "{pings}");
+        let seldom = run("stream --rate 500 --verify full");
+        assert!(count(&seldom, "received") > 50 && count(&seldom, "lost") == 0, "{seldom}");
+        // They sleep in between. Where others have the CPU meanwhile, one call is for several packets.
+        assert!(figure(&seldom, "generator_cpu") < 0.7 && figure(&seldom, "calls_per_packet") <= 1.5, "{seldom}");
+        // A sender whose ring is full sleeps, too.
+        let stream = run("stream --verify full");
+        assert!(count(&stream, "received") > 1000 && figure(&stream, "calls_per_packet") < 1.0, "{stream}");
+        rig.finish(&stream);
+    }
+}
+
+#[test]
 fn bursts_leave_the_switch_in_peace_in_between() {
     let rig = Rig::new(2, &[]);
     let report = rig.ringgen("bursty --on-us 200 --off-us 20000 --duration-s 0.6");
@@ -361,9 +386,13 @@ fn source_to_sink_in_another_process() {
 
 #[test]
 fn echo_sends_back_what_a_source_sends() {
+    ["poll", "interrupt"].iter().for_each(|mode| echo_sends_back(mode));
+}
+
+fn echo_sends_back(mode: &str) {
     let rig = Rig::new(2, &[]);
     let log = rig.dir.path().join("echo.log");
-    let mut echo = start_second(&rig, "echo", &log);
+    let mut echo = start_second(&rig, &format!("echo --guest-mode {mode}"), &log);
     let line = "source --to 02:5c:00:01:00:01 --duration-s 2 --rate 20000 --verify full";
     let output = run(&rig.command(line, 0..1, ""), LIMIT).unwrap();
     let source: Value = serde_json::from_slice(&output.stdout).unwrap();

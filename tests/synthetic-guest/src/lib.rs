@@ -24,6 +24,7 @@ mod guest;
 pub mod hostile;
 #[allow(unsafe_code)]
 mod memory;
+mod napi;
 mod net_header;
 mod notify;
 mod packed;
@@ -42,6 +43,7 @@ pub use error::Error;
 pub use features::Features;
 pub use guest::{Base, Guest, GuestConfig, QueuePair};
 pub use memory::{Backing, Ram, RamConfig, Region, Window};
+pub use napi::Interrupts;
 pub use net_header::{Gso, Offload};
 pub use notify::{Bell, KickPolicy};
 pub use packed::PackedRing;

@@ -2,6 +2,7 @@
 
 use crate::fifo::Fifo;
 use crate::memory::{Arena, Window};
+use crate::napi::{Attention, Interrupts};
 use crate::notify::Bell;
 use crate::ring::{Ring, Segment, Used};
 use crate::{Error, Offload};
@@ -128,6 +129,7 @@ impl Received<'_> {
 pub struct RxQueue {
     ring: Ring,
     bell: Bell,
+    attention: Attention,
     memory: Window,
     buffer_len: usize,
     stride: usize,
@@ -180,6 +182,7 @@ impl RxQueue {
             pieces: Vec::with_capacity(count),
             segments: Vec::with_capacity(usize::from(config.rx_shape.segments())),
             stats: RxStats::default(),
+            attention: Attention::default(),
             ring,
             bell,
         };
@@ -252,6 +255,9 @@ impl RxQueue {
     pub fn recv_burst(&mut self, max: usize, mut take: impl FnMut(&Received<'_>)) -> usize {
         let mut count = 0;
         let mut polled = 0;
+        if self.attention == Attention::Asleep {
+            return 0;
+        }
         while count < max {
             let mut batch = [NOTHING; BATCH];
             let found = self.take_batch(&mut batch, max - count);
@@ -270,6 +276,9 @@ impl RxQueue {
             }
             self.ring.arm_calls();
         }
+        if count < max {
+            self.interrupts().rest();
+        }
         count
     }
 
@@ -277,7 +286,7 @@ impl RxQueue {
     /// the caller does something else.
     #[inline]
     pub fn look(&mut self) {
-        if self.waiting_at == self.waiting_end {
+        if self.waiting_at == self.waiting_end && self.attention != Attention::Asleep {
             let mut batch = [NOTHING; BATCH];
             (self.waiting_at, self.waiting_end) = (0, self.pop(&mut batch));
             self.waiting = batch;
@@ -360,8 +369,12 @@ impl RxQueue {
     #[inline]
     pub(crate) fn lend_burst(&mut self, max: usize, mut lend: impl FnMut(&Window, u32, usize, usize) -> bool) -> usize {
         debug_assert!(self.waiting_at == self.waiting_end, "buffers that wait come first");
+        if self.attention == Attention::Asleep {
+            return 0;
+        }
         let mut batch = [NOTHING; BATCH];
-        let found = self.pop(&mut batch[..max.min(BATCH)]);
+        let max = max.min(BATCH);
+        let found = self.pop(&mut batch[..max]);
         let mut skip = 0;
         for used in &batch[..found] {
             let (at, len) = (used.token as usize * self.stride, used.len as usize);
@@ -387,6 +400,9 @@ impl RxQueue {
             }
         }
         self.stats.buffers += found as u64;
+        if found < max {
+            self.interrupts().rest();
+        }
         found
     }
 
@@ -475,6 +491,12 @@ impl RxQueue {
     /// Notifications and their counts.
     pub fn bell(&mut self) -> &mut Bell {
         &mut self.bell
+    }
+
+    /// Its interrupts: turned on, it is left alone when it is empty, until it is called.
+    #[inline]
+    pub fn interrupts(&mut self) -> Interrupts<'_> {
+        Interrupts { attention: &mut self.attention, ring: &mut self.ring, bell: &mut self.bell }
     }
 
     /// The memory of the buffers.

@@ -2,6 +2,7 @@
 
 use crate::fifo::Fifo;
 use crate::memory::{Arena, Window};
+use crate::napi::{Attention, Interrupts};
 use crate::notify::Bell;
 use crate::ring::{Ring, Segment, Used};
 use crate::{Error, Offload};
@@ -108,6 +109,7 @@ const PREFETCH: usize = 32;
 pub struct TxQueue {
     ring: Ring,
     bell: Bell,
+    attention: Attention,
     buffers: Window,
     slot_size: usize,
     /// Free buffers. They come round in order, so that in a steady stream each stays with its descriptor.
@@ -143,6 +145,7 @@ impl TxQueue {
             segments: Vec::with_capacity(usize::from(shape.segments())),
             returned: Fifo::with_capacity(usize::from(ring.size())),
             stats: TxStats::default(),
+            attention: Attention::default(),
             ring,
             bell,
         })
@@ -269,6 +272,9 @@ impl TxQueue {
     #[inline]
     pub fn reclaim(&mut self) -> usize {
         let mut count = 0;
+        if self.attention == Attention::Asleep {
+            return 0;
+        }
         loop {
             let mut batch = [Used { token: 0, len: 0 }; 32];
             let found = self.ring.pop_burst(&mut batch);
@@ -342,6 +348,12 @@ impl TxQueue {
     /// Notifications and their counts.
     pub fn bell(&mut self) -> &mut Bell {
         &mut self.bell
+    }
+
+    /// Its interrupts: turned on, and left to [`Interrupts::rest`] for want of room, nothing is taken back until it is called.
+    #[inline]
+    pub fn interrupts(&mut self) -> Interrupts<'_> {
+        Interrupts { attention: &mut self.attention, ring: &mut self.ring, bell: &mut self.bell }
     }
 
     /// The memory of the buffers.

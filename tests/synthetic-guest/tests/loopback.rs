@@ -20,10 +20,12 @@ struct Case {
     rx_shape: RxShape,
     bursts: Vec<usize>,
     len: usize,
+    /// The driver looks at its ring after a call only, until it is empty, and without calls meanwhile.
+    sleeps: bool,
 }
 
 fn cases() -> impl Strategy<Value = Case> {
-    let bits = prop::collection::vec(any::<bool>(), 5);
+    let bits = prop::collection::vec(any::<bool>(), 6);
     let shapes = prop_oneof![
         Just(TxShape::OneBuffer),
         Just(TxShape::HeaderSeparate),
@@ -46,7 +48,7 @@ fn cases() -> impl Strategy<Value = Case> {
             let chosen = all.iter().zip(&bits).filter(|(_, on)| **on);
             let features = chosen.fold(Features::VERSION_1, |sum, (bit, _)| sum | *bit);
             let ring = if bits[0] { ring } else { ring.next_power_of_two() };
-            Case { features, ring, indirect, tx_shape, rx_shape, bursts, len }
+            Case { features, ring, indirect, tx_shape, rx_shape, bursts, len, sleeps: bits[5] }
         },
     )
 }
@@ -69,11 +71,16 @@ impl Loop {
         config.ram = RamConfig { region_size: 4 << 20, backing: Backing::Pages, ..RamConfig::default() };
         (config.rx_ring, config.tx_ring) = (case.ring, case.ring);
         (config.indirect, config.tx_shape, config.rx_shape) = (case.indirect, case.tx_shape, case.rx_shape);
-        config.calls = CallMode::Event;
+        config.calls = if case.sleeps { CallMode::Never } else { CallMode::Event };
         let mergeable = case.features.contains(Features::MRG_RXBUF);
         config.rx_buffer_len = if mergeable { 400 } else { 1600 };
         let ram = Ram::new(&config.ram).unwrap();
         let mut pair = QueuePair::standalone(&ram, &config, case.features).unwrap().remove(0);
+        if case.sleeps {
+            pair.rx.interrupts().turn_on();
+            assert_eq!(pair.rx.recv_burst(1, |_| ()), 0);
+            assert!(pair.rx.interrupts().is_asleep());
+        }
         let event_idx = case.features.contains(Features::EVENT_IDX);
         let batched = case.features.contains(Features::IN_ORDER);
         let device = |ring: &Ring, batched| -> Box<dyn Device> {
@@ -146,6 +153,7 @@ fn run(case: &Case) -> Result<(), TestCaseError> {
         world.serve();
         if world.calls > calls {
             calls = world.calls;
+            world.pair.rx.interrupts().called();
             received += world.pair.rx.recv_burst(usize::MAX, |frame| {
                 verifier.check_received(frame);
             }) as u64;
@@ -181,7 +189,9 @@ fn indices_wrap() {
             rx_shape: RxShape::OneBuffer,
             bursts: vec![31; 3000],
             len: 60,
+            sleeps: false,
         };
         run(&case).unwrap();
+        run(&Case { sleeps: true, ..case }).unwrap();
     }
 }

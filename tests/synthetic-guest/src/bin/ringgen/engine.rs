@@ -1,10 +1,13 @@
-//! The loop: all guests, one thread, no sleep, no system call, no allocation.
+//! The loop: all guests, one thread, no allocation; where guests poll, no sleep and no system call either.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use rustix::time::{ClockId, clock_gettime};
 use synthetic_guest::{QueuePair, Window};
 
+use crate::calls::Calls;
 use crate::clock::Clock;
 use crate::live::Live;
 use crate::node::Node;
@@ -17,6 +20,10 @@ use crate::sender::Sender;
 
 /// Most packets to take from a queue at a time.
 const RECEIVE: usize = 64;
+/// Guests that are called do not sleep if there is something to send within so many seconds: waking up takes as long.
+const SHORT_S: f64 = 10e-6;
+/// They sleep for so many seconds at most: others look at counts and set rates meanwhile.
+const LONG_S: f64 = 10e-3;
 
 /// A switch in this thread, or none.
 pub(crate) trait Backend {
@@ -66,6 +73,8 @@ pub(crate) struct Engine<B> {
     pub(crate) live: Option<Live>,
     /// Rates that others set.
     pub(crate) rates: Option<Rates>,
+    /// Calls that guests sleep for; `None`: they poll.
+    pub(crate) calls: Option<Calls>,
 }
 
 /// Sums over all guests at one moment.
@@ -78,6 +87,9 @@ pub(crate) struct Totals {
     pub(crate) completed_bytes: u64,
     pub(crate) echoed: u64,
     pub(crate) round_trips: u64,
+    /// Calls of the switch, and how often a guest found some.
+    pub(crate) calls: u64,
+    pub(crate) call_reads: u64,
     /// Received, or what counts in its place, by guest.
     pub(crate) by_guest: Vec<u64>,
 }
@@ -86,8 +98,10 @@ pub(crate) struct Totals {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Spent {
     pub(crate) ticks: u64,
-    /// In rounds that found nothing to do.
+    /// In rounds that found nothing to do, and asleep.
     pub(crate) idle: u64,
+    /// What this thread had of a CPU, in seconds.
+    pub(crate) cpu_s: f64,
     /// In a forwarder of this thread.
     pub(crate) backend: u64,
 }
@@ -100,6 +114,7 @@ impl<B: Backend> Engine<B> {
         let quiet = quiet.map_or(u64::MAX, |seconds| self.clock.ticks(seconds));
         let mut last = now;
         let mut spent = Spent::default();
+        let cpu = cpu_s();
         if sending {
             self.senders.iter_mut().for_each(|sender| sender.set_pace(self.pace, &self.clock));
             self.rates.iter_mut().for_each(Rates::forget);
@@ -128,9 +143,39 @@ impl<B: Backend> Engine<B> {
             } else if now - last > quiet {
                 break;
             }
+            if self.calls.is_some() {
+                now = self.take_calls(worked + moved > 0, sending, (now, end));
+                spent.idle += if worked + moved > 0 { 0 } else { now - after };
+            }
         }
         spent.ticks = now - start;
+        spent.cpu_s = cpu_s() - cpu;
         spent
+    }
+
+    /// Takes calls, and sleeps until there are some where nothing else is to be done before `end`; returns the time.
+    fn take_calls(&mut self, worked: bool, sending: bool, (now, end): (u64, u64)) -> u64 {
+        let until = if worked { now } else { self.due_at(now, sending).min(end) };
+        let left = until.saturating_sub(now).min(self.clock.ticks(LONG_S));
+        let long = left >= self.clock.ticks(SHORT_S);
+        let time = if long { Duration::from_nanos(self.clock.ns(0, left)) } else { Duration::ZERO };
+        if let Some(calls) = &self.calls {
+            calls.take(&mut self.nodes, time);
+        }
+        self.clock.now()
+    }
+
+    /// When somebody has something to send next.
+    fn due_at(&mut self, now: u64, sending: bool) -> u64 {
+        if !sending {
+            return u64::MAX;
+        }
+        let Self { nodes, senders, task, .. } = self;
+        let pings = match task {
+            Task::Pingpong(pingpong) => pingpong.due_at(&mut nodes[0], now),
+            Task::Streams | Task::Echo(_) => u64::MAX,
+        };
+        senders.iter().map(|sender| sender.due_at(nodes[sender.guest].tx(sender.pair).0, now)).fold(pings, u64::min)
     }
 
     /// One round over all guests; returns the number of packets moved.
@@ -197,7 +242,12 @@ impl<B: Backend> Engine<B> {
     pub(crate) fn totals(&mut self, workload: Workload) -> Totals {
         let mut totals = Totals { by_guest: vec![0; self.nodes.len()], ..Totals::default() };
         for (guest, node) in self.nodes.iter_mut().enumerate() {
-            for QueuePair { tx, .. } in &mut node.pairs {
+            for QueuePair { rx, tx } in &mut node.pairs {
+                // What was given back counts, also where a ring waits for a call; and a call that is read here is one for the ring.
+                tx.interrupts().called();
+                rx.interrupts().called();
+                totals.calls += tx.bell().calls() + rx.bell().calls();
+                totals.call_reads += tx.bell().call_reads() + rx.bell().call_reads();
                 tx.reclaim();
                 let stats = tx.stats();
                 totals.completed += stats.completed;
@@ -231,6 +281,12 @@ impl<B: Backend> Engine<B> {
         }
         totals
     }
+}
+
+/// What this thread has had of a CPU, in seconds.
+fn cpu_s() -> f64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
 fn echo(nodes: &mut [Node], echoes: &mut Echoes) -> usize {

@@ -38,6 +38,9 @@ pub(crate) enum Error {
     /// Signals cannot be taken over.
     #[error("cannot wait for SIGINT and SIGTERM: {0}")]
     Signals(std::io::Error),
+    /// Guests cannot sleep.
+    #[error("cannot wait for calls: {0}; --guest-mode poll needs no waiting")]
+    Calls(std::io::Error),
     /// The file for counts cannot be made.
     #[error("cannot keep counts in {}: {source}; name another file with --live", path.display())]
     Live {

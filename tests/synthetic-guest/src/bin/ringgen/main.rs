@@ -1,13 +1,14 @@
-//! `ringgen`: one process that plays 1 to 256 guests of any vhost-user switch, and says what became of their packets.
+//! `ringgen`: one process that plays 1 to 1,024 guests of any vhost-user switch, and says what became of their packets.
 //!
 //! - `options` is the command line, `plan` who sends what to whom.
 //! - `node` is a guest, `sender` and `receiver` what it does, `engine` the loop that drives all of them from one thread;
-//!   `pingpong` and `ceiling` are loops of their own.
+//!   `pingpong` and `ceiling` are loops of their own. `calls` is what guests sleep in that do not poll.
 //! - `settle` makes the switch learn the guests' addresses before anything is counted.
 //! - `report` is what comes out, `live` what others may read meanwhile.
 
 #![forbid(unsafe_code)]
 
+mod calls;
 mod ceiling;
 mod clock;
 mod engine;

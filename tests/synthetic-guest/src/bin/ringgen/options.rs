@@ -11,14 +11,16 @@ use crate::pacing::Pace;
 /// Plays guests of a vhost-user switch and measures what the switch does with their packets.
 ///
 /// Every --guest is one vhost-user socket; guests are numbered from 0 in the order given. ringgen connects to the sockets,
-/// or listens on them (",server"). Everything runs in one thread, which never sleeps: give it a CPU of its own (--cpu).
+/// or listens on them (",server"). Everything runs in one thread, which never sleeps (but see --guest-mode): give it a CPU
+/// of its own (--cpu).
 ///
 /// A run: connect, let the switch learn all addresses (and check that frames arrive where they should), warm up, measure,
 /// stop sending, wait up to 200 ms for what is under way. sent, received and lost count from the first packet of the
 /// warm-up to the end of that wait (--drain-s), so that lost = sent - received is exact; rates are of the measured time
 /// alone. SIGINT or SIGTERM ends the measured time at once, and the run as always; a second one ends ringgen.
 ///
-/// Addresses: guest G, address N has the MAC address 02:5c:00:GG:NN:01 (in hexadecimal) and the IPv4 address 10.G.N.1.
+/// Addresses: guest G, address N has the MAC address 02:5c:0H:GG:NN:01 (in hexadecimal, HGG being G) and the IPv4 address
+/// 10.G.N.1 (10.(G mod 256).N.(1 + G / 256) for guests from 256 on).
 ///
 /// Exit status: 0 when the run was made, whatever it counted; 1 when it could not be made; 2 for a wrong command line; 3
 /// with --strict.
@@ -28,9 +30,14 @@ pub(crate) struct Options {
     /// What the guests do.
     #[arg(value_enum)]
     pub(crate) workload: Workload,
-    /// vhost-user socket of a guest; with ",server" ringgen listens on it. Give it once for each guest (1 to 256).
+    /// vhost-user socket of a guest; with ",server" ringgen listens on it. Give it once for each guest (1 to 1024).
     #[arg(long = "guest", value_name = "SOCKET[,server]")]
     pub(crate) guests: Vec<String>,
+    /// poll: guests look at their rings all the time, and want no calls. interrupt: they look at a ring after a call, until it
+    /// is empty, and then ask for the next one; the thread sleeps when nothing is to be done. A sender whose ring is full
+    /// waits for a call, too.
+    #[arg(long, value_enum, default_value = "poll", help_heading = "Rings")]
+    pub(crate) guest_mode: GuestMode,
     /// Ring format; packed fails where the switch does not offer it.
     #[arg(long, value_enum, default_value = "split", help_heading = "Rings")]
     pub(crate) ring: RingFormat,
@@ -195,6 +202,16 @@ pub(crate) enum RingFormat {
     Packed,
 }
 
+/// How guests learn of what the switch has done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum GuestMode {
+    /// They look.
+    Poll,
+    /// They are called.
+    Interrupt,
+}
+
 /// What is checked of each packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -241,6 +258,8 @@ pub(crate) enum Size {
 /// The mix, so that no size comes in a row longer than need be.
 const MIX: [usize; 12] = [64, 594, 64, 64, 594, 64, 1518, 64, 594, 64, 594, 64];
 const FCS: usize = 4;
+/// Guests of all ringgen at one switch: their numbers are in their addresses.
+const GUESTS_MAX: usize = 1024;
 const TSO_LEN: usize = 65_000;
 
 impl std::str::FromStr for Size {
@@ -324,8 +343,11 @@ impl Options {
         if count < least {
             return wrong(format!("{} needs {what}: --guest SOCKET, once for each", self.name()));
         }
-        if count + self.first_guest > 256 {
-            return wrong(format!("{count} guests from number {} on: 256 at most", self.first_guest));
+        if count + self.first_guest > GUESTS_MAX {
+            return wrong(format!("{count} guests from number {} on: {GUESTS_MAX} at most", self.first_guest));
+        }
+        if self.workload == Workload::Ceiling && self.guest_mode == GuestMode::Interrupt {
+            return wrong("the forwarder of ceiling calls nobody: --guest-mode poll".into());
         }
         if count % 2 == 1
             && matches!(self.workload, Workload::Stream | Workload::Duplex | Workload::Bursty | Workload::Pingpong)
@@ -493,6 +515,8 @@ mod tests {
             "ringgen duplex --guest a --guest b --guest c",
             "ringgen duplex --guest a --guest b --drain-s 0",
             "ringgen source --guest a --to 02:00:00",
+            "ringgen sink --guest a --first-guest 1024",
+            "ringgen ceiling --guest-mode interrupt",
             "ringgen nonsense --guest a",
         ] {
             assert!(parse(line).is_err(), "{line}");

@@ -54,6 +54,20 @@ impl Pacer {
         }
     }
 
+    /// When the next packet is due, as far as that is known.
+    pub(crate) fn due_at(&self, now: u64) -> u64 {
+        match self {
+            Pacer::Full => now,
+            Pacer::Rate { per_tick, start, granted } => {
+                start.saturating_add(((granted + 1) as f64 / per_tick).ceil() as u64)
+            }
+            Pacer::Bursts { on, period, start } => {
+                let into = now.saturating_sub(*start) % period;
+                if into < *on { now } else { now + (period - into) }
+            }
+        }
+    }
+
     /// Takes note of packets sent.
     #[inline]
     pub(crate) fn sent(&mut self, count: usize) {
@@ -91,5 +105,18 @@ mod tests {
     fn bursts_have_pauses() {
         let mut pacer = Pacer::Bursts { on: 10, period: 30, start: 0 };
         assert_eq!([0, 9, 10, 29, 30].map(|now| pacer.due(now, 7, 7)), [7, 7, 0, 0, 7]);
+    }
+
+    #[test]
+    fn nothing_is_due_before_the_time_that_is_said() {
+        let mut rate = Pacer::Rate { per_tick: 0.3, start: 100, granted: 0 };
+        for _ in 0..20 {
+            let at = rate.due_at(100);
+            assert_eq!((rate.due(at - 1, 32, 32), rate.due(at, 32, 32)), (0, 1));
+            rate.sent(1);
+        }
+        assert_eq!(Pacer::Rate { per_tick: 0.0, start: 100, granted: 0 }.due_at(200), u64::MAX, "silent");
+        let bursts = Pacer::Bursts { on: 10, period: 30, start: 0 };
+        assert_eq!([0, 9, 10, 29, 30].map(|now| bursts.due_at(now)), [0, 9, 30, 30, 30]);
     }
 }

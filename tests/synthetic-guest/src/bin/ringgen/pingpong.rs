@@ -164,6 +164,13 @@ impl Pingpong {
         sent
     }
 
+    /// When there is something to send next, answers apart.
+    pub(crate) fn due_at(&self, node: &mut Node, now: u64) -> u64 {
+        let tx = &mut node.pairs[0].tx;
+        let ping = if self.outstanding < self.window && !tx.interrupts().is_asleep() { now } else { u64::MAX };
+        self.background.iter().map(|sender| sender.due_at(node.tx(sender.pair).0, now)).fold(ping, u64::min)
+    }
+
     pub(crate) fn pings_sent(&self) -> u64 {
         self.next
     }

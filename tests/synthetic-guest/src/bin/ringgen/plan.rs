@@ -67,7 +67,8 @@ pub(crate) struct Plan {
 
 /// MAC address of a guest, by its number, that of the first one added.
 pub(crate) fn mac(guest: usize, alias: usize) -> [u8; 6] {
-    [0x02, 0x5c, 0x00, guest as u8, alias as u8, 0x01]
+    let [high, low] = (guest as u16).to_be_bytes();
+    [0x02, 0x5c, high, low, alias as u8, 0x01]
 }
 
 /// The part of a MAC address that a stamp's checksum covers: all aliases of a guest share it.
@@ -153,7 +154,7 @@ impl Plan {
 }
 
 fn frame(size: Size, from: (usize, usize), to: (Option<usize>, usize), target: [u8; 6], id: u16) -> FrameSpec {
-    let ip = |guest: usize, alias: usize| Ipv4Addr::new(10, guest as u8, alias as u8, 1);
+    let ip = |guest: usize, alias: usize| Ipv4Addr::new(10, guest as u8, alias as u8, 1 + (guest >> 8) as u8);
     let outside = Ipv4Addr::new(172, 16, 0, 1);
     let tso = size == Size::Tso;
     FrameSpec {

@@ -11,7 +11,7 @@ use synthetic_guest::{QueuePair, verify};
 use crate::engine::{Backend, Engine, Spent, Task, Totals};
 use crate::error::Error;
 use crate::node::Node;
-use crate::options::{Options, RingFormat, Verify, Workload};
+use crate::options::{GuestMode, Options, RingFormat, Verify, Workload};
 use crate::plan::Plan;
 use crate::run::faults;
 
@@ -111,6 +111,13 @@ pub(crate) struct Report {
     pps: f64,
     gbps: f64,
     generator_idle: f64,
+    /// What the generator's thread had of a CPU in the measured time, from 0 to 1.
+    generator_cpu: f64,
+    guest_mode: GuestMode,
+    /// Calls in the measured time over packets received in it (source: packets taken).
+    pub(crate) calls_per_packet: f64,
+    /// The same for calls as guests saw them: those that come before a guest has looked are one.
+    call_reads_per_packet: f64,
     kicks: u64,
     calls: u64,
     pub(crate) latency_ns: Option<Latency>,
@@ -181,6 +188,10 @@ impl Report {
             pps,
             gbps,
             generator_idle: share(spent.idle) / busy.max(f64::MIN_POSITIVE),
+            generator_cpu: spent.cpu_s / seconds,
+            guest_mode: options.guest_mode,
+            calls_per_packet: per_packet(options, (before, after), |totals| totals.calls),
+            call_reads_per_packet: per_packet(options, (before, after), |totals| totals.call_reads),
             kicks: sum_pairs(&mut facts.engine.nodes, |p| p.rx.bell().kicks_sent() + p.tx.bell().kicks_sent()),
             calls: sum_pairs(&mut facts.engine.nodes, |p| {
                 p.rx.bell().drain_calls();
@@ -259,6 +270,10 @@ impl Report {
             row("forwarder", format!("{:.1} % of the time: {}", c.forwarder_share * 100.0, c.forwarder));
         }
         row("generator idle", format!("{:.1} %", self.generator_idle * 100.0));
+        if self.guest_mode == GuestMode::Interrupt {
+            row("generator's CPU", format!("{:.1} %", self.generator_cpu * 100.0));
+            row("calls a packet", format!("{:.3}", self.calls_per_packet));
+        }
         row("kicks, calls", format!("{}, {}", self.kicks, self.calls));
         if let Some(n) = self.negotiated.first() {
             row("negotiated", format!("{} {}", n.features, n.feature_names.join(" ")));
@@ -313,6 +328,15 @@ fn rates(options: &Options, before: &Totals, after: &Totals, seconds: f64) -> (f
         _ => (count(|t| t.received), count(|t| t.bytes)),
     };
     (packets / seconds, bytes * 8.0 / seconds / 1e9)
+}
+
+/// A count over packets, both of the measured time.
+fn per_packet(options: &Options, (before, after): (&Totals, &Totals), of: fn(&Totals) -> u64) -> f64 {
+    let packets = |totals: &Totals| match options.workload {
+        Workload::Source => totals.completed,
+        _ => totals.received,
+    };
+    (of(after) - of(before)) as f64 / (packets(after) - packets(before)).max(1) as f64
 }
 
 fn latency(all: &Histogram<u64>) -> Option<Latency> {

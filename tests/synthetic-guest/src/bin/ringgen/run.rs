@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use synthetic_guest::{QueuePair, RxStats};
 
+use crate::calls::Calls;
 use crate::ceiling::Forwarders;
 use crate::clock::Clock;
 use crate::engine::{Backend, Echoes, Elsewhere, Engine, Task};
 use crate::error::Error;
 use crate::live::Live;
 use crate::node::Node;
-use crate::options::{Options, Size, Switch, Verify, Workload};
+use crate::options::{GuestMode, Options, Size, Switch, Verify, Workload};
 use crate::pingpong::{PINGING, Pingpong};
 use crate::plan::{Flow, Plan};
 use crate::rates::Rates;
@@ -76,6 +77,9 @@ pub(crate) fn measure<B: Backend>(
     if let Some(path) = &options.rates {
         let failed = |source| Error::Rates { path: path.clone(), source };
         engine.rates = Some(Rates::open(path, &engine.senders, options.queue_pairs).map_err(failed)?);
+    }
+    if options.guest_mode == GuestMode::Interrupt {
+        engine.calls = Some(Calls::new(&mut engine.nodes).map_err(Error::Calls)?);
     }
     if options.expect_peer {
         expect_peer(&mut engine, options)?;
@@ -164,7 +168,19 @@ fn engine<B: Backend>(
         task = Task::Pingpong(Box::new(pingpong));
     }
     let stop = Arc::default();
-    Ok(Engine { clock, nodes, senders, receivers, task, backend, pace: options.pace(), stop, live: None, rates: None })
+    Ok(Engine {
+        clock,
+        nodes,
+        senders,
+        receivers,
+        task,
+        backend,
+        pace: options.pace(),
+        stop,
+        live: None,
+        rates: None,
+        calls: None,
+    })
 }
 
 /// Set by the first SIGINT or SIGTERM. The second one ends the process.

@@ -56,6 +56,8 @@ pub(crate) struct Sender {
     pacer: Pacer,
     credit: Option<Credit>,
     burst: usize,
+    /// No more may be under way: what arrives is what it waits for.
+    out_of_credit: bool,
     /// Packets that it may owe after a stall.
     backlog: usize,
     least: usize,
@@ -114,6 +116,7 @@ impl Sender {
             verify,
             pacer: Pacer::Full,
             credit: None,
+            out_of_credit: false,
             burst,
             backlog: burst,
             least: burst,
@@ -158,7 +161,9 @@ impl Sender {
     ) -> usize {
         let mut due = self.pacer.due(now, self.burst, self.backlog);
         if self.credit.is_some() {
-            due = due.min(self.credit_left(receivers, now));
+            let left = self.credit_left(receivers, now);
+            self.out_of_credit = left == 0;
+            due = due.min(left);
         }
         if due == 0 {
             return 0;
@@ -168,6 +173,7 @@ impl Sender {
         }
         let count = due.min(tx.room());
         if count < self.least.min(due) {
+            tx.interrupts().rest();
             return 0;
         }
         if self.verify == Verify::Order {
@@ -178,6 +184,11 @@ impl Sender {
         self.pacer.sent(sent);
         self.sent += sent as u64;
         sent
+    }
+
+    /// When it has something to send next, after it has sent what it could; never, where it waits for what others do.
+    pub(crate) fn due_at(&self, tx: &mut TxQueue, now: u64) -> u64 {
+        if self.out_of_credit || tx.interrupts().is_asleep() { u64::MAX } else { self.pacer.due_at(now) }
     }
 
     fn credit_left(&mut self, receivers: &[Receiver], now: u64) -> usize {
@@ -192,6 +203,7 @@ impl Sender {
             tx.reclaim();
         }
         if tx.room() == 0 {
+            tx.interrupts().rest();
             return false;
         }
         (self.cursor, self.streams[0].next) = (0, sequence);
