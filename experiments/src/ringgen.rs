@@ -54,6 +54,15 @@ pub struct Report {
     /// Interrupts that they were sent.
     #[serde(default)]
     pub calls: u64,
+    /// Those of the measured time for each packet received in it.
+    #[serde(default)]
+    pub calls_per_packet: f64,
+    /// The same for calls as guests saw them.
+    #[serde(default)]
+    pub call_reads_per_packet: f64,
+    /// What the generator's thread had of a CPU.
+    #[serde(default)]
+    pub generator_cpu: f64,
     /// Each guest's share.
     #[serde(default)]
     pub per_guest: Vec<GuestShare>,

@@ -12,6 +12,7 @@ pub mod chart;
 pub mod classes;
 pub mod finding;
 pub mod idle;
+pub mod interrupts;
 pub mod page;
 pub mod paper;
 pub mod saturation;
@@ -49,6 +50,7 @@ pub const ALL: &[Study] = &[
     Study { name: "saturation", about: "one I/O core up to its limit and beyond", run: saturation::run },
     Study { name: "classes", about: "round trips of a latency-class guest beside busy neighbours", run: classes::run },
     Study { name: "answer", about: "load shifts, and guests move to another I/O core", run: answer::run },
+    Study { name: "interrupts", about: "interrupts for each packet against latency", run: interrupts::run },
     Study { name: "idle", about: "what idle guests cost, and how late their first packet is", run: idle::run },
     Study { name: "scale", about: "64 I/O cores and 1,024 guests, simulated", run: scale::run },
 ];
