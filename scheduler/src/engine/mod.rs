@@ -170,6 +170,12 @@ impl Scheduler {
         }
     }
 
+    /// Whether there is something to do, as far as is known before it is asked for.
+    #[must_use]
+    pub fn has_orders(&self) -> bool {
+        !self.paused && (!self.power.is_empty() || !self.steps.is_empty())
+    }
+
     /// The next thing to do, if there is any. `None` until the last one is [`finished`](Self::finished).
     pub fn next_order(&mut self) -> Option<Order> {
         if self.outstanding.is_some() || self.paused {

@@ -245,6 +245,11 @@ impl Fabric {
         !serves
     }
 
+    /// Whether all I/O cores are asleep at this moment.
+    pub(super) fn sleeps(&self) -> bool {
+        (0..self.io_cores).all(|core| self.bells.sleeps(core))
+    }
+
     /// Whether a core sleeps between its rounds.
     pub(super) fn is_parked(&self, core: usize) -> bool {
         self.core(core).is_some_and(|core| core.counters.parked.get() != 0)

@@ -19,6 +19,9 @@ use crate::snapshot::{DecisionSnapshot, SchedulerSnapshot, StepSnapshot};
 /// Decisions that are remembered.
 const DECISIONS: usize = 256;
 
+/// How long loads are not looked at while all I/O cores sleep: so late is it seen that one which was woken is saturated.
+const REST: Duration = Duration::from_millis(100);
+
 /// What decisions there are, in the order of [`kind`].
 pub(crate) const DECISION_KINDS: [&str; 7] = ["move", "roll_back", "park", "wake", "cannot_fix", "pause", "resume"];
 
@@ -170,6 +173,7 @@ impl Shared {
     fn run(&self) {
         let mut reader = LoadReader::new(Arc::clone(&self.loads));
         let mut next = Instant::now();
+        let mut ticks = 1;
         loop {
             let mut state = self.lock();
             loop {
@@ -182,11 +186,16 @@ impl Shared {
                 }
                 state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
             }
-            // A tick that came late is not made up for.
-            next = (next + state.tick()).max(Instant::now() + state.tick() / 2);
-            let load = reader.tick(state.tick());
-            state.scheduler.tick(&load);
-            state.note_decisions(self);
+            let tick = state.tick();
+            let load = reader.tick(tick);
+            // The scheduler's time is ticks: those that it slept through were all like their mean.
+            for _ in 0..ticks {
+                state.scheduler.tick(&load);
+                state.note_decisions(self);
+                if state.scheduler.has_orders() {
+                    break;
+                }
+            }
             drop(state);
             while let Some(order) = self.next_order() {
                 let outcome = self.carry_out(order);
@@ -195,6 +204,9 @@ impl Shared {
                 state.note_decisions(self);
             }
             self.uplinks.come_home();
+            ticks = if self.fabric.sleeps() { (REST.as_micros() / tick.as_micros().max(1)).max(1) as u32 } else { 1 };
+            // A tick that came late is not made up for.
+            next = (next + tick * ticks).max(Instant::now() + tick / 2);
         }
     }
 

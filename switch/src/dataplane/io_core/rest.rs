@@ -35,6 +35,8 @@ pub(super) struct Needs {
     kicks: usize,
     /// Of those, how many were asked.
     armed: usize,
+    /// Of all, those of class latency.
+    urgent: usize,
 }
 
 impl Needs {
@@ -51,6 +53,7 @@ impl IoCore {
     /// A transmit ring comes.
     pub(super) fn hear(&mut self, guest: &GuestTx) {
         *self.needs.of(guest) += 1;
+        self.needs.urgent += usize::from(guest.share.latency);
         // Before anybody is asked for a kick.
         self.bells.set_owner(guest.origin.source, self.forwarder.out.me());
         if guest.share.mode != Mode::Poll
@@ -64,6 +67,7 @@ impl IoCore {
     /// A transmit ring goes, as it came: without kicks.
     pub(super) fn hear_no_more(&mut self, guest: &mut GuestTx) {
         *self.needs.of(guest) -= 1;
+        self.needs.urgent -= usize::from(guest.share.latency);
         if std::mem::take(&mut guest.armed) {
             guest.tx.suppress_kicks();
             self.bells.set_asked(guest.origin.source, false, self.now.cycles);
@@ -253,6 +257,10 @@ impl IoCore {
 
     /// Guests of class latency do not wait for a kick while their core is awake.
     fn wake_urgent(&mut self) {
+        if self.needs.urgent == 0 {
+            // A look at a thousand guests would be what the first packet waits for.
+            return;
+        }
         for place in 0..self.guests.len() {
             if self.guests[place].armed && self.guests[place].share.latency {
                 self.wake(place);
