@@ -1,7 +1,7 @@
 //! The experiments in their shortest form: in which direction claims go, never how fast anything is.
 #![forbid(unsafe_code)]
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use sidecore_experiments::studies::finding::{Finding, Table};
 use sidecore_experiments::studies::{self, Effort, Lab};
 use sidecore_tests::rules;
@@ -33,12 +33,22 @@ fn largest(all: &Value) -> f64 {
     all.as_array().unwrap().iter().map(|figure| figure.as_f64().unwrap()).fold(0.0, f64::max)
 }
 
+/// The figure of the only round at the place of this name.
+fn at(finding: &Finding, place: &Value, figures: impl Fn(&Value, usize) -> f64) -> f64 {
+    let places = finding.raw["places"].as_array().unwrap();
+    let at = places.iter().position(|other| other == place).unwrap_or_else(|| panic!("no {place} in {places:?}"));
+    figures(&finding.raw, at)
+}
+
 #[test]
 fn a_saturated_core_is_shared_evenly_and_does_not_collapse() {
     let finding = make("saturation");
     let guests = table(&finding, "More and more guests");
     let last = guests.rows.last().unwrap();
     assert!(figure(&last[4]) > 0.9, "Jain's index of guests on a saturated core: {last:?}");
+    // Whoever polls answers sooner than a thread that has to be kicked, woken and called again.
+    let alone = ["rtt_us", "traditional_rtt_us"].map(|key| finding.raw["guests"][key][0][0][0].as_f64().unwrap());
+    assert!(alone[0] < alone[1], "median round trips, exitless and traditional: {alone:?}");
     let delivered = finding.raw["load"]["delivered_pps"].as_array().unwrap();
     let most = delivered.iter().map(largest).fold(0.0, f64::max);
     // A fifth: others may have had the machine in that turn. A livelock leaves next to nothing.
@@ -51,6 +61,25 @@ fn round_trips_of_class_latency_are_shorter() {
     let medians: Vec<f64> = table(&finding, "Round trips").rows.iter().map(|row| figure(&row[2])).collect();
     let [_, latency, throughput, ..] = medians[..] else { panic!("{finding:?}") };
     assert!(latency < throughput, "medians beside busy neighbours: {medians:?}");
+}
+
+#[test]
+fn moderation_makes_interrupts_fewer() {
+    let finding = make("interrupts");
+    let calls = ["none", "adaptive, 50 µs"].map(|setting| {
+        at(&finding, &format!("100,000/s; {setting}").into(), |raw, at| {
+            raw["rounds"][at][0]["calls_per_packet"].as_f64().unwrap()
+        })
+    });
+    assert!(calls[1] < calls[0], "calls a packet without and with moderation: {calls:?}");
+}
+
+#[test]
+fn an_adaptive_switch_idles() {
+    let finding = make("idle");
+    let cpu = ["poll", "adaptive"]
+        .map(|mode| at(&finding, &json!([mode, 16]), |raw, at| raw["cpu"][at][0].as_f64().unwrap()));
+    assert!(cpu[1] < cpu[0] / 4.0, "CPU of a silent switch that polls, and of an adaptive one: {cpu:?}");
 }
 
 #[test]

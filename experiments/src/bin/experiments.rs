@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -77,6 +78,7 @@ fn run(options: &Options) -> Result<bool> {
             continue;
         }
         println!("{}: {}", study.name, study.about);
+        let begin = Instant::now();
         match (study.run)(&lab).with_context(|| study.name) {
             Ok(finding) => {
                 lab.write(&finding)?;
@@ -95,6 +97,7 @@ fn run(options: &Options) -> Result<bool> {
                 well = false;
             }
         }
+        println!("  it took {:.0} s", begin.elapsed().as_secs_f64());
     }
     println!("results: {0}/report.html", lab.out.display());
     Ok(well)

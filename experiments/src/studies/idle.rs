@@ -1,165 +1,347 @@
-//! Idle guests: what a switch costs that has next to nothing to do, and how late the packet is that wakes it, by mode.
+//! Idle guests: what a switch costs that has nothing to do, how late the packet is that wakes it, and what it costs to be able to sleep.
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::thread::{CpuSet, sched_setaffinity};
 use serde_json::json;
+use sidecore_tests::process::{Process, eventually};
+use sidecore_tests::switch::SwitchConfig;
 
 use super::Lab;
-use super::finding::{Axis, Bound, Chart, Claim, Finding, Kind, Point, Series, Table, show};
-use super::stage::{Stage, name};
+use super::finding::{Axis, Bound, Chart, Claim, Finding, Kind, Point, Series, Table, number, show};
+use super::stage::{Load, Stage, name};
 use super::traffic::Streams;
-use crate::stats;
+use crate::stats::{self, Ratio, median, quantile};
+use crate::threads;
 
 const MODES: [&str; 3] = ["poll", "adaptive", "trap"];
 /// Guests, of which two exchange something.
-const GUESTS: [usize; 3] = [2, 16, 256];
-/// Packets a second of the one that sends: the switch has long been asleep when the next one comes.
-const RATE: f64 = 40.0;
-/// Ticks of the clock that /proc counts in, in a second.
-const TICKS: f64 = 100.0;
+const GUESTS: [usize; 5] = [2, 16, TRAP_GUESTS, 256, 1000];
+/// Most guests in mode `trap`: a switch has at most 64 I/O cores and threads of guests. The other modes are not measured with so many.
+const TRAP_GUESTS: usize = 63;
+/// Packets a second of the guest that sends: the switch has long been asleep when the next one comes.
+const RATE: f64 = 250.0;
+/// What it takes until nobody thinks of what was before.
+const CALM: Duration = Duration::from_millis(250);
+/// What connecting all guests may take.
+const CONNECTED: Duration = Duration::from_secs(60);
+/// Busy pairs, and the size of their packets: copying makes the core the limit.
+const PAIRS: usize = 4;
+const LONG: usize = 1518;
 
 /// What a turn came to.
 struct Turn {
-    /// Parts of a CPU that the switch used, all threads.
-    cpu: f64,
+    /// Parts of a CPU that the switch used without a packet, by the name of its threads; and all of them with some packets.
+    silent: BTreeMap<String, f64>,
+    waking: f64,
     /// Microseconds from guest to guest: median and 99th percentile.
     latency: [f64; 2],
 }
 
+impl Turn {
+    fn cpu(&self) -> f64 {
+        self.silent.values().sum()
+    }
+}
+
+/// A mode and a number of guests, and what the rounds came to.
+struct Place {
+    mode: &'static str,
+    guests: usize,
+    turns: Vec<Turn>,
+}
+
+impl Place {
+    fn all(&self, of: impl Fn(&Turn) -> f64) -> Vec<f64> {
+        self.turns.iter().map(of).collect()
+    }
+}
+
 /// Makes the experiment.
 pub fn run(lab: &Lab) -> Result<Finding> {
-    let counts = if lab.effort.coarse { &GUESTS[..2] } else { &GUESTS[..] };
-    let places: Vec<(&str, usize)> = counts.iter().flat_map(|guests| MODES.map(|mode| (mode, *guests))).collect();
-    let turns = lab.rounds(&places, |(mode, guests)| turn(lab, mode, *guests))?;
+    let counts = if lab.effort.rounds == 1 { &GUESTS[..2] } else { &GUESTS[..] };
+    let modes = |guests: usize| match guests {
+        TRAP_GUESTS => &MODES[2..],
+        more if more > TRAP_GUESTS => &MODES[..2],
+        _ => &MODES[..],
+    };
+    let places: Vec<(&str, usize)> =
+        counts.iter().flat_map(|guests| modes(*guests).iter().map(|mode| (*mode, *guests))).collect();
+    let turns = lab.rounds(&places, |(mode, guests)| {
+        turn(lab, mode, *guests).with_context(|| format!("{guests} guests, mode {mode}"))
+    })?;
+    let places: Vec<Place> =
+        places.into_iter().zip(turns).map(|((mode, guests), turns)| Place { mode, guests, turns }).collect();
+    let bare = lab.rounds(&[()], |()| wake_up(lab))?.concat();
+    let busy = busy(lab)?;
     let mut finding = Finding {
         name: "idle".to_owned(),
         title: "Idle: what the switch costs when guests are silent, and how late it wakes".to_owned(),
-        question: "How much of a CPU does a switch use whose guests send next to nothing, and how long does a packet take that comes then: with cores \
-                   that poll, that sleep, and with a thread for each guest (traditional)?"
+        question: "How much of a CPU does a switch use whose guests send nothing, and how long does a packet take that comes then: with cores that \
+                   poll, that sleep, and with a thread for each guest (traditional)? And what does the ability to sleep cost under load?"
             .to_owned(),
         setup: vec![
             format!(
-                "One I/O core; one guest sends {RATE} packets a second to another, all others are connected and silent. CPU time is that of all threads \
-                 of the switch, as /proc counts it; latency is one way, from guest to guest. The receiver polls."
+                "One I/O core; all guests are connected. CPU time is that of all threads of the switch, as the scheduler of Linux counts it, while \
+                 nobody sends. Then one guest sends {RATE} packets a second to another: latency is one way, from guest to guest. The receiver polls, \
+                 and all others go on sleeping."
             ),
-            "At most 256 guests, as many as one ringgen plays; 1,000 were not measured.".to_owned(),
+            format!(
+                "In mode trap guests' threads run on the CPU that is the I/O core's otherwise, and there are at most {TRAP_GUESTS} of them: each has a \
+                 ring of its own to every other, so that all take memory with the square of their number. More guests were not measured there."
+            ),
+            format!(
+                "What waking up costs here whatever the program: a thread on the I/O core's CPU that waits in read() for an eventfd, written to {RATE} \
+                 times a second from the generator's CPU, goes on after {} µs in the median and {} µs at the 99th percentile.",
+                shown(stats::estimate(&bare.iter().map(|bare| bare[0]).collect::<Vec<_>>())),
+                shown(stats::estimate(&bare.iter().map(|bare| bare[1]).collect::<Vec<_>>())),
+            ),
+            format!("Under load: {PAIRS} pairs of guests send {LONG} B as fast as their rings take them, in modes poll and adaptive in turn."),
         ],
         repeat: "make experiments ONLY=idle".to_owned(),
         conditions: lab.conditions(),
         ..Finding::default()
     };
-    finding.conditions.seconds = seconds(lab);
-    let all = |turns: &[Turn], of: &dyn Fn(&Turn) -> f64| turns.iter().map(of).collect::<Vec<f64>>();
-    let mut table = Table::new("Idle", &["mode", "guests", "CPU used, %", "latency p50, µs", "latency p99, µs"]);
-    for ((mode, guests), turns) in places.iter().zip(&turns) {
-        let cell = |of: &dyn Fn(&Turn) -> f64| stats::estimate(&all(turns, of)).map_or("-".to_owned(), show);
-        table.row([
-            (*mode).to_owned(),
-            guests.to_string(),
-            cell(&|turn| turn.cpu * 100.0),
-            cell(&|turn| turn.latency[0]),
-            cell(&|turn| turn.latency[1]),
-        ]);
-    }
-    finding.tables.push(table);
-    let chart = |name: &str, title: &str, y: Axis, of: &dyn Fn(&Turn) -> f64| {
-        let series = MODES.iter().map(|mode| {
-            let of_mode = places.iter().zip(&turns).filter(|((of, _), _)| of == mode);
-            let points = of_mode.enumerate().map(|(at, (_, turns))| Point::new(at as f64, &all(turns, of)));
-            Series::new(mode, points.collect())
-        });
-        Chart {
-            name: name.to_owned(),
-            title: title.to_owned(),
-            x: Axis::names("guests", counts),
-            y,
-            kind: Kind::Bars,
-            series: series.collect(),
-            ..Chart::default()
-        }
-    };
-    finding
-        .charts
-        .push(chart("cpu", "CPU that an idle switch uses", Axis::linear("% of a CPU"), &|turn| turn.cpu * 100.0));
-    finding.charts.push(chart("latency", "First packet after a silence, 99th percentile", Axis::log("µs"), &|turn| {
-        turn.latency[1]
-    }));
-    let of = |mode: &str, guests: usize, of: &dyn Fn(&Turn) -> f64| {
-        let at = places.iter().position(|place| *place == (mode, guests)).unwrap_or_default();
-        all(&turns[at], of)
-    };
-    let most = counts[counts.len() - 1];
-    let cpu = stats::estimate(&of("adaptive", most, &|turn| turn.cpu * 100.0));
-    finding.claims.push(
-        Claim::new(
-            &format!("CPU of an adaptive switch with {most} guests, nearly idle"),
-            cpu,
-            "%",
-            Bound::AtMost(1.0),
-            true,
-        )
-        .but("40 packets a second flow, and the scheduler looks on 200 times a second"),
-    );
-    let late: Vec<f64> = of("adaptive", most, &|turn| turn.latency[1])
-        .iter()
-        .zip(of("poll", most, &|turn| turn.latency[1]))
-        .map(|(adaptive, poll)| adaptive - poll)
-        .collect();
-    let late = stats::estimate(&late);
-    finding.claims.push(Claim::new(
-        "latency p99 that sleeping adds to a first packet",
-        late,
-        "µs",
-        Bound::AtMost(50.0),
-        true,
+    finding.tables.push(table(&places));
+    finding.tables.push(threads_table(&places));
+    finding.charts.push(chart(
+        ("cpu", "CPU that an idle switch uses"),
+        (counts, &places),
+        Axis::log("% of a CPU"),
+        |turn| turn.cpu() * 100.0,
     ));
-    finding.answer.push(format!(
-        "With {most} nearly idle guests a switch that polls uses {} % of a CPU, an adaptive one {} %; sleeping adds {} µs to the first packet after a \
-         silence, at the 99th percentile.",
-        stats::estimate(&of("poll", most, &|turn| turn.cpu * 100.0)).map_or("-".to_owned(), show),
-        cpu.map_or("-".to_owned(), show),
-        late.map_or("-".to_owned(), show)
+    finding.charts.push(chart(
+        ("latency", "First packet after a silence, 99th percentile"),
+        (counts, &places),
+        Axis::log("µs"),
+        |turn| turn.latency[1],
     ));
+    let bare_p99 = stats::estimate(&bare.iter().map(|bare| bare[1]).collect::<Vec<_>>());
+    judge(&mut finding, &places, counts[counts.len() - 1], (&busy, bare_p99));
     finding.raw = json!({
-        "places": places,
-        "cpu": turns.iter().map(|turns| all(turns, &|turn| turn.cpu)).collect::<Vec<_>>(),
-        "latency_us": turns.iter().map(|turns| turns.iter().map(|turn| turn.latency).collect::<Vec<_>>()).collect::<Vec<_>>(),
+        "places": places.iter().map(|place| (place.mode, place.guests)).collect::<Vec<_>>(),
+        "cpu": places.iter().map(|place| place.all(Turn::cpu)).collect::<Vec<_>>(),
+        "cpu_by_thread": places.iter().map(|place| place.turns.iter().map(|turn| &turn.silent).collect::<Vec<_>>()).collect::<Vec<_>>(),
+        "latency_us": places.iter().map(|place| place.turns.iter().map(|turn| turn.latency).collect::<Vec<_>>()).collect::<Vec<_>>(),
+        "busy_pps": busy,
+        "bare_wake_up_us": bare,
     });
     Ok(finding)
 }
 
-/// Long enough for a percentile.
-fn seconds(lab: &Lab) -> f64 {
-    lab.effort.seconds * 3.0
+/// Microseconds from an eventfd's write until a thread that waits for it on the I/O core's CPU goes on: median and 99th percentile.
+fn wake_up(lab: &Lab) -> Result<[f64; 2]> {
+    let mut cpu = CpuSet::new();
+    cpu.set(*lab.cpus.io_cores(1).first().context("no CPU")?);
+    // A semaphore: as many reads as writes, whoever is late.
+    let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::SEMAPHORE)?;
+    let (written, begin) = (AtomicU64::new(0), Instant::now());
+    let ns = || begin.elapsed().as_nanos() as u64;
+    let count = (2.0 * lab.effort.seconds * RATE).ceil() as usize;
+    let mut late = std::thread::scope(|scope| {
+        let wait = || -> Result<f64> {
+            rustix::io::read(&fd, &mut [0; 8])?;
+            Ok(ns().saturating_sub(written.load(Ordering::Acquire)) as f64 / 1e3)
+        };
+        let sleeper = scope.spawn(move || {
+            sched_setaffinity(None, &cpu)?;
+            (0..count).map(|_| wait()).collect::<Result<Vec<f64>>>()
+        });
+        for _ in 0..count {
+            std::thread::sleep(Duration::from_secs_f64(1.0 / RATE));
+            written.store(ns(), Ordering::Release);
+            rustix::io::write(&fd, &1u64.to_ne_bytes())?;
+        }
+        sleeper.join().map_err(|_| anyhow!("the sleeper has panicked"))?
+    })?;
+    late.sort_by(f64::total_cmp);
+    let at = |share| quantile(&late, share).context("nobody slept");
+    Ok([at(0.5)?, at(0.99)?])
+}
+
+/// Packets a second under load, in modes `poll` and `adaptive`.
+fn busy(lab: &Lab) -> Result<[Vec<f64>; 2]> {
+    let start = |mode: &str| {
+        Stage::start(lab, 1, |config| {
+            let config = config.key(&format!("mode = \"{mode}\"")).without_rebalancing().scheduler("tick_ms = 1000");
+            (0..2 * PAIRS).fold(config, |config, guest| config.guest(&name(guest), &[]))
+        })
+    };
+    let mut stages = [start("poll")?, start("adaptive")?];
+    stages.iter().try_for_each(|stage| stage.halt(true))?;
+    let load = Load::new("stream", 2 * PAIRS, lab.effort.seconds).option("size", LONG);
+    let all = lab.rounds(&[0, 1], |&which| {
+        stages[which].halt(false)?;
+        let report = stages[which].play(lab, &load)?;
+        stages[which].halt(true)?;
+        Ok(report.pps)
+    })?;
+    all.try_into().ok().context("two modes")
 }
 
 fn turn(lab: &Lab, mode: &str, guests: usize) -> Result<Turn> {
-    let mut stage = Stage::start(lab, 1, |config| {
-        let config = config.key(&format!("mode = \"{mode}\""));
-        (0..guests).fold(config, |config, guest| config.guest(&name(guest), &[]))
-    })?;
-    let mut rates = vec![0.0; guests / 2];
-    rates[0] = RATE;
-    let streams = Streams::timed(lab, &stage, &rates)?;
-    // What connecting took is over.
-    std::thread::sleep(Duration::from_millis(300));
+    let ports = |config| (0..guests).fold(config, |config: SwitchConfig, guest| config.guest(&name(guest), &[]));
+    let mut stage = match mode {
+        "trap" => Stage::start_traditional(lab, ports)?,
+        _ => Stage::start(lab, 1, |config| ports(config.key(&format!("mode = \"{mode}\""))))?,
+    };
+    let _crowd = if guests > 2 { Some(crowd(lab, &mut stage, guests)?) } else { None };
+    let streams = Streams::timed(lab, &stage, &[RATE])?;
+    let seconds = Duration::from_secs_f64(lab.effort.seconds);
     let pid = stage.switch.process().pid();
-    let (before, begin) = (cpu_seconds(pid)?, Instant::now());
-    std::thread::sleep(Duration::from_secs_f64(seconds(lab)));
-    let cpu = (cpu_seconds(pid)? - before) / begin.elapsed().as_secs_f64();
+    streams.set(&[0.0])?;
+    std::thread::sleep(CALM);
+    let silent = cpu(pid, seconds)?;
+    streams.set(&[RATE])?;
+    let waking = cpu(pid, 2 * seconds)?.values().sum();
     let report = streams.finish()?;
     let latency = report.latency_ns.context("no packet was timed")?;
-    Ok(Turn { cpu, latency: [latency.p50 / 1e3, latency.p99 / 1e3] })
+    Ok(Turn { silent, waking, latency: [latency.p50 / 1e3, latency.p99 / 1e3] })
 }
 
-/// CPU time of a process, in user and kernel mode.
-fn cpu_seconds(pid: u32) -> Result<f64> {
-    let path = format!("/proc/{pid}/stat");
-    let text = fs::read_to_string(&path).with_context(|| path.clone())?;
-    // Behind the name, which may hold anything: utime and stime are fields 14 and 15 (proc(5)).
-    let fields: Vec<&str> = text.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<f64>().ok()).context(path.clone());
-    Ok((ticks(11)? + ticks(12)?) / TICKS)
+/// All guests but the first two: connected, and silent.
+fn crowd(lab: &Lab, stage: &mut Stage, guests: usize) -> Result<Process> {
+    let load = Load::at("sink", (2..guests).collect(), 3600.0)
+        .option("first-guest", 2)
+        .option("announce", "off")
+        .option("guest-mode", "interrupt")
+        .option("buffers", 16);
+    let arguments = stage.arguments(lab, &load);
+    let process = Process::spawn("ringgen", &lab.ringgen, arguments, &stage.file("crowd.log"))?;
+    eventually("all guests connected", CONNECTED, || {
+        let status = stage.status()?;
+        let ports = status["ports"].as_array().context("no ports in the status")?;
+        Ok((ports.iter().filter(|port| port["state"] == "running").count() == guests - 2).then_some(()))
+    })
+    .with_context(|| process.tail())?;
+    Ok(process)
+}
+
+/// Parts of a CPU that a process's threads use in the time to come, by their names without numbers.
+fn cpu(pid: u32, time: Duration) -> Result<BTreeMap<String, f64>> {
+    // A look at a thousand threads takes its time: each thread is looked at twice, equally far apart.
+    let begin = Instant::now();
+    let before = cpu_ns(pid)?;
+    std::thread::sleep(time);
+    let ns = begin.elapsed().as_nanos() as f64;
+    let after = cpu_ns(pid)?;
+    let used = |(name, total): (String, u64)| {
+        let before = before.get(&name).copied().unwrap_or(0);
+        (name, total.saturating_sub(before) as f64 / ns)
+    };
+    Ok(after.into_iter().map(used).collect())
+}
+
+/// The same up to now, in nanoseconds.
+fn cpu_ns(pid: u32) -> Result<BTreeMap<String, u64>> {
+    let mut sums = BTreeMap::new();
+    for thread in threads::of_process(pid)? {
+        // The first number is the time on a CPU, in nanoseconds. A thread that has just ended has none.
+        let stat = fs::read_to_string(format!("/proc/{pid}/task/{}/schedstat", thread.id)).unwrap_or_default();
+        let ns = stat.split_whitespace().next().and_then(|ns| ns.parse().ok()).unwrap_or(0);
+        let name = thread.name.trim_end_matches(|last: char| last.is_ascii_digit() || last == '-');
+        *sums.entry(name.to_owned()).or_insert(0) += ns;
+    }
+    Ok(sums)
+}
+
+fn shown(figure: Option<Ratio>) -> String {
+    figure.map_or("-".to_owned(), show)
+}
+
+fn table(places: &[Place]) -> Table {
+    let head = ["mode", "guests", "CPU, silent, %", "CPU, some packets, %", "latency p50, µs", "latency p99, µs"];
+    let mut table = Table::new("Idle", &head);
+    for place in places {
+        let cell = |of: &dyn Fn(&Turn) -> f64| shown(stats::estimate(&place.all(of)));
+        table.row([
+            place.mode.to_owned(),
+            place.guests.to_string(),
+            cell(&|turn| turn.cpu() * 100.0),
+            cell(&|turn| turn.waking * 100.0),
+            cell(&|turn| turn.latency[0]),
+            cell(&|turn| turn.latency[1]),
+        ]);
+    }
+    table
+}
+
+/// Who uses what an adaptive switch costs.
+fn threads_table(places: &[Place]) -> Table {
+    let mut table = Table::new("Threads of a silent switch, mode adaptive", &["guests", "% of a CPU, median"]);
+    for place in places.iter().filter(|place| place.mode == "adaptive") {
+        let names: Vec<&String> = place.turns.first().map(|turn| turn.silent.keys().collect()).unwrap_or_default();
+        let mut used: Vec<(f64, &str)> = names
+            .into_iter()
+            .map(|name| {
+                let all = place.all(|turn| turn.silent.get(name).copied().unwrap_or(0.0) * 100.0);
+                (median(&all).unwrap_or(0.0), name.as_str())
+            })
+            .filter(|(percent, _)| *percent >= 0.001)
+            .collect();
+        used.sort_by(|one, other| other.0.total_cmp(&one.0));
+        let used: Vec<String> =
+            used.iter().map(|(percent, name)| format!("{name} {}", number(*percent, *percent))).collect();
+        table.row([place.guests.to_string(), used.join(", ")]);
+    }
+    table
+}
+
+fn chart(
+    (name, title): (&str, &str),
+    (counts, places): (&[usize], &[Place]),
+    y: Axis,
+    of: impl Fn(&Turn) -> f64,
+) -> Chart {
+    let series = MODES.iter().map(|mode| {
+        let of_mode = places.iter().filter(|place| place.mode == *mode);
+        let points = of_mode.filter_map(|place| {
+            let at = counts.iter().position(|guests| *guests == place.guests)?;
+            Some(Point::new(at as f64, &place.all(&of)))
+        });
+        Series::new(mode, points.collect())
+    });
+    Chart {
+        name: name.to_owned(),
+        title: title.to_owned(),
+        x: Axis::names("guests", counts),
+        y,
+        kind: Kind::Bars,
+        series: series.collect(),
+        ..Chart::default()
+    }
+}
+
+fn judge(finding: &mut Finding, places: &[Place], most: usize, (busy, bare): (&[Vec<f64>; 2], Option<Ratio>)) {
+    let of = |mode: &str, of: fn(&Turn) -> f64| {
+        let place = places.iter().find(|place| place.mode == mode && place.guests == most);
+        place.map(|place| place.all(of)).unwrap_or_default()
+    };
+    let cpu = ["poll", "adaptive"].map(|mode| stats::estimate(&of(mode, |turn| turn.cpu() * 100.0)));
+    let text = format!("CPU of an adaptive switch with {most} silent guests, all threads");
+    finding.claims.push(Claim::new(&text, cpu[1], "%", Bound::AtMost(1.0), true));
+    let p99 = ["poll", "adaptive"].map(|mode| of(mode, |turn| turn.latency[1]));
+    let late: Vec<f64> = p99[1].iter().zip(&p99[0]).map(|(adaptive, poll)| adaptive - poll).collect();
+    let late = stats::estimate(&late);
+    let text = format!("latency p99 that sleeping adds to a first packet, with {most} guests");
+    let remark = format!("a bare wake-up takes {} µs here", shown(bare));
+    finding.claims.push(Claim::new(&text, late, "µs", Bound::AtMost(50.0), true).but(&remark));
+    let [poll, adaptive] = busy;
+    let speed = stats::ratio(adaptive, poll);
+    let text = "throughput under load, adaptive to poll";
+    finding.claims.push(Claim::new(text, speed, "times", Bound::AtLeast(0.98), true));
+    finding.answer.push(format!(
+        "With {most} silent guests a switch that polls uses {} % of a CPU, an adaptive one {} %. Sleeping adds {} µs to the first packet after a \
+         silence, at the 99th percentile; a bare wake-up of a thread takes {} µs on this machine. Under load an adaptive core forwards {} times what one forwards that only polls.",
+        shown(cpu[0]),
+        shown(cpu[1]),
+        shown(late),
+        shown(bare),
+        shown(speed),
+    ));
 }

@@ -70,10 +70,11 @@ pub fn run(lab: &Lab) -> Result<Finding> {
 
 /// A switch for so many guests whose housekeeping does not disturb the generator, which may share a CPU with it.
 pub fn stage(lab: &Lab, guests: usize, lines: impl Fn(usize) -> Vec<&'static str>) -> Result<Stage> {
-    Stage::start(lab, 1, |config| {
-        let config = quiet(config);
-        (0..guests).fold(config, |config, guest| config.guest(&name(guest), &lines(guest)))
-    })
+    Stage::start(lab, 1, |config| ports(config, guests, lines))
+}
+
+fn ports(config: SwitchConfig, guests: usize, lines: impl Fn(usize) -> Vec<&'static str>) -> SwitchConfig {
+    (0..guests).fold(quiet(config), |config, guest| config.guest(&name(guest), &lines(guest)))
 }
 
 /// Nothing is moved, and loads are read once in a second.
@@ -81,26 +82,39 @@ fn quiet(config: SwitchConfig) -> SwitchConfig {
     config.without_rebalancing().scheduler("tick_ms = 1000")
 }
 
-/// The first part: guests are added.
+/// The first part: guests are added, at an I/O core, and at a switch with a thread for each guest on the same CPU.
 fn guests(lab: &Lab, finding: &mut Finding) -> Result<()> {
-    let mut stage = stage(lab, PINGING + 2 * BUSY, |_| vec![])?;
+    let all = PINGING + 2 * BUSY;
+    let mut stages =
+        [stage(lab, all, |_| vec![])?, Stage::start_traditional(lab, |config| ports(config, all, |_| vec![]))?];
+    stages[1].halt(true)?;
     let seconds = lab.effort.seconds;
     let load = |busy: usize, rate: f64| {
         Load::new("pingpong", PINGING + 2 * busy, seconds).option("size", LONG).option("rate", format!("{rate:.0}"))
     };
     // What the core can do: guests send as fast as they can.
     let most: Vec<f64> = (0..3)
-        .map(|_| Ok(Turn::new(&stage.play(lab, &load(KNEE, 0.0))?, KNEE, 0.0).delivered))
+        .map(|_| Ok(Turn::new(&stages[0].play(lab, &load(KNEE, 0.0))?, KNEE, 0.0).delivered))
         .collect::<Result<_>>()?;
     let rate = median(&most).context("nothing was measured")? / KNEE as f64;
     let counts: &[usize] = if lab.effort.coarse { &[0, 1, 2, 4, 8, 16] } else { &[0, 1, 2, 3, 4, 5, 6, 8, 12, 16] };
-    let turns = lab.rounds(counts, |&busy| Ok(Turn::new(&stage.play(lab, &load(busy, rate))?, busy, rate)))?;
+    stages[0].halt(true)?;
+    let places: Vec<(usize, usize)> =
+        [0, 1].iter().flat_map(|which| counts.iter().map(|busy| (*which, *busy))).collect();
+    let all = lab.rounds(&places, |&(which, busy)| {
+        stages[which].halt(false)?;
+        let turn = Turn::new(&stages[which].play(lab, &load(busy, rate))?, busy, rate);
+        stages[which].halt(true)?;
+        Ok(turn)
+    })?;
+    let (turns, traditional) = all.split_at(counts.len());
 
-    let series = |title: &str, of: &dyn Fn(&Turn) -> f64, skip: usize| {
-        let places = counts.iter().zip(&turns).skip(skip);
+    let series_of = |turns: &[Vec<Turn>], title: &str, of: &dyn Fn(&Turn) -> f64, skip: usize| {
+        let places = counts.iter().zip(turns).skip(skip);
         let points = places.map(|(busy, turns)| Point::new(*busy as f64, &turns.iter().map(of).collect::<Vec<_>>()));
         Series::new(title, points.collect())
     };
+    let series = |title: &str, of: &dyn Fn(&Turn) -> f64, skip: usize| series_of(turns, title, of, skip);
     let mut offered = series("asked for", &|turn| turn.offered / 1e6, 1);
     offered.dashed = true;
     finding.charts.push(Chart {
@@ -116,9 +130,11 @@ fn guests(lab: &Lab, finding: &mut Finding) -> Result<()> {
                 &|turn| turn.each.iter().copied().fold(f64::INFINITY, f64::min) / 1e6,
                 1,
             ),
+            series_of(traditional, "to all, with a thread for each guest (trap)", &|turn| turn.delivered / 1e6, 1),
         ],
         note: format!(
-            "Each busy guest sends to one of its own at {:.2} Mpps, a quarter of what the core can do.",
+            "Each busy guest sends to one of its own at {:.2} Mpps, a quarter of what the core can do. With a thread for each guest, which sleeps \
+             until it is kicked, all threads share the CPU that the I/O core has otherwise.",
             rate / 1e6
         ),
         ..Chart::default()
@@ -128,11 +144,16 @@ fn guests(lab: &Lab, finding: &mut Finding) -> Result<()> {
         title: "Round trip between two more guests of the same core".to_owned(),
         x: Axis::linear("busy guests"),
         y: Axis::log("µs"),
-        series: vec![series("median", &|turn| turn.rtt[0], 0), series("99th percentile", &|turn| turn.rtt[1], 0)],
+        series: vec![
+            series("median", &|turn| turn.rtt[0], 0),
+            series("99th percentile", &|turn| turn.rtt[1], 0),
+            series_of(traditional, "median, with a thread for each guest (trap)", &|turn| turn.rtt[0], 0),
+        ],
         note: "All guests are of class throughput. A packet waits for its turn twice, there and back.".to_owned(),
         ..Chart::default()
     });
-    finding.tables.push(guests_table(counts, &turns));
+    finding.tables.push(guests_table("More and more guests", counts, turns));
+    finding.tables.push(guests_table("The same with a thread for each guest (trap)", counts, traditional));
     finding.setup.push(format!(
         "One I/O core with a CPU of its own; guests, played by ringgen on another CPU, send {LONG} B packets in pairs beside two that exchange \
          pings of the same size. Split rings of 256 entries; the scheduler looks on."
@@ -144,23 +165,46 @@ fn guests(lab: &Lab, finding: &mut Finding) -> Result<()> {
     };
     let text = format!("fairness of {BUSY} equal guests that ask for 4 times what the core can do (Jain's index)");
     finding.claims.push(Claim::new(&text, least(BUSY), "", Bound::AtLeast(0.99), true));
-    let (alone, knee, past) = (of(counts, &turns, 0), of(counts, &turns, KNEE), of(counts, &turns, BUSY));
+    let (alone, knee, past) = (of(counts, turns, 0), of(counts, turns, KNEE), of(counts, turns, BUSY));
+    let threads = [0, KNEE, BUSY].map(|busy| of(counts, traditional, busy));
+    let more = stats::ratio(&knee.0, &threads[1].0);
+    let text = format!(
+        "throughput of {KNEE} busy guests on a core that polls, to that with a thread for each guest on the same CPU"
+    );
+    finding.claims.push(Claim::new(&text, more, "times", Bound::AtLeast(1.0), true));
     finding.answer.push(format!(
         "The core delivers {} Mpps. With {BUSY} busy guests, which ask for four times as much, it delivers {} of what {KNEE} got. The median \
          round trip of guests without any other load is {:.1} µs alone, {:.1} µs at the limit and {:.1} µs beyond it; moving guests to \
-         another core, and class latency, are there to shorten it.",
+         another core, and class latency, are there to shorten it. With a thread for each guest on the same CPU, {KNEE} busy guests get {} Mpps \
+         and {BUSY} get {}; round trips take {:.1} µs alone and {:.1} µs at that limit.",
         show(stats::estimate(&knee.0).unwrap_or(NOTHING)),
         show(stats::ratio(&past.0, &knee.0).unwrap_or(NOTHING)),
         median(&alone.1).unwrap_or(f64::NAN),
         median(&knee.1).unwrap_or(f64::NAN),
         median(&past.1).unwrap_or(f64::NAN),
+        show(stats::estimate(&threads[1].0).unwrap_or(NOTHING)),
+        show(stats::estimate(&threads[2].0).unwrap_or(NOTHING)),
+        median(&threads[0].1).unwrap_or(f64::NAN),
+        median(&threads[1].1).unwrap_or(f64::NAN),
     ));
     finding.raw["guests"] = json!({
         "rate_pps": rate,
         "counts": counts,
-        "delivered_pps": turns.iter().map(|turns| turns.iter().map(|turn| &turn.each).collect::<Vec<_>>()).collect::<Vec<_>>(),
+        "delivered_pps": each(turns),
+        "traditional_delivered_pps": each(traditional),
+        "rtt_us": rtt(turns),
+        "traditional_rtt_us": rtt(traditional),
     });
     Ok(())
+}
+
+/// Of all rounds at each place: packets a second by guest, and round trips.
+fn each(turns: &[Vec<Turn>]) -> Vec<Vec<&Vec<f64>>> {
+    turns.iter().map(|turns| turns.iter().map(|turn| &turn.each).collect()).collect()
+}
+
+fn rtt(turns: &[Vec<Turn>]) -> Vec<Vec<[f64; 2]>> {
+    turns.iter().map(|turns| turns.iter().map(|turn| turn.rtt).collect()).collect()
 }
 
 /// What the second part says, by what its claims came to and the throughput at the greatest load, in parts of the peak.
@@ -185,7 +229,7 @@ fn of(counts: &[usize], turns: &[Vec<Turn>], busy: usize) -> (Vec<f64>, Vec<f64>
     turns[at].iter().map(|turn| (turn.delivered / 1e6, turn.rtt[0])).unzip()
 }
 
-fn guests_table(counts: &[usize], turns: &[Vec<Turn>]) -> Table {
+fn guests_table(title: &str, counts: &[usize], turns: &[Vec<Turn>]) -> Table {
     let head = [
         "busy guests",
         "asked for, Mpps",
@@ -197,7 +241,7 @@ fn guests_table(counts: &[usize], turns: &[Vec<Turn>]) -> Table {
         "dropped, %",
         "left with the guest, %",
     ];
-    let mut table = Table::new("More and more guests", &head);
+    let mut table = Table::new(title, &head);
     for (busy, turns) in counts.iter().zip(turns) {
         let all = |of: &dyn Fn(&Turn) -> f64| {
             stats::estimate(&turns.iter().map(of).collect::<Vec<_>>()).map_or("-".to_owned(), show)

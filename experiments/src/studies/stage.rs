@@ -1,10 +1,13 @@
 //! The stage of an experiment: a switch with guests' ports, I/O cores that may be limited, and the generator.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use rustix::process::Signal;
 use serde_json::{Value, json};
+use sidecore_tests::paths;
 use sidecore_tests::process::eventually;
 use sidecore_tests::switch::{SwitchConfig, SwitchProcess};
 use tempfile::TempDir;
@@ -70,11 +73,32 @@ impl Load {
 impl Stage {
     /// Starts a switch with so many I/O cores, on the CPUs for that, and what `ports` adds to its configuration.
     pub fn start(lab: &Lab, io_cores: usize, ports: impl FnOnce(SwitchConfig) -> SwitchConfig) -> Result<Self> {
+        Self::start_as(&[paths::sidecore()?.into()], lab.cpus.io_cores(io_cores), ports)
+    }
+
+    /// Starts a switch of mode `trap`: instead of an I/O core, the threads of all guests have its CPU, with all else of the switch.
+    pub fn start_traditional(lab: &Lab, ports: impl FnOnce(SwitchConfig) -> SwitchConfig) -> Result<Self> {
+        let cpus = lab.cpus.io_cores(1);
+        let cpu = cpus.first().context("no CPU")?.to_string();
+        let command = ["taskset".into(), "-c".into(), cpu.into(), paths::sidecore()?.into()];
+        Self::start_as(&command, cpus, |config| ports(config.key("mode = \"trap\"")))
+    }
+
+    fn start_as(
+        command: &[OsString],
+        cpus: Vec<usize>,
+        ports: impl FnOnce(SwitchConfig) -> SwitchConfig,
+    ) -> Result<Self> {
         let folder = SwitchProcess::folder()?;
-        let cpus = lab.cpus.io_cores(io_cores);
+        let io_cores = cpus.len();
         let config = ports(SwitchConfig::new(folder.path()).on_cpus(cpus));
-        let switch = SwitchProcess::start(&config)?;
+        let switch = SwitchProcess::start_as(command, &config)?;
         Ok(Self { quotas: Vec::new(), switch, config, folder, io_cores })
+    }
+
+    /// Halts the switch while another one is measured on its CPUs, or lets it go on.
+    pub fn halt(&self, halted: bool) -> Result<()> {
+        self.switch.signal(if halted { Signal::STOP } else { Signal::CONT })
     }
 
     /// Gives each I/O core a share of its CPU, so that the switch is the limit and not the generator.
