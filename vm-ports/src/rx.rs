@@ -124,17 +124,19 @@ impl RxQueue {
     #[inline]
     pub fn push(&mut self, view: View<'_>) -> Result<(), RxDrop> {
         let mut outcome = Ok(());
-        self.push_run(std::iter::once(view), |reason| outcome = Err(reason));
+        self.push_run(std::iter::once(view), |_, reason| outcome = Err(reason));
         outcome
     }
 
-    /// [`RxQueue::push`] for each of these packets, in order. Returns how many were put there, and tells `refused` why each other was not.
+    /// [`RxQueue::push`] for each of these packets, in order. Returns how many were put there, and tells `refused` which others were not, counted
+    /// from 0, and why.
     #[inline]
     pub fn push_run<'b>(
         &mut self,
         mut views: impl ExactSizeIterator<Item = View<'b>> + Clone,
-        mut refused: impl FnMut(RxDrop),
+        mut refused: impl FnMut(usize, RxDrop),
     ) -> usize {
+        let count = views.len();
         let mut pushed = 0;
         // So many at once. One, after a packet that had to be looked at by itself, and more again as they go: neither the packets nor what
         // the guest does with its buffers make anybody look at all of them for each packet.
@@ -153,10 +155,11 @@ impl RxQueue {
             match self.push_by_itself(view) {
                 Ok(()) => pushed += 1,
                 Err(reason) => {
-                    refused(reason);
+                    let next = count - views.len();
+                    refused(next - 1, reason);
                     if reason == RxDrop::Full && self.ring.is_drained() {
                         self.counters.rx.refused[reason as usize].add(views.len() as u64);
-                        views.for_each(|_| refused(reason));
+                        (next..count).for_each(|nth| refused(nth, reason));
                         return pushed;
                     }
                 }

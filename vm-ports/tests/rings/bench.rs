@@ -229,8 +229,8 @@ pub(crate) fn push_offloaded(rx: &mut RxQueue, frame: &[u8], offload: vm_ports::
     pushed
 }
 
-/// Pushes frames of this process's own as one run and shows them to the guest; how many went, and why the others did not.
-pub(crate) fn push_run(rx: &mut RxQueue, frames: &[Vec<u8>]) -> (usize, Vec<RxDrop>) {
+/// Pushes frames of this process's own as one run and shows them to the guest; how many went, and which others did not, and why.
+pub(crate) fn push_run(rx: &mut RxQueue, frames: &[Vec<u8>]) -> (usize, Vec<(usize, RxDrop)>) {
     let mut buffer = BurstBuffer::default();
     let mut burst = Burst::new(&mut buffer);
     for frame in frames {
@@ -238,7 +238,7 @@ pub(crate) fn push_run(rx: &mut RxQueue, frames: &[Vec<u8>]) -> (usize, Vec<RxDr
     }
     let mut refused = Vec::new();
     let views = (0..burst.len()).map(|index| burst.view(index));
-    let pushed = rx.push_run(views, |reason| refused.push(reason));
+    let pushed = rx.push_run(views, |nth, reason| refused.push((nth, reason)));
     rx.flush();
     (pushed, refused)
 }

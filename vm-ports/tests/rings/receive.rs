@@ -258,7 +258,9 @@ fn a_run_is_its_packets_one_by_one() {
                 let (pushed, refused) = push_run(&mut together.rx, &frames);
                 let alone: Vec<_> = frames.iter().map(|frame| push(&mut apart.rx, frame)).collect();
                 assert_eq!(pushed, alone.iter().filter(|result| result.is_ok()).count(), "{features:?} {ring}");
-                assert_eq!(refused, alone.into_iter().filter_map(Result::err).collect::<Vec<_>>());
+                let refused_alone =
+                    alone.into_iter().enumerate().filter_map(|(nth, result)| Some((nth, result.err()?)));
+                assert_eq!(refused, refused_alone.collect::<Vec<_>>());
                 assert_eq!(received(&mut together.pair), received(&mut apart.pair));
             }
         }
@@ -291,7 +293,7 @@ fn descriptors_without_bytes_are_walked_once_and_given_back() {
     // A burst's packets have the 8,192 together: the others look at nothing.
     let burst = vec![pattern(1000, 1); 8];
     let refused = [vec![RxDrop::BadBuffer], vec![RxDrop::Full; 7]].concat();
-    assert_eq!(push_run(&mut world.rx, &burst), (0, refused));
+    assert_eq!(push_run(&mut world.rx, &burst), (0, refused.into_iter().enumerate().collect()));
     assert_eq!(raw.used_index(), 64 + 32);
 }
 
@@ -313,8 +315,9 @@ fn slots_of_bad_chains_count_in_what_a_burst_looks_at() {
     let burst = vec![pattern(60, 1); 32];
     for _ in 0..2 {
         let refused = [[RxDrop::BadBuffer; 16], [RxDrop::Full; 16]].concat();
-        assert_eq!(push_run(&mut world.rx, &burst), (0, refused));
+        assert_eq!(push_run(&mut world.rx, &burst), (0, refused.into_iter().enumerate().collect()));
     }
-    assert_eq!(push_run(&mut world.rx, &burst), (0, vec![RxDrop::Full; 32]), "all 32 chains were given back");
+    let refused = vec![RxDrop::Full; 32].into_iter().enumerate().collect();
+    assert_eq!(push_run(&mut world.rx, &burst), (0, refused), "all 32 chains were given back");
     assert_eq!(world.rx.fault(), None);
 }
