@@ -10,8 +10,8 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 top=$(dirname "$here")
 
-# A compiler for the generated shims and for linking, DPDK's headers and drivers, and libclang for bindgen.
-build_packages=(build-essential pkg-config libdpdk-dev libclang-dev clang)
+# A compiler for the generated shims and for linking, DPDK's headers and drivers, libclang for bindgen, and libpcap, which compiles filters of captures.
+build_packages=(build-essential pkg-config libdpdk-dev libclang-dev clang libpcap-dev)
 
 # QEMU guests (iperf3, busybox and the kernel below make their image), and the namespaces around them.
 demo_packages=(qemu-system-x86 iperf3 iproute2 ethtool)
@@ -23,9 +23,9 @@ is_installed() {
 # Of the two busybox packages, which exclude each other, whichever is there already.
 is_installed busybox || demo_packages+=(busybox-static)
 
-# dpdk-testpmd, the second real driver, is in dpdk-dev; strace watches the I/O cores. promtool comes with prometheus, and both judge the rules
+# dpdk-testpmd, the second real driver, is in dpdk-dev; strace watches the I/O cores; tcpdump reads what was captured. promtool comes with prometheus, and both judge the rules
 # and dashboards, which a Python program writes.
-test_packages=(dpdk-dev strace prometheus python3 python3-venv)
+test_packages=(dpdk-dev strace tcpdump prometheus python3 python3-venv)
 
 # Grafana's own types, from PyPI, against which the dashboards are checked.
 grafana_sdk='grafana-foundation-sdk==1769699998!10.1.0'

@@ -6,6 +6,7 @@ mod notify;
 mod signals;
 
 use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use anyhow::{Result, anyhow};
 use config::{Config, LogFormat, Machine, SchedulerConfig, SwitchConfig};
 use tracing::{info, warn};
 
-use crate::control::protocol::{MovedQueue, PlanReport, Request, Response};
+use crate::control::protocol::{CaptureRequest, MovedQueue, PlanReport, Request, Response};
 use crate::control::{Control, ControlSocket, Mailbox, Message, Port, Setup, Switch, admit, given_up};
 use crate::dataplane::{Dataplane, DataplaneError};
 use crate::logging::{self, Limit};
@@ -73,6 +74,10 @@ impl Switch for Dataplane {
 
     fn pause_scheduler(&self, pause: bool) -> bool {
         self.scheduling.set_paused(pause)
+    }
+
+    fn capture(&mut self, request: &CaptureRequest, stream: &UnixStream) -> Result<(), DataplaneError> {
+        self.capture(request, stream)
     }
 
     fn snapshot(&self) -> Snapshot {
@@ -162,6 +167,7 @@ fn serve(control: &mut Control<Dataplane>, messages: &Receiver<Message>, limit: 
                 // Whoever asked may have gone away.
                 let _ = reply.send(control.handle(request));
             }
+            Ok(Message::Capture(request, stream)) => control.capture(&request, &stream),
             Ok(Message::Reload) => {
                 if let Response::Error(error) = control.handle(Request::Reload) {
                     warn!("the configuration file was not reloaded: {error}");

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::control::protocol::CaptureDirection;
+
 /// Everything.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Snapshot {
@@ -34,6 +36,47 @@ pub(crate) struct Snapshot {
     pub(crate) scheduler: SchedulerSnapshot,
     /// Who talks to whom.
     pub(crate) talks: TalksSnapshot,
+    /// What is captured.
+    #[serde(default)]
+    pub(crate) captures: CapturesSnapshot,
+}
+
+/// Captures. Packets, bytes and what was missed are those of all captures since the start.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct CapturesSnapshot {
+    /// Those that run.
+    pub(crate) running: Vec<CaptureSnapshot>,
+    /// Captures since the start.
+    pub(crate) begun: u64,
+    /// Packets written.
+    pub(crate) packets: u64,
+    /// Their bytes, as far as they were kept.
+    pub(crate) bytes: u64,
+    /// Packets missed, by reason.
+    pub(crate) missed: BTreeMap<String, u64>,
+}
+
+/// A capture that runs.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct CaptureSnapshot {
+    /// Its number, from 0.
+    pub(crate) number: u64,
+    /// Ports, by name.
+    pub(crate) ports: Vec<String>,
+    /// Which way packets go that are captured.
+    pub(crate) direction: CaptureDirection,
+    /// Which of them, as it was written.
+    pub(crate) filter: Option<String>,
+    /// Milliseconds since it began.
+    pub(crate) running_ms: u64,
+    /// Packets written.
+    pub(crate) packets: u64,
+    /// Their bytes, as far as they were kept.
+    pub(crate) bytes: u64,
+    /// Packets that the filter did not match.
+    pub(crate) unmatched: u64,
+    /// Packets missed, by reason.
+    pub(crate) missed: BTreeMap<String, u64>,
 }
 
 /// Unicast packets between guests' queue pairs in the last interval of load accounting.

@@ -27,9 +27,20 @@ impl Client {
 
     /// Sends a request. What the switch refuses is an error in its own words.
     pub(super) fn ask(&self, request: &Request) -> Result<Answer> {
-        let line = self.exchange(request).map_err(|error| self.explain(&error))?;
+        Ok(self.begin(request)?.0)
+    }
+
+    /// The same for a request after whose response something else follows, for as long as it takes.
+    pub(super) fn stream(&self, request: &Request) -> Result<BufReader<UnixStream>> {
+        let (answer, stream) = self.begin(request)?;
+        stream.get_ref().set_read_timeout(None)?;
+        if matches!(answer, Answer::Capturing) { Ok(stream) } else { Err(unexpected()) }
+    }
+
+    fn begin(&self, request: &Request) -> Result<(Answer, BufReader<UnixStream>)> {
+        let (line, stream) = self.exchange(request).map_err(|error| self.explain(&error))?;
         match serde_json::from_str(&line) {
-            Ok(Response::Ok(answer)) => Ok(answer),
+            Ok(Response::Ok(answer)) => Ok((answer, stream)),
             Ok(Response::Error(text)) => Err(Error::msg(text)),
             Err(error) => Err(anyhow!(
                 "{} answered what this sidecore {} does not understand: {error}; use the sidecore that was started there",
@@ -39,16 +50,17 @@ impl Client {
         }
     }
 
-    fn exchange(&self, request: &Request) -> io::Result<String> {
+    fn exchange(&self, request: &Request) -> io::Result<(String, BufReader<UnixStream>)> {
         let mut stream = UnixStream::connect(&self.path)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         let mut text = serde_json::to_vec(request)?;
         text.push(b'\n');
         stream.write_all(&text)?;
+        let mut stream = BufReader::new(stream);
         let mut line = String::new();
-        BufReader::new(stream).take(MAX_RESPONSE).read_line(&mut line)?;
-        if line.ends_with('\n') { Ok(line) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+        (&mut stream).take(MAX_RESPONSE).read_line(&mut line)?;
+        if line.ends_with('\n') { Ok((line, stream)) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
     }
 
     fn explain(&self, error: &io::Error) -> Error {

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod capture;
 mod client;
 mod config_file;
 mod guest;
@@ -48,6 +49,7 @@ Examples:
   sidecore status                                           how is it?
   sidecore top                                              how is it from second to second?
   sidecore guest add vm7 --socket /run/sidecore/vm7.sock    give a VM a port while the switch runs
+  sidecore capture vm7 -w vm7.pcapng                        what does it send and receive?
   sidecore reload                                           apply what was edited in sidecore.toml
 
 All commands but `run`, `config` and `metrics` talk to a running switch over its control socket. What goes wrong is said on
@@ -88,6 +90,11 @@ enum Command {
     /// See what the scheduler decides, and stop it from doing so.
     #[command(subcommand)]
     Scheduler(scheduler::SchedulerCommand),
+    /// Record what passes ports, into a pcapng file that tcpdump and Wireshark read.
+    ///
+    /// Forwarding goes on whatever happens: an I/O core spends no more than a bounded part of its time on it, and a reader that is slow misses packets, which are
+    /// counted.
+    Capture(capture::CaptureArgs),
     /// Look at the forwarding database.
     #[command(subcommand)]
     Fdb(FdbCommand),
@@ -132,6 +139,7 @@ fn execute(cli: Cli) -> Result<()> {
         Command::Guest(command) => guest::execute(&client, command),
         Command::Uplink(command) => uplink::execute(&client, command),
         Command::Scheduler(command) => scheduler::execute(&client, command),
+        Command::Capture(args) => capture::execute(&client, &args),
         Command::Fdb(FdbCommand::Show { json }) => show::fdb(&client, json),
         Command::Metrics(command) => metrics::execute(&command),
         Command::Reload => reload(&client),

@@ -9,10 +9,10 @@ use config::{RawTrunk, RawVlan};
 
 use super::client::{Client, unexpected};
 use super::table;
-use super::units::{duration, micros, percent};
-use crate::control::protocol::{Answer, Origin, Request};
+use super::units::{bytes, duration, micros, percent};
+use crate::control::protocol::{Answer, CaptureDirection, Origin, Request};
 use crate::rates::{self, CoreRates, Interval, PortRates};
-use crate::snapshot::{Accounting, CoreSnapshot, PortSnapshot, PortState, Snapshot};
+use crate::snapshot::{Accounting, CaptureSnapshot, CoreSnapshot, PortSnapshot, PortState, Snapshot};
 use crate::words;
 
 /// Time between the two looks that rates are made of.
@@ -123,10 +123,29 @@ fn render(before: &Snapshot, now: &Snapshot) -> String {
     text.push('\n');
     text.push_str(&super::scheduler::summary(&now.scheduler));
     text.push_str(&accounting(&now.accounting));
+    now.captures.running.iter().for_each(|capture| text.push_str(&capture_line(capture)));
     for port in &now.ports {
         notes(port, &mut text);
     }
     text
+}
+
+fn capture_line(capture: &CaptureSnapshot) -> String {
+    let filter = capture.filter.as_ref().map_or(String::new(), |filter| format!(", filter \"{filter}\""));
+    let direction = match capture.direction {
+        CaptureDirection::From => "from",
+        CaptureDirection::To => "to",
+        CaptureDirection::Both => "from and to",
+    };
+    format!(
+        "Capture {}, {direction} {}{filter}, for {}: {} packets, {}, {} missed\n",
+        capture.number,
+        capture.ports.join(", "),
+        duration(capture.running_ms / 1000),
+        capture.packets,
+        bytes(capture.bytes),
+        capture.missed.values().sum::<u64>(),
+    )
 }
 
 fn port_row(port: &PortSnapshot, rates: Option<PortRates>) -> Vec<String> {

@@ -1,4 +1,6 @@
-//! Figures, as people read them.
+//! Figures, as people read and write them.
+
+use std::time::Duration;
 
 /// Three digits and a prefix: `1.23M`.
 pub(super) fn short(value: f64) -> String {
@@ -29,6 +31,53 @@ pub(super) fn micros(ns: u64) -> String {
     format!("{:.1} µs", ns as f64 / 1e3)
 }
 
+/// A number of bytes, with a prefix of the kind that counts by 1024.
+pub(super) fn bytes(count: u64) -> String {
+    let mut rest = count as f64;
+    for unit in ["bytes", "KiB", "MiB", "GiB"] {
+        if rest < 1023.5 {
+            return if rest.fract() == 0.0 { format!("{rest} {unit}") } else { format!("{rest:.1} {unit}") };
+        }
+        rest /= 1024.0;
+    }
+    format!("{rest:.1} TiB")
+}
+
+/// Reads a number of bytes: `1500`, `64K`, `100M`, `2G`.
+pub(super) fn parse_bytes(text: &str) -> Result<u64, String> {
+    let (number, unit) = split(text);
+    let shift = match unit {
+        "" => 0,
+        "K" | "KiB" => 10,
+        "M" | "MiB" => 20,
+        "G" | "GiB" => 30,
+        "T" | "TiB" => 40,
+        _ => return Err("write a number of bytes, or as in 64K, 100M, 2G".to_owned()),
+    };
+    let number: u64 = number.parse().map_err(|_| "write a number of bytes, or as in 64K, 100M, 2G".to_owned())?;
+    number.checked_mul(1 << shift).ok_or_else(|| "that is more than there can be".to_owned())
+}
+
+/// Reads a time: `30`, `500ms`, `30s`, `5m`, `1h`.
+pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
+    let wrong = || "write a number of seconds, or as in 500ms, 30s, 5m, 1h".to_owned();
+    let (number, unit) = split(text);
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let ms = match unit {
+        "ms" => 1,
+        "" | "s" => 1000,
+        "m" | "min" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(wrong()),
+    };
+    number.checked_mul(ms).map(Duration::from_millis).ok_or_else(wrong)
+}
+
+/// A number and the unit behind it.
+fn split(text: &str) -> (&str, &str) {
+    text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()))
+}
+
 /// A time in seconds, in its largest units.
 pub(super) fn duration(seconds: u64) -> String {
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
@@ -48,6 +97,21 @@ mod tests {
     fn durations() {
         let texts = [5, 65, 3700, 90_000].map(duration);
         assert_eq!(texts, ["5 s", "1 min 5 s", "1 h 1 min", "1 d 1 h"]);
+    }
+
+    #[test]
+    fn sizes_and_times_are_read() {
+        assert_eq!(["1500", "64K", "2G"].map(parse_bytes), [Ok(1500), Ok(64 << 10), Ok(2 << 30)]);
+        for bad in ["", "K", "-1", "1.5G", "1X", "99999999999999T"] {
+            assert!(parse_bytes(bad).is_err(), "{bad}");
+        }
+        let texts = [1500, 64 << 10, 1 << 30, (3 << 30) / 2, 5 << 40].map(bytes);
+        assert_eq!(texts, ["1.5 KiB", "64 KiB", "1 GiB", "1.5 GiB", "5.0 TiB"]);
+        let times = ["2", "500ms", "3m", "1h"].map(|text| parse_duration(text).unwrap().as_millis());
+        assert_eq!(times, [2000, 500, 180_000, 3_600_000]);
+        for bad in ["", "s", "1d", "1.5s", "99999999999999999999"] {
+            assert!(parse_duration(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -14,9 +14,10 @@ pub(crate) use claim::ControlSocket;
 pub(crate) use mailbox::{Mailbox, Message};
 pub(crate) use port::Port;
 pub(crate) use reload::given_up;
-pub(crate) use server::serve;
+pub(crate) use server::{line_of, serve};
 
 use std::collections::BTreeSet;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use config::{
@@ -29,7 +30,7 @@ use crate::snapshot::{FdbSnapshot, PortKind, PortState, Snapshot};
 use crate::state::{StateError, StateFile};
 use crate::words;
 use port::{find, insert, take_out};
-use protocol::{Answer, Done, Listed, MovedQueue, Origin, PlanReport, Request, Response};
+use protocol::{Answer, CaptureRequest, Done, Listed, MovedQueue, Origin, PlanReport, Request, Response};
 
 /// What the control plane needs of the switch it runs.
 pub(crate) trait Switch {
@@ -50,6 +51,8 @@ pub(crate) trait Switch {
     fn plan(&self) -> PlanReport;
     /// Stops the scheduler from doing anything by itself, or lets it go on. Whether that changed anything.
     fn pause_scheduler(&self, pause: bool) -> bool;
+    /// Begins a capture. `stream` is the connection it was asked for on, and belongs to it from now on.
+    fn capture(&mut self, request: &CaptureRequest, stream: &UnixStream) -> Result<(), Self::Error>;
     fn snapshot(&self) -> Snapshot;
     fn fdb(&self) -> Vec<FdbSnapshot>;
 }
@@ -70,6 +73,8 @@ pub(crate) enum ControlError {
     Switch(String),
     #[error("{port} cannot run before the switch is started again: {why}")]
     NeedsRestart { port: String, why: String },
+    #[error("a capture needs a connection to stream to: ask for it on the control socket")]
+    NeedsConnection,
     #[error("{cause}; putting things back failed too, so these are gone: {}", lost.join(", "))]
     NotPutBack { cause: Box<ControlError>, lost: Vec<String> },
 }
@@ -149,13 +154,18 @@ impl<S: Switch> Control<S> {
             Request::SchedulerPause => Ok(Answer::Done(self.pause_scheduler(true))),
             Request::SchedulerResume => Ok(Answer::Done(self.pause_scheduler(false))),
             Request::Reload => self.reload().map(Answer::Reloaded),
+            Request::Capture(_) => Err(ControlError::NeedsConnection),
         };
         match result {
             Ok(answer) => Response::Ok(answer),
-            Err(error) => {
-                warn!("request refused: {error}");
-                Response::Error(error.to_string())
-            }
+            Err(error) => refusal(&error),
+        }
+    }
+
+    /// Begins a capture, for whoever is on the other end of `stream`. The answer is sent there, and then the file.
+    pub(crate) fn capture(&mut self, request: &CaptureRequest, stream: &UnixStream) {
+        if let Err(error) = self.switch.capture(request, stream) {
+            server::respond(stream, &refusal(&error));
         }
     }
 
@@ -270,6 +280,11 @@ impl<S: Switch> Control<S> {
         };
         configs.iter().map(listed).collect()
     }
+}
+
+fn refusal(error: &dyn std::error::Error) -> Response {
+    warn!("request refused: {error}");
+    Response::Error(error.to_string())
 }
 
 /// Sorts ports that the state file kept into those that can run beside the file's, and those that cannot, with why.

@@ -43,6 +43,80 @@ pub(crate) enum Request {
     SchedulerResume,
     /// Reads the configuration file again and applies what changed: [`Answer::Reloaded`].
     Reload,
+    /// Captures packets: [`Answer::Capturing`], and then, on the same connection, a pcapng file until the capture ends. Whatever is sent on the connection
+    /// meanwhile ends it, and so does closing it.
+    Capture(CaptureRequest),
+}
+
+/// What is to be captured, and how much of it at most.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct CaptureRequest {
+    /// Guests and uplinks, by name.
+    pub(crate) ports: Vec<String>,
+    /// Which way packets go.
+    pub(crate) direction: CaptureDirection,
+    /// Which of them.
+    pub(crate) filter: Option<CaptureFilter>,
+    /// Bytes kept of each packet.
+    pub(crate) snaplen: u32,
+    /// Packets; nothing: as many as come.
+    pub(crate) packets: Option<u64>,
+    /// Bytes of the file.
+    pub(crate) bytes: u64,
+    /// How long it takes; nothing: until it is ended.
+    pub(crate) duration_ms: Option<u64>,
+    /// Packets that each I/O core may add in a second.
+    pub(crate) rate_pps: u32,
+    /// Hundredths of its time that each I/O core may spend on it.
+    pub(crate) core_share_percent: u32,
+}
+
+impl CaptureRequest {
+    /// The longest frame there is.
+    pub(crate) const SNAPLEN: u32 = vm_ports::FRAME_MAX as u32;
+    /// A gibibyte.
+    pub(crate) const BYTES: u64 = 1 << 30;
+    pub(crate) const RATE_PPS: u32 = 100_000;
+    pub(crate) const CORE_SHARE_PERCENT: u32 = 5;
+}
+
+impl Default for CaptureRequest {
+    fn default() -> Self {
+        Self {
+            ports: Vec::new(),
+            direction: CaptureDirection::Both,
+            filter: None,
+            snaplen: Self::SNAPLEN,
+            packets: None,
+            bytes: Self::BYTES,
+            duration_ms: None,
+            rate_pps: Self::RATE_PPS,
+            core_share_percent: Self::CORE_SHARE_PERCENT,
+        }
+    }
+}
+
+/// Which way packets go, as the switch sees a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum CaptureDirection {
+    /// They come from it.
+    From,
+    /// They leave through it.
+    To,
+    /// Both.
+    Both,
+}
+
+/// Which packets.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CaptureFilter {
+    /// As people wrote it, in tcpdump's language: only shown.
+    pub(crate) expression: String,
+    /// The same as a classic BPF program for Ethernet, one instruction each, as `tcpdump -ddd` prints them.
+    pub(crate) program: Vec<String>,
 }
 
 /// What comes back.
@@ -67,6 +141,8 @@ pub(crate) enum Answer {
     Moved(Vec<MovedQueue>),
     Plan(PlanReport),
     Reloaded(ReloadReport),
+    /// The capture runs.
+    Capturing,
 }
 
 /// A port's settings, every key written out, and what is not in them.
@@ -189,6 +265,18 @@ mod tests {
             read(r#"{"command":"guest_remove","name":"vm1"}"#).unwrap(),
             Request::GuestRemove { name: "vm1".into() }
         );
+        let capture = r#"{"command":"capture","ports":["vm1"],"direction":"to","filter":{"expression":"ip","program":["6 0 0 1"]}}"#;
+        let filter = CaptureFilter { expression: "ip".into(), program: vec!["6 0 0 1".into()] };
+        let expected = CaptureRequest {
+            ports: vec!["vm1".into()],
+            direction: CaptureDirection::To,
+            filter: Some(filter),
+            ..CaptureRequest::default()
+        };
+        assert_eq!(read(capture).unwrap(), Request::Capture(expected.clone()));
+        let written = serde_json::to_string(&Request::Capture(expected.clone())).unwrap();
+        assert_eq!(read(&written).unwrap(), Request::Capture(expected));
+        assert!(read(r#"{"command":"capture","port":"vm1"}"#).is_err());
         for bad in [r#"{}"#, r#"{"command":"explode"}"#, r#"{"command":"guest_remove"}"#, "[]", "7"] {
             assert!(read(bad).is_err(), "{bad}");
         }

@@ -1,7 +1,7 @@
 //! The control socket's other side: reads requests, passes them on, writes responses. A client that is slow, silent or
 //! endless costs one of a few connections for a few seconds, and nothing else.
 
-use std::io;
+use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -63,6 +63,12 @@ async fn connection(stream: UnixStream, mailbox: &Mailbox, connections: &Semapho
         let complete = line.ends_with(b"\n");
         let response = if complete || line.len() < MAX_REQUEST {
             match serde_json::from_slice::<Request>(&line) {
+                Ok(Request::Capture(request)) => {
+                    // The connection is the capture's from now on, and none of those that are served here.
+                    let stream = read.into_inner().reunite(write).map_err(io::Error::other)?.into_std()?;
+                    mailbox.capture(request, stream);
+                    return Ok(());
+                }
                 Ok(request) => mailbox.ask(request).await,
                 Err(error) => Response::Error(format!(
                     "not a request: {error}; send one JSON object a line, such as {{\"command\":\"status\"}}"
@@ -71,12 +77,25 @@ async fn connection(stream: UnixStream, mailbox: &Mailbox, connections: &Semapho
         } else {
             Response::Error(format!("a request has at most {MAX_REQUEST} bytes; send less"))
         };
-        let mut text = serde_json::to_vec(&response)?;
-        text.push(b'\n');
-        timeout(DEADLINE, write.write_all(&text)).await??;
+        timeout(DEADLINE, write.write_all(&line_of(&response)?)).await??;
         if !complete {
             // End of the client's side, or a line whose rest is not worth reading.
             return Ok(());
         }
+    }
+}
+
+/// A response as it is sent.
+pub(crate) fn line_of(response: &Response) -> io::Result<Vec<u8>> {
+    let mut text = serde_json::to_vec(response)?;
+    text.push(b'\n');
+    Ok(text)
+}
+
+/// Answers on a connection that is not served here any more. There is room for a line in it, since it has got nothing yet.
+pub(super) fn respond(mut stream: &std::os::unix::net::UnixStream, response: &Response) {
+    let sent = line_of(response).and_then(|line| stream.write_all(&line));
+    if let Err(error) = sent {
+        debug!("control connection closed: {error}");
     }
 }

@@ -70,6 +70,11 @@ impl Switch for FakeSwitch {
         pause
     }
 
+    fn capture(&mut self, request: &CaptureRequest, _: &UnixStream) -> Result<(), FakeError> {
+        self.log.push(format!("capture {}", request.ports.join(",")));
+        Err(FakeError("no such port"))
+    }
+
     fn snapshot(&self) -> Snapshot {
         Snapshot { version: "0".into(), tsc_hz: 1, ..Snapshot::default() }
     }

@@ -110,6 +110,9 @@ pub(crate) enum DataplaneError {
         /// The core.
         core: usize,
     },
+    /// A capture that cannot begin.
+    #[error(transparent)]
+    Capture(#[from] super::CaptureError),
     /// The switch ends.
     #[error("the switch is being stopped")]
     Stopping,

@@ -1,5 +1,6 @@
 //! The I/O cores as the rest of the process sees them: started, told things, asked things, stopped.
 
+mod captures;
 mod own;
 
 use std::num::NonZeroU32;

@@ -7,6 +7,7 @@ use arrayvec::ArrayVec;
 use vm_ports::{BURST_PACKETS, Burst, Packet, RxDrop, RxQueue, TxQueue, View};
 
 use super::accounting::{Charge, CoreCounters, SOURCES_MAX, SourceId};
+use super::capture::{Direction, Taps};
 use super::handover::{Move, TableVersion};
 use super::held::{HeldCall, HeldCalls};
 use super::ports::{PORT_QUEUES_MAX, PORTS_MAX, PortEntry, PortTable, Receiver, Way};
@@ -321,6 +322,8 @@ pub(super) struct Outputs {
     /// Calls that are held back, to receivers and, by their places with the core, to senders.
     pub(super) held: HeldCalls,
     pub(super) uplinks: Vec<UplinkTx>,
+    /// What is captured of what passes.
+    pub(super) taps: Taps,
     to: Vec<Option<ToCore>>,
     /// Cores to which something was handed that they have not been shown.
     to_touched: u64,
@@ -351,6 +354,7 @@ impl Outputs {
             touched: Vec::with_capacity(PORTS_MAX * PORT_QUEUES_MAX),
             held: HeldCalls::new(SOURCES_MAX, cycles_per_s),
             uplinks: Vec::with_capacity(PORTS_MAX),
+            taps: Taps::default(),
             to,
             to_touched: 0,
             to_wake: 0,
@@ -483,29 +487,44 @@ impl Outputs {
     /// Puts these packets out and charges them.
     #[inline]
     fn leave(&mut self, exit: Exit, burst: &Burst<'_>, run: Range<usize>, source: SourceId, charge: Charge) {
-        let Self { rx, touched, uplinks, counters, .. } = self;
+        let Self { rx, touched, uplinks, taps, counters, .. } = self;
         let account = counters.source(source);
-        let refused = |reason| account.settle(charge, Err(reason));
+        // Those of the run that were not put out.
+        let mut lost = 0u32;
+        let refused = |nth: usize, reason| {
+            lost |= 1 << nth;
+            account.settle(charge, Err(reason));
+        };
         let count = run.len();
         let views = run.map(|index| burst.view(index));
-        match exit {
+        let tap = views.clone();
+        let port = match exit {
             Exit::Guest(at) => match rx.get_mut(usize::from(at)) {
                 Some(slot) => {
-                    let pushed = slot.rx.push_run(views, |refusal| refused(reason(refusal)));
+                    let mut refused = refused;
+                    let pushed = slot.rx.push_run(views, |nth, refusal| refused(nth, reason(refusal)));
                     account.settle_many(charge, Ok(()), pushed);
                     if charge != Charge::Copy && pushed > 0 {
                         counters.note_talk(source, slot.source, pushed);
                     }
                     slot.touch(at, touched);
+                    slot.port
                 }
-                None => account.settle_many(charge, Err(DropReason::ReceiverNotReady), count),
+                None => return account.settle_many(charge, Err(DropReason::ReceiverNotReady), count),
             },
             // Charged when they are sent.
             Exit::Uplink(at) => match uplinks.get_mut(at) {
-                Some(uplink) => uplink.push_run(views, source, charge, counters, refused),
-                None => account.settle_many(charge, Err(DropReason::PortGone), count),
+                Some(uplink) => {
+                    uplink.push_run(views, source, charge, counters, refused);
+                    uplink.port
+                }
+                None => return account.settle_many(charge, Err(DropReason::PortGone), count),
             },
-            Exit::Core(..) => account.settle_many(charge, Err(DropReason::ReceiverNotReady), count),
+            Exit::Core(..) => return account.settle_many(charge, Err(DropReason::ReceiverNotReady), count),
+        };
+        if taps.are_there() {
+            let delivered = tap.enumerate().filter(|(nth, _)| lost & 1 << nth == 0);
+            taps.see(port, Direction::To, delivered.map(|(_, view)| view));
         }
     }
 
@@ -604,25 +623,27 @@ impl Outputs {
         };
         shape(burst.packet_mut(index), ingress, egress);
         let view = burst.view(index);
-        let outcome = match entry.way {
+        let put_out = match entry.way {
             Way::Guest(_) => {
                 let pushed = self.push_guest(entry.id, usize::from(receiver.queue), view);
                 pushed.map(|to| {
                     if charge != Charge::Copy {
                         self.counters.note_talk(source, to, 1);
                     }
+                    self.counters.source(source).settle(charge, Ok(()));
                 })
             }
             Way::Uplink(_) => match self.uplinks.iter_mut().find(|uplink| uplink.is(entry.id, receiver.queue)) {
-                Some(uplink) => match uplink.push(view, source, charge, &self.counters) {
-                    // Charged when it is sent.
-                    Ok(()) => return,
-                    Err(reason) => Err(reason),
-                },
+                // Charged when it is sent.
+                Some(uplink) => uplink.push(view, source, charge, &self.counters),
                 None => Err(DropReason::PortGone),
             },
         };
-        self.counters.source(source).settle(charge, outcome);
+        match put_out {
+            Ok(()) if self.taps.are_there() => self.taps.see(entry.id, Direction::To, std::iter::once(view)),
+            Ok(()) => {}
+            Err(reason) => self.counters.source(source).settle(charge, Err(reason)),
+        }
     }
 
     /// Puts one packet into a guest's receive ring; whose that is.

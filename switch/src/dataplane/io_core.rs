@@ -362,6 +362,7 @@ impl IoCore {
         let most = burst_length.packets();
         let mut burst = Burst::up_to(most, buffer);
         let pulled = guest.tx.pull(&mut burst);
+        forwarder.out.taps.see_burst(guest.origin.port, &burst);
         let flooded = forwarder.forward(&mut burst, &guest.origin, *now);
         drop(burst);
         if sample.is_some() {
@@ -465,6 +466,7 @@ impl IoCore {
             }
             next += 1;
         }
+        forwarder.out.taps.see_burst(origin.port, &burst);
         forwarder.forward(&mut burst, origin, *now);
         drop(burst);
         if sampled {
@@ -596,6 +598,11 @@ impl IoCore {
             Message::Announce { port, source, mac } => self.announce(port, source, mac),
             Message::Stations { from, count, reply } => answer(&reply, self.stations(from, count)),
             Message::Tune(limits) => self.tune(limits),
+            Message::Tap { tap, reply } => {
+                self.forwarder.out.taps.add(tap);
+                answer(&reply, ());
+            }
+            Message::Untap { capture, reply } => answer(&reply, self.forwarder.out.taps.remove(capture)),
             Message::Stop => {
                 self.release_calls();
                 return false;

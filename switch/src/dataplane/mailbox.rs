@@ -10,6 +10,7 @@ use ringbuf::{HeapCons, HeapProd, HeapRb};
 use vm_ports::QueuePair;
 
 use super::accounting::{SourceId, UplinkCounters};
+use super::capture::Tap;
 use super::handover::{Move, Token};
 use super::ports::PortTable;
 use super::turns::Share;
@@ -65,6 +66,10 @@ pub(super) enum Message {
     Stations { from: usize, count: usize, reply: Reply<Option<Vec<Entry>>> },
     /// From now on, age, learn and flood by these limits.
     Tune(Limits),
+    /// Have a part in a capture; the answer says that it has.
+    Tap { tap: Box<Tap>, reply: Reply<()> },
+    /// Have no part in it any more.
+    Untap { capture: u64, reply: Reply<Option<Box<Tap>>> },
     /// End.
     Stop,
 }

@@ -17,11 +17,13 @@
 //!                                                interval    the same, and who talks to whom, from tick to tick
 //! load       counters into what the scheduler is told
 //! report     counters into a snapshot
+//! capture    what passes a port, as a pcapng file
 //! histogram  how long things take, by bounds
 //! rig        cores without threads, for benches and tests
 //! ```
 
 mod accounting;
+mod capture;
 mod device;
 mod eal;
 mod error;
@@ -50,6 +52,7 @@ mod waiting;
 mod watch;
 mod xcore;
 
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -58,6 +61,8 @@ use pmd_bindings::Eal;
 use scheduler::{Demand, IoCore};
 
 use self::accounting::{SOURCES_MAX, SourceId};
+use self::capture::Captures;
+pub(crate) use self::capture::{CaptureError, Missed};
 use self::device::Uplink;
 pub(crate) use self::error::DataplaneError;
 use self::fabric::Fabric;
@@ -72,11 +77,12 @@ pub(crate) use self::sleep::WakeCause;
 use self::steering::Steering;
 use self::turns::Share;
 use self::uplink_queues::Uplinks;
-use crate::control::protocol::MovedQueue;
+use crate::control::protocol::{CaptureRequest, MovedQueue};
 use crate::forwarding::{MacAddr, PortId, PortKind, PortVlans, SourceCheck, VlanId, VlanSet};
 
 /// Everything between the sockets of guests and the devices of uplinks. Owned by the control thread.
 pub(crate) struct Dataplane {
+    captures: Captures,
     // Guests and uplinks first: sessions end and devices close while the cores still run.
     guests: Vec<Guest>,
     uplinks: Vec<Uplink>,
@@ -105,6 +111,7 @@ impl Dataplane {
         let loads = Arc::new(Loads::new(Arc::clone(&fabric)));
         let uplink_queues = Arc::new(Uplinks::new(Arc::clone(&fabric)));
         Ok(Self {
+            captures: Captures::new(&fabric),
             guests: Vec::new(),
             uplinks: Vec::new(),
             scheduling: Scheduling::start(&fabric, &loads, &uplink_queues, &config.io_cores, scheduler)
@@ -183,7 +190,9 @@ impl Dataplane {
             .iter()
             .position(|guest| guest.config.name.as_str() == name)
             .ok_or_else(|| DataplaneError::NoSuchPort { kind: "guest", name: name.to_owned() })?;
-        let host = self.guests.remove(index).stop();
+        let guest = self.guests.remove(index);
+        self.captures.port_is_removed(guest.host.port, name);
+        let host = guest.stop();
         self.loads.remove(host.port);
         self.close_port(host.port);
         host.queues.iter().for_each(|queue| self.fabric.release_source(queue.source));
@@ -261,10 +270,25 @@ impl Dataplane {
             .position(|uplink| uplink.config.name.as_str() == name)
             .ok_or_else(|| DataplaneError::NoSuchPort { kind: "uplink", name: name.to_owned() })?;
         let uplink = self.uplinks.remove(index);
+        self.captures.port_is_removed(uplink.host.port, name);
         self.uplink_queues.remove(uplink.host.port);
         self.steering.remove(uplink.host.port);
         self.close_port(uplink.host.port);
         uplink.stop(&self.eal)
+    }
+
+    /// Begins a capture. From now on `stream` belongs to it.
+    pub(crate) fn capture(&mut self, request: &CaptureRequest, stream: &UnixStream) -> Result<(), DataplaneError> {
+        let guests = self.guests.iter().map(|guest| (guest.config.name.as_str(), "guest", guest.host.port));
+        let uplinks = self.uplinks.iter().map(|uplink| (uplink.config.name.as_str(), "uplink", uplink.host.port));
+        let all: Vec<_> = guests.chain(uplinks).collect();
+        let known = |wanted: &String| {
+            let found = all.iter().find(|(name, ..)| name == wanted);
+            let named = |(name, kind, port): &(&str, &str, PortId)| (wanted.clone(), format!("{kind} {name}"), *port);
+            found.map(named).ok_or_else(|| CaptureError::NoSuchPort(wanted.clone()))
+        };
+        let ports = request.ports.iter().map(known).collect::<Result<Vec<_>, _>>()?;
+        Ok(self.captures.begin(request, ports, stream)?)
     }
 
     /// Takes over those settings that can change while the switch runs.
@@ -277,6 +301,7 @@ impl Dataplane {
     /// Ends everything: sessions, devices, cores.
     pub(crate) fn stop(mut self) {
         // All sessions at once: each has to wait for the cores, and they need not do so one after the other.
+        self.captures.stop();
         self.scheduling.stop();
         self.steering.stop();
         self.guests.iter().for_each(Guest::begin_stop);

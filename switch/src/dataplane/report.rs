@@ -139,6 +139,7 @@ impl Dataplane {
             pauses: self.fabric.pauses.snapshot(),
             scheduler,
             talks: self.talks(),
+            captures: self.captures.snapshot(),
         }
     }
 

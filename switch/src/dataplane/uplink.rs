@@ -74,15 +74,16 @@ impl UplinkTx {
         }
     }
 
-    /// [`UplinkTx::push`] for each of these packets, in order; tells `refused` why one was not taken.
+    /// [`UplinkTx::push`] for each of these packets, in order; tells `refused` which was not taken, counted from 0, and why.
     pub(super) fn push_run<'b>(
         &mut self,
         mut views: impl ExactSizeIterator<Item = View<'b>> + Clone,
         source: SourceId,
         charge: Charge,
         core: &CoreCounters,
-        mut refused: impl FnMut(DropReason),
+        mut refused: impl FnMut(usize, DropReason),
     ) {
+        let count = views.len();
         // As for a guest: one at once, after a packet that had to be looked at by itself, and more again as they go.
         let mut most = BURST_PACKETS;
         loop {
@@ -95,7 +96,7 @@ impl UplinkTx {
             let Some(view) = views.nth(pushed) else { return };
             most = 1;
             if let Err(reason) = self.push(view, source, charge, core) {
-                refused(reason);
+                refused(count - 1 - views.len(), reason);
             }
         }
     }

@@ -5,6 +5,7 @@ use super::Dataplane;
 impl Dataplane {
     /// Called a few times a second: says once for each ring that was stopped why it was, and ends a tick of the loads.
     pub(crate) fn housekeep(&mut self) {
+        self.captures.reap();
         for guest in &mut self.guests {
             if let Some(fault) = guest.new_fault() {
                 tracing::warn!(

@@ -119,6 +119,13 @@ pub(crate) fn snapshot() -> Snapshot {
         accounting: Accounting::default(),
         fdb_entries: 11,
         fdb_capacity: 16_384,
+        captures: CapturesSnapshot {
+            running: Vec::new(),
+            begun: 2,
+            packets: 30,
+            bytes: 4000,
+            missed: BTreeMap::from([("rate".to_owned(), 5)]),
+        },
     }
 }
 
@@ -141,6 +148,9 @@ fn prometheus_text() {
             "sidecore_uptime_seconds 1.5",
             "sidecore_scheduler_decisions_total{kind=\"move\"} 3",
             "sidecore_scheduler_decisions_total{kind=\"park\"} 0",
+            "sidecore_captures_total 2",
+            "sidecore_capture_missed_packets_total{reason=\"rate\"} 5",
+            "sidecore_capture_missed_packets_total{reason=\"slow_reader\"} 0",
             "sidecore_move_pause_seconds_bucket{le=\"0.001\"} 2",
             "sidecore_move_pause_seconds_bucket{le=\"+Inf\"} 3",
             "sidecore_move_pause_seconds_sum 0.5",

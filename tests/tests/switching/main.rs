@@ -15,9 +15,11 @@
 //! | `uplink_offload` | the same, left to an uplink's device |
 //! | `rings` | ring formats, headers and sizes in every mix; kicks |
 //! | `receivers` | receivers without buffers, receivers that come and go |
+//! | `capture` | what `sidecore capture` records |
 //! | `sessions` | memory slots, resets, announcements, reconnection |
 #![forbid(unsafe_code)]
 
+mod capture;
 mod cores;
 mod forwarding;
 mod frames;

@@ -1,6 +1,7 @@
 //! A switch, guests around it, and what must hold when a test is over.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -94,7 +95,7 @@ impl Plan {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let switch = SwitchProcess::start(&self.config).unwrap();
         let Self { dir, config, shares_cpus, asks } = self;
-        Rig { switch, config, shares_cpus, asks, _dir: dir, _turn: turn }
+        Rig { switch, config, shares_cpus, asks, dir, _turn: turn }
     }
 }
 
@@ -105,7 +106,7 @@ pub(crate) struct Rig {
     config: SwitchConfig,
     shares_cpus: bool,
     asks: bool,
-    _dir: TempDir,
+    dir: TempDir,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -128,6 +129,11 @@ impl Rig {
     /// Starts plain guests.
     pub(crate) fn guests<const N: usize>(&self, names: [&str; N]) -> [Node; N] {
         names.map(|name| self.guest_with(name, |_| ()))
+    }
+
+    /// The folder of the switch's sockets.
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
     }
 
     /// A port's status.

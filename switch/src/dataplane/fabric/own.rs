@@ -138,8 +138,8 @@ impl Fabric {
         self.spare.lock().unwrap_or_else(PoisonError::into_inner).push(core);
     }
 
-    /// Where guests' own threads run: on the CPUs of the process on which no I/O core polls, if there is one.
-    fn other_cpus(&self) -> CpuSet {
+    /// Where guests' own threads run, and others that work: on the CPUs of the process on which no I/O core polls, if there is one.
+    pub(in super::super) fn other_cpus(&self) -> CpuSet {
         let all = sched_getaffinity(None).unwrap_or_default();
         let mut others = all;
         if self.config.mode != Mode::Trap {

@@ -1,7 +1,6 @@
 //! Metrics of the switch as a whole, its scheduler included.
 
-use crate::dataplane::DECISION_KINDS;
-use crate::dataplane::PAUSE_BOUNDS_US;
+use crate::dataplane::{DECISION_KINDS, Missed, PAUSE_BOUNDS_US};
 use crate::metrics::entry::{Entry, Read::Switch, counter, gauge, histogram, info};
 
 #[rustfmt::skip]
@@ -31,6 +30,18 @@ pub(super) const ENTRIES: &[Entry] = &[
         "Orders of the scheduler that could not be carried out."),
     gauge("sidecore_scheduler_cannot_fix", Switch(|s, out| out.flag(s.scheduler.cannot_fix.is_some())),
         "1 while an I/O core is saturated and no move would help; `sidecore scheduler status` says why."),
+    gauge("sidecore_captures_running", Switch(|s, out| out.count(s.captures.running.len() as u64)),
+        "Captures (`sidecore capture`) that run."),
+    counter("sidecore_captures_total", Switch(|s, out| out.count(s.captures.begun)),
+        "Captures begun."),
+    counter("sidecore_capture_packets_total", Switch(|s, out| out.count(s.captures.packets)),
+        "Packets written by captures."),
+    counter("sidecore_capture_bytes_total", Switch(|s, out| out.count(s.captures.bytes)),
+        "Bytes of those packets, as far as they were kept."),
+    counter("sidecore_capture_missed_packets_total", Switch(|s, out| {
+            out.each(&s.captures.missed, Missed::ALL.iter().map(|why| why.as_str()));
+        }), "Packets that captures missed, by reason: I/O core time spent, above the rate, reader too slow.")
+        .labelled(&["reason"], Missed::ALL.len()),
     histogram("sidecore_move_pause_seconds", PAUSE_BOUNDS_US.len(), Switch(|s, out| out.histogram(&s.pauses)),
         "Time in which no I/O core served a queue pair while it moved from one to another."),
 ];

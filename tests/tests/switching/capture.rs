@@ -1,0 +1,448 @@
+//! What `sidecore capture` records: everything that passes its ports, as it passes, and nothing of it at the cost of others.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketOption;
+use pcap_file::pcapng::blocks::interface_description::InterfaceDescriptionOption;
+use pcap_file::pcapng::blocks::interface_statistics::InterfaceStatisticsOption;
+use pcap_file::pcapng::{Block, PcapNgReader};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use sidecore_tests::paths;
+use sidecore_tests::process::{Process, eventually, must, run};
+use synthetic_guest::packet::FrameSpec;
+use synthetic_guest::{Features, GuestConfig};
+
+use crate::frames::{Packet, bytes, one, tagged, tcp, udp};
+use crate::rig::{LIMIT, Node, Plan, Rig};
+
+const IN: u32 = 1;
+const OUT: u32 = 2;
+
+/// A running `sidecore capture`.
+struct Capture {
+    process: Process,
+    file: PathBuf,
+}
+
+/// A packet of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Recorded {
+    port: String,
+    way: u32,
+    bytes: Vec<u8>,
+    len: usize,
+    ns: u128,
+}
+
+/// What a file says.
+struct Contents {
+    packets: Vec<Recorded>,
+    /// What was said at the end, by port: packets seen, written, and missed.
+    counts: BTreeMap<String, [u64; 3]>,
+    comments: Vec<String>,
+}
+
+impl Capture {
+    /// Begins one; when this returns it is in force.
+    fn begin(rig: &Rig, name: &str, args: &[&str]) -> Self {
+        let file = rig.dir().join(format!("{name}.pcapng"));
+        let mut all = vec!["capture", "--write", file.to_str().unwrap()];
+        all.extend(args);
+        let socket = rig.dir().join("control.sock");
+        all.extend(["--control", socket.to_str().unwrap()]);
+        let log = rig.dir().join(format!("{name}.log"));
+        let mut process = Process::spawn("capture", paths::sidecore().unwrap(), all, &log).unwrap();
+        process.wait_for_output("capturing at ", LIMIT).unwrap();
+        Self { process, file }
+    }
+
+    /// Ends it as Ctrl-C does.
+    fn end(mut self) -> Contents {
+        self.process.signal(Signal::INT).unwrap();
+        let contents = self.ended();
+        assert!(self.process.output().contains("ended: its reader ended it; "), "{}", self.process.output());
+        contents
+    }
+
+    /// It ends by itself.
+    fn ended(&mut self) -> Contents {
+        let (status, _) = self.process.wait(LIMIT).unwrap();
+        assert!(status.success(), "{}", self.process.output());
+        contents(&std::fs::read(&self.file).unwrap())
+    }
+}
+
+impl Contents {
+    /// Frames that passed a port this way.
+    fn frames(&self, port: &str, way: u32) -> Vec<Vec<u8>> {
+        let packets = self.packets.iter().filter(|p| (p.port.as_str(), p.way) == (port, way));
+        packets.map(|packet| packet.bytes.clone()).collect()
+    }
+}
+
+fn contents(file: &[u8]) -> Contents {
+    let mut reader = PcapNgReader::new(file).unwrap();
+    let (mut names, mut packets) = (Vec::new(), Vec::new());
+    let (mut counts, mut comments) = (BTreeMap::new(), Vec::new());
+    while let Some(block) = reader.next_block() {
+        match block.unwrap() {
+            Block::InterfaceDescription(interface) => {
+                let name = interface.options.iter().find_map(|option| match option {
+                    InterfaceDescriptionOption::IfName(name) => Some(name.to_string()),
+                    _ => None,
+                });
+                names.push(name.unwrap());
+            }
+            Block::EnhancedPacket(packet) => {
+                let flags = packet.options.iter().find_map(|option| match option {
+                    EnhancedPacketOption::Flags(flags) => Some(*flags),
+                    _ => None,
+                });
+                packets.push(Recorded {
+                    port: names[packet.interface_id as usize].clone(),
+                    way: flags.unwrap(),
+                    bytes: packet.data.to_vec(),
+                    len: packet.original_len as usize,
+                    ns: packet.timestamp.as_nanos(),
+                });
+            }
+            Block::InterfaceStatistics(statistics) => {
+                let mut count = [0; 3];
+                for option in &statistics.options {
+                    match option {
+                        InterfaceStatisticsOption::IsbIfRecv(n) => count[0] = *n,
+                        InterfaceStatisticsOption::IsbUsrDeliv(n) => count[1] = *n,
+                        InterfaceStatisticsOption::IsbIfDrop(n) | InterfaceStatisticsOption::IsbOsDrop(n) => {
+                            count[2] += n
+                        }
+                        InterfaceStatisticsOption::Comment(text) => comments.push(text.to_string()),
+                        _ => {}
+                    }
+                }
+                counts.insert(names[statistics.interface_id as usize].clone(), count);
+            }
+            _ => {}
+        }
+    }
+    assert!(packets.windows(2).all(|pair| pair[0].ns <= pair[1].ns), "time goes back");
+    Contents { packets, counts, comments }
+}
+
+/// Captures that run, as the switch says.
+fn running(rig: &Rig) -> usize {
+    rig.json()["captures"]["running"].as_array().unwrap().len()
+}
+
+fn wait_for_end(rig: &Rig) {
+    eventually("end of the capture", LIMIT, || Ok((running(rig) == 0).then_some(()))).unwrap();
+}
+
+/// Two guests that know each other.
+fn two(plan: Plan) -> (Rig, Node, Node) {
+    let rig = plan.start();
+    let [mut a, mut b] = rig.guests(["a", "b"]);
+    b.send(&[one(2, 1)]);
+    a.send(&[one(1, 2)]);
+    assert_eq!((a.receive(1).len(), b.receive(1).len()), (1, 1));
+    rig.settle();
+    (rig, a, b)
+}
+
+/// Sends in portions that the receiver takes one after the other.
+fn send(from: &mut Node, to: &mut Node, packets: &[Packet]) {
+    for portion in packets.chunks(100) {
+        from.send(portion);
+        assert_eq!(to.receive(portion.len()).len(), portion.len());
+    }
+}
+
+#[test]
+fn what_matches_is_recorded_at_both_ports() {
+    let (rig, mut a, mut b) = two(Plan::new().guests(&["a", "b"]));
+    let before = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos();
+    let capture = Capture::begin(&rig, "udp", &["a", "b", "--filter", "udp and less 1000"]);
+    let status = rig.switch.must(&["status"]).unwrap();
+    assert!(status.contains("Capture 0, from and to a, b, filter \"udp and less 1000\""), "{status}");
+    let wanted: Vec<Packet> = [60, 61, 300].into_iter().flat_map(|len| udp(1, 2, len, 100)).collect();
+    let long = udp(1, 2, 1200, 50);
+    let other = vec![Packet::new(FrameSpec { checksum: synthetic_guest::packet::Checksum::Full, ..tcp(4, 200) }); 50];
+    for packets in [&wanted[..150], &long, &wanted[150..], &other] {
+        send(&mut a, &mut b, packets);
+    }
+    let back = udp(2, 1, 100, 70);
+    send(&mut b, &mut a, &back);
+    let contents = capture.end();
+    assert_eq!(contents.frames("a", IN), bytes(&wanted));
+    assert_eq!(contents.frames("b", OUT), bytes(&wanted));
+    assert_eq!(contents.frames("b", IN), bytes(&back));
+    assert_eq!(contents.frames("a", OUT), bytes(&back));
+    let expected = BTreeMap::from([("a".to_owned(), [470, 370, 0]), ("b".to_owned(), [470, 370, 0])]);
+    assert_eq!(contents.counts, expected);
+    assert!(contents.comments[0].starts_with("a: 370 packets captured, 100 did not match the filter, 0 missed"));
+    let after = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos();
+    assert!(contents.packets.iter().all(|p| (before..after).contains(&p.ns) && p.len == p.bytes.len()));
+    let file = rig.dir().join("udp.pcapng");
+    let text = must(&["tcpdump", "-n", "-e", "-r", file.to_str().unwrap()]).unwrap();
+    assert_eq!(text.lines().filter(|line| line.contains(" > ")).count(), 740, "{text}");
+    assert_eq!(rig.json()["captures"]["packets"], 740);
+    rig.finish(&mut [&mut a, &mut b]);
+}
+
+#[test]
+fn frames_are_recorded_as_their_port_sees_them() {
+    let plan = Plan::new().guest("a", &["vlan = { access = 7 }"]).guest("b", &["vlan = { trunk = [7] }"]);
+    let rig = plan.start();
+    let taking = |config: &mut GuestConfig| {
+        config.session.features = Features::VERSION_1 | Features::MRG_RXBUF | Features::OFFLOADS;
+        config.tx_ring = 64;
+        config.tx_frame_len = 65_535 + 14;
+    };
+    let (mut a, mut b) = (rig.guest_with("a", taking), rig.guest_with("b", |_| ()));
+    let capture = Capture::begin(&rig, "vlan", &["a", "b", "--snaplen", "2000"]);
+    let plain = one(1, 2);
+    let large = Packet::new(FrameSpec { gso_size: Some(1440), ..tcp(4, 9000) });
+    a.send(&[plain.clone(), large.clone()]);
+    // Of the large one, a receiver without offloads gets segments.
+    assert_eq!(b.receive(8).len(), 8);
+    let contents = capture.end();
+    assert_eq!(contents.frames("a", IN), [plain.bytes.clone(), large.bytes[..2000].to_vec()]);
+    let with_tag = |packet: &Packet| tagged(&packet.bytes, 7);
+    assert_eq!(contents.frames("b", OUT), [with_tag(&plain), with_tag(&large)[..2000].to_vec()]);
+    let lens: Vec<usize> = contents.packets.iter().map(|packet| packet.len).collect();
+    assert_eq!(lens.iter().sum::<usize>(), 2 * (60 + large.bytes.len()) + 2 * 4, "{lens:?}");
+    rig.finish(&mut [&mut a, &mut b]);
+}
+
+#[test]
+fn only_what_was_delivered_is_recorded_as_such() {
+    let (rig, mut a, mut b) = two(Plan::new().guests(&["a", "b"]));
+    let capture = Capture::begin(&rig, "full", &["a", "b"]);
+    // A ring of 256 entries, from which nobody takes.
+    let sent = udp(1, 2, 60, 1000);
+    a.send(&sent);
+    let arrived = b.frames();
+    assert!(arrived.len() < 1000);
+    let contents = capture.end();
+    assert_eq!(contents.frames("a", IN), bytes(&sent));
+    assert_eq!(contents.frames("b", OUT), arrived);
+    rig.finish(&mut [&mut a, &mut b]);
+}
+
+#[test]
+fn a_capture_goes_where_its_queue_pairs_go() {
+    let (rig, mut a, mut b) = two(Plan::three_still_cores().guests(&["a", "b"]));
+    let capture = Capture::begin(&rig, "moves", &["a", "b"]);
+    let sent = udp(1, 2, 200, 1200);
+    for (round, portion) in sent.chunks(100).enumerate() {
+        a.send(portion);
+        rig.switch.move_guest("a", None, round % 3).unwrap();
+        rig.switch.move_guest("b", None, round / 2 % 3).unwrap();
+        assert_eq!(b.receive(100).len(), 100);
+    }
+    rig.settle();
+    let contents = capture.end();
+    assert_eq!(contents.frames("a", IN), bytes(&sent));
+    assert_eq!(contents.frames("b", OUT), bytes(&sent));
+    rig.finish(&mut [&mut a, &mut b]);
+}
+
+#[test]
+fn guests_with_threads_of_their_own_are_captured() {
+    let trap = ["mode = \"trap\""];
+    let (rig, mut a, mut b) = two(Plan::new().asks().guest("a", &trap).guest("b", &[]));
+    let capture = Capture::begin(&rig, "trap", &["a", "b"]);
+    // A thread that is made while the capture runs has no part in it, and does no harm.
+    let socket = rig.dir().join("late.sock");
+    rig.switch.must(&["guest", "add", "late", "--socket", socket.to_str().unwrap(), "--mode", "trap"]).unwrap();
+    let (sent, back) = (udp(2, 1, 60, 300), udp(1, 2, 60, 300));
+    send(&mut b, &mut a, &sent);
+    send(&mut a, &mut b, &back);
+    let contents = capture.end();
+    assert_eq!((contents.frames("b", IN), contents.frames("a", OUT)), (bytes(&sent), bytes(&sent)));
+    assert_eq!((contents.frames("a", IN), contents.frames("b", OUT)), (bytes(&back), bytes(&back)));
+    rig.finish_but(&mut [&mut a, &mut b], &["own I/O thread"]);
+}
+
+#[test]
+fn uplinks_are_captured() {
+    let plan = Plan::new().guest("a", &["vlan = { access = 10 }"]).guest("peer", &["vlan = { access = 20 }"]);
+    let rig = plan.guest("b", &["vlan = { access = 20 }"]).start();
+    let device = format!("net_virtio_user0,path={},queue_size=256", rig.config("peer").session.socket.display());
+    rig.switch.must(&["uplink", "add", "wan", "--device", &device, "--vlan", "10"]).unwrap();
+    let [mut a, mut b] = rig.guests(["a", "b"]);
+    b.send(&[one(2, 1)]);
+    a.send(&[one(1, 2)]);
+    assert_eq!((a.receive(1).len(), b.receive(1).len()), (1, 1));
+    let capture = Capture::begin(&rig, "uplink", &["wan", "--direction", "to"]);
+    let second = Capture::begin(&rig, "uplink-from", &["wan", "--direction", "from"]);
+    let (sent, back) = (udp(1, 2, 300, 100), udp(2, 1, 301, 50));
+    send(&mut a, &mut b, &sent);
+    send(&mut b, &mut a, &back);
+    let (to, from) = (capture.end(), second.end());
+    assert_eq!((to.frames("wan", OUT), to.frames("wan", IN)), (bytes(&sent), Vec::new()));
+    assert_eq!((from.frames("wan", IN), from.frames("wan", OUT)), (bytes(&back), Vec::new()));
+}
+
+#[test]
+fn limits_end_a_capture() {
+    let (rig, mut a, mut b) = two(Plan::new().guests(&["a", "b"]));
+    let mut count = Capture::begin(&rig, "count", &["a", "-c", "130"]);
+    let mut size = Capture::begin(&rig, "size", &["b", "--size", "64K"]);
+    let mut rate = Capture::begin(&rig, "rate", &["a", "--rate", "10", "--duration", "1500ms"]);
+    let sent = udp(1, 2, 1000, 200);
+    send(&mut a, &mut b, &sent);
+    assert_eq!(count.ended().frames("a", IN), bytes(&sent[..130]));
+    assert!(count.process.output().contains("ended: it has as many packets as were asked for"));
+    let contents = size.ended();
+    let len = std::fs::metadata(&size.file).unwrap().len();
+    assert!((60 << 10..=64 << 10).contains(&len), "{len}");
+    assert_eq!(contents.frames("b", OUT), bytes(&sent[..contents.packets.len()]));
+    assert!(size.process.output().contains("ended: it is as large as it may be"));
+    let contents = rate.ended();
+    let [seen, written, missed] = contents.counts["a"];
+    // One at once, then ten a second.
+    assert!(seen == 200 && (1..=20).contains(&written) && written + missed == seen, "{:?}", contents.counts);
+    assert!(rate.process.output().contains("ended: its time is over"));
+    assert_eq!(rig.json()["captures"]["missed"]["rate"], missed);
+    rig.finish(&mut [&mut a, &mut b]);
+}
+
+#[test]
+fn a_port_that_goes_and_a_switch_that_stops_end_it() {
+    let (rig, mut a, mut b) = two(Plan::new().guests(&["a", "b"]));
+    let mut gone = Capture::begin(&rig, "gone", &["a"]);
+    let mut stopped = Capture::begin(&rig, "stopped", &["b"]);
+    let sent = udp(1, 2, 60, 20);
+    send(&mut a, &mut b, &sent);
+    rig.switch.must(&["guest", "remove", "a"]).unwrap();
+    assert_eq!(gone.ended().frames("a", IN), bytes(&sent));
+    assert!(gone.process.output().contains("ended: port a was removed"), "{}", gone.process.output());
+    eventually("end of one", LIMIT, || Ok((running(&rig) == 1).then_some(()))).unwrap();
+    rig.switch.signal(Signal::TERM).unwrap();
+    assert_eq!(stopped.ended().frames("b", OUT), bytes(&sent));
+    assert!(stopped.process.output().contains("ended: the switch was stopped"), "{}", stopped.process.output());
+    let log = rig.switch.log();
+    assert!(log.contains("capture of a begins") && log.contains("capture of a ended: port a was removed"), "{log}");
+    rig.has_stopped();
+}
+
+#[test]
+fn a_reader_that_reads_nothing_misses_packets_and_nobody_else_does() {
+    let (rig, mut a, mut b) = two(Plan::new().guests(&["a", "b"]));
+    let mut stream = UnixStream::connect(rig.dir().join("control.sock")).unwrap();
+    let request = json!({"command": "capture", "ports": ["a"], "core_share_percent": 50, "rate_pps": 4_000_000_000u32});
+    stream.write_all(format!("{request}\n").as_bytes()).unwrap();
+    let mut stream = BufReader::with_capacity(64, stream);
+    let mut answer = String::new();
+    stream.read_line(&mut answer).unwrap();
+    assert_eq!(answer, "{\"ok\":\"capturing\"}\n");
+    // 60 MB: more than a ring and a socket hold.
+    let packets = udp(1, 2, 1500, 100);
+    (0..400).for_each(|_| send(&mut a, &mut b, &packets));
+    let missed = |rig: &Rig| rig.json()["captures"]["missed"]["slow_reader"].as_u64().unwrap();
+    assert!(missed(&rig) > 1000, "{}", rig.json()["captures"]);
+    assert_eq!(rig.drops("a"), Default::default());
+    // It goes without a word.
+    drop(stream);
+    wait_for_end(&rig);
+    let before = missed(&rig);
+    send(&mut a, &mut b, &packets);
+    assert_eq!(missed(&rig), before);
+    rig.finish(&mut [&mut a, &mut b]);
+}
+
+#[test]
+fn a_reader_that_is_killed_leaves_a_file_and_nothing_else() {
+    let (rig, mut a, mut b) = two(Plan::new().guests(&["a", "b"]));
+    let mut capture = Capture::begin(&rig, "killed", &["a"]);
+    let sent = udp(1, 2, 500, 100);
+    send(&mut a, &mut b, &sent);
+    eventually("the packets in the file", LIMIT, || {
+        Ok((std::fs::metadata(&capture.file)?.len() > 100 * 500).then_some(()))
+    })
+    .unwrap();
+    capture.process.kill().unwrap();
+    wait_for_end(&rig);
+    let file = contents(&std::fs::read(&capture.file).unwrap());
+    assert_eq!(file.frames("a", IN), bytes(&sent));
+    assert!(file.comments.is_empty());
+    send(&mut a, &mut b, &sent);
+    rig.finish(&mut [&mut a, &mut b]);
+}
+
+#[test]
+fn a_pipe_can_be_read_and_closed() {
+    let (rig, mut a, mut b) = two(Plan::new().guests(&["a", "b"]));
+    let (sidecore, dir) = (paths::sidecore().unwrap(), rig.dir().to_owned());
+    let pipe = |args: &str, reader: &str| {
+        let control = dir.join("control.sock");
+        let script = format!("{} capture a -w - {args} --control {} | {reader}", sidecore.display(), control.display());
+        Process::spawn("pipe", "sh", ["-c", &script], &dir.join("pipe.log")).unwrap()
+    };
+    let sent = udp(1, 2, 60, 30);
+    let mut text = pipe("--direction from -c 31", "tcpdump -n -l -r -");
+    text.wait_for_output("capturing at ", LIMIT).unwrap();
+    send(&mut a, &mut b, &sent);
+    let lines = |text: &str| text.lines().filter(|line| line.contains(" IP ")).count();
+    text.wait_until("30 lines", LIMIT, |text| Ok((lines(&text.output()) == 30).then_some(()))).unwrap();
+    send(&mut a, &mut b, &sent[..1]);
+    assert!(text.wait(LIMIT).unwrap().0.success(), "{}", text.output());
+    // A reader that has seen enough.
+    let mut first = pipe("", "head -c 40 > /dev/null");
+    first.wait_for_output("capturing at ", LIMIT).unwrap();
+    eventually("end of the capture", LIMIT, || {
+        send(&mut a, &mut b, &sent);
+        first.exited()
+    })
+    .unwrap();
+    assert!(first.output().contains("ended: its reader ended it"), "{}", first.output());
+    wait_for_end(&rig);
+    rig.finish(&mut [&mut a, &mut b]);
+}
+
+#[test]
+fn what_cannot_begin_says_why_and_leaves_nothing() {
+    let (rig, mut a, mut b) = two(Plan::new().guests(&["a", "b"]));
+    let file = rig.dir().join("never.pcapng");
+    let there = rig.dir().join("there.pcapng");
+    std::fs::write(&there, "precious").unwrap();
+    let (name, there_name) = (file.to_str().unwrap(), there.to_str().unwrap());
+    let refused = |args: &[&str], why: &str| {
+        let output = rig.switch.cli(&[&["capture"][..], args].concat()).unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && text.contains(why), "{args:?}: {text}");
+        assert!(!file.exists(), "{args:?}");
+    };
+    refused(&["c", "-w", name], "there is no port \"c\"");
+    refused(&["a", "a", "-w", name], "each named once");
+    refused(&["a", "-w", name, "--filter", "tcp prot 5"], "\"tcp prot 5\" is not understood");
+    refused(&["a", "-w", name, "--filter", "ip6 protochain 6"], "jumps past the filter's end");
+    refused(&["a", "-w", name, "--size", "1K"], "bytes must be at least 65536");
+    refused(&["a", "-w", name, "--size", "many"], "64K, 100M, 2G");
+    refused(&["a", "-w", name, "--core-share", "51"], "core_share_percent must be 1 to 50, not 51");
+    refused(&["a", "-w", name, "--snaplen", "13"], "snaplen must be at least 14");
+    refused(&["a", "-w", there_name], "is there already");
+    refused(&["a", "-w", "/nowhere/x.pcapng"], "cannot be written");
+    assert_eq!(std::fs::read_to_string(&there).unwrap(), "precious");
+    assert_eq!(running(&rig), 0);
+    let most: Vec<Capture> =
+        (0..4).map(|n| Capture::begin(&rig, &format!("many{n}"), &["a", "--core-share", "12"])).collect();
+    refused(&["a", "-w", name], "4 captures run already");
+    most.into_iter().for_each(|capture| drop(capture.end()));
+    wait_for_end(&rig);
+    let half = Capture::begin(&rig, "half", &["b", "--core-share", "50"]);
+    refused(&["a", "-w", name], "may take 50 % of an I/O core's time");
+    half.end();
+    let answer =
+        rig.switch.ask(&json!({"command": "capture", "ports": ["a"], "filter": {"expression": "", "program": ["1"]}}));
+    assert!(answer.unwrap_err().to_string().contains("instruction 0 is"));
+    let metrics: Value = rig.json()["captures"].clone();
+    assert_eq!(metrics["begun"], 5, "{metrics}");
+    assert!(run(&["ls", name], Duration::from_secs(5)).is_ok_and(|output| !output.status.success()));
+    rig.finish_but(&mut [&mut a, &mut b], &["request refused"]);
+}
