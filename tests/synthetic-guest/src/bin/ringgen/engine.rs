@@ -22,8 +22,8 @@ use crate::sender::Sender;
 const RECEIVE: usize = 64;
 /// Guests that are called do not sleep if there is something to send within so many seconds: waking up takes as long.
 const SHORT_S: f64 = 10e-6;
-/// They sleep for so many seconds at most: others look at counts and set rates meanwhile.
-const LONG_S: f64 = 10e-3;
+/// They sleep for so many seconds at most: others may set rates meanwhile.
+const LONG_S: f64 = 50e-3;
 
 /// A switch in this thread, or none.
 pub(crate) trait Backend {
