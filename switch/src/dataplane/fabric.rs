@@ -4,7 +4,7 @@ mod captures;
 mod own;
 
 use std::num::NonZeroU32;
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
@@ -19,8 +19,9 @@ use super::error::DataplaneError;
 use super::handover::{Move, Progress, Token};
 use super::histogram::Pauses;
 use super::io_core::{CoreSetup, IoCore};
-use super::mailbox::{Handed, Limits, Mailbox, Message, Reply, UplinkShare, mailbox};
+use super::mailbox::{Handed, Limits, Mailbox, Message, UplinkShare, mailbox};
 use super::ports::{PORTS_MAX, PortTable};
+use super::reply::{Answer, Reply, reply};
 use super::rescue::{CoreThread, Rescue};
 use super::sleep::{Bed, Bells};
 use super::turns::Share;
@@ -175,8 +176,8 @@ impl Fabric {
     }
 
     /// Asks one core and waits for its answer.
-    fn ask<T>(&self, core: usize, question: impl FnOnce(Reply<T>) -> Message) -> Option<T> {
-        self.core(core)?.ask(question).recv().ok()
+    pub(super) fn ask<T: Send + 'static>(&self, core: usize, question: impl FnOnce(Reply<T>) -> Message) -> Option<T> {
+        self.core(core)?.ask(question).wait()
     }
 
     /// Changes the port table. When this returns every core forwards by the new one.
@@ -191,8 +192,8 @@ impl Fabric {
     fn publish(&self, table: &PortTable, moving: Option<Move>) {
         let table = Arc::new(table.clone());
         let tell = |core: &Core| core.ask(|reply| Message::Table { table: Arc::clone(&table), moving, reply });
-        let answers: Vec<Receiver<Arc<PortTable>>> = self.all().map(tell).collect();
-        answers.iter().for_each(|answer| drop(answer.recv()));
+        let answers: Vec<Answer<Arc<PortTable>>> = self.all().map(tell).collect();
+        answers.into_iter().for_each(|answer| drop(answer.wait()));
         self.news.tell();
     }
 
@@ -213,7 +214,7 @@ impl Fabric {
     ) -> Option<u64> {
         let _one_at_a_time = self.moves.lock().unwrap_or_else(PoisonError::into_inner);
         let (giver, taker) = (self.core(from)?, self.core(to)?);
-        let (reply, arrival) = sync_channel(1);
+        let (reply, arrival) = reply();
         {
             let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
             let since = table.next_version();
@@ -222,12 +223,12 @@ impl Fabric {
             let handed =
                 Handed { moving, source, share, pair: None, token, left: 0, arrived: None, reply: Some(reply) };
             // Both know before anybody sends by the new table.
-            taker.ask(|reply| Message::Expect { moving, reply }).recv().ok()?;
-            giver.ask(|reply| Message::Give { handed: Box::new(handed), reply }).recv().ok()?;
+            taker.ask(|reply| Message::Expect { moving, reply }).wait()?;
+            giver.ask(|reply| Message::Give { handed: Box::new(handed), reply }).wait()?;
             change(&mut table);
             self.publish(&table, Some(moving));
         }
-        let handed = arrival.recv().ok()?;
+        let handed = arrival.wait()?;
         let pause = handed.arrived?.saturating_sub(handed.left);
         self.pauses.add(pause);
         Some(pause)
@@ -358,8 +359,8 @@ impl Core {
     }
 
     /// Asks; the answer comes when the core gets to it, or never where it has ended.
-    fn ask<T>(&self, question: impl FnOnce(Reply<T>) -> Message) -> Receiver<T> {
-        let (reply, answer) = sync_channel(1);
+    fn ask<T: Send + 'static>(&self, question: impl FnOnce(Reply<T>) -> Message) -> Answer<T> {
+        let (reply, answer) = reply();
         self.send(question(reply));
         answer
     }

@@ -5,7 +5,6 @@ mod rest;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::mpsc::SyncSender;
 
 use arrayvec::ArrayVec;
 use config::Mode;
@@ -22,9 +21,10 @@ use super::forwarder::{Forwarder, Origin, Outputs};
 use super::handover::{Progress, Token};
 use super::held::HeldCall;
 use super::histogram::Sampler;
-use super::mailbox::{Limits, Message, Reply, UplinkShare};
+use super::mailbox::{Limits, Message, UplinkShare};
 use super::ports::{PORTS_MAX, PortTable};
 use super::rota::Rota;
+use super::reply::Reply;
 use super::sleep::{Bed, Bells, Patience};
 use super::turns::{BurstLength, Credit, Rounds, Share, cost};
 use super::uplink::UplinkTx;
@@ -447,7 +447,7 @@ impl IoCore {
             return;
         };
         token.note(self.forwarder.out.me(), self.forwarder.out.places());
-        answer(&reply, token);
+        reply.give(token);
     }
 
     /// Forwards a burst of what an uplink received, from `next` on; returns where the rest begins. `sampled`: one of those that are looked at
@@ -543,44 +543,49 @@ impl IoCore {
         match message {
             Message::Attach { port, queue, source, share, pair } => self.attach(port, queue, source, share, *pair),
             Message::TakeBack { port, queue, reply } => {
-                answer(&reply, self.take_back(port, queue).map(|(pair, _)| Box::new(pair)));
+                reply.give(self.take_back(port, queue).map(|(pair, _)| Box::new(pair)));
             }
             Message::AttachUplink(share) => {
                 let rx = self.attach_uplink_tx(*share);
                 self.uplinks.push(rx);
             }
-            Message::TakeUplink { port, reply } => answer(&reply, self.take_uplink(port)),
+            Message::TakeUplink { port, reply } => reply.give(self.take_uplink(port)),
             Message::HoldUplink { port, queue, until, reply } => {
                 if let Some(uplink) = self.uplink_rx(port, queue) {
                     uplink.held_until = until.unwrap_or(0);
                 }
-                reply.iter().for_each(|reply| answer(reply, ()));
+                reply.iter().for_each(|reply| reply.give(()));
             }
             Message::EmptyUplink { port, queue, token, reply } => match self.uplink_rx(port, queue) {
-                Some(uplink) => uplink.asked = Some((token, reply)),
-                None => answer(&reply, token),
+                Some(uplink) => {
+                    if let Some((token, reply)) = uplink.asked.replace((token, reply)) {
+                        // Whoever asked before has given up; the token is not freed here.
+                        reply.give(token);
+                    }
+                }
+                None => reply.give(token),
             },
             Message::Table { table, moving, reply } => {
                 let old = std::mem::replace(&mut self.forwarder.table, table);
                 if let Some(moving) = moving {
                     self.mark(&moving);
                 }
-                answer(&reply, old);
+                reply.give(old);
             }
             Message::Give { handed, reply } => {
                 self.forwarder.out.set_move(Some(handed.moving));
                 self.part = Some(Part::Gives(handed));
-                answer(&reply, ());
+                reply.give(());
             }
             Message::Expect { moving, reply } => {
                 self.forwarder.out.set_move(Some(moving));
                 self.part = Some(Part::Awaits(moving));
-                answer(&reply, ());
+                reply.give(());
             }
             Message::Connect { core, to, from, reply } => {
                 self.forwarder.out.connect(core, *to);
                 set_from(&mut self.from, core, *from);
-                answer(&reply, ());
+                reply.give(());
             }
             Message::OpenPort { port, kind, limit } => self.open_port(port, kind, limit),
             Message::FlushPort(port) => self.forwarder.fdb.flush_port(port),
@@ -596,13 +601,13 @@ impl IoCore {
                 }
             }
             Message::Announce { port, source, mac } => self.announce(port, source, mac),
-            Message::Stations { from, count, reply } => answer(&reply, self.stations(from, count)),
+            Message::Stations { from, count, reply } => reply.give(self.stations(from, count)),
             Message::Tune(limits) => self.tune(limits),
             Message::Tap { tap, reply } => {
                 self.forwarder.out.taps.add(tap);
-                answer(&reply, ());
+                reply.give(());
             }
-            Message::Untap { capture, reply } => answer(&reply, self.forwarder.out.taps.remove(capture)),
+            Message::Untap { capture, reply } => reply.give(self.forwarder.out.taps.remove(capture)),
             Message::Stop => {
                 self.release_calls();
                 return false;
@@ -722,7 +727,10 @@ impl IoCore {
     fn take_uplink_pair(&mut self, port: PortId, queue: u16) -> Option<UplinkShare> {
         let rx = self.uplinks.iter().position(|rx| rx.origin.port == port && rx.rx.id() == queue)?;
         let tx = self.forwarder.out.uplinks.iter().position(|tx| tx.is(port, queue))?;
-        let UplinkRx { origin, rx, .. } = self.uplinks.swap_remove(rx);
+        let UplinkRx { origin, rx, asked, .. } = self.uplinks.swap_remove(rx);
+        if let Some((token, reply)) = asked {
+            reply.give(token);
+        }
         let share = self.forwarder.out.uplinks.swap_remove(tx).into_share(origin.source, rx);
         self.counters.uplinks.set(self.forwarder.out.uplinks.len() as u64);
         Some(share)
@@ -752,12 +760,6 @@ impl IoCore {
         let fdb = &self.forwarder.fdb;
         (from < fdb.buckets()).then(|| fdb.entries(from, count).collect())
     }
-}
-
-/// Answers, if somebody still waits.
-fn answer<T>(reply: &SyncSender<T>, value: T) {
-    // Whoever asked keeps the receiver until the answer is there; if not, there is nobody to tell.
-    let _ = reply.try_send(value);
 }
 
 /// What the NIC says of a packet's checksums, in virtio's terms. A packet whose checksum is not there yet (a virtual device hands over what

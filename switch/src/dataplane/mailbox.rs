@@ -2,7 +2,6 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::mpsc::SyncSender;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ringbuf::traits::{Producer, Split};
@@ -13,6 +12,7 @@ use super::accounting::{SourceId, UplinkCounters};
 use super::capture::Tap;
 use super::handover::{Move, Token};
 use super::ports::PortTable;
+use super::reply::Reply;
 use super::turns::Share;
 use super::uplink::UplinkLimits;
 use super::waiting::Waiting;
@@ -21,9 +21,6 @@ use crate::forwarding::{Entry, LearnMessage, MacAddr, PortId, PortKind, TokenBuc
 
 /// Messages that can wait.
 const MAILBOX: usize = 256;
-
-/// Where an answer goes. Its channel has room for it, so giving it does not block.
-pub(super) type Reply<T> = SyncSender<T>;
 
 /// What an I/O core can be told.
 pub(super) enum Message {

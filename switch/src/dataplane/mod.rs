@@ -39,6 +39,7 @@ mod load;
 mod mailbox;
 mod ports;
 mod report;
+mod reply;
 mod rescue;
 pub mod rig;
 mod rota;

@@ -2,7 +2,6 @@
 //! round does. Ports come to a core the way they do in the running switch: through its mailbox.
 
 use std::sync::Arc;
-use std::sync::mpsc::{self, sync_channel};
 
 pub use config::Mode;
 use pmd_bindings::{Eal, Mbuf, Mempool, Port, tsc};
@@ -16,6 +15,7 @@ use super::io_core::{CoreSetup, IoCore};
 use super::load::{LoadMeter, Place, Reading, queue_id};
 use super::mailbox::{Handed, Mailbox, Message, UplinkShare, mailbox};
 use super::ports::{PORTS_MAX, PortEntry, PortTable, Receiver, Way};
+use super::reply::{Answer, Reply, reply};
 use super::sleep::Bells;
 pub use super::turns::Share;
 use super::uplink_queues::ways;
@@ -98,7 +98,7 @@ pub struct RigMove {
     table: Arc<PortTable>,
     /// Cores that have not taken the table over.
     behind: Vec<usize>,
-    arrival: mpsc::Receiver<Box<Handed>>,
+    arrival: Answer<Box<Handed>>,
 }
 
 impl RigMove {
@@ -244,23 +244,21 @@ impl Rig {
             moved.for_each(|way| from = std::mem::replace(&mut way.core, to as u16).into());
         });
         let moving = Move { port: port.0, queue: queue as u16, from: from as u16, to: to as u16, since };
-        let (reply, arrival) = sync_channel(1);
+        let (reply, arrival) = reply();
         let token = Token::for_cores(config::MAX_IO_CORES);
         let source = SourceId(self.first_source[port.0.index()].0 + queue as u16);
         let share = self.shares[port.0.index()];
         let handed = Handed { moving, source, share, pair: None, token, left: 0, arrived: None, reply: Some(reply) };
-        let (known, _) = sync_channel(1);
-        self.tell(to, Message::Expect { moving, reply: known.clone() });
-        self.tell(from, Message::Give { handed: Box::new(handed), reply: known });
+        self.ask(to, |reply| Message::Expect { moving, reply });
+        self.ask(from, |reply| Message::Give { handed: Box::new(handed), reply });
         RigMove { moving, table: Arc::new(self.table.clone()), behind: (0..self.cores.len()).collect(), arrival }
     }
 
     /// Makes the `nth` of the cores that are [behind](RigMove::behind) take over the table of the move.
     pub fn publish_move(&mut self, moving: &mut RigMove, nth: usize) {
-        let (reply, _old) = sync_channel(1);
         let table = Arc::clone(&moving.table);
         let core = moving.behind.remove(nth);
-        self.tell(core, Message::Table { table, moving: Some(moving.moving), reply });
+        self.ask(core, |reply| Message::Table { table, moving: Some(moving.moving), reply });
     }
 
     /// Ends the move, if the queue pair is served by its new core; gives it back where it is not.
@@ -268,10 +266,7 @@ impl Rig {
     /// # Errors
     /// The move, where it is not over.
     pub fn end_move(&mut self, moving: RigMove) -> Result<(), RigMove> {
-        match moving.arrival.try_recv() {
-            Ok(_) => Ok(()),
-            Err(_) => Err(moving),
-        }
+        if moving.arrival.is_over() { Ok(()) } else { Err(moving) }
     }
 
     /// One round of a core over everything it owns. Whether there was anything to do.
@@ -355,9 +350,7 @@ impl Rig {
         self.table.next_version();
         let table = Arc::new(self.table.clone());
         for core in 0..self.cores.len() {
-            let (reply, old) = sync_channel(1);
-            self.tell(core, Message::Table { table: Arc::clone(&table), moving: None, reply });
-            drop(old.try_recv());
+            self.ask(core, |reply| Message::Table { table: Arc::clone(&table), moving: None, reply });
         }
     }
 
@@ -365,6 +358,13 @@ impl Rig {
         let RigCore { core, mailbox, .. } = &mut self.cores[core];
         mailbox.send(message);
         core.read_mailbox();
+    }
+
+    /// The answer is there at once.
+    fn ask<T: Send + 'static>(&mut self, core: usize, question: impl FnOnce(Reply<T>) -> Message) -> Option<T> {
+        let (reply, answer) = reply();
+        self.tell(core, question(reply));
+        answer.wait()
     }
 
     fn tell_all(&mut self, message: impl Fn() -> Message) {

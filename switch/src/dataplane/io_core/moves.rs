@@ -139,7 +139,7 @@ impl IoCore {
         }
         self.forwarder.out.set_move(None);
         if let Some(reply) = handed.reply.take() {
-            super::answer(&reply, handed);
+            reply.give(handed);
         }
         None
     }

@@ -12,7 +12,6 @@ mod plan;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -23,6 +22,7 @@ use self::plan::{Addresses, Change, Rules, changes, wanted};
 use super::fabric::Fabric;
 use super::handover::Token;
 use super::mailbox::Message;
+use super::reply::reply;
 use super::uplink_queues::UplinkHost;
 use crate::forwarding::{MacAddr, PortId};
 
@@ -231,11 +231,11 @@ struct Hold<'a> {
 impl<'a> Hold<'a> {
     fn begin(fabric: &'a Fabric, host: &'a UplinkHost, queue: u16) -> Self {
         let hold = Self { fabric, host, queue, until: Instant::now() + Duration::from_micros(HOLD_US) };
-        let (reply, held) = sync_channel(1);
+        let (reply, held) = reply();
         let until = tsc() + tsc_hz() / 1_000_000 * HOLD_US;
         hold.tell(queue, Message::HoldUplink { port: host.port, queue, until: Some(until), reply: Some(reply) });
         // A core that has no time to answer has none to poll either.
-        let _ = held.recv_timeout(hold.left());
+        let _ = held.wait_for(hold.left());
         hold
     }
 
@@ -255,7 +255,7 @@ impl<'a> Hold<'a> {
         let others = (0..self.host.queues.len() as u16).filter(|queue| *queue != self.queue);
         let asked: Vec<_> = others
             .map(|queue| {
-                let (reply, answer) = sync_channel(1);
+                let (reply, answer) = reply();
                 let token = Token::for_cores(config::MAX_IO_CORES);
                 self.tell(queue, Message::EmptyUplink { port, queue, token, reply });
                 answer
@@ -263,7 +263,7 @@ impl<'a> Hold<'a> {
             .collect();
         for answer in asked {
             // No answer: its core has no time.
-            if let Ok(token) = answer.recv_timeout(self.left()) {
+            if let Some(token) = answer.wait_for(self.left()) {
                 while !token.is_passed(&self.fabric.progress) && !self.left().is_zero() {
                     std::thread::sleep(LOOK);
                 }
