@@ -18,7 +18,7 @@ mod egress;
 mod features;
 #[allow(unsafe_code, reason = "a signal handler and a signal to one thread")]
 mod interrupt;
-#[allow(unsafe_code, reason = "the one file that touches mapped guest memory")]
+#[allow(unsafe_code, reason = "the one module that touches mapped guest memory")]
 mod memory;
 mod moderation;
 mod net_header;

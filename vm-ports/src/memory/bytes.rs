@@ -1,0 +1,204 @@
+//! Bytes of guest memory: copied, never referred to.
+
+use std::marker::PhantomData;
+
+use super::hints::{CACHE_LINE, prefetch, prefetch_write};
+use super::{GuestMemory, HostPtr};
+
+/// Bytes of a packet's body that are fetched ahead: a standard frame. What is longer is a sequence that the CPU recognises.
+const BODY_AHEAD: usize = 1536;
+
+/// Writable guest memory inside one mapping; borrowed from the [`GuestMemory`] that keeps it mapped.
+#[derive(Clone, Copy, Debug)]
+pub struct GuestSlice<'m> {
+    ptr: HostPtr,
+    len: u32,
+    memory: PhantomData<&'m GuestMemory>,
+}
+
+impl<'m> GuestSlice<'m> {
+    /// `len` bytes that are inside one mapping of the memory that is borrowed from.
+    #[inline]
+    pub(super) fn new(ptr: HostPtr, len: u32) -> Self {
+        Self { ptr, len, memory: PhantomData }
+    }
+
+    /// Length in bytes.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// Whether there are no bytes.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The first `len` bytes (all, where there are fewer).
+    #[inline]
+    pub fn prefix(self, len: usize) -> Self {
+        Self { len: len.min(self.len()) as u32, ..self }
+    }
+
+    /// What is left after the first `skip` bytes (nothing, where there are fewer).
+    #[inline]
+    pub fn suffix(self, skip: usize) -> Self {
+        let skip = skip.min(self.len());
+        Self { ptr: HostPtr(self.ptr.0.wrapping_add(skip)), len: self.len - skip as u32, memory: PhantomData }
+    }
+
+    /// Reads as many bytes as fit in both into `to`; returns how many.
+    #[inline]
+    pub fn read(&self, to: &mut [u8]) -> usize {
+        Source::from(*self).read(to)
+    }
+
+    /// Writes as many bytes as fit in both; returns how many.
+    #[inline]
+    pub fn write(&self, from: &[u8]) -> usize {
+        self.write_source(Source::from(from))
+    }
+
+    /// Writes as many bytes of `from` as fit; returns how many. This is the one copy between two guests.
+    #[inline]
+    pub fn write_source(&self, from: Source<'_>) -> usize {
+        let n = self.len().min(from.len());
+        // SAFETY: `n` bytes are inside `self`'s mapping and inside `from` (both types' invariant). They may overlap when a
+        // frontend maps one file twice, and the guest may write either meanwhile: `copy` allows the first, and no reference exists
+        // to make the second anything but stale bytes.
+        unsafe { copy(from.ptr, self.ptr.0, n) };
+        n
+    }
+
+    /// Writes `bytes` with as few stores as there can be; nothing where there is no room for all of them.
+    #[inline]
+    pub(crate) fn write_array<const N: usize>(&self, bytes: &[u8; N]) {
+        if self.len() >= N {
+            // SAFETY: as for `write_source`; `N` bytes are inside `self`'s mapping.
+            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.ptr.0, N) };
+        }
+    }
+
+    /// Tells the CPU that the beginning will be written soon, and the beginning only: a copy's later lines are a sequence, which the CPU
+    /// recognises by itself.
+    #[inline]
+    pub(crate) fn prefetch_write(&self) {
+        prefetch_write(self.ptr.0);
+        prefetch_write(self.ptr.0.wrapping_add(CACHE_LINE));
+    }
+
+    /// The same for the `len` bytes after the beginning.
+    #[inline]
+    pub(crate) fn prefetch_write_body(&self, len: usize) {
+        let end = (2 * CACHE_LINE + len.min(BODY_AHEAD)).min(self.len());
+        for at in (2 * CACHE_LINE..end).step_by(CACHE_LINE) {
+            prefetch_write(self.ptr.0.wrapping_add(at));
+        }
+    }
+
+    /// The same for reading.
+    #[inline]
+    pub(crate) fn prefetch_read(&self) {
+        prefetch(self.ptr.0);
+        prefetch(self.ptr.0.wrapping_add(CACHE_LINE));
+    }
+}
+
+/// Bytes to be copied from: guest memory, or memory of this process (an mbuf, a core-to-core ring).
+#[derive(Clone, Copy, Debug)]
+pub struct Source<'a> {
+    ptr: *const u8,
+    len: u32,
+    bytes: PhantomData<&'a [u8]>,
+}
+
+impl<'m> From<GuestSlice<'m>> for Source<'m> {
+    #[inline]
+    fn from(slice: GuestSlice<'m>) -> Self {
+        Self { ptr: slice.ptr.0, len: slice.len, bytes: PhantomData }
+    }
+}
+
+impl<'a> From<&'a [u8]> for Source<'a> {
+    /// The first 4 GiB of it; packets are never that long.
+    #[inline]
+    fn from(bytes: &'a [u8]) -> Self {
+        Self { ptr: bytes.as_ptr(), len: u32::try_from(bytes.len()).unwrap_or(u32::MAX), bytes: PhantomData }
+    }
+}
+
+impl Source<'_> {
+    /// Length in bytes.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// Whether there are no bytes.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The first `len` bytes (all, where there are fewer).
+    #[inline]
+    pub fn prefix(self, len: usize) -> Self {
+        Self { len: len.min(self.len()) as u32, ..self }
+    }
+
+    /// What is left after the first `skip` bytes (nothing, where there are fewer).
+    #[inline]
+    pub fn suffix(self, skip: usize) -> Self {
+        let skip = skip.min(self.len());
+        Self { ptr: self.ptr.wrapping_add(skip), len: self.len - skip as u32, bytes: PhantomData }
+    }
+
+    /// Tells the CPU that it will be read soon.
+    #[inline]
+    pub(crate) fn prefetch(&self) {
+        for at in (0..self.len().min(BODY_AHEAD)).step_by(CACHE_LINE) {
+            prefetch(self.ptr.wrapping_add(at));
+        }
+    }
+
+    /// Reads as many bytes as fit in both into `to`; returns how many.
+    #[inline]
+    pub fn read(&self, to: &mut [u8]) -> usize {
+        let n = self.len().min(to.len());
+        // SAFETY: `n` bytes are inside the source (type invariant: mapped or borrowed for 'a) and inside `to`, which is
+        // exclusively ours.
+        unsafe { copy(self.ptr, to.as_mut_ptr(), n) };
+        n
+    }
+
+    /// The first `N` bytes, if there are as many.
+    #[inline]
+    pub(crate) fn read_array<const N: usize>(&self) -> Option<[u8; N]> {
+        // SAFETY: `N` bytes are inside the source; they are copied, not referred to, and any bytes make an array of bytes.
+        (self.len() >= N).then(|| unsafe { self.ptr.cast::<[u8; N]>().read_unaligned() })
+    }
+}
+
+/// Copies `n` bytes that may overlap. Between half a cache line and a whole one, which is what headers and the shortest packets are, it is
+/// two moves of 32 bytes that meet or overlap in the middle; for the rest the C library knows best.
+///
+/// # Safety
+/// `n` bytes can be read at `from` and written at `to`.
+#[inline]
+unsafe fn copy(from: *const u8, to: *mut u8, n: usize) {
+    type Half = [u8; 32];
+    if (size_of::<Half>()..=2 * size_of::<Half>()).contains(&n) {
+        let last = n - size_of::<Half>();
+        // SAFETY: both halves lie in the `n` bytes, whatever their alignment. Both are read before either is written.
+        unsafe {
+            let first_half = from.cast::<Half>().read_unaligned();
+            let last_half = from.add(last).cast::<Half>().read_unaligned();
+            to.cast::<Half>().write_unaligned(first_half);
+            to.add(last).cast::<Half>().write_unaligned(last_half);
+        }
+    } else {
+        // SAFETY: the caller's promise.
+        unsafe { std::ptr::copy(from, to, n) };
+    }
+}

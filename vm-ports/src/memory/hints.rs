@@ -1,0 +1,44 @@
+//! What the CPU is told beforehand, and in which order others see what it does.
+
+/// Has the CPU fetch a line that is to be read.
+#[inline]
+pub(super) fn prefetch(ptr: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch is a hint; it does not fault whatever the address is.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(ptr.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = ptr;
+}
+
+/// The same for a line that is to be written: it is taken from the other CPU at once, not when the store is made.
+#[inline]
+pub(super) fn prefetch_write(ptr: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: as for `prefetch`; a CPU of this architecture that does not know the instruction takes it for a NOP. Written out, because the
+    // compiler makes a prefetch for reading of it where it is not told that the CPU has PREFETCHW: the line would come shared, and
+    // the store would fetch it again.
+    unsafe {
+        std::arch::asm!("prefetchw byte ptr [{}]", in(reg) ptr.addr(), options(nomem, nostack, preserves_flags));
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = ptr;
+}
+
+/// Orders every store before it ahead of every load after it, as seen by any other CPU: what a ring's publication needs before the driver's
+/// wish for a call is read. One serves all rings that were published before it.
+#[inline]
+pub fn full_fence() {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a word of this thread's stack is ORed with 0: nothing changes. A locked instruction orders stores before loads (Intel SDM,
+    // volume 3, "Memory Ordering") and costs less than MFENCE; the compiler moves no memory access across it.
+    unsafe {
+        std::arch::asm!("lock or dword ptr [rsp - 128], 0", options(nostack));
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+}
+
+/// Bytes of a line of the CPU's caches.
+pub(super) const CACHE_LINE: usize = 64;

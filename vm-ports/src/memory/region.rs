@@ -1,0 +1,136 @@
+//! One region of guest memory, mapped.
+
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+
+use vm_memory::{FileOffset, MmapRegion};
+
+use super::HostPtr;
+use super::truncated::{WATCHES, Watch};
+use crate::address::{FrontendAddr, GuestPhysAddr};
+
+/// One memory region as a frontend describes it (`SET_MEM_TABLE`, `ADD_MEM_REG`).
+#[derive(Debug)]
+pub struct MemorySlot {
+    /// Where the guest sees it.
+    pub guest: GuestPhysAddr,
+    /// Where the frontend sees it.
+    pub frontend: FrontendAddr,
+    /// Its length in bytes.
+    pub size: u64,
+    /// Where it begins in `file`, in bytes.
+    pub mmap_offset: u64,
+    /// The file to map.
+    pub file: File,
+}
+
+/// Why a memory table was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum MemoryError {
+    /// A region of no bytes.
+    #[error("memory region at {0} has no bytes")]
+    Empty(GuestPhysAddr),
+    /// A region whose end is past the end of an address space.
+    #[error("memory region at {0} of {1} bytes runs past the end of the address space")]
+    Overflow(GuestPhysAddr, u64),
+    /// Two regions share guest addresses.
+    #[error("memory regions at {0} and {1} overlap")]
+    Overlap(GuestPhysAddr, GuestPhysAddr),
+    /// Two regions share frontend addresses.
+    #[error("memory regions at {0} and {1} overlap in the frontend's address space")]
+    FrontendOverlap(FrontendAddr, FrontendAddr),
+    /// The kernel would not map the file.
+    #[error("cannot map the memory region at {guest} ({size} bytes from offset {offset}): {source}")]
+    Map {
+        /// Which region.
+        guest: GuestPhysAddr,
+        /// Its length in bytes.
+        size: u64,
+        /// Its offset in the file, in bytes.
+        offset: u64,
+        /// What the mapping library said.
+        source: vm_memory::mmap::MmapRegionError,
+    },
+    /// `REM_MEM_REG` for a part of a region, or for more than one.
+    #[error("no memory region begins at {0} and has the size and the frontend's address that were given")]
+    NoSuchSlot(GuestPhysAddr),
+    /// More mappings than the process keeps a `SIGBUS` record of.
+    #[error("more than {0} guest memory regions are mapped by this process")]
+    TooManyMappings(usize),
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Region {
+    pub(super) guest: u64,
+    pub(super) frontend: u64,
+    pub(super) size: u64,
+    pub(super) host: HostPtr,
+    mapping: Arc<Mapping>,
+}
+
+/// A mapping and its place in the SIGBUS table.
+#[derive(Debug)]
+struct Mapping {
+    // Dropped last: the watch must be gone before the address range can be reused by another mapping.
+    watch: &'static Watch,
+    _mmap: MmapRegion,
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        self.watch.release();
+    }
+}
+
+impl Region {
+    /// Whether its frontend has taken some of it away.
+    #[inline]
+    pub(super) fn is_truncated(&self) -> bool {
+        self.mapping.watch.is_hit()
+    }
+
+    #[inline]
+    pub(super) fn range(&self) -> (u64, u64, HostPtr) {
+        (self.guest, self.size, self.host)
+    }
+
+    /// Maps a slot.
+    pub(super) fn map(slot: MemorySlot) -> Result<Self, MemoryError> {
+        let MemorySlot { guest, frontend, size, mmap_offset, file } = slot;
+        if size == 0 {
+            return Err(MemoryError::Empty(guest));
+        }
+        let overflow = || MemoryError::Overflow(guest, size);
+        guest.checked_add(size).ok_or_else(overflow)?;
+        frontend.checked_add(size).ok_or_else(overflow)?;
+        // From offset 0: a hugetlb file cannot be mapped from an offset that is not a multiple of its page size, and frontends send such
+        // offsets (QEMU merges adjacent regions).
+        let end = size.checked_add(mmap_offset).ok_or_else(overflow)?;
+        let total = mapped_length(&file, end).and_then(|total| usize::try_from(total).ok()).ok_or_else(overflow)?;
+        let mmap = MmapRegion::from_file(FileOffset::new(file, 0), total).map_err(|source| MemoryError::Map {
+            guest,
+            size,
+            offset: mmap_offset,
+            source,
+        })?;
+        let start = mmap.as_ptr();
+        let watch = Watch::claim(start as usize, total).ok_or(MemoryError::TooManyMappings(WATCHES))?;
+        // mmap_offset < total, so this stays inside the mapping.
+        let host = HostPtr(start.wrapping_add(mmap_offset as usize));
+        let mapping = Arc::new(Mapping { watch, _mmap: mmap });
+        Ok(Self { guest: guest.0, frontend: frontend.0, size, host, mapping })
+    }
+}
+
+/// How much to map of a file so that its first `end` bytes are there: whole pages of a hugetlb file, which says its page size where others
+/// say their block size. tmpfs with transparent huge pages does the same and may end within one: nothing is behind a file's end.
+fn mapped_length(file: &File, end: u64) -> Option<u64> {
+    const SMALLEST_HUGE_PAGE: u64 = 64 << 10;
+    match file.metadata() {
+        Ok(meta) if meta.blksize() >= SMALLEST_HUGE_PAGE => {
+            Some(end.checked_next_multiple_of(meta.blksize())?.min(meta.len()).max(end))
+        }
+        _ => Some(end),
+    }
+}
