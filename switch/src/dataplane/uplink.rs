@@ -202,7 +202,7 @@ impl UplinkTx {
             self.counters.tx_bytes.add(self.queue.sent_bytes() - bytes_before);
             self.settle(core, sent, Ok(()));
             // Between what was sent and what is left may be one packet that the device could not have sent right.
-            self.settle(core, before - self.staged.len() - sent, Err(DropReason::UplinkFull));
+            self.settle(core, before - self.staged.len() - sent, Err(DropReason::BadOffload));
             tries -= usize::from(self.staged.len() == before);
         }
         let left = self.staged.len();
@@ -331,5 +331,64 @@ impl FrameSink for MbufSink<'_> {
             from = from.suffix(from.read(space));
             (index, at) = (index + 1, 0);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::device;
+    use super::*;
+    use crate::forwarding::{MacAddr, PortId};
+    use pmd_bindings::{Eal, EalConfig, LogLevel, PciDevices};
+    use vm_ports::{Burst, BurstBuffer};
+
+    /// UDP over IPv4.
+    fn frame() -> [u8; 60] {
+        let mut frame = [0; 60];
+        frame[..12].copy_from_slice(&[MacAddr([2; 6]).0, MacAddr([4; 6]).0].concat());
+        frame[12..24].copy_from_slice(&[0x08, 0, 0x45, 0, 0, 46, 0, 0, 0, 0, 64, 17]);
+        frame[38..40].copy_from_slice(&26u16.to_be_bytes());
+        frame
+    }
+
+    #[test]
+    fn what_the_device_refuses_is_a_bad_offload_and_no_lack_of_room() {
+        let config = EalConfig {
+            memory_mib: Some(64),
+            pci: PciDevices::Off,
+            log_level: LogLevel::Error,
+            ..EalConfig::default()
+        };
+        let eal = Eal::init(config).expect("EAL starts without hugepages");
+        let config = config::UplinkConfig {
+            name: "up".parse().unwrap(),
+            device: "net_null0,no-rx=1".parse().unwrap(),
+            queues: None,
+            mtu: None,
+            vlan: config::Vlan::Access(config::VlanId::DEFAULT),
+            stations: Vec::new(),
+        };
+        let device = eal.hotplug(&config.device.to_string()).unwrap();
+        let (device, pool, pairs) = device::configure(&eal, device, 1, &config, PortId(0)).unwrap();
+        let UplinkQueues { rx, tx } = pairs.into_iter().next().unwrap();
+        // It is taken for one that computes checksums, which it is not.
+        let limits = UplinkLimits { accepts: Features::GUEST_CSUM, ..device::limits(&device) };
+        let mut uplink = UplinkTx::new(PortId(0), tx, pool, limits, Arc::default());
+        let (core, source) = (CoreCounters::new(), SourceId(0));
+        let (frame, mut buffer) = (frame(), BurstBuffer::default());
+        let mut burst = Burst::new(&mut buffer);
+        let partial = Offload { needs_csum: true, csum_start: 34, csum_offset: 6, ..Offload::NONE };
+        for offload in [Offload::NONE, partial, Offload::NONE] {
+            assert!(burst.push_frame([&frame[..]], offload));
+        }
+        for index in 0..3 {
+            assert!(uplink.push(burst.view(index), source, Charge::Unicast, &core).is_ok());
+        }
+        uplink.flush(&core);
+        let account = core.source(source);
+        let dropped = |reason: DropReason| account.dropped[reason.index()].get();
+        assert_eq!((account.forwarded.get(), uplink.counters.tx_packets.get()), (2, 2));
+        assert_eq!((dropped(DropReason::BadOffload), dropped(DropReason::UplinkFull)), (1, 0));
+        drop((uplink, rx));
     }
 }
