@@ -16,7 +16,8 @@ pub struct ValueError {
 }
 
 impl ValueError {
-    pub(crate) fn new(message: impl Into<String>, remedy: impl Into<String>) -> Self {
+    /// What is wrong, and what to write instead.
+    pub fn new(message: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { message: message.into(), remedy: remedy.into() }
     }
 }

@@ -45,6 +45,13 @@ impl FromStr for MacAddr {
     type Err = ValueError;
 
     fn from_str(text: &str) -> Result<Self, ValueError> {
+        Self::try_from(Self::octets_of(text)?)
+    }
+}
+
+impl MacAddr {
+    /// The octets of any address, a group's too, as it is written.
+    pub fn octets_of(text: &str) -> Result<[u8; 6], ValueError> {
         let malformed = || {
             ValueError::new(
                 format!("{text:?} is not a MAC address"),
@@ -64,7 +71,7 @@ impl FromStr for MacAddr {
         if parts.next().is_some() {
             return Err(malformed());
         }
-        Self::try_from(octets)
+        Ok(octets)
     }
 }
 

@@ -21,6 +21,7 @@ use crate::dataplane::{Dataplane, DataplaneError};
 use crate::logging::{self, Limit};
 use crate::snapshot::{FdbSnapshot, Snapshot};
 use crate::state::StateFile;
+use crate::trace::{TraceQuery, TraceReport};
 
 /// Requests that may wait for the control thread: more than there are connections that could send one.
 const MAILBOX_SIZE: usize = 64;
@@ -86,6 +87,10 @@ impl Switch for Dataplane {
 
     fn fdb(&self) -> Vec<FdbSnapshot> {
         self.fdb()
+    }
+
+    fn trace(&self, query: &TraceQuery) -> Result<TraceReport, DataplaneError> {
+        self.trace(query)
     }
 }
 

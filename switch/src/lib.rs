@@ -16,6 +16,7 @@ mod page;
 mod rates;
 mod snapshot;
 mod state;
+mod trace;
 mod words;
 
 use std::process::ExitCode;

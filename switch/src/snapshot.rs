@@ -490,7 +490,7 @@ pub(crate) struct CoreSnapshot {
 }
 
 /// One station of the FDB.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct FdbSnapshot {
     /// VLAN id.
     pub(crate) vlan: u16,

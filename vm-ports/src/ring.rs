@@ -385,6 +385,14 @@ impl Ring {
         either!(self, ring => ring.backlog())
     }
 
+    /// The same of what is there now, in a split ring too; nothing is remembered of the look.
+    pub(crate) fn posted(&self) -> u16 {
+        match self {
+            Self::Split(ring) => ring.posted(),
+            Self::Packed(ring) => ring.backlog(),
+        }
+    }
+
     /// A watch for the next chain that is made available.
     pub(crate) fn watch(&self) -> RingWatch {
         either!(self, ring => ring.watch())

@@ -103,6 +103,15 @@ impl RxQueue {
         self.enabled && self.fault.is_none()
     }
 
+    /// What a packet would meet now: how many buffers, one at least, or why none would be looked at. Whether it fits into them is seen only when
+    /// they are taken.
+    pub fn outlook(&self) -> Result<u16, RxDrop> {
+        if !self.is_ready() || self.memory.is_truncated() {
+            return Err(RxDrop::NotReady);
+        }
+        Some(self.ring.posted()).filter(|posted| *posted > 0).ok_or(RxDrop::Full)
+    }
+
     /// How calls are held back from now on; at first they are not.
     pub fn set_moderation(&mut self, moderation: Moderation) {
         self.call.moderate(moderation, self.ring.size());

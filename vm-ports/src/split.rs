@@ -169,6 +169,12 @@ impl SplitRing {
         self.avail_idx.wrapping_sub(self.next_avail).min(self.size)
     }
 
+    /// See [`Ring::posted`](crate::ring::Ring::posted).
+    pub(crate) fn posted(&self) -> u16 {
+        // Relaxed: nothing behind the index is read here.
+        self.avail.load_u16(IDX, Ordering::Relaxed).wrapping_sub(self.next_avail).min(self.size)
+    }
+
     #[inline]
     fn look(&mut self) {
         // Acquire: pairs with the driver's release of its index, so that entries and descriptors before it are seen.

@@ -135,6 +135,11 @@ impl TxQueue {
         self.enabled = enabled;
     }
 
+    /// Whether what is pulled is looked at.
+    pub fn is_enabled(&self) -> bool {
+        self.enabled
+    }
+
     /// How calls are held back from now on; at first they are not.
     pub fn set_moderation(&mut self, moderation: Moderation) {
         self.call.moderate(moderation, self.ring.size());

@@ -9,6 +9,7 @@ mod scheduler;
 mod show;
 mod table;
 mod top;
+mod trace;
 mod units;
 mod uplink;
 
@@ -98,6 +99,8 @@ enum Command {
     /// Look at the forwarding database.
     #[command(subcommand)]
     Fdb(FdbCommand),
+    /// Say what the switch would do with a packet, and why. Nothing is sent, learnt or counted for it.
+    Trace(trace::TraceArgs),
     /// See what `/metrics` has to tell.
     #[command(subcommand)]
     Metrics(metrics::MetricsCommand),
@@ -141,6 +144,7 @@ fn execute(cli: Cli) -> Result<()> {
         Command::Scheduler(command) => scheduler::execute(&client, command),
         Command::Capture(args) => capture::execute(&client, &args),
         Command::Fdb(FdbCommand::Show { json }) => show::fdb(&client, json),
+        Command::Trace(args) => trace::execute(&client, args),
         Command::Metrics(command) => metrics::execute(&command),
         Command::Reload => reload(&client),
         Command::Config(command) => config_file::execute(command),

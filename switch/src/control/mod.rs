@@ -28,6 +28,7 @@ use tracing::{info, warn};
 
 use crate::snapshot::{FdbSnapshot, PortKind, PortState, Snapshot};
 use crate::state::{StateError, StateFile};
+use crate::trace::{TraceQuery, TraceReport};
 use crate::words;
 use port::{find, insert, take_out};
 use protocol::{Answer, CaptureRequest, Done, Listed, MovedQueue, Origin, PlanReport, Request, Response};
@@ -55,6 +56,8 @@ pub(crate) trait Switch {
     fn capture(&mut self, request: &CaptureRequest, stream: &UnixStream) -> Result<(), Self::Error>;
     fn snapshot(&self) -> Snapshot;
     fn fdb(&self) -> Vec<FdbSnapshot>;
+    /// What would become of a packet.
+    fn trace(&self, query: &TraceQuery) -> Result<TraceReport, Self::Error>;
 }
 
 /// Why a request was not carried out. Nothing has changed then, unless the text says so.
@@ -143,6 +146,7 @@ impl<S: Switch> Control<S> {
         let result = match request {
             Request::Status => Ok(Answer::Status(Box::new(self.switch.snapshot()))),
             Request::FdbShow => Ok(Answer::Fdb(self.switch.fdb())),
+            Request::Trace { query } => self.trace(&query).map(|report| Answer::Trace(Box::new(report))),
             Request::GuestList => Ok(Answer::Guests(self.list(&self.running.guests, |guest| &guest.name))),
             Request::UplinkList => Ok(Answer::Uplinks(self.list(&self.running.uplinks, |uplink| &uplink.name))),
             Request::GuestAdd { guest } => self.add_guest(guest).map(Answer::Done),
@@ -241,6 +245,10 @@ impl<S: Switch> Control<S> {
     fn move_guest(&mut self, name: &str, queue: Option<u16>, io_core: usize) -> Result<Vec<MovedQueue>, ControlError> {
         let moved = self.switch.move_guest(name, queue, io_core);
         moved.map_err(|error| ControlError::Switch(error.to_string()))
+    }
+
+    fn trace(&self, query: &TraceQuery) -> Result<TraceReport, ControlError> {
+        self.switch.trace(query).map_err(|error| ControlError::Switch(error.to_string()))
     }
 
     /// Adds a port to the switch and to the list of what runs.

@@ -4,6 +4,7 @@ use config::{RawGuest, RawUplink};
 use serde::{Deserialize, Serialize};
 
 use crate::snapshot::{FdbSnapshot, PortState, Snapshot};
+use crate::trace::{TraceQuery, TraceReport};
 
 /// The longest request line, its end included. A guest's section with every key is about 1 KiB.
 pub(crate) const MAX_REQUEST: usize = 64 * 1024;
@@ -35,6 +36,8 @@ pub(crate) enum Request {
     UplinkList,
     /// The stations known: [`Answer::Fdb`].
     FdbShow,
+    /// What would become of a packet: [`Answer::Trace`].
+    Trace { query: TraceQuery },
     /// What the scheduler would do now: [`Answer::Plan`].
     SchedulerPlan,
     /// The scheduler does nothing by itself from now on: [`Answer::Done`].
@@ -137,6 +140,7 @@ pub(crate) enum Answer {
     Guests(Vec<Listed<RawGuest>>),
     Uplinks(Vec<Listed<RawUplink>>),
     Fdb(Vec<FdbSnapshot>),
+    Trace(Box<TraceReport>),
     Done(Done),
     Moved(Vec<MovedQueue>),
     Plan(PlanReport),

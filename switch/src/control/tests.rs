@@ -82,6 +82,10 @@ impl Switch for FakeSwitch {
     fn fdb(&self) -> Vec<FdbSnapshot> {
         Vec::new()
     }
+
+    fn trace(&self, _: &TraceQuery) -> Result<TraceReport, FakeError> {
+        Err(FakeError("there is no data path"))
+    }
 }
 
 pub(crate) fn guest(name: &str, socket: &str) -> Port {

@@ -113,6 +113,9 @@ pub(crate) enum DataplaneError {
     /// A capture that cannot begin.
     #[error(transparent)]
     Capture(#[from] super::CaptureError),
+    /// A packet that there cannot be.
+    #[error("{0}")]
+    Trace(config::ValueError),
     /// The switch ends.
     #[error("the switch is being stopped")]
     Stopping,

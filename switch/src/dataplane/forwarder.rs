@@ -1,5 +1,7 @@
 //! One I/O core's share of the switch: where a packet goes, and putting it there.
 
+mod foresee;
+
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -16,7 +18,7 @@ use super::turns::cost;
 use super::uplink::UplinkTx;
 use super::xcore::{Errand, Label, ToCore};
 use crate::forwarding::{
-    Destination, DropReason, Egress, Fdb, Ingress, Learned, MacAddr, Now, PortId, Tag, TokenBucket,
+    DropReason, Egress, Fdb, Frame, Ingress, Learned, MacAddr, Now, PortId, Tables, Target, TokenBucket, VlanId, decide,
 };
 
 /// Where packets of a burst came from.
@@ -54,11 +56,44 @@ enum Exit {
     Core(usize, PortId),
 }
 
-/// Where a packet is to go.
-#[derive(Clone, Copy)]
-enum Target {
-    One(PortId),
-    Flood,
+/// The tables of a core that forwards.
+struct Live<'f> {
+    fdb: &'f mut Fdb,
+    out: &'f mut Outputs,
+    floods: &'f mut [TokenBucket],
+    port: PortId,
+    now: Now,
+    /// Whether the source was known, so that nothing was noted.
+    known: bool,
+}
+
+impl Tables for Live<'_> {
+    #[inline]
+    fn learn(&mut self, vlan: VlanId, source: MacAddr) {
+        match self.fdb.learn(vlan, source, self.port, self.now) {
+            Learned::Known => self.known = true,
+            Learned::Refreshed(message) => self.out.tell(message),
+            Learned::New(message) => {
+                self.out.counters.fdb_learned.add(1);
+                self.out.tell(message);
+            }
+            Learned::Moved(message) => {
+                self.out.counters.fdb_moves.add(1);
+                self.out.tell(message);
+            }
+            Learned::Refused(refusal) => self.out.counters.learn_refusals[refusal.index()].add(1),
+        }
+    }
+
+    #[inline]
+    fn lookup(&mut self, vlan: VlanId, destination: MacAddr) -> Option<PortId> {
+        self.fdb.lookup(vlan, destination)
+    }
+
+    #[inline]
+    fn may_flood(&mut self) -> bool {
+        self.floods.get_mut(self.port.index()).is_none_or(|bucket| bucket.take(self.now.cycles))
+    }
 }
 
 impl Forwarder {
@@ -127,40 +162,11 @@ impl Forwarder {
     /// Source check, VLAN, learning, look-up: all on the snapshot.
     #[inline]
     fn route(&mut self, packet: &Packet, origin: &Origin, now: Now) -> Result<Route, DropReason> {
-        let entry = self.table.get(origin.port).ok_or(DropReason::PortGone)?;
-        let source = MacAddr(packet.source());
-        entry.check.check(source)?;
-        let ingress = entry.vlans.ingress(Tag::read(packet.head())?)?;
-        let learned = self.fdb.learn(ingress.vlan, source, origin.port, now);
-        match learned {
-            Learned::Known => {}
-            Learned::Refreshed(message) => self.out.tell(message),
-            Learned::New(message) => {
-                self.out.counters.fdb_learned.add(1);
-                self.out.tell(message);
-            }
-            Learned::Moved(message) => {
-                self.out.counters.fdb_moves.add(1);
-                self.out.tell(message);
-            }
-            Learned::Refused(refusal) => self.out.counters.learn_refusals[refusal.index()].add(1),
-        }
-        let destination = MacAddr(packet.destination());
-        let target = match destination.destination() {
-            Destination::Reserved => return Err(DropReason::ReservedMulticast),
-            Destination::Flood => Target::Flood,
-            Destination::Unicast => match self.fdb.lookup(ingress.vlan, destination) {
-                Some(port) if port == origin.port => return Err(DropReason::Hairpin),
-                Some(port) => Target::One(port),
-                None => Target::Flood,
-            },
-        };
-        if matches!(target, Target::Flood)
-            && self.floods.get_mut(origin.port.index()).is_some_and(|bucket| !bucket.take(now.cycles))
-        {
-            return Err(DropReason::FloodPoliced);
-        }
-        Ok(Route { ingress, target, lasting: learned == Learned::Known && !ingress.tagged })
+        let Self { table, fdb, out, floods } = self;
+        let entry = table.get(origin.port).ok_or(DropReason::PortGone)?;
+        let mut tables = Live { fdb, out, floods, port: origin.port, now, known: false };
+        let (ingress, target) = decide(entry.entrance(), frame(packet), &mut tables)?;
+        Ok(Route { ingress, target, lasting: tables.known && !ingress.tagged })
     }
 
     fn unicast(&mut self, burst: &mut Burst<'_>, index: usize, origin: &Origin, ingress: Ingress, port: PortId) {
@@ -196,10 +202,7 @@ impl Forwarder {
         let mut others = [0; config::MAX_IO_CORES];
         // A port here whose queue pair has not arrived yet.
         let mut awaited = None;
-        let ports = || {
-            let in_vlan = |entry: &&PortEntry| entry.vlans.egress(ingress.vlan).is_some();
-            table.iter().filter(|entry| entry.id != origin.port).filter(in_vlan)
-        };
+        let ports = || flood_ports(table, origin.port, ingress.vlan);
         for entry in ports() {
             match out.receiver(entry, burst.view(index), out.me) {
                 Ok(receiver) if usize::from(receiver.core) != out.me => others[usize::from(receiver.core)] += 1,
@@ -580,10 +583,7 @@ impl Outputs {
         let mut ingress = label.ingress;
         let mut made = 0;
         let mut awaited = None;
-        for entry in table.iter() {
-            if entry.id == label.port || entry.vlans.egress(ingress.vlan).is_none() {
-                continue;
-            }
+        for entry in flood_ports(table, label.port, ingress.vlan) {
             // Ports without a receiver were counted by the core that flooded.
             if let Ok(receiver) = self.receiver(entry, burst.view(index), from)
                 && self.owner(entry.id, receiver, label.table) == self.me
@@ -646,10 +646,16 @@ impl Outputs {
         }
     }
 
+    /// Where a guest's receive ring is in the list, if it is there.
+    #[inline]
+    fn place_of(&self, port: PortId, queue: usize) -> u16 {
+        self.rx_at.get(Self::slot_of(port, queue)).copied().unwrap_or(NO_SLOT)
+    }
+
     /// Puts one packet into a guest's receive ring; whose that is.
     #[inline]
     fn push_guest(&mut self, port: PortId, queue: usize, view: View<'_>) -> Result<SourceId, DropReason> {
-        let at = self.rx_at.get(Self::slot_of(port, queue)).copied().unwrap_or(NO_SLOT);
+        let at = self.place_of(port, queue);
         let slot = self.rx.get_mut(usize::from(at)).ok_or(DropReason::ReceiverNotReady)?;
         let pushed = slot.rx.push(view).map_err(reason);
         slot.touch(at, &mut self.touched);
@@ -722,6 +728,18 @@ impl Outputs {
             HeldCall::Tx(place) => senders(place.into()),
         });
     }
+}
+
+/// What is looked at in a packet.
+#[inline]
+fn frame(packet: &Packet) -> Frame<'_> {
+    let (destination, source) = (MacAddr(packet.destination()), MacAddr(packet.source()));
+    Frame { destination, source, head: packet.head() }
+}
+
+/// Every other port of a VLAN.
+fn flood_ports(table: &PortTable, from: PortId, vlan: VlanId) -> impl Iterator<Item = &PortEntry> {
+    table.iter().filter(move |entry| entry.id != from && entry.vlans.egress(vlan).is_some())
 }
 
 fn reason(refusal: RxDrop) -> DropReason {

@@ -2,6 +2,7 @@
 
 mod moves;
 mod rest;
+mod trace;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -23,8 +24,8 @@ use super::held::HeldCall;
 use super::histogram::Sampler;
 use super::mailbox::{Limits, Message, UplinkShare};
 use super::ports::{PORTS_MAX, PortTable};
-use super::rota::Rota;
 use super::reply::Reply;
+use super::rota::Rota;
 use super::sleep::{Bed, Bells, Patience};
 use super::turns::{BurstLength, Credit, Rounds, Share, cost};
 use super::uplink::UplinkTx;
@@ -602,6 +603,14 @@ impl IoCore {
             }
             Message::Announce { port, source, mac } => self.announce(port, source, mac),
             Message::Stations { from, count, reply } => reply.give(self.stations(from, count)),
+            Message::Foresee { mut question, reply } => {
+                self.foresee(&mut question);
+                reply.give(question);
+            }
+            Message::Look { mut exits, reply } => {
+                self.look(&mut exits);
+                reply.give(exits);
+            }
             Message::Tune(limits) => self.tune(limits),
             Message::Tap { tap, reply } => {
                 self.forwarder.out.taps.add(tap);

@@ -15,6 +15,7 @@
 //!                                                handover    from core to core: a queue pair
 //! accounting what each core counts ◀─────────────┘        waiting    how long work waits in a ring
 //!                                                interval    the same, and who talks to whom, from tick to tick
+//! trace      what would become of a packet
 //! load       counters into what the scheduler is told
 //! report     counters into a snapshot
 //! capture    what passes a port, as a pcapng file
@@ -38,14 +39,15 @@ mod io_core;
 mod load;
 mod mailbox;
 mod ports;
-mod report;
 mod reply;
+mod report;
 mod rescue;
 pub mod rig;
 mod rota;
 mod scheduling;
 mod sleep;
 mod steering;
+mod trace;
 mod turns;
 mod uplink;
 mod uplink_queues;

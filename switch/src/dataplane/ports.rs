@@ -6,7 +6,7 @@ use vm_ports::View;
 use vm_ports::offload::{flow_hash, parse};
 
 use super::handover::TableVersion;
-use crate::forwarding::{PortId, PortVlans, SourceCheck};
+use crate::forwarding::{Entrance, PortId, PortVlans, SourceCheck};
 
 /// Ports there can be.
 pub(super) const PORTS_MAX: usize = 1024;
@@ -39,6 +39,12 @@ pub(super) struct Receiver {
 }
 
 impl PortEntry {
+    /// What it says of the packets that come in through it.
+    #[inline]
+    pub(super) fn entrance(&self) -> Entrance<'_> {
+        Entrance { port: self.id, check: self.check, vlans: &self.vlans }
+    }
+
     /// Whether this receive ring of a guest is among those that packets are sent to.
     pub(super) fn has_receiver(&self, queue: u16) -> bool {
         matches!(&self.way, Way::Guest(receivers) if receivers.iter().any(|receiver| receiver.queue == queue))

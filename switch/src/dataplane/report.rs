@@ -184,7 +184,7 @@ impl Dataplane {
         entries
     }
 
-    fn port_name(&self, port: PortId) -> String {
+    pub(super) fn port_name(&self, port: PortId) -> String {
         let guest = self.guests.iter().find(|guest| guest.host.port == port).map(|guest| &guest.config.name);
         let uplink = self.uplinks.iter().find(|uplink| uplink.host.port == port).map(|uplink| &uplink.config.name);
         guest.or(uplink).map(|name| name.as_str().to_owned()).unwrap_or_default()

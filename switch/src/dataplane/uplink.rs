@@ -169,6 +169,15 @@ impl UplinkTx {
         Ok(())
     }
 
+    /// What a frame of `len` bytes would meet now: so many free mbufs, or why it would not be taken.
+    pub(super) fn outlook(&self, len: usize) -> Result<u32, DropReason> {
+        let pieces = len.div_ceil(usize::from(self.pool.data_room()));
+        if len > self.limits.frame_max || pieces > self.limits.pieces_max {
+            return Err(DropReason::TooLong);
+        }
+        Some(self.pool.available()).filter(|free| *free as usize >= pieces).ok_or(DropReason::NoMbuf)
+    }
+
     /// Notes who is to be charged for the next mbufs.
     #[inline]
     fn owe(&mut self, owner: Option<(SourceId, Charge)>, mbufs: usize) {

@@ -195,7 +195,7 @@ impl ToCore {
     /// Copies a packet for the other core, which sees it after [`ToCore::flush`]. False, and nothing done, where there is no room.
     pub(super) fn push(&mut self, view: View<'_>, label: Label) -> bool {
         let len = view.packet().len();
-        let needed = len.div_ceil(CHUNK_BYTES);
+        let needed = chunks(len);
         if self.filled.is_empty() || self.empty.len() < needed {
             // At the beginning of each burst, so that the chunks used last are used next: few of them go round, and stay in the caches.
             self.empty.extend(self.empty_ring.pop_iter());
@@ -215,6 +215,11 @@ impl ToCore {
             self.filled.push(chunk);
         }
         true
+    }
+
+    /// Whether there is room for a packet of `len` bytes.
+    pub(super) fn has_room(&self, len: usize) -> bool {
+        self.empty.len() + self.empty_ring.occupied_len() >= chunks(len)
     }
 
     /// Shows the other core all that was pushed, with one publication.
@@ -318,6 +323,12 @@ impl FromCore {
     pub(super) fn release_parked(&mut self, chunks: usize) {
         self.empty_ring.push_iter(self.parked.drain(..chunks));
     }
+}
+
+/// Chunks of a packet of `len` bytes.
+#[inline]
+fn chunks(len: usize) -> usize {
+    len.div_ceil(CHUNK_BYTES)
 }
 
 /// Makes a burst of whole packets, with their labels; returns in how many chunks they are.

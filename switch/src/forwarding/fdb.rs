@@ -13,7 +13,7 @@
 //! share a bucket cannot be known from outside; at most half of the slots are ever used, and a look-up reads one bucket's
 //! keys, seldom two.
 
-use super::learn::{LearnMessage, LearnRefusal, Learned, PortKind};
+use super::learn::{LearnMessage, LearnRefusal, Learned, Learning, PortKind};
 use super::police::TokenBucket;
 use super::slots::{Place, SLOTS, Slots, Value, key, parts};
 use super::{MacAddr, Now, PortId, VlanId};
@@ -60,6 +60,20 @@ impl Entry {
         let Self { vlan, mac, port, seen, .. } = self;
         LearnMessage { vlan, mac, port, generation, seen, since: seen }
     }
+}
+
+/// What a port that may have an address gets.
+struct Claim {
+    place: Place,
+    /// The port that had it.
+    from: Option<PortId>,
+    generation: u32,
+}
+
+/// What learning would come to, and whose place in the table it would take.
+pub(crate) struct Foreseen {
+    pub(crate) learning: Learning,
+    claimed: Option<(Place, u64, PortId)>,
 }
 
 struct Port {
@@ -160,17 +174,48 @@ impl Fdb {
     pub(crate) fn learn(&mut self, vlan: VlanId, mac: MacAddr, port: PortId, now: Now) -> Learned {
         let key = key(vlan, mac);
         let found = self.slots.find(key);
-        if let Some(place) = found {
-            let value = self.slots.value(place);
-            if value.port == port && self.is_live(value) {
-                let again = !value.fixed && elapsed(value.seen, now.seconds) >= self.refresh_s();
-                return if again { self.refresh(place, now.seconds) } else { Learned::Known };
-            }
+        if let Some(place) = found
+            && let Some(again) = self.is_known(place, port, now.seconds)
+        {
+            return if again { self.refresh(place, now.seconds) } else { Learned::Known };
         }
         match self.claim(key, found, port, now) {
             Ok(learned) => learned,
             Err(refusal) => Learned::Refused(refusal),
         }
+    }
+
+    /// What [`Fdb::learn`] would come to. Nothing is changed.
+    pub(crate) fn foresee(&self, vlan: VlanId, mac: MacAddr, port: PortId, now: Now) -> Foreseen {
+        let key = key(vlan, mac);
+        let found = self.slots.find(key);
+        if let Some(again) = found.and_then(|place| self.is_known(place, port, now.seconds)) {
+            return Foreseen { learning: if again { Learning::Refresh } else { Learning::Known }, claimed: None };
+        }
+        match self.judge(key, found, port, now) {
+            Ok(Claim { place, from, .. }) => {
+                let learning = from.map_or(Learning::New, Learning::Move);
+                Foreseen { learning, claimed: Some((place, key, port)) }
+            }
+            Err(refusal) => Foreseen { learning: Learning::Refused(refusal), claimed: None },
+        }
+    }
+
+    /// What [`Fdb::lookup`] would find once what was foreseen is done.
+    pub(crate) fn lookup_after(&self, foreseen: &Foreseen, vlan: VlanId, mac: MacAddr) -> Option<PortId> {
+        match foreseen.claimed {
+            Some((_, claimed, port)) if claimed == key(vlan, mac) => Some(port),
+            // A place that an entry had which had aged is another's then.
+            Some((place, ..)) if self.slots.find(key(vlan, mac)) == Some(place) => None,
+            _ => self.lookup(vlan, mac),
+        }
+    }
+
+    /// The entry of a station.
+    pub(crate) fn entry(&self, vlan: VlanId, mac: MacAddr) -> Option<Entry> {
+        let value = self.slots.value(self.slots.find(key(vlan, mac))?);
+        let Value { port, fixed, seen, .. } = *value;
+        self.is_live(value).then_some(Entry { vlan, mac, port, fixed, seen })
     }
 
     /// Takes over what another core learnt. `false` when it was not: the port is not as it was for the sender, someone
@@ -264,19 +309,36 @@ impl Fdb {
         live.map(|(vlan, mac, value)| Entry { vlan, mac, port: value.port, fixed: value.fixed, seen: value.seen })
     }
 
+    /// Whether the entry at `place` is this port's, and then, whether it is to be noted that it was seen again.
+    #[inline]
+    fn is_known(&self, place: Place, port: PortId, now_s: u32) -> Option<bool> {
+        let value = self.slots.value(place);
+        let known = value.port == port && self.is_live(value);
+        known.then(|| !value.fixed && elapsed(value.seen, now_s) >= self.refresh_s())
+    }
+
     /// A port other than the one that has the address, or the first, wants it.
     #[cold]
     #[inline(never)]
     fn claim(&mut self, key: u64, found: Option<Place>, port: PortId, now: Now) -> Result<Learned, LearnRefusal> {
+        let Claim { place, from, generation } = self.judge(key, found, port, now)?;
+        if let Some(state) = self.ports.get_mut(port.index()) {
+            state.rate.take(now.cycles);
+        }
+        let value = Value { port, fixed: false, generation, seen: now.seconds, since: now.seconds };
+        self.put(place, key, value);
+        let message = self.message(place);
+        Ok(if from.is_some() { Learned::Moved(message) } else { Learned::New(message) })
+    }
+
+    /// Whether the port may have the address, and where its entry would be.
+    fn judge(&self, key: u64, found: Option<Place>, port: PortId, now: Now) -> Result<Claim, LearnRefusal> {
         if !MacAddr::from_bits(key).is_station() {
             return Err(LearnRefusal::BadSource);
         }
         let state = self.ports.get(port.index()).filter(|state| state.kind.is_some());
         let state = state.ok_or(LearnRefusal::UnknownPort)?;
-        let generation = state.learnt_generation;
-        let full = state.learnt >= state.limit;
         let current = found.map(|place| self.slots.value(place)).filter(|current| self.is_live(current));
-        let moved = current.is_some();
         if let Some(current) = current {
             if current.fixed {
                 return Err(LearnRefusal::Fixed);
@@ -285,17 +347,14 @@ impl Fdb {
                 return Err(LearnRefusal::OwnedByGuest);
             }
         }
-        if full {
+        if state.learnt >= state.limit {
             return Err(LearnRefusal::PortLimit);
         }
-        let place = self.room(key, found, moved, Some(now.seconds))?;
-        if !self.ports.get_mut(port.index()).is_some_and(|state| state.rate.take(now.cycles)) {
+        let place = self.room(key, found, current.is_some(), Some(now.seconds))?;
+        if !state.rate.has(now.cycles) {
             return Err(LearnRefusal::RateLimit);
         }
-        let value = Value { port, fixed: false, generation, seen: now.seconds, since: now.seconds };
-        self.put(place, key, value);
-        let message = self.message(place);
-        Ok(if moved { Learned::Moved(message) } else { Learned::New(message) })
+        Ok(Claim { place, from: current.map(|current| current.port), generation: state.learnt_generation })
     }
 
     /// Whether an entry leaves its port for what `message` says.

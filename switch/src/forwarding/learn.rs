@@ -39,6 +39,21 @@ pub(crate) enum Learned {
     Refused(LearnRefusal),
 }
 
+/// What would become of a packet's source address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Learning {
+    /// It is where it was.
+    Known,
+    /// It is where it was, and would be noted to have been seen again.
+    Refresh,
+    /// It would be added.
+    New,
+    /// It would be taken from this port.
+    Move(PortId),
+    /// It would not be learnt.
+    Refused(LearnRefusal),
+}
+
 /// Why an address was not learnt, or not fixed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LearnRefusal {

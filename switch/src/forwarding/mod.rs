@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+mod decision;
 mod drop_reason;
 mod fdb;
 mod learn;
@@ -12,9 +13,10 @@ mod slots;
 mod spoof;
 mod vlan;
 
+pub(crate) use decision::{Entrance, Frame, Tables, Target, decide};
 pub(crate) use drop_reason::DropReason;
-pub(crate) use fdb::{Entry, Fdb, FdbSettings};
-pub(crate) use learn::{LearnMessage, LearnRefusal, Learned, PortKind};
+pub(crate) use fdb::{Entry, Fdb, FdbSettings, Foreseen};
+pub(crate) use learn::{LearnMessage, LearnRefusal, Learned, Learning, PortKind};
 pub(crate) use mac::{Destination, MacAddr};
 pub(crate) use police::TokenBucket;
 pub(crate) use spoof::SourceCheck;

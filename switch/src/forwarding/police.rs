@@ -30,11 +30,23 @@ impl TokenBucket {
     /// some cycles) is no error: it sees the bucket a little emptier.
     #[inline]
     pub(crate) fn take(&mut self, now: u64) -> bool {
-        if self.full_at > now.saturating_add(self.slack) {
-            return false;
+        let there = self.has(now);
+        if there {
+            self.full_at = self.full_at.max(now).saturating_add(self.interval);
         }
-        self.full_at = self.full_at.max(now).saturating_add(self.interval);
-        true
+        there
+    }
+
+    /// Whether there is one at `now`.
+    #[inline]
+    pub(crate) fn has(&self, now: u64) -> bool {
+        self.full_at <= now.saturating_add(self.slack)
+    }
+
+    /// How many there are at `now`; `None` where there is no limit.
+    pub(crate) fn tokens(&self, now: u64) -> Option<u64> {
+        let ahead = now.saturating_add(self.slack).checked_sub(self.full_at.max(now));
+        (self.interval > 0).then(|| ahead.map_or(0, |ahead| 1 + ahead / self.interval))
     }
 }
 
@@ -63,6 +75,7 @@ mod tests {
     fn no_limit_and_time_that_goes_back() {
         let mut unlimited = TokenBucket::UNLIMITED;
         assert!((0..100_000).all(|i| unlimited.take(i % 7)));
+        assert_eq!(unlimited.tokens(0), None);
         let mut one = bucket(1, 1);
         assert!(one.take(10 * HZ));
         assert!(!one.take(HZ));
@@ -79,7 +92,12 @@ mod tests {
             let start = now;
             for gap in gaps {
                 now += gap;
-                passed += u64::from(bucket.take(now));
+                let tokens = bucket.tokens(now).expect("a limit");
+                prop_assert!(tokens <= u64::from(burst) && bucket.has(now) == (tokens > 0));
+                let took = bucket.take(now);
+                prop_assert_eq!(bucket.tokens(now), Some(tokens.saturating_sub(1)));
+                prop_assert_eq!(took, tokens > 0);
+                passed += u64::from(took);
                 let interval = HZ / u64::from(rate);
                 prop_assert!(passed <= u64::from(burst) + (now - start) / interval);
             }

@@ -17,6 +17,11 @@ impl SourceCheck {
         Self { only: Some(mac) }
     }
 
+    /// The only address there is, if there is only one.
+    pub(crate) const fn address(self) -> Option<MacAddr> {
+        self.only
+    }
+
     /// Whether a packet with this source may enter.
     #[inline]
     pub(crate) fn check(self, source: MacAddr) -> Result<(), DropReason> {

@@ -30,7 +30,7 @@ pub(crate) fn the_page_is_true(stage: &Stage, prometheus: &Prometheus) -> Result
     let built = paths::sidecore()?.parent().context("no folder")?.display().to_string();
     for command in commands {
         let control = stage.dir.path().join("control.sock");
-        let here = command.replace("127.0.0.1:9464", &format!("127.0.0.1:{}", stage.http));
+        let here = command.replace("127.0.0.1:9464", &format!("127.0.0.1:{}", stage.http)).replace(" vm1 ", " a ");
         let script = format!(
             "set -o pipefail; PATH={built}:$PATH SIDECORE_CONTROL={}; export SIDECORE_CONTROL; {here}",
             control.display()

@@ -13,6 +13,7 @@
 //! | `queues` | several queue pairs: flows and their order |
 //! | `offload` | checksums and segmentation, between guests that can do different things |
 //! | `uplink_offload` | the same, left to an uplink's device |
+//! | `trace` | what is said of a packet beforehand |
 //! | `rings` | ring formats, headers and sizes in every mix; kicks |
 //! | `receivers` | receivers without buffers, receivers that come and go |
 //! | `capture` | what `sidecore capture` records |
@@ -35,5 +36,6 @@ mod sessions;
 mod stations;
 mod steering;
 mod stream;
+mod trace;
 mod uplink_offload;
 mod vlan;
