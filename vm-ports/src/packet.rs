@@ -223,8 +223,9 @@ impl<'a> Burst<'a> {
         self.segments.remaining_capacity() >= CHAIN_SEGMENTS
     }
 
-    /// How many packets from `index` on have this Ethernet header, one after the other.
-    #[inline]
+    /// How many packets from `index` on have this Ethernet header, one after the other. Not inlined: the loop over a burst's packets is as short as
+    /// it can be where nothing else is around it.
+    #[inline(never)]
     pub fn alike(&self, index: usize, ethernet: &[u8; ETHERNET_BYTES]) -> usize {
         let packets = self.packets[..self.count].get(index..).unwrap_or_default();
         packets.iter().take_while(|packet| packet.ethernet() == *ethernet).count()
