@@ -23,9 +23,20 @@ pub(crate) struct Call {
     held: u16,
 }
 
+/// What a queue counts of its calls.
+#[derive(Clone, Copy)]
+pub(crate) struct Tally<'c> {
+    pub(crate) sent: &'c Counter,
+    pub(crate) suppressed: &'c Counter,
+    pub(crate) saved: &'c Counter,
+}
+
+/// The frontend made the eventfd block: the ring is to be stopped.
+pub(crate) struct Blocked;
+
 /// What came of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Signal {
+enum Signal {
     /// The guest was interrupted.
     Sent,
     /// It did not want to be, cannot be, or has an interrupt pending.
@@ -47,11 +58,24 @@ impl Call {
         self.moderator = Moderator::new(moderation, size);
     }
 
-    /// After something was published, at the time `now`, and a fence: interrupts the guest if it wants that, and the call is not held back. `more`:
-    /// whether the guest itself has more under way that will be published. `saved` counts calls that became unnecessary. `None` where there is
-    /// nothing to tell.
+    /// After something was published, at the time `now`, and a fence: interrupts the guest if it wants that, and the call is not held back; until when
+    /// it is, where it is. `more`: whether the guest itself has more under way that will be published.
     #[inline]
     pub(crate) fn notify(
+        &mut self,
+        ring: &mut Ring,
+        now: u64,
+        more: impl FnOnce(&mut Ring) -> bool,
+        tally: Tally<'_>,
+    ) -> Result<Option<u64>, Blocked> {
+        let Some(signal) = self.decide(ring, now, more, tally.saved) else { return Ok(None) };
+        count(signal, tally)?;
+        Ok(self.held_until())
+    }
+
+    /// `None` where there is nothing to tell.
+    #[inline]
+    fn decide(
         &mut self,
         ring: &mut Ring,
         now: u64,
@@ -81,10 +105,15 @@ impl Call {
         Some(self.signal())
     }
 
-    /// After something was published, and a fence: interrupts the guest if it wants that. No call is held back at this time. `None` where there
-    /// is nothing to tell.
+    /// After something was published, and a fence: interrupts the guest if it wants that. No call is held back at this time.
     #[inline]
-    pub(crate) fn judge(&mut self, ring: &mut Ring) -> Option<Signal> {
+    pub(crate) fn judge(&mut self, ring: &mut Ring, tally: Tally<'_>) -> Result<(), Blocked> {
+        self.ask(ring).map_or(Ok(()), |signal| count(signal, tally))
+    }
+
+    /// The same, not counted. `None` where there is nothing to tell.
+    #[inline]
+    fn ask(&mut self, ring: &mut Ring) -> Option<Signal> {
         let wanted = ring.wants_call()?;
         ring.judge();
         Some(if wanted { self.signal() } else { Signal::Suppressed })
@@ -92,27 +121,48 @@ impl Call {
 
     /// Until when a call is held back, if one is.
     #[inline]
-    pub(crate) fn held_until(&self) -> Option<u64> {
+    fn held_until(&self) -> Option<u64> {
         (self.held > 0).then(|| self.moderator.until())
+    }
+
+    /// Interrupts the guest, at the time `now`, if its call is held back until `time` at the latest, be that later than `now`; until when it is, if
+    /// for longer.
+    pub(crate) fn release_by(
+        &mut self,
+        ring: &mut Ring,
+        (time, now): (u64, u64),
+        tally: Tally<'_>,
+    ) -> Result<Option<u64>, Blocked> {
+        match self.held_until() {
+            Some(until) if until > time => Ok(Some(until)),
+            Some(until) => self.let_go(ring, Some(until.min(now)), tally).map(|()| None),
+            None => Ok(None),
+        }
+    }
+
+    /// Interrupts the guest now, if its call is held back.
+    #[inline]
+    pub(crate) fn release(&mut self, ring: &mut Ring, tally: Tally<'_>) -> Result<(), Blocked> {
+        if self.held == 0 { Ok(()) } else { self.let_go(ring, None, tally) }
     }
 
     /// Lets a call go that is held back; because its time has come, where it is said which time that is. Not where the driver has seen everything
     /// meanwhile.
-    pub(crate) fn release(&mut self, ring: &mut Ring, expired: Option<u64>, saved: &Counter) -> Option<Signal> {
-        if std::mem::take(&mut self.held) == 0 {
-            return None;
-        }
+    fn let_go(&mut self, ring: &mut Ring, expired: Option<u64>, tally: Tally<'_>) -> Result<(), Blocked> {
+        self.held = 0;
         let slots = ring.unjudged();
-        let signal = self.judge(ring)?;
-        if signal == Signal::Suppressed {
+        match self.ask(ring) {
             // So this is not the last call, nor a batch that did not fill up.
-            saved.add(1);
-            return None;
+            Some(Signal::Suppressed) => tally.saved.add(1),
+            Some(signal) => {
+                if let Some(now) = expired {
+                    self.moderator.expired(slots, now);
+                }
+                count(signal, tally)?;
+            }
+            None => {}
         }
-        if let Some(now) = expired {
-            self.moderator.expired(slots, now);
-        }
-        Some(signal)
+        Ok(())
     }
 
     /// Interrupts the guest, if it can be.
@@ -131,12 +181,23 @@ impl Call {
     }
 
     /// Swaps the eventfd and signals the new one once, so that nothing published meanwhile is missed.
-    pub(crate) fn replace(&mut self, call: Option<File>) -> (Option<File>, Signal) {
+    pub(crate) fn replace(&mut self, call: Option<File>) -> (Option<File>, Result<(), Blocked>) {
         let old = std::mem::replace(&mut self.eventfd, call);
-        (old, self.signal())
+        (old, if self.signal() == Signal::Blocked { Err(Blocked) } else { Ok(()) })
     }
 
     pub(crate) fn take(&mut self) -> Option<File> {
         self.eventfd.take()
     }
+}
+
+#[inline]
+fn count(signal: Signal, tally: Tally<'_>) -> Result<(), Blocked> {
+    match signal {
+        Signal::Sent => tally.sent.add(1),
+        Signal::Suppressed => tally.suppressed.add(1),
+        Signal::Held => {}
+        Signal::Blocked => return Err(Blocked),
+    }
+    Ok(())
 }

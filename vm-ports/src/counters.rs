@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam_utils::CachePadded;
 
+use crate::call::Tally;
+
 /// A number that one thread raises and any thread reads.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -176,6 +178,14 @@ pub struct TxCounters {
     pub calls_saved: Counter,
 }
 
+impl TxCounters {
+    /// Of the calls.
+    #[inline]
+    pub(crate) fn tally(&self) -> Tally<'_> {
+        Tally { sent: &self.calls, suppressed: &self.calls_suppressed, saved: &self.calls_saved }
+    }
+}
+
 /// Switch to guest.
 #[derive(Debug, Default)]
 pub struct RxCounters {
@@ -196,4 +206,12 @@ pub struct RxCounters {
     /// Deliveries published for which it would have been sent one, but for moderation: it heard of them together with others, or had seen them
     /// before its call went out.
     pub calls_saved: Counter,
+}
+
+impl RxCounters {
+    /// Of the calls.
+    #[inline]
+    pub(crate) fn tally(&self) -> Tally<'_> {
+        Tally { sent: &self.calls, suppressed: &self.calls_suppressed, saved: &self.calls_saved }
+    }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 
-use crate::call::{Call, Signal};
+use crate::call::{Blocked, Call};
 use crate::counters::{QueueCounters, RingFault, RxDrop};
 use crate::egress::{self, FrameSink};
 use crate::features::Features;
@@ -74,22 +74,18 @@ impl RxQueue {
     /// Sets the eventfd that interrupts the guest, signals it once (a delivery may have been published to the old one) and returns the
     /// old one.
     pub fn set_call(&mut self, call: Option<File>) -> Option<File> {
-        let (old, signal) = self.call.replace(call);
-        if signal == Signal::Blocked {
-            self.called(signal);
-        }
+        let (old, called) = self.call.replace(call);
+        self.heed(called);
         old
     }
 
+    /// A frontend that makes calls block loses the ring.
     #[inline]
-    fn called(&mut self, signal: Signal) {
-        let counters = &self.counters.rx;
-        match signal {
-            Signal::Sent => counters.calls.add(1),
-            Signal::Suppressed => counters.calls_suppressed.add(1),
-            Signal::Held => {}
-            Signal::Blocked => drop(self.stop_with(RingFault::CallBlocked)),
-        }
+    fn heed<T: Default>(&mut self, called: Result<T, Blocked>) -> T {
+        called.unwrap_or_else(|Blocked| {
+            self.stop_with(RingFault::CallBlocked);
+            T::default()
+        })
     }
 
     /// A ring that is started but not enabled is not touched.
@@ -217,34 +213,22 @@ impl RxQueue {
     /// latest [`RxQueue::release_by`] has to be called, and [`RxQueue::release`] before nobody does that any more.
     #[inline]
     pub fn notify(&mut self, now: u64) -> Option<u64> {
-        let signal = self.call.notify(&mut self.ring, now, |_| false, &self.counters.rx.calls_saved)?;
-        self.called(signal);
-        self.call.held_until()
+        let called = self.call.notify(&mut self.ring, now, |_| false, self.counters.rx.tally());
+        self.heed(called)
     }
 
     /// Calls the guest, at the time `now`, if its call is held back until `time` at the latest, be that later than `now`; until when it is, if
     /// for longer.
     pub fn release_by(&mut self, time: u64, now: u64) -> Option<u64> {
-        let until = self.call.held_until()?;
-        if until > time {
-            return Some(until);
-        }
-        self.let_go(Some(until.min(now)));
-        None
+        let called = self.call.release_by(&mut self.ring, (time, now), self.counters.rx.tally());
+        self.heed(called)
     }
 
     /// Calls the guest now, if its call is held back.
     #[inline]
     pub fn release(&mut self) {
-        if self.call.held_until().is_some() {
-            self.let_go(None);
-        }
-    }
-
-    fn let_go(&mut self, expired: Option<u64>) {
-        if let Some(signal) = self.call.release(&mut self.ring, expired, &self.counters.rx.calls_saved) {
-            self.called(signal);
-        }
+        let called = self.call.release(&mut self.ring, self.counters.rx.tally());
+        self.heed(called);
     }
 
     /// Shows the guest all that was pushed: one publication, and a call if the guest wants one.
@@ -253,9 +237,8 @@ impl RxQueue {
         self.release();
         self.publish();
         full_fence();
-        if let Some(signal) = self.call.judge(&mut self.ring) {
-            self.called(signal);
-        }
+        let called = self.call.judge(&mut self.ring, self.counters.rx.tally());
+        self.heed(called);
     }
 
     /// Delivers the packet and returns what it became.

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
-use crate::call::{Call, Signal};
+use crate::call::{Blocked, Call};
 use crate::counters::{QueueCounters, RingFault, TxCounters, TxDrop};
 use crate::features::Features;
 use crate::memory::{GuestMemory, GuestSlice, RingWatch, Source, full_fence};
@@ -87,10 +87,8 @@ impl TxQueue {
     /// Sets the eventfd that interrupts the guest, signals it once (a completion may have been published to the old one) and
     /// returns the old one.
     pub fn set_call(&mut self, call: Option<File>) -> Option<File> {
-        let (old, signal) = self.call.replace(call);
-        if signal == Signal::Blocked {
-            self.called(signal);
-        }
+        let (old, called) = self.call.replace(call);
+        self.heed(called);
         old
     }
 
@@ -119,15 +117,13 @@ impl TxQueue {
         }
     }
 
+    /// A frontend that makes calls block loses the ring.
     #[inline]
-    fn called(&mut self, signal: Signal) {
-        let counters = &self.counters.tx;
-        match signal {
-            Signal::Sent => counters.calls.add(1),
-            Signal::Suppressed => counters.calls_suppressed.add(1),
-            Signal::Held => {}
-            Signal::Blocked => self.fault = Some(stop(counters, RingFault::CallBlocked)),
-        }
+    fn heed<T: Default>(&mut self, called: Result<T, Blocked>) -> T {
+        called.unwrap_or_else(|Blocked| {
+            self.fault = Some(stop(&self.counters.tx, RingFault::CallBlocked));
+            T::default()
+        })
     }
 
     /// A ring that is started but not enabled is drained and its packets discarded (vhost-user, "Ring states").
@@ -286,34 +282,22 @@ impl TxQueue {
     /// latest [`TxQueue::release_by`] has to be called, and [`TxQueue::release`] before nobody does that any more.
     #[inline]
     pub fn notify(&mut self, now: u64) -> Option<u64> {
-        let signal = self.call.notify(&mut self.ring, now, |ring| !ring.is_drained(), &self.counters.tx.calls_saved)?;
-        self.called(signal);
-        self.call.held_until()
+        let called = self.call.notify(&mut self.ring, now, |ring| !ring.is_drained(), self.counters.tx.tally());
+        self.heed(called)
     }
 
     /// Calls the guest, at the time `now`, if its call is held back until `time` at the latest, be that later than `now`; until when it is, if
     /// for longer.
     pub fn release_by(&mut self, time: u64, now: u64) -> Option<u64> {
-        let until = self.call.held_until()?;
-        if until > time {
-            return Some(until);
-        }
-        self.let_go(Some(until.min(now)));
-        None
+        let called = self.call.release_by(&mut self.ring, (time, now), self.counters.tx.tally());
+        self.heed(called)
     }
 
     /// Calls the guest now, if its call is held back.
     #[inline]
     pub fn release(&mut self) {
-        if self.call.held_until().is_some() {
-            self.let_go(None);
-        }
-    }
-
-    fn let_go(&mut self, expired: Option<u64>) {
-        if let Some(signal) = self.call.release(&mut self.ring, expired, &self.counters.tx.calls_saved) {
-            self.called(signal);
-        }
+        let called = self.call.release(&mut self.ring, self.counters.tx.tally());
+        self.heed(called);
     }
 
     /// Gives everything pulled back to the guest: one publication, and a call if the guest wants one.
@@ -322,9 +306,8 @@ impl TxQueue {
         self.release();
         self.publish();
         full_fence();
-        if let Some(signal) = self.call.judge(&mut self.ring) {
-            self.called(signal);
-        }
+        let called = self.call.judge(&mut self.ring, self.counters.tx.tally());
+        self.heed(called);
     }
 }
 
