@@ -3,7 +3,7 @@
 //! Each case runs in a process of its own under callgrind, on rings that were filled before. What is counted is the I/O core's poll
 //! function, called through [`count::counted_round`], and nothing else: not the drivers, not the start. Beside it stands a limit: a plain
 //! copy of the same bytes, with the index updates that the virtio specification demands. A figure more than 3 % above its budget in
-//! `budgets.toml` is an error.
+//! `budgets.toml` is an error. So is a switch whose I/O core executes more than 1 % because it is scraped ([`scrape`]).
 #![forbid(unsafe_code)]
 
 mod budget;
@@ -14,6 +14,7 @@ mod limit;
 mod report;
 #[path = "../../tests/rig/mod.rs"]
 mod rig;
+mod scrape;
 mod timing;
 
 use std::process::ExitCode;
@@ -31,6 +32,10 @@ fn main() -> ExitCode {
     let outcome = match *arguments.as_slice() {
         [] => measure_all(),
         ["run", name, what] => run_here(name, what).map(|()| true),
+        ["scrapes"] => scrape::measure().map(|scrapes| {
+            print!("{}", scrapes.line());
+            scrapes.is_within()
+        }),
         ["time"] => timing::run().map(|()| true),
         _ => Err(anyhow::anyhow!("run `make bench-instr` to count instructions, or `make bench-timing`")),
     };
@@ -56,10 +61,12 @@ fn measure_all() -> Result<bool> {
         let limit = figure(case, "limit")?;
         rows.push(Row { name: case.name, unit: case.unit, budget: budgets.get(case.name)?, measured, limit });
     }
-    print!("{}", report::table(&rows));
-    let path = report::write_json(&rows, &version)?;
+    eprintln!("counting scrapes");
+    let scrapes = scrape::measure()?;
+    print!("{}{}", report::table(&rows), scrapes.line());
+    let path = report::write_json(&rows, &scrapes, &version)?;
     println!("written to {}", path.display());
-    Ok(rows.iter().all(|row| row.verdict() != report::Verdict::Over))
+    Ok(scrapes.is_within() && rows.iter().all(|row| row.verdict() != report::Verdict::Over))
 }
 
 fn figure(case: &Case, what: &'static str) -> Result<Figure> {

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use crate::budget::TOLERANCE;
 use crate::callgrind;
+use crate::scrape::Scrapes;
 
 /// Instructions counted, and what for.
 pub(crate) struct Figure {
@@ -84,7 +85,7 @@ pub(crate) fn table(rows: &[Row]) -> String {
 }
 
 /// `target/bench/instructions.json`.
-pub(crate) fn write_json(rows: &[Row], valgrind: &str) -> Result<PathBuf> {
+pub(crate) fn write_json(rows: &[Row], scrapes: &Scrapes, valgrind: &str) -> Result<PathBuf> {
     let cases: Vec<_> = rows
         .iter()
         .map(|row| {
@@ -105,7 +106,7 @@ pub(crate) fn write_json(rows: &[Row], valgrind: &str) -> Result<PathBuf> {
             })
         })
         .collect();
-    let document = json!({ "valgrind": valgrind, "tolerance": TOLERANCE, "cases": cases });
+    let document = json!({ "valgrind": valgrind, "tolerance": TOLERANCE, "cases": cases, "scrapes": scrapes.json() });
     let path = callgrind::folder()?.join("instructions.json");
     let text = serde_json::to_string_pretty(&document).context("figures as JSON")?;
     std::fs::write(&path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
