@@ -1,5 +1,6 @@
 //! The packed virtqueue, device side (virtio 1.2 §2.8).
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -56,6 +57,12 @@ impl Staged {
     fn new(slot: u16, wrap: bool, id: u16, written: u32) -> Self {
         let flags = if wrap { DESC_F_AVAIL | DESC_F_USED } else { 0 } | if written > 0 { DESC_F_WRITE } else { 0 };
         Self { slot, half: u64::from(written) | u64::from(id) << 32 | u64::from(flags) << 48 }
+    }
+
+    /// Where length, buffer id and flags are, which one store writes.
+    #[inline]
+    fn at(self) -> usize {
+        PackedRing::at(self.slot) + LEN
     }
 }
 
@@ -219,14 +226,14 @@ impl PackedRing {
     ) {
         let most = most.min(found.capacity()).min(usize::from(self.size));
         self.claim(0, most);
-        let (mut slot, mut wrap) = (self.next_avail, self.avail_wrap);
-        for _ in 0..most {
-            let descriptor = self.descriptor(slot);
-            // Both bits are 0 where it is available, as in every descriptor of a split ring: one comparison is enough for all flags.
-            let flags = descriptor.fourth() ^ if wrap { DESC_F_AVAIL } else { DESC_F_USED };
-            let Some(buffer) = translator.single(descriptor, flags, direction) else { break };
-            found.push(Single { id: descriptor.third(), buffer });
-            (slot, wrap) = self.after(slot, wrap);
+        for (slots, wrap) in self.next(most as u16) {
+            for slot in slots {
+                let descriptor = self.descriptor(slot);
+                // Both bits are 0 where it is available, as in every descriptor of a split ring: one comparison is enough for all flags.
+                let flags = descriptor.fourth() ^ lap(wrap);
+                let Some(buffer) = translator.single(descriptor, flags, direction) else { return };
+                found.push(Single { id: descriptor.third(), buffer });
+            }
         }
     }
 
@@ -235,14 +242,14 @@ impl PackedRing {
     pub(crate) fn look_ahead(&mut self, window: Window<'_>, direction: Direction, count: u16) {
         let count = count.min(self.size);
         self.claim(0, count.into());
-        let (mut slot, mut wrap) = (self.next_avail, self.avail_wrap);
-        for _ in 0..count {
-            let descriptor = self.descriptor(slot);
-            if !is_available(descriptor.fourth(), wrap) {
-                return;
+        for (slots, wrap) in self.next(count) {
+            for slot in slots {
+                let descriptor = self.descriptor(slot);
+                if !is_available(descriptor.fourth(), wrap) {
+                    return;
+                }
+                window.prefetch(GuestPhysAddr(descriptor.addr), direction);
             }
-            window.prefetch(GuestPhysAddr(descriptor.addr), direction);
-            (slot, wrap) = self.after(slot, wrap);
         }
         // Those after them: to read what they say the next time will not take long then.
         self.claim(count.into(), count.into());
@@ -285,6 +292,14 @@ impl PackedRing {
         if self.next_avail >= size {
             (self.next_avail, self.avail_wrap) = (self.next_avail - size, !self.avail_wrap);
         }
+    }
+
+    /// The next `count` slots, no more than there are: on this lap, then on the one after it.
+    #[inline]
+    fn next(&self, count: u16) -> [(Range<u16>, bool); 2] {
+        let end = u32::from(self.next_avail) + u32::from(count);
+        let beyond = end.saturating_sub(self.size.into()) as u16;
+        [(self.next_avail..end as u16 - beyond, self.avail_wrap), (0..beyond, !self.avail_wrap)]
     }
 
     /// The slot after this one, and its lap.
@@ -347,11 +362,9 @@ impl PackedRing {
         let Some(&first) = self.staged.first() else { return false };
         // All but the first become used before the first does, and the driver looks at them in order: it sees the burst whole, with the
         // one release below.
-        for used in &self.staged[1..] {
-            self.write(*used, Ordering::Relaxed);
-        }
+        self.descriptors.store_u64s(self.staged[1..].iter().map(|used| (used.at(), used.half)));
         // Release: pairs with the driver's acquire of these flags; buffer contents and the rest of the burst come before it.
-        self.write(first, Ordering::Release);
+        self.descriptors.store_u64(first.at(), first.half, Ordering::Release);
         self.staged.clear();
         // All slots where it begins and ends at the same one.
         let slots = if self.next_used > first.slot { 0 } else { self.size } + self.next_used - first.slot;
@@ -359,12 +372,6 @@ impl PackedRing {
         // For `wants_call`, after the fence.
         self.driver_event.prefetch(0);
         true
-    }
-
-    /// Length, buffer id and flags with one store.
-    #[inline]
-    fn write(&self, used: Staged, order: Ordering) {
-        self.descriptors.store_u64(Self::at(used.slot) + LEN, used.half, order);
     }
 
     /// See [`Ring::wants_call`](crate::ring::Ring::wants_call) (§2.8.10, §2.8.14). The fence before this is as for the split ring.
@@ -405,7 +412,13 @@ impl PackedRing {
 /// Whether a descriptor with these flags is available on a lap with this wrap counter (§2.8.1).
 #[inline]
 fn is_available(flags: u16, wrap: bool) -> bool {
-    (flags & DESC_F_AVAIL != 0) == wrap && (flags & DESC_F_USED != 0) != wrap
+    flags & (DESC_F_AVAIL | DESC_F_USED) == lap(wrap)
+}
+
+/// What AVAIL and USED are in an available descriptor of a lap with this wrap counter.
+#[inline]
+fn lap(wrap: bool) -> u16 {
+    if wrap { DESC_F_AVAIL } else { DESC_F_USED }
 }
 
 /// Goes through an indirect table (§2.8.7): all of it is the chain, in order.

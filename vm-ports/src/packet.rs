@@ -27,7 +27,9 @@ pub(crate) const SNAPSHOT_MAX: usize = 192;
 /// Header bytes kept of any other packet: enough to classify it and to hash its flow.
 const SNAPSHOT_PLAIN: usize = 64;
 /// Room before the snapshot to push one VLAN tag into.
-const HEADROOM: usize = 4;
+const HEADROOM: usize = VLAN_BYTES;
+/// A snapshot begins before this: room to take a few tags off.
+const START_END: usize = 32;
 const BURST_SEGMENTS: usize = 2 * CHAIN_SEGMENTS;
 const VLAN_ETHERTYPE: [u8; 2] = [0x81, 0x00];
 
@@ -44,9 +46,11 @@ pub struct Packet {
     /// Where its tail is in the burst's segments.
     first_segment: u16,
     segments: u16,
-    /// The snapshot is `head[start..end]`.
-    start: u16,
-    end: u16,
+    /// The snapshot is so many bytes of `head`, from here on.
+    start: u8,
+    head_len: u8,
+    /// Whether the snapshot is all there is of it: no tail, nothing to be done and nothing to be said.
+    short: bool,
     head: [u8; HEADROOM + SNAPSHOT_MAX],
 }
 
@@ -57,9 +61,32 @@ impl Packet {
         first_segment: 0,
         segments: 0,
         start: 0,
-        end: 0,
+        head_len: 0,
+        short: true,
         head: [0; HEADROOM + SNAPSHOT_MAX],
     };
+
+    /// Becomes the packet whose frame this is: reads its beginning into the snapshot. What is left is its tail, and will be the segment
+    /// `first_segment`, if there is any.
+    #[inline(always)]
+    fn take<'a>(&mut self, frame: Source<'a>, offload: Offload, first_segment: usize) -> Source<'a> {
+        let filled = frame.read(&mut self.head[HEADROOM..][..snapshot_len(&offload)]);
+        let tail = frame.suffix(filled);
+        self.describe(frame.len(), filled, offload);
+        self.first_segment = first_segment as u16;
+        self.segments = u16::from(!tail.is_empty());
+        self.short = tail.is_empty() && offload.is_plain();
+        tail
+    }
+
+    /// A frame of `len` bytes, the first `filled` of which are in the snapshot.
+    #[inline(always)]
+    fn describe(&mut self, len: usize, filled: usize, offload: Offload) {
+        self.start = HEADROOM as u8;
+        self.head_len = filled as u8;
+        self.len = len as u32;
+        self.offload = offload;
+    }
 
     /// Bytes of the whole frame.
     #[inline]
@@ -68,10 +95,22 @@ impl Packet {
         self.len as usize
     }
 
+    /// Whether the snapshot is all there is of it: no tail, nothing to be done and nothing to be said.
+    #[inline]
+    pub(crate) fn is_short(&self) -> bool {
+        self.short
+    }
+
     /// The snapshot: the first bytes of the frame, at least its Ethernet header.
     #[inline]
     pub fn head(&self) -> &[u8] {
-        &self.head[usize::from(self.start)..usize::from(self.end)]
+        &self.head[self.start()..][..usize::from(self.head_len)]
+    }
+
+    /// Where the snapshot begins: in the first few bytes, as the compiler is told here so that it looks only once.
+    #[inline]
+    fn start(&self) -> usize {
+        usize::from(self.start) % START_END
     }
 
     /// The metadata, consistent with the frame as it is now.
@@ -107,24 +146,28 @@ impl Packet {
 
     /// Takes the outermost tag off, if there is one, and returns its tag control information.
     pub fn pop_vlan(&mut self) -> Option<u16> {
-        let tag = self.vlan_tag()?;
-        let start = usize::from(self.start);
-        self.head.copy_within(start..start + 12, start + 4);
-        self.start += 4;
-        self.len -= 4;
-        self.offload.shift(-4);
+        let (tag, start) = (self.vlan_tag()?, self.start());
+        if start + VLAN_BYTES >= START_END {
+            return None;
+        }
+        self.head.copy_within(start..start + 12, start + VLAN_BYTES);
+        self.start = (start + VLAN_BYTES) as u8;
+        self.head_len -= VLAN_BYTES as u8;
+        self.len -= VLAN_BYTES as u32;
+        self.offload.shift(-(VLAN_BYTES as i16));
         Some(tag)
     }
 
     /// Puts a tag on. There is room for one more than the packet came with.
     pub fn push_vlan(&mut self, tag: u16) {
-        let Some(start) = usize::from(self.start).checked_sub(4) else { return };
+        let Some(start) = self.start().checked_sub(VLAN_BYTES) else { return };
         self.head.copy_within(start + 4..start + 16, start);
         self.head[start + 12..start + 14].copy_from_slice(&VLAN_ETHERTYPE);
         self.head[start + 14..start + 16].copy_from_slice(&tag.to_be_bytes());
-        self.start = start as u16;
-        self.len += 4;
-        self.offload.shift(4);
+        self.start = start as u8;
+        self.head_len += VLAN_BYTES as u8;
+        self.len += VLAN_BYTES as u32;
+        self.offload.shift(VLAN_BYTES as i16);
     }
 
     /// Whether the checksum to be completed leaves the link layer's header alone. Somebody downstream will complete it, after that
@@ -138,14 +181,18 @@ impl Packet {
         usize::from(self.offload.csum_start) >= link_layer
     }
 
+    /// Bytes `at` and following, which are in the snapshot.
     #[inline]
     fn bytes<const N: usize>(&self, at: usize) -> [u8; N] {
-        let mut out = [0; N];
-        if let Some(from) = self.head().get(at..at + N) {
-            out.copy_from_slice(from);
-        }
-        out
+        debug_assert!(at + N <= usize::from(self.head_len), "beyond the snapshot");
+        self.head[self.start()..].get(at..).and_then(<[u8]>::first_chunk).copied().unwrap_or([0; N])
     }
+}
+
+/// Bytes of a packet's beginning that are kept.
+#[inline(always)]
+fn snapshot_len(offload: &Offload) -> usize {
+    if offload.needs_csum { SNAPSHOT_MAX } else { SNAPSHOT_PLAIN }
 }
 
 /// Memory for the local parts of a burst: one for each I/O core, used over and over.
@@ -234,9 +281,13 @@ impl<'a> Burst<'a> {
     /// Packet `index` with its tail. `index` is below [`Burst::len`].
     #[inline]
     pub fn view(&self, index: usize) -> View<'_> {
-        let packet = &self.packets[index];
-        let first = usize::from(packet.first_segment);
-        View { packet, tail: &self.segments[first..first + usize::from(packet.segments)] }
+        View { packet: &self.packets[index], segments: &self.segments }
+    }
+
+    /// Some packets that follow each other, all of them below [`Burst::len`].
+    #[inline]
+    pub fn run(&self, indices: Range<usize>) -> Run<'_> {
+        Run { packets: &self.packets[indices], segments: &self.segments }
     }
 
     /// The local part of packet `index`, which is below [`Burst::len`].
@@ -284,8 +335,7 @@ impl<'a> Burst<'a> {
             return Err(TxDrop::BadLength);
         }
         let packet = &mut self.packets[self.count];
-        let want = if offload.needs_csum { SNAPSHOT_MAX } else { SNAPSHOT_PLAIN };
-        let head = &mut packet.head[HEADROOM..HEADROOM + want];
+        let head = &mut packet.head[HEADROOM..][..snapshot_len(&offload)];
         let mut filled = 0;
         let mut at = parts.start;
         for segment in &mut self.segments[parts.clone()] {
@@ -297,12 +347,10 @@ impl<'a> Burst<'a> {
             }
             at += 1;
         }
-        packet.start = HEADROOM as u16;
-        packet.end = (HEADROOM + filled) as u16;
-        packet.len = len as u32;
-        packet.offload = offload;
+        packet.describe(len, filled, offload);
         packet.first_segment = at as u16;
         packet.segments = (parts.end - at) as u16;
+        packet.short = packet.segments == 0 && offload.is_plain();
         if !packet.checksum_is_inside() {
             return Err(TxDrop::BadOffload);
         }
@@ -311,23 +359,15 @@ impl<'a> Burst<'a> {
         Ok(())
     }
 
-    /// The same for a frame in one part, which is what nearly all come in. There must be [room](Burst::has_room).
-    #[inline(always)]
+    /// The same for a frame in one part. There must be [room](Burst::has_room).
+    #[inline]
     pub(crate) fn seal_one(&mut self, frame: Source<'a>, offload: Offload) -> Result<(), TxDrop> {
         let len = frame.len();
         if !(FRAME_MIN..=FRAME_MAX).contains(&len) {
             return Err(TxDrop::BadLength);
         }
         let packet = &mut self.packets[self.count];
-        let want = if offload.needs_csum { SNAPSHOT_MAX } else { SNAPSHOT_PLAIN };
-        let filled = frame.read(&mut packet.head[HEADROOM..HEADROOM + want]);
-        let tail = frame.suffix(filled);
-        packet.start = HEADROOM as u16;
-        packet.end = (HEADROOM + filled) as u16;
-        packet.len = len as u32;
-        packet.offload = offload;
-        packet.first_segment = self.segments.len() as u16;
-        packet.segments = u16::from(!tail.is_empty());
+        let tail = packet.take(frame, offload, self.segments.len());
         if !packet.checksum_is_inside() {
             return Err(TxDrop::BadOffload);
         }
@@ -338,13 +378,92 @@ impl<'a> Burst<'a> {
         self.bytes += len;
         Ok(())
     }
+
+    /// Makes packets of buffers, which are what nearly all packets come in: a virtio-net header of `header_len` bytes that asks for nothing, and a
+    /// frame. Returns how many, and the bytes of their frames: up to the first buffer that is something else, or to the end of the room; no more
+    /// than [`BURST_PACKETS`], for which there must be [segments](Burst::has_segments).
+    #[inline]
+    pub(crate) fn seal_run(&mut self, buffers: impl Iterator<Item = Source<'a>>, header_len: usize) -> (usize, usize) {
+        let (mut count, before) = (0, self.bytes);
+        let mut bytes = before;
+        for (packet, buffer) in self.packets[self.count..self.most].iter_mut().zip(buffers) {
+            let Some((header, frame)) = buffer.split_array(header_len, FRAME_MIN) else { break };
+            if bytes >= BURST_BYTES || !Offload::is_absent(&header) || frame.len() > FRAME_MAX {
+                break;
+            }
+            let tail = packet.take(frame, Offload::NONE, self.segments.len());
+            if !tail.is_empty() {
+                self.segments.push(tail);
+            }
+            count += 1;
+            bytes += frame.len();
+        }
+        self.count += count;
+        self.bytes = bytes;
+        (count, bytes - before)
+    }
+}
+
+/// Packets of a burst that follow each other.
+#[derive(Debug, Clone, Copy)]
+pub struct Run<'b> {
+    packets: &'b [Packet],
+    /// All of the burst's.
+    segments: &'b [Source<'b>],
+}
+
+impl<'b> Run<'b> {
+    /// How many there are.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.packets.len()
+    }
+
+    /// Whether there are none.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.packets.is_empty()
+    }
+
+    /// Their local parts.
+    #[inline]
+    pub fn packets(&self) -> &'b [Packet] {
+        self.packets
+    }
+
+    /// Each of them with its tail.
+    #[inline]
+    pub fn views(self) -> impl ExactSizeIterator<Item = View<'b>> + Clone {
+        let segments = self.segments;
+        self.packets.iter().map(move |packet| View { packet, segments })
+    }
+
+    /// The first `count` (all, where there are fewer).
+    #[inline]
+    pub fn first(self, count: usize) -> Self {
+        Self { packets: self.packets.get(..count).unwrap_or(self.packets), ..self }
+    }
+
+    /// What is left after the first `count` (nothing, where there are fewer).
+    #[inline]
+    pub fn after(self, count: usize) -> Self {
+        Self { packets: self.packets.get(count..).unwrap_or_default(), ..self }
+    }
+}
+
+impl<'b> From<View<'b>> for Run<'b> {
+    #[inline]
+    fn from(View { packet, segments }: View<'b>) -> Self {
+        Self { packets: std::slice::from_ref(packet), segments }
+    }
 }
 
 /// One packet of a burst: its snapshot and its tail.
 #[derive(Debug, Clone, Copy)]
 pub struct View<'b> {
     packet: &'b Packet,
-    tail: &'b [Source<'b>],
+    /// All of the burst's.
+    segments: &'b [Source<'b>],
 }
 
 impl<'b> View<'b> {
@@ -357,14 +476,17 @@ impl<'b> View<'b> {
     /// What follows the snapshot.
     #[inline]
     pub fn tail(&self) -> &'b [Source<'b>] {
-        self.tail
+        match usize::from(self.packet.segments) {
+            0 => &[],
+            count => &self.segments[usize::from(self.packet.first_segment)..][..count],
+        }
     }
 
     /// Copies the frame from its beginning into `to`; returns how many bytes there were.
     #[inline]
     pub fn read(&self, to: &mut [u8]) -> usize {
         let mut done = Source::from(self.packet.head()).read(to);
-        for part in self.tail {
+        for part in self.tail() {
             done += part.read(&mut to[done..]);
         }
         done
@@ -377,7 +499,7 @@ impl<'b> View<'b> {
         let mut done = from.len().min(to.len());
         to[..done].copy_from_slice(&from[..done]);
         let mut skip = offset.saturating_sub(head.len());
-        for segment in self.tail {
+        for segment in self.tail() {
             if done == to.len() {
                 break;
             }

@@ -13,7 +13,7 @@ use crate::memory::{GuestMemory, GuestSlice, Source, full_fence};
 use crate::moderation::Moderation;
 use crate::net_header::{NET_HEADER_MAX, Offload, PLAIN_HEADER};
 use crate::offload::OffloadError;
-use crate::packet::{BURST_PACKETS, CHAIN_SEGMENTS, View};
+use crate::packet::{BURST_PACKETS, CHAIN_SEGMENTS, Packet, Run, View};
 use crate::ring::{Chain, ChainError, Direction, Ring, RingError, RingSetup, Single, Singles, Sink, Translator};
 
 /// Buffers one frame may be spread over (mergeable receive buffers), at most.
@@ -129,42 +129,39 @@ impl RxQueue {
     #[inline]
     pub fn push(&mut self, view: View<'_>) -> Result<(), RxDrop> {
         let mut outcome = Ok(());
-        self.push_run(std::iter::once(view), |_, reason| outcome = Err(reason));
+        self.push_run(view.into(), |_, reason| outcome = Err(reason));
         outcome
     }
 
     /// [`RxQueue::push`] for each of these packets, in order. Returns how many were put there, and tells `refused` which others were not, counted
     /// from 0, and why.
     #[inline]
-    pub fn push_run<'b>(
-        &mut self,
-        mut views: impl ExactSizeIterator<Item = View<'b>> + Clone,
-        mut refused: impl FnMut(usize, RxDrop),
-    ) -> usize {
-        let count = views.len();
+    pub fn push_run(&mut self, run: Run<'_>, mut refused: impl FnMut(usize, RxDrop)) -> usize {
         let mut pushed = 0;
+        let mut rest = run;
         // So many at once. One, after a packet that had to be looked at by itself, and more again as they go: neither the packets nor what
         // the guest does with its buffers make anybody look at all of them for each packet.
         let mut most = BURST_PACKETS;
         loop {
-            let placed = if self.is_ready() { self.place_run(views.clone().take(most)) } else { 0 };
+            let placed = if self.is_ready() { self.place_run(rest.first(most)) } else { 0 };
             pushed += placed;
+            rest = rest.after(placed);
             if placed == most {
-                views.nth(placed - 1);
                 most = BURST_PACKETS.min(2 * most);
                 continue;
             }
             // The run ends here, or at a packet that is to be looked at by itself.
-            let Some(view) = views.nth(placed) else { return pushed };
+            let Some(view) = rest.views().next() else { return pushed };
+            rest = rest.after(1);
             most = 1;
             match self.push_by_itself(view) {
                 Ok(()) => pushed += 1,
                 Err(reason) => {
-                    let next = count - views.len();
+                    let next = run.len() - rest.len();
                     refused(next - 1, reason);
                     if reason == RxDrop::Full && self.ring.is_drained() {
-                        self.counters.rx.refused[reason as usize].add(views.len() as u64);
-                        (next..count).for_each(|nth| refused(nth, reason));
+                        self.counters.rx.refused[reason as usize].add(rest.len() as u64);
+                        (next..run.len()).for_each(|nth| refused(nth, reason));
                         return pushed;
                     }
                 }
@@ -272,59 +269,42 @@ impl RxQueue {
     /// Delivers as many of these packets, from the first on, as the guest takes as they are and into one buffer in one piece each: what
     /// nearly all packets and buffers are. Returns how many that were.
     #[inline]
-    fn place_run<'b>(&mut self, views: impl ExactSizeIterator<Item = View<'b>>) -> usize {
+    fn place_run(&mut self, run: Run<'_>) -> usize {
         let Self { ring, features, region_hint, placed, memory, counters, .. } = self;
         if memory.is_truncated() {
             return 0;
         }
         let header_len = features.net_header_len();
         let mut translator = Translator::new(memory, region_hint);
-        ring.expect(views.len());
+        ring.expect(run.len());
         // First all buffers, so that their lines come from the guest's CPU at the same time; then the packets.
         let mut singles = Singles::new();
-        let most = views.len().min(ring.stageable());
+        let most = run.len().min(ring.stageable());
         ring.singles(&mut translator, Direction::Write, most, &mut singles);
         singles.iter().for_each(|single| single.buffer.prefetch_write());
-        let mut written = ArrayVec::<u32, BURST_PACKETS>::new();
-        let mut bytes = 0;
-        let mut rest = singles.iter().zip(views).peekable();
-        while let Some((Single { buffer, .. }, view)) = rest.next() {
-            // The body of the next packet comes while this one's is copied.
-            if !view.tail().is_empty()
-                && let Some((next, view)) = rest.peek()
-                && let [body] = view.tail()
-            {
-                body.prefetch();
-                next.buffer.prefetch_write_body(body.len());
+        let packets = run.packets();
+        let mut count = 0;
+        while let (Some(buffers), Some(rest)) = (singles.get(count..), packets.get(count..)) {
+            if header_len == NET_HEADER_MAX {
+                count += place_short(buffers, rest);
             }
-            let packet = view.packet();
-            let total = header_len + packet.len();
-            if buffer.len() < total {
+            if count >= singles.len() || !place_one(&singles[count..], run.after(count), *features) {
                 break;
             }
-            if packet.offload().is_plain() && header_len == NET_HEADER_MAX {
-                buffer.write_array(&PLAIN_HEADER);
-            } else if packet.offload().accepted_by(*features) {
-                buffer.write(&packet.offload().write(*features, 1)[..header_len]);
-            } else {
-                break;
-            }
-            let head = packet.head();
-            buffer.suffix(header_len).write(head);
-            let mut at = header_len + head.len();
-            for part in view.tail() {
-                at += buffer.suffix(at).write_source(*part);
-            }
-            written.push(total as u32);
-            bytes += packet.len();
+            count += 1;
         }
-        if !written.is_empty() {
-            ring.pass(&singles[..written.len()], written.iter().copied());
-            counters.rx.packets.add(written.len() as u64);
+        if count > 0 {
+            let mut bytes = 0;
+            let written = packets.iter().map(|packet| {
+                bytes += packet.len();
+                (header_len + packet.len()) as u32
+            });
+            ring.pass(&singles[..count], written);
+            counters.rx.packets.add(count as u64);
             counters.rx.bytes.add(bytes as u64);
-            *placed = placed.saturating_add(written.len() as u16);
+            *placed = placed.saturating_add(count as u16);
         }
-        written.len()
+        count
     }
 
     /// Delivers the packet or leaves the ring as it was, but for bad buffers, which are given back empty.
@@ -391,6 +371,44 @@ impl RxQueue {
         self.counters.rx.faults[fault as usize].add(1);
         RxDrop::NotReady
     }
+}
+
+/// Writes packets whose snapshot is all there is of them into these buffers; as many as fit before the first that is another.
+#[inline]
+fn place_short(buffers: &[Single<'_>], packets: &[Packet]) -> usize {
+    let place = |(Single { buffer, .. }, packet): &(&Single<'_>, &Packet)| {
+        packet.is_short() && buffer.write_both(&PLAIN_HEADER, packet.head())
+    };
+    buffers.iter().zip(packets).take_while(place).count()
+}
+
+/// Writes the first of these packets, whatever it is, into the first of these buffers. False where it does not fit, or the guest does not
+/// take it as it is.
+#[inline(never)]
+fn place_one(buffers: &[Single<'_>], run: Run<'_>, features: Features) -> bool {
+    let mut views = run.views();
+    let ([Single { buffer, .. }, others @ ..], Some(view)) = (buffers, views.next()) else { return false };
+    let (packet, tail) = (view.packet(), view.tail());
+    // The body of the next packet comes while this one's is copied.
+    if !tail.is_empty()
+        && let (Some(next), Some(view)) = (others.first(), views.next())
+        && let [body] = view.tail()
+    {
+        body.prefetch();
+        next.buffer.prefetch_write_body(body.len());
+    }
+    let header_len = features.net_header_len();
+    if buffer.len() < header_len + packet.len() || !packet.offload().accepted_by(features) {
+        return false;
+    }
+    buffer.write(&packet.offload().write(features, 1)[..header_len]);
+    let head = packet.head();
+    buffer.suffix(header_len).write(head);
+    let mut at = header_len + head.len();
+    for part in tail {
+        at += buffer.suffix(at).write_source(*part);
+    }
+    true
 }
 
 /// What a packet became: one frame, or several segments.

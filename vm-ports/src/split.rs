@@ -230,9 +230,11 @@ impl SplitRing {
     /// See [`Ring::pass`](crate::ring::Ring::pass).
     #[inline]
     pub(crate) fn pass(&mut self, singles: &[Single<'_>], written: impl Iterator<Item = u32>) {
-        for (single, written) in singles.iter().zip(written) {
-            self.stage(Chain { id: single.id, slots: 1 }, written);
-        }
+        let (mask, first) = (self.size - 1, self.next_used);
+        let slots = (0..).map(|nth: u16| first.wrapping_add(nth) & mask);
+        let entries = slots.zip(singles.iter().zip(written));
+        self.used.store_u32_pairs(entries.map(|(slot, (single, written))| used_entry(slot, single.id, written)));
+        self.next_used = first.wrapping_add(singles.len() as u16);
         self.next_avail = self.next_avail.wrapping_add(singles.len() as u16);
     }
 
@@ -302,9 +304,8 @@ impl SplitRing {
 
     #[inline]
     pub(crate) fn stage(&mut self, chain: Chain, written: u32) {
-        let at = ENTRIES + self.slot(self.next_used) * USED_BYTES;
-        // Relaxed: published by the index. Two stores, because the entry is only aligned to 4 bytes.
-        self.used.store_u32_pair(at, (u32::from(chain.id), written));
+        let entry = used_entry(self.next_used & (self.size - 1), chain.id, written);
+        self.used.store_u32_pairs(std::iter::once(entry));
         self.next_used = self.next_used.wrapping_add(1);
     }
 
@@ -358,6 +359,12 @@ impl SplitRing {
     pub(crate) fn judge(&mut self) {
         self.called = self.published;
     }
+}
+
+/// Where an entry of the used ring is, and its two halves, which are aligned to 4 bytes and published by the index.
+#[inline]
+fn used_entry(slot: u16, id: u16, written: u32) -> (usize, (u32, u32)) {
+    (ENTRIES + usize::from(slot) * USED_BYTES, (id.into(), written))
 }
 
 /// Follows an indirect table (§2.7.5.3): chained by `next` inside it, never into another.

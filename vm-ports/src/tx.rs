@@ -198,9 +198,15 @@ impl TxQueue {
             ring.singles(&mut translator, Direction::Read, most, &mut singles);
             singles.iter().for_each(|single| single.buffer.prefetch_read());
             let mut passed = 0;
-            for single in &singles {
-                if !burst.has_room() {
-                    break;
+            while let Some(single) = singles.get(passed).filter(|_| burst.has_room()) {
+                if *enabled {
+                    let buffers = singles[passed..].iter().map(|single| single.buffer.into());
+                    let (count, len) = burst.seal_run(buffers, header_len);
+                    passed += count;
+                    bytes += len;
+                    if count > 0 {
+                        continue;
+                    }
                 }
                 let accepted = if *enabled {
                     accept_one(burst, single.buffer, features, header_len)
@@ -335,28 +341,17 @@ fn stop(counters: &TxCounters, reason: RingFault) -> RingFault {
     reason
 }
 
-/// Makes a packet of a buffer: virtio-net header, then the frame. Returns the frame's length.
-#[inline]
+/// Makes a packet of a buffer, whatever its virtio-net header asks for. Returns the frame's length.
 fn accept_one<'a>(
     burst: &mut Burst<'a>,
     buffer: GuestSlice<'a>,
     features: Features,
     header_len: usize,
 ) -> Result<usize, TxDrop> {
-    let buffer = Source::from(buffer);
     // Be it 10 or 12 bytes long, 12 bytes are there: those and the shortest frame.
-    let header = buffer.read_array().ok_or(TxDrop::BadLength)?;
-    let frame = buffer.suffix(header_len);
-    if frame.len() < FRAME_MIN {
-        return Err(TxDrop::BadLength);
-    }
-    if Offload::is_absent(&header) {
-        // The common case by far, spelled out: most of what is decided in sealing is known here.
-        burst.seal_one(frame, Offload::NONE)?;
-    } else {
-        let offload = Offload::parse(&header, features, frame.len()).ok_or(TxDrop::BadOffload)?;
-        burst.seal_one(frame, offload)?;
-    }
+    let (header, frame) = Source::from(buffer).split_array(header_len, FRAME_MIN).ok_or(TxDrop::BadLength)?;
+    let offload = Offload::parse(&header, features, frame.len()).ok_or(TxDrop::BadOffload)?;
+    burst.seal_one(frame, offload)?;
     Ok(frame.len())
 }
 

@@ -494,18 +494,15 @@ impl Outputs {
         let account = counters.source(source);
         // Those of the run that were not put out.
         let mut lost = 0u32;
-        let refused = |nth: usize, reason| {
+        let mut refused = |nth: usize, reason| {
             lost |= 1 << nth;
             account.settle(charge, Err(reason));
         };
-        let count = run.len();
-        let views = run.map(|index| burst.view(index));
-        let tap = views.clone();
+        let run = burst.run(run);
         let port = match exit {
             Exit::Guest(at) => match rx.get_mut(usize::from(at)) {
                 Some(slot) => {
-                    let mut refused = refused;
-                    let pushed = slot.rx.push_run(views, |nth, refusal| refused(nth, reason(refusal)));
+                    let pushed = slot.rx.push_run(run, |nth, refusal| refused(nth, reason(refusal)));
                     account.settle_many(charge, Ok(()), pushed);
                     if charge != Charge::Copy && pushed > 0 {
                         counters.note_talk(source, slot.source, pushed);
@@ -513,20 +510,20 @@ impl Outputs {
                     slot.touch(at, touched);
                     slot.port
                 }
-                None => return account.settle_many(charge, Err(DropReason::ReceiverNotReady), count),
+                None => return account.settle_many(charge, Err(DropReason::ReceiverNotReady), run.len()),
             },
             // Charged when they are sent.
             Exit::Uplink(at) => match uplinks.get_mut(at) {
                 Some(uplink) => {
-                    uplink.push_run(views, source, charge, counters, refused);
+                    uplink.push_run(run, source, charge, counters, refused);
                     uplink.port
                 }
-                None => return account.settle_many(charge, Err(DropReason::PortGone), count),
+                None => return account.settle_many(charge, Err(DropReason::PortGone), run.len()),
             },
-            Exit::Core(..) => return account.settle_many(charge, Err(DropReason::ReceiverNotReady), count),
+            Exit::Core(..) => return account.settle_many(charge, Err(DropReason::ReceiverNotReady), run.len()),
         };
         if taps.are_there() {
-            let delivered = tap.enumerate().filter(|(nth, _)| lost & 1 << nth == 0);
+            let delivered = run.views().enumerate().filter(|(nth, _)| lost & 1 << nth == 0);
             taps.see(port, Direction::To, delivered.map(|(_, view)| view));
         }
     }

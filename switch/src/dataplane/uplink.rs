@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 use pmd_bindings::{Mbuf, Mempool, Network, Transport, TxOffload};
 use vm_ports::offload::{Headers, IpVersion, OffloadError, parse};
-use vm_ports::{BURST_PACKETS, FRAME_MAX, Features, FrameSink, Gso, Offload, Packet, Source, View, deliver};
+use vm_ports::{BURST_PACKETS, FRAME_MAX, Features, FrameSink, Gso, Offload, Packet, Run, Source, View, deliver};
 
 use super::accounting::{Charge, CoreCounters, SourceId, UplinkCounters};
 use super::mailbox::{UplinkQueues, UplinkShare};
@@ -75,51 +75,46 @@ impl UplinkTx {
     }
 
     /// [`UplinkTx::push`] for each of these packets, in order; tells `refused` which was not taken, counted from 0, and why.
-    pub(super) fn push_run<'b>(
+    pub(super) fn push_run(
         &mut self,
-        mut views: impl ExactSizeIterator<Item = View<'b>> + Clone,
+        run: Run<'_>,
         source: SourceId,
         charge: Charge,
         core: &CoreCounters,
         mut refused: impl FnMut(usize, DropReason),
     ) {
-        let count = views.len();
         // As for a guest: one at once, after a packet that had to be looked at by itself, and more again as they go.
+        let mut rest = run;
         let mut most = BURST_PACKETS;
         loop {
-            let pushed = self.push_plain(views.clone().take(most), source, charge, core);
+            let pushed = self.push_plain(rest.first(most), source, charge, core);
+            rest = rest.after(pushed);
             if pushed == most {
-                views.nth(pushed - 1);
                 most = BURST_PACKETS.min(2 * most);
                 continue;
             }
-            let Some(view) = views.nth(pushed) else { return };
+            let Some(view) = rest.views().next() else { return };
+            rest = rest.after(1);
             most = 1;
             if let Err(reason) = self.push(view, source, charge, core) {
-                refused(count - 1 - views.len(), reason);
+                refused(run.len() - 1 - rest.len(), reason);
             }
         }
     }
 
     /// Copies as many of these packets, from the first on, as are to be sent as they are and fit into one mbuf each. Returns how many that
     /// were.
-    fn push_plain<'b>(
-        &mut self,
-        views: impl ExactSizeIterator<Item = View<'b>> + Clone,
-        source: SourceId,
-        charge: Charge,
-        core: &CoreCounters,
-    ) -> usize {
+    fn push_plain(&mut self, run: Run<'_>, source: SourceId, charge: Charge, core: &CoreCounters) -> usize {
         let room = usize::from(self.pool.data_room()).min(self.limits.frame_max);
         let is_plain = |packet: &Packet| packet.offload().accepted_by(Features::NONE) && packet.len() <= room;
         let first = self.staged.len();
-        let plain = views.clone().map(|view| view.packet()).take_while(|packet| is_plain(packet));
+        let plain = run.packets().iter().take_while(|packet| is_plain(packet));
         // A plain packet fits into an mbuf, whose room is a u16.
         let lens: ArrayVec<u16, BURST_PACKETS> = plain.map(|packet| packet.len() as u16).take(BURST_PACKETS).collect();
         if lens.is_empty() || !self.pool.alloc_frames(&mut self.staged, &lens) {
             return 0;
         }
-        for (mbuf, view) in self.staged[first..].iter_mut().zip(views) {
+        for (mbuf, view) in self.staged[first..].iter_mut().zip(run.views()) {
             view.read(mbuf.data_mut());
         }
         let count = lens.len();

@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use super::hints::{CACHE_LINE, prefetch, prefetch_write};
+use super::hints::{CACHE_LINE, each_line, prefetch, prefetch_write};
 use super::{GuestMemory, HostPtr};
 
 /// Bytes of a packet's body that are fetched ahead: a standard frame. What is longer is a sequence that the CPU recognises.
@@ -71,13 +71,18 @@ impl<'m> GuestSlice<'m> {
         n
     }
 
-    /// Writes `bytes` with as few stores as there can be; nothing where there is no room for all of them.
+    /// Writes one after the other; nothing, and false, where there is no room for both.
     #[inline]
-    pub(crate) fn write_array<const N: usize>(&self, bytes: &[u8; N]) {
-        if self.len() >= N {
-            // SAFETY: as for `write_source`; `N` bytes are inside `self`'s mapping.
-            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.ptr.0, N) };
+    pub(crate) fn write_both<const N: usize>(&self, first: &[u8; N], second: &[u8]) -> bool {
+        if self.len() < N + second.len() {
+            return false;
         }
+        // SAFETY: as for `write_source`; both are inside `self`'s mapping.
+        unsafe {
+            std::ptr::copy_nonoverlapping(first.as_ptr(), self.ptr.0, N);
+            copy(second.as_ptr(), self.ptr.0.add(N), second.len());
+        }
+        true
     }
 
     /// Tells the CPU that the beginning will be written soon, and the beginning only: a copy's later lines are a sequence, which the CPU
@@ -92,9 +97,7 @@ impl<'m> GuestSlice<'m> {
     #[inline]
     pub(crate) fn prefetch_write_body(&self, len: usize) {
         let end = (2 * CACHE_LINE + len.min(BODY_AHEAD)).min(self.len());
-        for at in (2 * CACHE_LINE..end).step_by(CACHE_LINE) {
-            prefetch_write(self.ptr.0.wrapping_add(at));
-        }
+        each_line(2 * CACHE_LINE..end, |at| prefetch_write(self.ptr.0.wrapping_add(at)));
     }
 
     /// The same for reading.
@@ -157,9 +160,7 @@ impl Source<'_> {
     /// Tells the CPU that it will be read soon.
     #[inline]
     pub(crate) fn prefetch(&self) {
-        for at in (0..self.len().min(BODY_AHEAD)).step_by(CACHE_LINE) {
-            prefetch(self.ptr.wrapping_add(at));
-        }
+        each_line(0..self.len().min(BODY_AHEAD), |at| prefetch(self.ptr.wrapping_add(at)));
     }
 
     /// Reads as many bytes as fit in both into `to`; returns how many.
@@ -172,6 +173,15 @@ impl Source<'_> {
         n
     }
 
+    /// The first `N` bytes, and what follows the first `skip`, which are no fewer than `least`; `None` where there is less than all that.
+    #[inline]
+    pub(crate) fn split_array<const N: usize>(&self, skip: usize, least: usize) -> Option<([u8; N], Self)> {
+        if self.len() < N.max(skip + least) {
+            return None;
+        }
+        Some((self.read_array()?, self.suffix(skip)))
+    }
+
     /// The first `N` bytes, if there are as many.
     #[inline]
     pub(crate) fn read_array<const N: usize>(&self) -> Option<[u8; N]> {
@@ -181,21 +191,25 @@ impl Source<'_> {
 }
 
 /// Copies `n` bytes that may overlap. Between half a cache line and a whole one, which is what headers and the shortest packets are, it is
-/// two moves of 32 bytes that meet or overlap in the middle; for the rest the C library knows best.
+/// four moves of 16 bytes that meet or overlap in the middle; for the rest the C library knows best.
 ///
 /// # Safety
 /// `n` bytes can be read at `from` and written at `to`.
 #[inline]
 unsafe fn copy(from: *const u8, to: *mut u8, n: usize) {
-    type Half = [u8; 32];
-    if (size_of::<Half>()..=2 * size_of::<Half>()).contains(&n) {
-        let last = n - size_of::<Half>();
-        // SAFETY: both halves lie in the `n` bytes, whatever their alignment. Both are read before either is written.
+    type Quarter = [u8; 16];
+    const QUARTER: usize = size_of::<Quarter>();
+    if (2 * QUARTER..=4 * QUARTER).contains(&n) {
+        // SAFETY: all of them lie in the `n` bytes, whatever their alignment. They are read before any is written.
         unsafe {
-            let first_half = from.cast::<Half>().read_unaligned();
-            let last_half = from.add(last).cast::<Half>().read_unaligned();
-            to.cast::<Half>().write_unaligned(first_half);
-            to.add(last).cast::<Half>().write_unaligned(last_half);
+            let read = |at| from.add(at).cast::<Quarter>().read_unaligned();
+            let (first, second) = (read(0), read(QUARTER));
+            let (third, fourth) = (read(n - 2 * QUARTER), read(n - QUARTER));
+            let write = |at, bytes| to.add(at).cast::<Quarter>().write_unaligned(bytes);
+            write(0, first);
+            write(QUARTER, second);
+            write(n - 2 * QUARTER, third);
+            write(n - QUARTER, fourth);
         }
     } else {
         // SAFETY: the caller's promise.

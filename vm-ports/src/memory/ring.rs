@@ -55,24 +55,34 @@ impl RingArea {
         (first.load(Ordering::Relaxed), second)
     }
 
-    /// Stores to the two fields of 4 bytes at `offset`, in no particular order.
+    /// Stores to two fields of 4 bytes at each of these offsets, in no particular order.
     #[inline]
-    pub(crate) fn store_u32_pair(&self, offset: usize, (first, second): (u32, u32)) {
-        let field = self.field::<u32>(offset, 2);
-        // SAFETY: as for the single stores; `field` has room for both.
-        unsafe {
-            AtomicU32::from_ptr(field).store(first, Ordering::Relaxed);
-            AtomicU32::from_ptr(field.add(1)).store(second, Ordering::Relaxed);
+    pub(crate) fn store_u32_pairs(&self, pairs: impl Iterator<Item = (usize, (u32, u32))>) {
+        // Kept here: for all that the compiler knows, a store may change what is kept elsewhere.
+        let (base, len) = (self.base, self.len);
+        for (offset, (first, second)) in pairs {
+            let field = field::<u32>(base, len, offset, 2);
+            // SAFETY: as for the single stores; `field` has room for both.
+            unsafe {
+                AtomicU32::from_ptr(field).store(first, Ordering::Relaxed);
+                AtomicU32::from_ptr(field.add(1)).store(second, Ordering::Relaxed);
+            }
         }
     }
 
-    /// `count` fields from `offset` bytes on. Offsets come from masked or bounded indices, never from a guest's bytes: a failing check
-    /// here is our own defect.
+    /// Stores to the field of 8 bytes at each of these offsets, in no particular order.
+    #[inline]
+    pub(crate) fn store_u64s(&self, values: impl Iterator<Item = (usize, u64)>) {
+        let (base, len) = (self.base, self.len);
+        for (offset, value) in values {
+            // SAFETY: as for the single stores.
+            unsafe { AtomicU64::from_ptr(field::<u64>(base, len, offset, 1)) }.store(value, Ordering::Relaxed);
+        }
+    }
+
     #[inline]
     fn field<T>(&self, offset: usize, count: usize) -> *mut T {
-        assert!(offset + count * size_of::<T>() <= self.len, "ring access outside of its area");
-        debug_assert!(offset.is_multiple_of(align_of::<T>()), "a field that is not aligned");
-        self.base.0.wrapping_add(offset).cast()
+        field(self.base, self.len, offset, count)
     }
 
     /// Tells the CPU that the line of this offset will be read soon.
@@ -95,6 +105,15 @@ impl RingArea {
         let field = HostPtr(self.field::<u16>(offset, 1).cast());
         RingWatch { field, mask, seen, _memory: Arc::clone(&self.memory) }
     }
+}
+
+/// `count` fields from `offset` bytes on in an area. Offsets come from masked or bounded indices, never from a guest's bytes: a failing check
+/// here is our own defect.
+#[inline]
+fn field<T>(base: HostPtr, len: usize, offset: usize, count: usize) -> *mut T {
+    assert!(offset + count * size_of::<T>() <= len, "ring access outside of its area");
+    debug_assert!(offset.is_multiple_of(align_of::<T>()), "a field that is not aligned");
+    base.0.wrapping_add(offset).cast()
 }
 
 /// One 16-bit field of a ring that a driver changes when it makes something available: for whoever looks at many rings that are idle, it is

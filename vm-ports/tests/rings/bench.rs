@@ -237,8 +237,7 @@ pub(crate) fn push_run(rx: &mut RxQueue, frames: &[Vec<u8>]) -> (usize, Vec<(usi
         assert!(burst.push_frame([&frame[..]], vm_ports::Offload::NONE), "a legal frame, and room in the burst");
     }
     let mut refused = Vec::new();
-    let views = (0..burst.len()).map(|index| burst.view(index));
-    let pushed = rx.push_run(views, |nth, reason| refused.push((nth, reason)));
+    let pushed = rx.push_run(burst.run(0..burst.len()), |nth, reason| refused.push((nth, reason)));
     rx.flush();
     (pushed, refused)
 }
