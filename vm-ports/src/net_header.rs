@@ -62,7 +62,11 @@ impl Offload {
     /// RSC bits mean nothing from a guest and are dropped (§5.1.6.2: a driver must not set them).
     #[inline]
     pub fn parse(header: &[u8; NET_HEADER_MAX], features: Features, len: usize) -> Option<Self> {
-        if Self::is_absent(&[header[0], header[1]]) { Some(Self::NONE) } else { Self::parse_request(header, features, len) }
+        if Self::is_absent(&[header[0], header[1]]) {
+            Some(Self::NONE)
+        } else {
+            Self::parse_request(header, features, len)
+        }
     }
 
     /// Whether a guest's header that begins like this asks for nothing: flags and gso_type both zero, but for flags that mean nothing from it.
