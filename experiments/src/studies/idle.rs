@@ -12,10 +12,10 @@ use serde_json::json;
 use sidecore_tests::process::{Process, eventually};
 use sidecore_tests::switch::SwitchConfig;
 
-use super::Lab;
 use super::finding::{Axis, Bound, Chart, Claim, Finding, Kind, Point, Series, Table, number, show};
 use super::stage::{Load, Stage, name};
 use super::traffic::Streams;
+use super::{Effort, Lab};
 use crate::stats::{self, Ratio, median, quantile};
 use crate::threads;
 
@@ -64,7 +64,13 @@ impl Place {
 
 /// Makes the experiment.
 pub fn run(lab: &Lab) -> Result<Finding> {
-    let counts = if lab.effort.rounds == 1 { &GUESTS[..2] } else { &GUESTS[..] };
+    let few = [GUESTS[0], GUESTS[1]];
+    let ends = [GUESTS[0], GUESTS[1], TRAP_GUESTS, GUESTS[4]];
+    let counts: &[usize] = match lab.effort {
+        Effort { rounds: 1, .. } => &few,
+        Effort { coarse: true, .. } => &ends,
+        _ => &GUESTS,
+    };
     let modes = |guests: usize| match guests {
         TRAP_GUESTS => &MODES[2..],
         more if more > TRAP_GUESTS => &MODES[..2],
@@ -169,14 +175,18 @@ fn wake_up(lab: &Lab) -> Result<[f64; 2]> {
 /// more of a difference than its mode.
 fn busy(lab: &Lab) -> Result<[Vec<f64>; 2]> {
     let load = Load::new("stream", 2 * PAIRS, lab.effort.seconds).option("size", LONG);
-    let all = lab.rounds(&["poll", "adaptive"], |mode| {
+    // Whoever comes first has an advantage in no round.
+    let turns = lab.rounds(&["poll", "adaptive", "adaptive", "poll"], |mode| {
         let mut stage = Stage::start(lab, 1, |config| {
             let config = config.key(&format!("mode = \"{mode}\"")).without_rebalancing().scheduler("tick_ms = 1000");
             (0..2 * PAIRS).fold(config, |config, guest| config.guest(&name(guest), &[]))
         })?;
         Ok(stage.play(lab, &load)?.pps)
     })?;
-    all.try_into().ok().context("two modes")
+    let both = |one: usize, other: usize| {
+        turns[one].iter().zip(&turns[other]).map(|(one, other)| (one + other) / 2.0).collect()
+    };
+    Ok([both(0, 3), both(1, 2)])
 }
 
 fn turn(lab: &Lab, mode: &str, guests: usize) -> Result<Turn> {
