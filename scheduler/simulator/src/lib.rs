@@ -12,4 +12,6 @@ pub mod report;
 pub mod run;
 pub mod scenario;
 mod serving;
+#[cfg(test)]
+mod standing;
 mod traffic;

@@ -26,10 +26,12 @@ pub struct Settings {
     pub move_cycles: u64,
     /// Queue pairs moved in one plan, at most.
     pub moves: usize,
-    /// Cycles of a packet that is handed to another core, on the sending one, more than on one core.
+    /// Cycles of a packet that is handed to another core, on the sending one, more than on one core: at least.
     pub send_cycles: u64,
     /// The same on the receiving one.
     pub receive_cycles: u64,
+    /// Either in parts of what the packet costs on one core, where that is more: long packets are copied twice.
+    pub crossing: f64,
     /// How much more a queue pair costs on a NUMA node that is not its guest's: 0.3 is 30 %.
     pub remote: f64,
     /// How much of a sibling's load counts as a core's own: two threads of a physical core slow each other down.
@@ -48,6 +50,8 @@ impl Default for Settings {
             moves: 16,
             send_cycles: 150,
             receive_cycles: 150,
+            // Across cores takes 2.75 times as long (ARCHITECTURE, "Speed").
+            crossing: 0.87,
             remote: 0.3,
             sibling: 0.5,
             full: 0.95,

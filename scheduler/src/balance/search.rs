@@ -34,12 +34,16 @@ impl Step {
     }
 }
 
-/// Packets between a queue pair and another.
+/// What packets between a queue pair and another cost if the two are on different cores, in cycles.
 #[derive(Clone, Copy)]
 struct Tie {
     other: usize,
-    sent: f64,
-    received: f64,
+    /// On the core of this end, for what it sends, …
+    sending: f64,
+    /// … and for what it receives.
+    receiving: f64,
+    /// On the core of the other end, for both.
+    there: f64,
 }
 
 /// The best step so far.
@@ -82,7 +86,7 @@ impl<'a> Search<'a> {
             capacity: load.cores.iter().map(|core| core.capacity.max(1) as f64).collect(),
             open: load.cores.iter().map(|core| !core.parked).collect(),
             near: vec![0.0; place.len()],
-            ties: ties(load),
+            ties: ties(load, settings),
             tied: Vec::new(),
             cycles: vec![0.0; cores + 1],
             siblings: siblings(cores, topology),
@@ -103,9 +107,8 @@ impl<'a> Search<'a> {
         for queue in 0..self.queues.len() {
             let core = self.place[queue];
             let here = self.ties[queue].iter().filter(|tie| self.place[tie.other] != core);
-            let (sending, receiving) = here.fold((0.0, 0.0), |(sending, receiving), tie| {
-                (sending + self.sending(tie.sent), receiving + self.receiving(tie.received))
-            });
+            let (sending, receiving) =
+                here.fold((0.0, 0.0), |(sending, receiving), tie| (sending + tie.sending, receiving + tie.receiving));
             let cycles = self.queues[queue].cycles as f64;
             let near = (cycles - sending).max(cycles * LEAST_NEAR);
             // What was measured includes the distance where it is now.
@@ -146,29 +149,12 @@ impl<'a> Search<'a> {
         self.near[queue] * self.distance(queue, core)
     }
 
-    fn sending(&self, packets: f64) -> f64 {
-        packets * self.settings.send_cycles as f64
-    }
-
-    fn receiving(&self, packets: f64) -> f64 {
-        packets * self.settings.receive_cycles as f64
-    }
-
-    /// What crossing costs the core of the queue pair at this end.
-    fn crossing(&self, tie: &Tie) -> f64 {
-        self.sending(tie.sent) + self.receiving(tie.received)
-    }
-
-    /// What crossing costs the core of the queue pair at the other end.
-    fn crossing_there(&self, tie: &Tie) -> f64 {
-        self.sending(tie.received) + self.receiving(tie.sent)
-    }
-
     /// What those ties cost that cross: at both ends, and at the other.
     fn crossings(&self, queue: usize, crosses: impl Fn(&Tie) -> bool) -> (f64, f64) {
-        self.ties[queue].iter().filter(|tie| crosses(tie)).fold((0.0, 0.0), |(both, there), tie| {
-            (both + self.crossing(tie) + self.crossing_there(tie), there + self.crossing_there(tie))
-        })
+        self.ties[queue]
+            .iter()
+            .filter(|tie| crosses(tie))
+            .fold((0.0, 0.0), |(both, there), tie| (both + tie.here() + tie.there, there + tie.there))
     }
 
     /// Puts a queue pair on another core.
@@ -192,12 +178,12 @@ impl<'a> Search<'a> {
             let tie = self.ties[queue][index];
             let there = self.place[tie.other];
             if there != from {
-                self.add(from, -self.crossing(&tie));
-                self.add(there, -self.crossing_there(&tie));
+                self.add(from, -tie.here());
+                self.add(there, -tie.there);
             }
             if there != to {
-                self.add(to, self.crossing(&tie));
-                self.add(there, self.crossing_there(&tie));
+                self.add(to, tie.here());
+                self.add(there, tie.there);
             }
         }
         self.place[queue] = to;
@@ -365,7 +351,7 @@ impl<'a> Search<'a> {
     /// Of those on its core that may move, the one that a queue pair has most to do with.
     fn closest(&self, queue: usize) -> Option<usize> {
         let here = self.ties[queue].iter().filter(|tie| self.place[tie.other] == self.place[queue]);
-        let closest = here.max_by(|a, b| (a.sent + a.received).total_cmp(&(b.sent + b.received)))?;
+        let closest = here.max_by(|a, b| (a.here() + a.there).total_cmp(&(b.here() + b.there)))?;
         Some(closest.other).filter(|other| !self.queues[*other].pinned)
     }
 
@@ -373,13 +359,13 @@ impl<'a> Search<'a> {
     fn leaves(&self, queue: usize) -> f64 {
         let from = self.place[queue];
         let crossing = self.ties[queue].iter().filter(|tie| self.place[tie.other] != from);
-        self.cost(queue, from) + crossing.map(|tie| self.crossing(tie)).sum::<f64>()
+        self.cost(queue, from) + crossing.map(Tie::here).sum::<f64>()
     }
 
     /// The least that a core can get with a queue pair: its cost, less what those there who talk to it no longer pay for crossings.
     fn arrives(&self, queue: usize, to: usize) -> f64 {
         let there = self.ties[queue].iter().filter(|tie| self.place[tie.other] == to);
-        self.cost(queue, to) - there.map(|tie| self.crossing_there(tie)).sum::<f64>()
+        self.cost(queue, to) - there.map(|tie| tie.there).sum::<f64>()
     }
 
     /// Takes a step if, of the cores whose load it changes, the fullest is less full than the best one's; the first of equals stays. Other cores
@@ -431,24 +417,43 @@ fn beats(after: f64, best: &Best) -> bool {
     best.is_none_or(|(least, _)| after < least - LEAST_COST / 1000.0)
 }
 
+impl Tie {
+    /// On the core of this end.
+    fn here(&self) -> f64 {
+        self.sending + self.receiving
+    }
+}
+
 /// By queue pair, those that it talks to.
-fn ties(load: &Load) -> Vec<Vec<Tie>> {
+fn ties(load: &Load, settings: &Settings) -> Vec<Vec<Tie>> {
     let mut ties: Vec<Vec<Tie>> = vec![Vec::new(); load.queues.len()];
     if load.talks.is_empty() {
         return ties;
     }
     let index: BTreeMap<QueueId, usize> =
         load.queues.iter().enumerate().map(|(index, load)| (load.queue, index)).collect();
-    for talk in &load.talks {
-        if let (Some(&from), Some(&to)) = (index.get(&talk.from), index.get(&talk.to))
-            && from != to
-        {
-            let packets = talk.packets as f64;
-            ties[from].push(Tie { other: to, sent: packets, received: 0.0 });
-            ties[to].push(Tie { other: from, sent: 0.0, received: packets });
-        }
+    let ends = load.talks.iter().filter_map(|talk| {
+        let (from, to) = (*index.get(&talk.from)?, *index.get(&talk.to)?);
+        (from != to).then_some((from, to, talk.packets as f64))
+    });
+    let mut crossing = vec![0.0; load.queues.len()];
+    for (from, to, packets) in ends.clone() {
+        crossing[from] += if load.queues[from].core == load.queues[to].core { 0.0 } else { packets };
+    }
+    for (from, to, packets) in ends {
+        let [sending, receiving] = packet(&load.queues[from], crossing[from], settings).map(|cycles| cycles * packets);
+        ties[from].push(Tie { other: to, sending, receiving: 0.0, there: receiving });
+        ties[to].push(Tie { other: from, sending: 0.0, receiving, there: sending });
     }
     ties
+}
+
+/// What a packet of a queue pair costs more, on the sending and on the receiving core, that crosses from one to the other: the longer it is, the
+/// more there is to copy. `crossing` of its packets do so now, at a price that what was measured includes.
+fn packet(queue: &QueueLoad, crossing: f64, settings: &Settings) -> [f64; 2] {
+    let packets = queue.packets as f64;
+    let near = queue.cycles as f64 / (packets + settings.crossing * crossing.min(packets)).max(1.0);
+    [settings.send_cycles, settings.receive_cycles].map(|least| (settings.crossing * near).max(least as f64))
 }
 
 /// By core, the other threads of its physical core.

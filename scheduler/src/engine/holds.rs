@@ -11,7 +11,7 @@ const MOST_DOUBLINGS: u32 = 20;
 struct Hold {
     /// The first tick in which it may move.
     until: u64,
-    /// How often it was moved within ten times its last hold.
+    /// How often it was moved soon after a hold: before as much time again, or ten times the first hold, had passed.
     moves: u32,
     /// When what `moves` counts is forgotten.
     forgotten: u64,
@@ -29,7 +29,7 @@ impl Holds {
         hold.moves = if tick < hold.forgotten { hold.moves + 1 } else { 0 };
         let ticks = base.saturating_mul(1 << hold.moves.min(MOST_DOUBLINGS)).min(most);
         hold.until = hold.until.max(tick + ticks);
-        hold.forgotten = tick + 10 * ticks;
+        hold.forgotten = hold.until + ticks.max(10 * base);
     }
 
     pub(super) fn hold(&mut self, queue: QueueId, until: u64) {
