@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process, setpriority_process};
+use sidecore_tests::process::must;
 
 /// A thread as /proc shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +63,34 @@ pub fn give_way(threads: &[Thread], forwarding: &Thread) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Lets a thread run at once whenever it wants to, before all ordinary ones: for threads that sleep nearly always.
+pub fn prefer(id: u32) -> Result<()> {
+    must(&["chrt", "-f", "-p", "1", &id.to_string()]).context("cannot raise a priority: that needs root").map(drop)
+}
+
+/// Lets an ordinary thread, which runs all the time, have its CPU before all other ordinary ones.
+pub fn favour(id: u32) -> Result<()> {
+    setpriority_process(Some(pid(id)?), -20).context("cannot raise a priority: that needs root")
+}
+
+/// This thread, preferred until it is dropped. What it starts meanwhile is, too.
+pub struct Preferred(u32);
+
+impl Preferred {
+    /// From now on.
+    pub fn this_thread() -> Result<Self> {
+        let id = rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs();
+        prefer(id).map(|()| Self(id))
+    }
+}
+
+impl Drop for Preferred {
+    fn drop(&mut self) {
+        // It was raised a moment ago; what cannot be lowered is better than a panic.
+        let _ = must(&["chrt", "-o", "-p", "0", &self.0.to_string()]);
+    }
 }
 
 /// Halts all threads of a process, or lets them go on.

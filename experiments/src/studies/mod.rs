@@ -98,6 +98,13 @@ impl Cpus {
         (0..count).map(|core| self.io[core % self.io.len()]).collect()
     }
 
+    /// The same, but rather than share one, the last of them has the generator's.
+    #[must_use]
+    pub fn spread(&self, count: usize) -> Vec<usize> {
+        let all: Vec<usize> = self.io.iter().chain([&self.generator]).copied().collect();
+        (0..count).map(|core| all[core % all.len()]).collect()
+    }
+
     /// Whether so many I/O cores have a CPU each, and all else one besides.
     #[must_use]
     pub fn are_enough_for(&self, count: usize) -> bool {
@@ -226,6 +233,7 @@ mod tests {
     fn io_cores_share_cpus_only_where_they_have_to() {
         assert_eq!(Cpus::of(2).io_cores(2), [1, 1]);
         assert_eq!(Cpus::of(4).io_cores(2), [1, 2]);
+        assert_eq!((Cpus::of(2).spread(2), Cpus::of(4).spread(2)), (vec![1, 0], vec![1, 2]));
         assert!(Cpus::of(4).are_enough_for(3) && !Cpus::of(2).are_enough_for(2));
     }
 

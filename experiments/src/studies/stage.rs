@@ -32,6 +32,8 @@ pub struct Stage {
     config: SwitchConfig,
     folder: TempDir,
     io_cores: usize,
+    /// Whether an I/O core has the generator's CPU, or would have if there were two.
+    pub gives_way: bool,
 }
 
 /// What the generator is to do: its command line but for where it runs and what it writes.
@@ -84,6 +86,22 @@ impl Stage {
         Self::start_as(&command, cpus, |config| ports(config.key("mode = \"trap\"")))
     }
 
+    /// The same with I/O cores on as many CPUs as there are. One that has the generator's gives way to it and to all other threads of the
+    /// switch, whenever these want to run: they have to sleep nearly always.
+    pub fn spread(lab: &Lab, io_cores: usize, ports: impl FnOnce(SwitchConfig) -> SwitchConfig) -> Result<Self> {
+        let cpus = lab.cpus.spread(io_cores);
+        let gives_way = !lab.cpus.are_enough_for(io_cores.max(2));
+        let mut stage = Self { gives_way, ..Self::start_as(&[paths::sidecore()?.into()], cpus, ports)? };
+        if gives_way {
+            let io_cores = stage.io_core_threads()?;
+            for thread in threads::of_process(stage.switch.process().pid())? {
+                let is_io_core = io_cores.contains(&thread.id);
+                if is_io_core { threads::favour(thread.id) } else { threads::prefer(thread.id) }?;
+            }
+        }
+        Ok(stage)
+    }
+
     fn start_as(
         command: &[OsString],
         cpus: Vec<usize>,
@@ -93,7 +111,7 @@ impl Stage {
         let io_cores = cpus.len();
         let config = ports(SwitchConfig::new(folder.path()).on_cpus(cpus));
         let switch = SwitchProcess::start_as(command, &config)?;
-        Ok(Self { quotas: Vec::new(), switch, config, folder, io_cores })
+        Ok(Self { quotas: Vec::new(), switch, config, folder, io_cores, gives_way: false })
     }
 
     /// Halts the switch while another one is measured on its CPUs, or lets it go on.
@@ -104,17 +122,21 @@ impl Stage {
     /// Gives each I/O core a share of its CPU, so that the switch is the limit and not the generator.
     pub fn limit(&mut self, share: f64) -> Result<()> {
         let pid = self.switch.process().pid();
-        let cores = self.io_cores;
-        let ids = eventually("threads of all I/O cores", THREADS_DEADLINE, || {
+        for id in self.io_core_threads()? {
+            self.quotas.push(Quota::new(share, &[(pid, id)])?);
+        }
+        Ok(())
+    }
+
+    /// The threads of all I/O cores.
+    fn io_core_threads(&mut self) -> Result<Vec<u32>> {
+        let (pid, cores) = (self.switch.process().pid(), self.io_cores);
+        eventually("threads of all I/O cores", THREADS_DEADLINE, || {
             let threads = threads::of_process(pid)?;
             let ids: Vec<u32> =
                 threads.iter().filter(|thread| thread.name.starts_with("io-core-")).map(|thread| thread.id).collect();
             Ok((ids.len() == cores).then_some(ids))
-        })?;
-        for id in ids {
-            self.quotas.push(Quota::new(share, &[(pid, id)])?);
-        }
-        Ok(())
+        })
     }
 
     /// A file of the stage's own.

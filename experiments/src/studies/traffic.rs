@@ -20,11 +20,14 @@ const FLOWING: u64 = 200;
 /// A generator that nobody ends.
 const ENDLESS_S: f64 = 600.0;
 
-/// Buffers of a ring, and bytes of one: a segment fits whole.
-pub const BUFFERS: usize = 32;
+/// Buffers of a ring, and bytes of one: a segment fits whole. Few enough for the caches, and more than a core can empty in a nap.
+pub const BUFFERS: usize = 24;
 const WHOLE: usize = 66_000;
 /// Packets that wait in a queue of the guest's own while its ring is full: the length of Linux's.
 pub const BACKLOG: usize = 1000;
+/// How long a generator sleeps between two rounds that has an I/O core's CPU.
+pub const NAP_US: u64 = 100;
+
 /// Streams between pairs of guests.
 pub struct Streams {
     process: Process,
@@ -53,7 +56,12 @@ impl Streams {
         let rates_file = File::create(&file).with_context(|| file.display().to_string())?;
         let load = load.option("rates", file.display()).option("live", live.display()).option("json", json.display());
         write(&rates_file, rates)?;
-        let process = Process::spawn("ringgen", &lab.ringgen, stage.arguments(lab, &load), &stage.file("streams.log"))?;
+        let load = if stage.gives_way { load.option("nap-us", NAP_US) } else { load };
+        let first: &[&str] = if stage.gives_way { &["chrt", "-f", "1"] } else { &[] };
+        let mut command: Vec<String> = first.iter().map(|word| (*word).to_owned()).collect();
+        command.push(lab.ringgen.display().to_string());
+        command.extend(stage.arguments(lab, &load));
+        let process = Process::spawn("ringgen", &command[0], &command[1..], &stage.file("streams.log"))?;
         let mut me = Self { process, rates: rates_file, live, json };
         let deadline = Instant::now() + LIMIT;
         while me.received().iter().sum::<u64>() < flowing {

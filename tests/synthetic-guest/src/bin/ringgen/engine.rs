@@ -1,4 +1,4 @@
-//! The loop: all guests, one thread, no allocation; where guests poll, no sleep and no system call either.
+//! The loop: all guests, one thread, no allocation; where guests poll, no sleep and no other system call either, unless naps were asked for.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,6 +24,8 @@ const RECEIVE: usize = 64;
 const SHORT_S: f64 = 10e-6;
 /// They sleep for so many seconds at most: others may set rates meanwhile.
 const LONG_S: f64 = 50e-3;
+/// Looks at all guests between two naps: so many bursts fill a ring (a sender's burst is a quarter of its buffers at most).
+const LOOKS_A_NAP: usize = 4;
 
 /// A switch in this thread, or none.
 pub(crate) trait Backend {
@@ -67,6 +69,8 @@ pub(crate) struct Engine<B> {
     pub(crate) task: Task,
     pub(crate) backend: B,
     pub(crate) pace: Pace,
+    /// Slept after every few rounds.
+    pub(crate) nap: Option<Duration>,
     /// Somebody has had enough: nothing more is sent.
     pub(crate) stop: Arc<AtomicBool>,
     /// Counts for others.
@@ -123,7 +127,11 @@ impl<B: Backend> Engine<B> {
             if let Some(rates) = &mut self.rates {
                 rates.apply(&mut self.senders, &self.clock);
             }
-            let worked = self.step(now, sending);
+            let mut worked = self.step(now, sending);
+            if self.nap.is_some() {
+                worked +=
+                    (1..LOOKS_A_NAP).map(|_| self.step(now, sending)).take_while(|moved| *moved > 0).sum::<usize>();
+            }
             let middle = self.clock.now();
             let moved = self.backend.step();
             let after = if moved > 0 { self.clock.now() } else { middle };
@@ -132,6 +140,11 @@ impl<B: Backend> Engine<B> {
                 spent.idle += middle - now;
             }
             now = after;
+            if let Some(nap) = self.nap {
+                std::thread::sleep(nap);
+                now = self.clock.now();
+                spent.idle += now - after;
+            }
             if let Some(live) = &self.live {
                 live.update(&self.senders, &self.receivers);
             }

@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use synthetic_guest::Features;
@@ -11,7 +12,7 @@ use crate::pacing::Pace;
 /// Plays guests of a vhost-user switch and measures what the switch does with their packets.
 ///
 /// Every --guest is one vhost-user socket; guests are numbered from 0 in the order given. ringgen connects to the sockets,
-/// or listens on them (",server"). Everything runs in one thread, which never sleeps (but see --guest-mode): give it a CPU
+/// or listens on them (",server"). Everything runs in one thread, which never sleeps (but see --guest-mode, --nap-us): give it a CPU
 /// of its own (--cpu).
 ///
 /// A run: connect, let the switch learn all addresses (and check that frames arrive where they should), warm up, measure,
@@ -143,6 +144,9 @@ pub(crate) struct Options {
     /// Longest wait for each socket, and for the switch to learn the guests' addresses.
     #[arg(long, default_value_t = 10.0, value_name = "SECONDS", help_heading = "Run")]
     pub(crate) connect_timeout_s: f64,
+    /// Sleep for so long whenever all guests were looked at, for others that have to run on the same CPU.
+    #[arg(long, default_value_t = 0, value_name = "US", help_heading = "Run")]
+    pub(crate) nap_us: u64,
     /// CPU to run on [default: where the kernel likes].
     #[arg(long, value_name = "N", help_heading = "Run")]
     pub(crate) cpu: Option<usize>,
@@ -419,6 +423,11 @@ impl Options {
             _ if self.rate > 0.0 => Pace::Rate(self.rate / self.queue_pairs as f64),
             _ => Pace::Full,
         }
+    }
+
+    /// How long to sleep whenever all guests were looked at, if at all.
+    pub(crate) fn nap(&self) -> Option<Duration> {
+        (self.nap_us > 0).then(|| Duration::from_micros(self.nap_us))
     }
 
     /// Longest frame that is sent, as it is in the ring.

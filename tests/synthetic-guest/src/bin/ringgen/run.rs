@@ -66,6 +66,7 @@ pub(crate) fn measure<B: Backend>(
         let limit = Duration::from_secs_f64(options.connect_timeout_s);
         settle(&mut nodes, plan, options.macs, limit, &mut || {
             backend.step();
+            options.nap().into_iter().for_each(std::thread::sleep);
         })?;
     }
     let mut engine = engine(options, plan, nodes, backend, clock)?;
@@ -176,6 +177,7 @@ fn engine<B: Backend>(
         task,
         backend,
         pace: options.pace(),
+        nap: options.nap(),
         stop,
         live: None,
         rates: None,
