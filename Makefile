@@ -6,7 +6,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 # The demo makes namespaces, interfaces and AF_XDP sockets; `run-tests` does the same for the end-to-end tests.
 AS_ROOT := $(shell [ "$$(id -u)" -eq 0 ] || echo --config "\"target.'cfg(unix)'.runner='sudo -E'\"")
 
-.PHONY: help build release demo lint test test-full soak-handover screenshots bench-instr bench-timing bench-peers exits experiments simulate dashboards-up docs clean
+.PHONY: help build release demo lint test test-full soak-handover screenshots bench-instr bench-timing bench-capture bench-peers exits experiments simulate dashboards-up docs clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1|/p' Makefile | while IFS='|' read -r name text; do printf '  make %-13s %s\n' "$$name" "$$text"; done
@@ -72,6 +72,11 @@ bench-timing: ## Time what idle neighbours and a second core cost
 	@scripts/check-rust.sh
 	@scripts/install-deps.sh build
 	cargo bench -p sidecore --bench instructions -- time
+
+bench-capture: ## Time what a capture costs the core that forwards
+	@scripts/check-rust.sh
+	@scripts/install-deps.sh build
+	cargo bench -p sidecore --bench instructions -- capture
 
 bench-peers: ## Compare with OVS-DPDK and testpmd (FULL=1: everything; ROWS=v2v-tso,p2v-64: only these)
 	@scripts/check-rust.sh

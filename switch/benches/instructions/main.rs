@@ -8,6 +8,7 @@
 
 mod budget;
 mod callgrind;
+mod capture;
 mod cases;
 mod count;
 mod limit;
@@ -37,7 +38,10 @@ fn main() -> ExitCode {
             scrapes.is_within()
         }),
         ["time"] => timing::run().map(|()| true),
-        _ => Err(anyhow::anyhow!("run `make bench-instr` to count instructions, or `make bench-timing`")),
+        ["capture"] => capture::run().map(|()| true),
+        _ => Err(anyhow::anyhow!(
+            "run `make bench-instr` to count instructions, `make bench-timing` or `make bench-capture`"
+        )),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

@@ -141,19 +141,19 @@ impl Setup {
     }
 }
 
-fn sorted(mut values: Vec<f64>) -> Vec<f64> {
+pub(crate) fn sorted(mut values: Vec<f64>) -> Vec<f64> {
     values.sort_by(f64::total_cmp);
     values
 }
 
-fn quantile(sorted: &[f64], part: f64) -> f64 {
+pub(crate) fn quantile(sorted: &[f64], part: f64) -> f64 {
     let last = sorted.len().saturating_sub(1);
     sorted.get((last as f64 * part).round() as usize).copied().unwrap_or(f64::NAN)
 }
 
 /// The median of the ratios round by round, and the interval that holds the true one in 95 of 100 cases (by order statistics).
-fn ratio(of: &Setup, to: &Setup) -> [f64; 3] {
-    let ratios = sorted(of.rounds.iter().zip(&to.rounds).map(|(of, to)| of / to).collect());
+pub(crate) fn ratio(of: &[f64], to: &[f64]) -> [f64; 3] {
+    let ratios = sorted(of.iter().zip(to).map(|(of, to)| of / to).collect());
     let spread = 0.98 / (ratios.len() as f64).sqrt();
     [0.5, 0.5 - spread, 0.5 + spread].map(|part| quantile(&ratios, part))
 }
@@ -180,7 +180,7 @@ pub(crate) fn run() -> Result<()> {
     println!("{:<32}{:>12}{:>10}{:>18}", "64 B, split, guest to guest", "ns/packet", "ratio", "95 %");
     for setup in &setups {
         let ns = quantile(&sorted(setup.rounds.clone()), 0.5);
-        let [ratio, low, high] = ratio(setup, &setups[0]);
+        let [ratio, low, high] = ratio(&setup.rounds, &setups[0].rounds);
         println!("{:<32}{ns:>12.1}{ratio:>10.3}{:>18}", setup.name, format!("{low:.3} to {high:.3}"));
         rows.push(json!({ "name": setup.name, "ns_per_packet": ns, "ratio": ratio, "low": low, "high": high, "rounds": setup.rounds }));
     }

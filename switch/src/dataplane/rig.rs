@@ -9,6 +9,7 @@ use scheduler::{Load, QueueId};
 use vm_ports::QueuePair;
 
 use super::accounting::{CoreCounters, SourceId, UplinkCounters};
+use super::capture::RigTaps;
 use super::device;
 use super::handover::{Move, Token};
 use super::io_core::{CoreSetup, IoCore};
@@ -65,6 +66,22 @@ pub struct Totals {
     pub dropped: u64,
     /// Packets handed to another core that have not arrived there.
     pub in_flight: u64,
+}
+
+/// What a rig records of its ports.
+pub struct RigCapture(RigTaps);
+
+impl RigCapture {
+    /// Takes everything that was recorded since this was asked last. How many packets it was.
+    pub fn drain(&mut self) -> usize {
+        self.0.drain()
+    }
+
+    /// Packets that were seen, and those of them that were recorded.
+    #[must_use]
+    pub fn counts(&self) -> (u64, u64) {
+        self.0.counts()
+    }
 }
 
 /// Some I/O cores, connected to each other, and their ports.
@@ -217,6 +234,26 @@ impl Rig {
         self.publish(port, ways(self.cores.len(), queues));
         self.devices.push(device);
         Ok(RigPort(port))
+    }
+
+    /// Captures what comes from a port and what goes to it; each core spends so many hundredths of the time stamp counter's time on it. 100: whatever it
+    /// takes.
+    pub fn capture(&mut self, port: RigPort, core_share: u32) -> RigCapture {
+        let (taps, rig_taps) = RigTaps::new(port.0, self.cores.len(), core_share);
+        for (core, tap) in taps.into_iter().enumerate() {
+            let (reply, _there) = sync_channel(1);
+            self.tell(core, Message::Tap { tap: Box::new(tap), reply });
+        }
+        RigCapture(rig_taps)
+    }
+
+    /// Ends every capture.
+    pub fn end_capture(&mut self) {
+        for core in 0..self.cores.len() {
+            let (reply, tap) = sync_channel(1);
+            self.tell(core, Message::Untap { capture: RigTaps::NUMBER, reply });
+            drop(tap.try_recv());
+        }
     }
 
     /// Makes a station known to be behind a port, as a configured one is.

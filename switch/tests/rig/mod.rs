@@ -113,6 +113,17 @@ impl Workload {
         self
     }
 
+    /// From a NIC that always has packets to one that takes everything, with no driver in between; what passes the first can be captured.
+    pub(crate) fn p2p(frame_len: usize) -> Self {
+        let mut workload = Self::new(frame_len, 1);
+        workload.crowd();
+        let from = workload.uplink(&format!("size={frame_len}"));
+        let to = workload.uplink("no-rx=1");
+        workload.rig.fix_station(mac(THERE), to);
+        workload.ports = vec![from, to];
+        workload
+    }
+
     fn new(frame_len: usize, cores: usize) -> Self {
         let template = Template::new(FrameSpec::udp4(HERE, THERE, 0, frame_len));
         Self {
@@ -167,6 +178,11 @@ impl Workload {
     /// The same as a core's thread does it, mailbox and accounting included, at the time that `clock` says.
     pub(crate) fn turn(&mut self, clock: impl Fn() -> u64) -> bool {
         (0..self.cores).fold(false, |worked, core| self.rig.turn(core, &clock) | worked)
+    }
+
+    /// Packets forwarded up to now.
+    pub(crate) fn forwarded(&self) -> u64 {
+        self.rig.totals().forwarded
     }
 
     /// The cores, for whoever asks them what they did.

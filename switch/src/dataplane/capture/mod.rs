@@ -14,6 +14,7 @@ mod error;
 mod filter;
 mod pcapng;
 mod record;
+mod rig;
 mod stream;
 mod tap;
 
@@ -33,6 +34,7 @@ use self::filter::Filter;
 use self::pcapng::{Counts, Interface};
 pub(super) use self::record::Direction;
 use self::record::Reader;
+pub(super) use self::rig::RigTaps;
 pub(crate) use self::tap::{CAPTURES_MAX, INTERFACES_MAX, Missed};
 use self::tap::{Selection, TapCounters};
 pub(super) use self::tap::{Tap, Taps};

@@ -1,0 +1,55 @@
+//! A capture without a thread, for rigs.
+
+use std::sync::Arc;
+
+use pmd_bindings::tsc_hz;
+
+use super::super::ports::PORTS_MAX;
+use super::record::Reader;
+use super::tap::{Selection, Tap, TapCounters, tap};
+use crate::forwarding::PortId;
+
+/// Bytes of a ring.
+const RING: usize = 4 << 20;
+
+/// What the taps of some cores record.
+pub(in super::super) struct RigTaps {
+    readers: Vec<Reader>,
+    counters: Vec<Arc<[TapCounters]>>,
+    packet: Vec<u8>,
+}
+
+impl RigTaps {
+    /// As cores know it.
+    pub(in super::super) const NUMBER: u64 = 0;
+
+    /// Taps for so many cores at a port.
+    pub(in super::super) fn new(port: PortId, cores: usize, core_share: u32) -> (Vec<Tap>, Self) {
+        let mut selection = Selection::all(&[port], PORTS_MAX, tsc_hz());
+        selection.core_share = core_share;
+        let (mut taps, mut readers, mut counters) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..cores {
+            let (tap, ring, counted) = tap(Self::NUMBER, 1, selection.clone(), RING);
+            taps.push(tap);
+            readers.push(Reader::new(ring));
+            counters.push(counted);
+        }
+        (taps, Self { readers, counters, packet: Vec::new() })
+    }
+
+    pub(in super::super) fn drain(&mut self) -> usize {
+        let mut count = 0;
+        for reader in &mut self.readers {
+            while reader.peek().is_some() {
+                reader.take(&mut self.packet);
+                count += 1;
+            }
+        }
+        count
+    }
+
+    pub(in super::super) fn counts(&self) -> (u64, u64) {
+        let counters = || self.counters.iter().flat_map(|counters| counters.iter());
+        (counters().map(|c| c.seen.get()).sum(), counters().map(|c| c.recorded.get()).sum())
+    }
+}
