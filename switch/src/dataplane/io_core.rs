@@ -1,37 +1,35 @@
 //! An I/O core: a pinned thread that polls, forwards and accounts, one burst at a time, to completion.
 
 mod moves;
+mod orders;
 mod rest;
 mod trace;
+mod uplinks;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 use config::Mode;
-use pmd_bindings::{ChecksumState, Mbuf, tsc};
+use pmd_bindings::tsc;
 use ringbuf::HeapCons;
-use ringbuf::traits::Consumer;
-use vm_ports::offload::{Transport, parse};
-use vm_ports::{BURST_PACKETS, Burst, BurstBuffer, Offload, QueueCounters, QueuePair, RingWatch, TxQueue};
+use vm_ports::{BURST_PACKETS, Burst, BurstBuffer, QueueCounters, RingWatch, TxQueue};
 
 use self::moves::Part;
 use self::rest::Needs;
-use super::accounting::{Charge, CoreCounters, SOURCES_MAX, SourceId, UplinkCounters};
+use super::accounting::{CoreCounters, SOURCES_MAX, UplinkCounters};
 use super::forwarder::{Forwarder, Origin, Outputs};
 use super::handover::{Progress, Token};
-use super::held::HeldCall;
 use super::histogram::Sampler;
-use super::mailbox::{Limits, Message, UplinkShare};
+use super::mailbox::Message;
 use super::ports::{PORTS_MAX, PortTable};
 use super::reply::Reply;
 use super::rota::Rota;
 use super::sleep::{Bed, Bells, Patience};
 use super::turns::{BurstLength, Credit, Rounds, Share, cost};
-use super::uplink::UplinkTx;
 use super::waiting::Waiting;
-use super::xcore::{FromCore, Label, Links, set_from};
-use crate::forwarding::{DropReason, Entry, Fdb, MacAddr, Now, PortId, PortKind, TokenBucket};
+use super::xcore::{FromCore, Label, Links};
+use crate::forwarding::{Fdb, Now, PortId, TokenBucket};
 
 /// Every so many rounds a few buckets of the FDB are aged, so that its cost is spread thin.
 const AGEING_ROUNDS: u64 = 64;
@@ -401,82 +399,6 @@ impl IoCore {
         self.sampler.rearm(end);
     }
 
-    /// What an uplink has received, up to 32 packets. Whether there was anything.
-    fn poll_uplink(&mut self, index: usize, clock: &impl Fn() -> u64) -> bool {
-        let Some(uplink) = self.uplinks.get_mut(index) else { return false };
-        let source = uplink.origin.source;
-        if uplink.held_until != 0 {
-            if self.now.cycles < uplink.held_until {
-                return false;
-            }
-            uplink.held_until = 0;
-        }
-        let mut mbufs = ArrayVec::<Mbuf, BURST_PACKETS>::new();
-        let received = uplink.rx.burst(&mut mbufs);
-        if received == 0 {
-            self.answer_empty(index);
-            return false;
-        }
-        uplink.counters.rx_packets.add(mbufs.len() as u64);
-        uplink.counters.rx_bytes.add(mbufs.iter().map(Mbuf::len).sum::<usize>() as u64);
-        // Frames of 64 KiB can fill a burst before its 32 packets are there.
-        let mut next = 0;
-        let since = self.done_at;
-        while next < mbufs.len() {
-            let (first, sample) = (next, self.sampler.is_due().then(|| self.counters.handed_over.get()));
-            self.forwarder.out.since = since;
-            next = self.forward_mbufs(index, &mbufs, next, sample.is_some());
-            if next == mbufs.len() {
-                Mbuf::free_bulk(&mut mbufs);
-            }
-            let cycles = self.end_burst(clock);
-            self.counters.source(source).cycles.add(cycles);
-            if let Some(handed) = sample {
-                self.note_latency((since, self.done_at), next - first, handed);
-            }
-            self.poll_urgent(clock);
-        }
-        if received < BURST_PACKETS {
-            self.answer_empty(index);
-        }
-        true
-    }
-
-    /// An uplink's RX queue is empty, and all that it held has left this core: whoever asked is told so.
-    fn answer_empty(&mut self, index: usize) {
-        let Some((mut token, reply)) = self.uplinks.get_mut(index).and_then(|uplink| uplink.asked.take()) else {
-            return;
-        };
-        token.note(self.forwarder.out.me(), self.forwarder.out.places());
-        reply.give(token);
-    }
-
-    /// Forwards a burst of what an uplink received, from `next` on; returns where the rest begins. `sampled`: one of those that are looked at
-    /// more closely.
-    #[inline]
-    fn forward_mbufs(&mut self, index: usize, mbufs: &[Mbuf], mut next: usize, sampled: bool) -> usize {
-        let Self { uplinks, forwarder, buffer, counters, now, done_at, burst_length, .. } = self;
-        let origin = &uplinks[index].origin;
-        let mut burst = Burst::up_to(burst_length.packets(), buffer);
-        while let Some(mbuf) = mbufs.get(next) {
-            if !burst.has_room() {
-                break;
-            }
-            if !burst.push_frame(mbuf.segments(), offload(mbuf)) {
-                counters.source(origin.source).settle(Charge::Unicast, Err(DropReason::Runt));
-            }
-            next += 1;
-        }
-        forwarder.out.taps.see_burst(origin.port, &burst);
-        forwarder.forward(&mut burst, origin, *now);
-        drop(burst);
-        if sampled {
-            forwarder.out.note_buffers();
-        }
-        forwarder.finish(None, *done_at);
-        next
-    }
-
     /// Takes what was handed over: a burst from each core.
     fn poll_cores(&mut self, clock: &impl Fn() -> u64) -> bool {
         let mut worked = false;
@@ -524,281 +446,4 @@ impl IoCore {
         }
         true
     }
-
-    /// Does what it was told since the last round. False: stop.
-    #[inline]
-    pub(super) fn read_mailbox(&mut self) -> bool {
-        while let Some(message) = self.mailbox.try_pop() {
-            self.counters.messages.add(1);
-            let goes_on = self.obey(message);
-            self.note_chores();
-            if !goes_on {
-                return false;
-            }
-        }
-        true
-    }
-
-    /// Does what it was told. False: stop.
-    fn obey(&mut self, message: Message) -> bool {
-        match message {
-            Message::Attach { port, queue, source, share, pair } => self.attach(port, queue, source, share, *pair),
-            Message::TakeBack { port, queue, reply } => {
-                reply.give(self.take_back(port, queue).map(|(pair, _)| Box::new(pair)));
-            }
-            Message::AttachUplink(share) => {
-                let rx = self.attach_uplink_tx(*share);
-                self.uplinks.push(rx);
-            }
-            Message::TakeUplink { port, reply } => reply.give(self.take_uplink(port)),
-            Message::HoldUplink { port, queue, until, reply } => {
-                if let Some(uplink) = self.uplink_rx(port, queue) {
-                    uplink.held_until = until.unwrap_or(0);
-                }
-                reply.iter().for_each(|reply| reply.give(()));
-            }
-            Message::EmptyUplink { port, queue, token, reply } => match self.uplink_rx(port, queue) {
-                Some(uplink) => {
-                    if let Some((token, reply)) = uplink.asked.replace((token, reply)) {
-                        // Whoever asked before has given up; the token is not freed here.
-                        reply.give(token);
-                    }
-                }
-                None => reply.give(token),
-            },
-            Message::Table { table, moving, reply } => {
-                let old = std::mem::replace(&mut self.forwarder.table, table);
-                if let Some(moving) = moving {
-                    self.mark(&moving);
-                }
-                reply.give(old);
-            }
-            Message::Give { handed, reply } => {
-                self.forwarder.out.set_move(Some(handed.moving));
-                self.part = Some(Part::Gives(handed));
-                reply.give(());
-            }
-            Message::Expect { moving, reply } => {
-                self.forwarder.out.set_move(Some(moving));
-                self.part = Some(Part::Awaits(moving));
-                reply.give(());
-            }
-            Message::Connect { core, to, from, reply } => {
-                self.forwarder.out.connect(core, *to);
-                set_from(&mut self.from, core, *from);
-                reply.give(());
-            }
-            Message::OpenPort { port, kind, limit } => self.open_port(port, kind, limit),
-            Message::FlushPort(port) => self.forwarder.fdb.flush_port(port),
-            Message::Generation { port, generation } => self.forwarder.fdb.resume(port, generation),
-            Message::Learn(message) => _ = self.forwarder.fdb.apply(&message),
-            Message::ClosePort(port) => {
-                self.policed.retain(|policed| *policed != port);
-                self.forwarder.fdb.close_port(port);
-            }
-            Message::FixStation { vlan, mac, port } => {
-                if let Err(refusal) = self.forwarder.fdb.insert_fixed(vlan, mac, port) {
-                    self.counters.learn_refusals[refusal.index()].add(1);
-                }
-            }
-            Message::Announce { port, source, mac } => self.announce(port, source, mac),
-            Message::Stations { from, count, reply } => reply.give(self.stations(from, count)),
-            Message::Foresee { mut question, reply } => {
-                self.foresee(&mut question);
-                reply.give(question);
-            }
-            Message::Look { mut exits, reply } => {
-                self.look(&mut exits);
-                reply.give(exits);
-            }
-            Message::Tune(limits) => self.tune(limits),
-            Message::Tap { tap, reply } => {
-                self.forwarder.out.taps.add(tap);
-                reply.give(());
-            }
-            Message::Untap { capture, reply } => reply.give(self.forwarder.out.taps.remove(capture)),
-            Message::Stop => {
-                self.release_calls();
-                return false;
-            }
-        }
-        true
-    }
-
-    /// Guests are policed; an uplink brings what a whole network floods.
-    fn open_port(&mut self, port: PortId, kind: PortKind, limit: u32) {
-        self.forwarder.fdb.open_port(port, kind, limit);
-        let policer = if kind == PortKind::Guest { self.flood } else { TokenBucket::UNLIMITED };
-        if let Some(bucket) = self.forwarder.floods.get_mut(port.index()) {
-            *bucket = policer;
-            self.policed.extend((kind == PortKind::Guest).then_some(port));
-        }
-    }
-
-    fn tune(&mut self, limits: Limits) {
-        self.flood = limits.flood;
-        self.policed.iter().for_each(|port| self.forwarder.floods[port.index()] = limits.flood);
-        self.forwarder.fdb.tune(limits.ageing_s, limits.learn, limits.learn_max);
-    }
-
-    fn attach(&mut self, port: PortId, queue: usize, source: SourceId, share: Share, pair: QueuePair) {
-        if let Some(tx) = self.attach_receiver(port, queue, source, pair) {
-            self.attach_sender((port, queue), source, share, tx, Waiting::default());
-        }
-    }
-
-    /// Serves the receive ring of a queue pair; gives its transmit ring back.
-    fn attach_receiver(
-        &mut self,
-        port: PortId,
-        queue: usize,
-        source: SourceId,
-        mut pair: QueuePair,
-    ) -> Option<TxQueue> {
-        if let Some(rx) = pair.rx.take() {
-            self.forwarder.out.add_rx(port, queue, source, rx);
-        }
-        self.attached.push(Attached { port, queue, counters: Arc::clone(pair.counters()) });
-        self.counters.queue_pairs.set(self.attached.len() as u64);
-        self.is_given_work();
-        pair.tx.take()
-    }
-
-    /// Serves the transmit ring of a queue pair that is attached already, in which work is `waiting`.
-    fn attach_sender(
-        &mut self,
-        (port, queue): (PortId, usize),
-        source: SourceId,
-        share: Share,
-        tx: TxQueue,
-        waiting: Waiting,
-    ) {
-        let place = self.guests.len();
-        let (origin, credit) = (Origin { port, source }, Credit::new(share, &self.rounds));
-        if let Some(change) = waiting.as_set() {
-            self.counters.note_waiting(source, change);
-        }
-        let guest = GuestTx { queue, origin, tx, waiting, credit, share, again: false, armed: false };
-        self.hear(&guest);
-        self.guests.push(guest);
-        self.place_of[source.index()] = place as u16;
-        self.look_at(place);
-    }
-
-    /// Between bursts everything pulled is completed and everything pushed is shown, so the halves can go as they are; a call that is held back goes
-    /// out first.
-    fn take_back(&mut self, port: PortId, queue: usize) -> Option<(QueuePair, Waiting)> {
-        let index = self.attached.iter().position(|a| a.port == port && a.queue == queue)?;
-        let attached = self.attached.swap_remove(index);
-        self.counters.queue_pairs.set(self.attached.len() as u64);
-        let mut pair = QueuePair::new(attached.counters);
-        pair.rx = self.forwarder.out.remove_rx(port, queue);
-        let tx = self.guests.iter().position(|g| g.origin.port == port && g.queue == queue);
-        let mut waiting = Waiting::default();
-        pair.tx = tx.map(|index| {
-            let last = self.guests.len() - 1;
-            self.rota.swap_remove(index, last);
-            self.forwarder.out.held.swap_remove(HeldCall::Tx(index as u16), HeldCall::Tx(last as u16));
-            let mut guest = self.guests.swap_remove(index);
-            if let Some(moved) = self.guests.get(index) {
-                self.place_of[moved.origin.source.index()] = index as u16;
-            }
-            self.hear_no_more(&mut guest);
-            guest.tx.release();
-            self.counters.note_nothing_waiting(guest.origin.source);
-            waiting = guest.waiting;
-            guest.tx
-        });
-        Some((pair, waiting))
-    }
-
-    /// Sends through the TX queue of an uplink's queue pair; its other half is to be served, too.
-    fn attach_uplink_tx(&mut self, share: UplinkShare) -> UplinkRx {
-        let UplinkShare { port, source, queues, pool, limits, counters } = share;
-        let tx = UplinkTx::new(port, queues.tx, pool, limits, Arc::clone(&counters));
-        self.forwarder.out.uplinks.push(tx);
-        self.counters.uplinks.set(self.forwarder.out.uplinks.len() as u64);
-        self.is_given_work();
-        UplinkRx { origin: Origin { port, source }, rx: queues.rx, counters, held_until: 0, asked: None }
-    }
-
-    /// Whoever serves something is not parked, also where somebody was about to park it.
-    fn is_given_work(&self) {
-        vm_ports::fence();
-        self.counters.parked.set(0);
-    }
-
-    fn uplink_rx(&mut self, port: PortId, queue: u16) -> Option<&mut UplinkRx> {
-        self.uplinks.iter_mut().find(|uplink| uplink.origin.port == port && uplink.rx.id() == queue)
-    }
-
-    /// Gives an uplink's queue pair up. Between bursts everything that was staged has been sent.
-    fn take_uplink_pair(&mut self, port: PortId, queue: u16) -> Option<UplinkShare> {
-        let rx = self.uplinks.iter().position(|rx| rx.origin.port == port && rx.rx.id() == queue)?;
-        let tx = self.forwarder.out.uplinks.iter().position(|tx| tx.is(port, queue))?;
-        let UplinkRx { origin, rx, asked, .. } = self.uplinks.swap_remove(rx);
-        if let Some((token, reply)) = asked {
-            reply.give(token);
-        }
-        let share = self.forwarder.out.uplinks.swap_remove(tx).into_share(origin.source, rx);
-        self.counters.uplinks.set(self.forwarder.out.uplinks.len() as u64);
-        Some(share)
-    }
-
-    fn take_uplink(&mut self, port: PortId) -> Vec<UplinkShare> {
-        let here = self.uplinks.iter().filter(|rx| rx.origin.port == port);
-        let queues: Vec<u16> = here.map(|rx| rx.rx.id()).collect();
-        queues.into_iter().filter_map(|queue| self.take_uplink_pair(port, queue)).collect()
-    }
-
-    /// Floods a reverse ARP request (RFC 903), as a guest that moved would, so that switches learn where it is now.
-    fn announce(&mut self, port: PortId, source: SourceId, mac: MacAddr) {
-        let frame = rarp(mac);
-        self.counters.source(source).injected.add(1);
-        let Self { forwarder, buffer, now, done_at, .. } = self;
-        let mut burst = Burst::new(buffer);
-        burst.push_frame([&frame[..]], Offload::NONE);
-        let origin = Origin { port, source };
-        forwarder.out.since = *done_at;
-        forwarder.forward(&mut burst, &origin, *now);
-        drop(burst);
-        forwarder.finish(None, *done_at);
-    }
-
-    fn stations(&self, from: usize, count: usize) -> Option<Vec<Entry>> {
-        let fdb = &self.forwarder.fdb;
-        (from < fdb.buckets()).then(|| fdb.entries(from, count).collect())
-    }
-}
-
-/// What the NIC says of a packet's checksums, in virtio's terms. A packet whose checksum is not there yet (a virtual device hands over what
-/// a guest left to be done) goes on as one whose checksum is to be computed.
-fn offload(mbuf: &Mbuf) -> Offload {
-    let checked = mbuf.rx_checksum();
-    match checked.l4 {
-        ChecksumState::Good => Offload { data_valid: checked.ip != ChecksumState::Bad, ..Offload::NONE },
-        ChecksumState::None => partial_checksum(mbuf.data()).unwrap_or(Offload::NONE),
-        ChecksumState::Unknown | ChecksumState::Bad => Offload::NONE,
-    }
-}
-
-fn partial_checksum(head: &[u8]) -> Option<Offload> {
-    let headers = parse(head).ok()?;
-    let csum_offset = match headers.transport {
-        Transport::Tcp => 16,
-        Transport::Udp => 6,
-        _ => return None,
-    };
-    Some(Offload { needs_csum: true, csum_start: headers.l4, csum_offset, ..Offload::NONE })
-}
-
-fn rarp(mac: MacAddr) -> [u8; 60] {
-    const HEAD: [u8; 10] = [0x80, 0x35, 0, 1, 8, 0, 6, 4, 0, 3];
-    let mut frame = [0; 60];
-    frame[..6].fill(0xff);
-    frame[6..12].copy_from_slice(&mac.0);
-    frame[12..22].copy_from_slice(&HEAD);
-    frame[22..28].copy_from_slice(&mac.0);
-    frame[32..38].copy_from_slice(&mac.0);
-    frame
 }
