@@ -241,8 +241,7 @@ impl Rig {
     pub fn capture(&mut self, port: RigPort, core_share: u32) -> RigCapture {
         let (taps, rig_taps) = RigTaps::new(port.0, self.cores.len(), core_share);
         for (core, tap) in taps.into_iter().enumerate() {
-            let (reply, _there) = sync_channel(1);
-            self.tell(core, Message::Tap { tap: Box::new(tap), reply });
+            self.ask(core, |reply| Message::Tap { tap: Box::new(tap), reply });
         }
         RigCapture(rig_taps)
     }
@@ -250,9 +249,7 @@ impl Rig {
     /// Ends every capture.
     pub fn end_capture(&mut self) {
         for core in 0..self.cores.len() {
-            let (reply, tap) = sync_channel(1);
-            self.tell(core, Message::Untap { capture: RigTaps::NUMBER, reply });
-            drop(tap.try_recv());
+            self.ask(core, |reply| Message::Untap { capture: RigTaps::NUMBER, reply });
         }
     }
 
