@@ -56,7 +56,7 @@ pub fn run(lab: &Lab) -> Result<Finding> {
             format!(
                 "One I/O core with a CPU of its own. Two guests exchange one ping at a time; {PAIRS} pairs of others, of class throughput, send \
                  packets of the same size as fast as their rings take them. ringgen plays all on another CPU, in one thread, and looks at the \
-                 pings between any two bursts of the others."
+                 pings after every 8 packets of the others, so that their time is the switch's rather than its own."
             ),
             load(&CASES[1], SIZES[0]).shown(),
         ],

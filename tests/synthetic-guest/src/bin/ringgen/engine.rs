@@ -20,6 +20,8 @@ use crate::sender::Sender;
 
 /// Most packets to take from a queue at a time.
 const RECEIVE: usize = 64;
+/// Most packets of neighbours that are sent or taken between two looks at the pings.
+pub(crate) const NEIGHBOURS: usize = 8;
 /// Guests that are called do not sleep if there is something to send within so many seconds: waking up takes as long.
 const SHORT_S: f64 = 10e-6;
 /// They sleep for so many seconds at most: others may set rates meanwhile.
@@ -206,7 +208,7 @@ impl<B: Backend> Engine<B> {
         }
         let mut moved = 0;
         for guest in 0..self.nodes.len() {
-            moved += self.receive(guest, now);
+            moved += self.receive(guest, RECEIVE, now);
         }
         if sending {
             for sender in &mut self.senders {
@@ -218,22 +220,22 @@ impl<B: Backend> Engine<B> {
     }
 
     #[inline]
-    fn receive(&mut self, guest: usize, now: u64) -> usize {
+    fn receive(&mut self, guest: usize, most: usize, now: u64) -> usize {
         let receiver = &mut self.receivers[guest];
         let mut moved = 0;
         for QueuePair { rx, .. } in &mut self.nodes[guest].pairs {
-            moved += rx.recv_burst(RECEIVE, |frame| {
+            moved += rx.recv_burst(most, |frame| {
                 receiver.take(frame, &self.clock, now);
             });
         }
         moved
     }
 
-    /// Pings are looked at between any two bursts of neighbours, so that what this thread does for those makes none late.
+    /// Pings are looked at between any two short bursts of neighbours, so that what this thread does for those makes none late.
     fn step_pingpong(&mut self, now: u64, sending: bool) -> usize {
         let mut moved = self.ping(now, sending);
         for guest in PINGING..self.nodes.len() {
-            moved += self.receive(guest, now);
+            moved += self.receive(guest, NEIGHBOURS, now);
             moved += self.ping(now, sending);
         }
         for number in 0..if sending { self.senders.len() } else { 0 } {

@@ -105,7 +105,7 @@ pub(crate) struct Options {
     /// At least --burst.
     #[arg(long, default_value_t = 0, value_name = "N", help_heading = "Pace")]
     pub(crate) backlog: usize,
-    /// Most packets to send at a time.
+    /// Most packets to send at a time; neighbours of a pingpong send 8.
     #[arg(long, default_value_t = 32, value_name = "N", help_heading = "Pace")]
     pub(crate) burst: usize,
     /// bursty: microseconds at full speed.

@@ -10,7 +10,7 @@ use synthetic_guest::{QueuePair, RxStats};
 use crate::calls::Calls;
 use crate::ceiling::Forwarders;
 use crate::clock::Clock;
-use crate::engine::{Backend, Echoes, Elsewhere, Engine, Task};
+use crate::engine::{Backend, Echoes, Elsewhere, Engine, NEIGHBOURS, Task};
 use crate::error::Error;
 use crate::live::Live;
 use crate::node::Node;
@@ -152,7 +152,8 @@ fn engine<B: Backend>(
         if own.is_empty() {
             continue;
         }
-        let mut sender = sender(&own, options.burst);
+        let burst = if apart { options.burst.min(NEIGHBOURS) } else { options.burst };
+        let mut sender = sender(&own, burst);
         sender.set_backlog(options.backlog);
         if let Some(limit) = options.in_flight_limit().filter(|_| options.workload != Workload::Source) {
             let endless = options.patience_s == 0.0;
