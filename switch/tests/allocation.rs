@@ -51,6 +51,19 @@ fn from_and_to_a_nic() {
 }
 
 #[test]
+fn captured() {
+    for len in [60, 1514] {
+        let mut workload = Workload::v2v(SPLIT, len, 2);
+        let port = workload.ports[1];
+        // Whatever it takes: every packet is recorded, one by one at the receiver's core.
+        let mut capture = workload.rig().capture(port, 100);
+        moves_without_allocating("captured", workload);
+        let recorded = (FILLS * RING) as u64;
+        assert_eq!((capture.counts(), capture.drain()), ((recorded, recorded), FILLS * RING));
+    }
+}
+
+#[test]
 fn nothing_to_do() {
     let mut workload = Workload::v2v(SPLIT, 60, 1).beside_idle(16);
     let info = measure(|| assert!((0..100).all(|_| !workload.round())));

@@ -361,7 +361,7 @@ impl IoCore {
         let most = burst_length.packets();
         let mut burst = Burst::up_to(most, buffer);
         let pulled = guest.tx.pull(&mut burst);
-        forwarder.out.taps.see_burst(guest.origin.port, &burst);
+        forwarder.out.taps.see_burst(guest.origin.port, &burst, *done_at);
         let flooded = forwarder.forward(&mut burst, &guest.origin, *now);
         drop(burst);
         if sample.is_some() {
@@ -432,6 +432,7 @@ impl IoCore {
         let chunks = link.pull(&mut burst, &mut labels);
         counters.received_packets.add(labels.len() as u64);
         let sampled = sampler.is_due();
+        forwarder.out.taps.begin_burst(*done_at);
         let parked = forwarder.receive(&mut burst, &labels, core);
         drop(burst);
         if sampled {

@@ -27,7 +27,10 @@ pub(crate) enum CaptureError {
 /// What is wrong with a program of BPF instructions. They are numbered from 0.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum FilterError {
-    #[error("a filter has 1 to {most} instructions, not {is}")]
+    #[error(
+        "a filter has 1 to {most} instructions, not {is} (`tcpdump -ddd` shows them): use a shorter one, and select from what \
+         was captured with `tcpdump -r`"
+    )]
     Length { is: usize, most: usize },
     #[error(
         "the filter's instruction {at} is {text:?}: write code, jump if true, jump if false and k, as `tcpdump -ddd` does"

@@ -5,8 +5,8 @@
 
 use super::error::FilterError;
 
-/// Instructions in a program, at most: as many as Linux takes.
-const PROGRAM_MAX: usize = 4096;
+/// Instructions in a program, at most. Linux takes 4096; here a core executes them beside its work, at worst twice for each packet.
+const PROGRAM_MAX: usize = 512;
 /// Words of memory that a program has.
 const MEMORY: usize = 16;
 
@@ -339,9 +339,12 @@ mod tests {
     fn frames() -> impl Strategy<Value = Vec<u8>> {
         let types = prop::sample::select(vec![[8, 0], [0x81, 0], [0x86, 0xdd], [8, 6]]);
         let body = prop::collection::vec(prop_oneof![0u8..8, any::<u8>()], 0..120);
-        (types, body, prop::sample::select(vec![0x45u8, 0x46, 0x4f, 0x60]), prop::sample::select(vec![6u8, 17, 1, 58]))
-            .prop_map(|(ethertype, body, version, protocol)| {
-                let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
+        let destinations = prop::sample::select(vec![[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 3], [0xff; 6]]);
+        let versions = prop::sample::select(vec![0x45u8, 0x46, 0x4f, 0x60]);
+        (destinations, types, body, versions, prop::sample::select(vec![6u8, 17, 1, 58])).prop_map(
+            |(destination, ethertype, body, version, protocol)| {
+                let mut frame = destination.to_vec();
+                frame.extend([2, 0, 0, 0, 0, 2]);
                 frame.extend(ethertype);
                 frame.extend(body);
                 let next_header = if version == 0x60 { protocol } else { 0 };
@@ -351,7 +354,8 @@ mod tests {
                     }
                 }
                 frame
-            })
+            },
+        )
     }
 
     proptest! {
@@ -384,12 +388,13 @@ mod tests {
     fn most_expressions_match_some_of_the_frames() {
         let mut runner = proptest::test_runner::TestRunner::deterministic();
         let frames: Vec<Vec<u8>> = (0..5000).map(|_| frames().new_tree(&mut runner).unwrap().current()).collect();
-        let tells_apart = |expression: &&&str| {
+        let tells_apart = |expression: &&str| {
             let filter = ours(&libpcap(expression));
             let matches = frames.iter().filter(|f| filter.run(f, f.len()) == Verdict::Match).count();
             0 < matches && matches < frames.len()
         };
-        assert!(EXPRESSIONS.iter().filter(tells_apart).count() >= 10);
+        let does_not: Vec<_> = EXPRESSIONS.iter().filter(|expression| !tells_apart(expression)).collect();
+        assert!(does_not.len() <= 5, "{does_not:?}");
     }
 
     #[test]
@@ -400,7 +405,8 @@ mod tests {
         let lines: Vec<String> = chain.get_instructions().iter().map(ToString::to_string).collect();
         assert!(matches!(Filter::parse(&lines), Err(FilterError::Jump { .. })));
         assert!(Filter::parse::<&str>(&[]).is_err());
-        assert!(Filter::parse(&vec!["6 0 0 1"; PROGRAM_MAX + 1]).is_err());
+        let long = Filter::parse(&vec!["6 0 0 1"; PROGRAM_MAX + 1]).unwrap_err().to_string();
+        assert!(long.contains("1 to 512 instructions, not 513"), "{long}");
         assert_eq!(Filter::parse(&vec!["6 0 0 1"; PROGRAM_MAX]).unwrap().0.len(), PROGRAM_MAX);
         for (text, part) in [
             ("6 0 0", "instruction 0 is \"6 0 0\""),

@@ -25,7 +25,8 @@ impl RigTaps {
 
     /// Taps for so many cores at a port.
     pub(in super::super) fn new(port: PortId, cores: usize, core_share: u32) -> (Vec<Tap>, Self) {
-        let mut selection = Selection::all(&[port], PORTS_MAX, tsc_hz());
+        // Where EAL was not started there is no speed of the clock.
+        let mut selection = Selection::all(&[port], PORTS_MAX, tsc_hz().max(1_000_000_000));
         selection.core_share = core_share;
         let (mut taps, mut readers, mut counters) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..cores {

@@ -1,7 +1,7 @@
 //! What an I/O core does for captures: it looks at the bursts of captured ports, and copies what is asked for into a ring of bytes.
 //!
-//! Nothing here locks, allocates or waits. What there is no time, no rate or no room for is counted as missed; of a burst there was no time for, only the
-//! number of packets is looked at.
+//! Nothing here locks, allocates or waits. What there is no time, no rate or no room for is counted as missed. A core that has spent its time is blind for
+//! as long as it takes to earn some: until then packets are counted, and neither they nor the clock are looked at.
 
 use std::sync::Arc;
 
@@ -23,6 +23,10 @@ pub(crate) const INTERFACES_MAX: usize = 16;
 const NONE: u8 = u8::MAX;
 /// A core that spent less time on a capture than it might have may make up for so many hundredths of a second.
 const CARRIED: u64 = 1;
+/// Packets of a burst between two looks at the clock.
+const PORTION: usize = 8;
+/// So many of them take less than this part of a second, whatever is in them. What took longer was not spent here: the core had lost its CPU.
+const LONGEST: u64 = 2000;
 
 /// Why a packet was missed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,30 +104,41 @@ impl Selection {
 
 /// The captures that a core has a part in.
 #[derive(Default)]
-pub(in super::super) struct Taps(ArrayVec<Box<Tap>, CAPTURES_MAX>);
+pub(in super::super) struct Taps {
+    taps: ArrayVec<Box<Tap>, CAPTURES_MAX>,
+    /// When the core began the burst at hand, in cycles: what it knows without a look at the clock.
+    now: u64,
+}
 
 impl Taps {
     /// Whether there is any.
     #[inline]
     pub(in super::super) fn are_there(&self) -> bool {
-        !self.0.is_empty()
+        !self.taps.is_empty()
     }
 
     /// Has a part in one more, of which there are never more than [`CAPTURES_MAX`].
     pub(in super::super) fn add(&mut self, tap: Box<Tap>) {
-        let _ = self.0.try_push(tap);
+        let _ = self.taps.try_push(tap);
     }
 
     /// Has no part in this capture any more.
     pub(in super::super) fn remove(&mut self, capture: u64) -> Option<Box<Tap>> {
-        let at = self.0.iter().position(|tap| tap.capture == capture)?;
-        Some(self.0.remove(at))
+        let at = self.taps.iter().position(|tap| tap.capture == capture)?;
+        Some(self.taps.remove(at))
     }
 
-    /// These packets have come from the port.
+    /// A burst begins, at the time `now`.
     #[inline]
-    pub(in super::super) fn see_burst(&mut self, port: PortId, burst: &Burst<'_>) {
+    pub(in super::super) fn begin_burst(&mut self, now: u64) {
+        self.now = now;
+    }
+
+    /// These packets have come from the port. The burst begins.
+    #[inline]
+    pub(in super::super) fn see_burst(&mut self, port: PortId, burst: &Burst<'_>, now: u64) {
         if self.are_there() {
+            self.begin_burst(now);
             self.see(port, Direction::From, (0..burst.len()).map(|index| burst.view(index)));
         }
     }
@@ -136,9 +151,9 @@ impl Taps {
         direction: Direction,
         views: impl Iterator<Item = View<'b>> + Clone,
     ) {
-        for tap in &mut self.0 {
+        for tap in &mut self.taps {
             if let Some(interface) = tap.selection.interface(port, direction) {
-                tap.see(interface, direction, views.clone());
+                tap.see(interface, direction, self.now, views.clone());
             }
         }
     }
@@ -174,7 +189,8 @@ pub(super) fn tap(
         capture,
         allowance: Allowance::new(selection.core_share, selection.cycles_per_s),
         ring,
-        record: vec![0; HEADER + FRAME_MAX].into(),
+        // Not zeros: those would be pages that are made when a core first touches them.
+        record: vec![1; HEADER + FRAME_MAX].into(),
         selection,
         counters: Arc::clone(&counters),
         missed: [0; INTERFACES_MAX],
@@ -183,17 +199,34 @@ pub(super) fn tap(
 }
 
 impl Tap {
-    fn see<'b>(&mut self, interface: u8, direction: Direction, views: impl Iterator<Item = View<'b>> + Clone) {
-        let start = tsc();
-        self.allowance.earn(start);
-        if self.allowance.is_spent() {
-            let count = views.count();
-            self.counters[usize::from(interface)].seen.add(count as u64);
-            self.miss(interface, Missed::Time, count);
-            return;
+    fn see<'b>(&mut self, interface: u8, direction: Direction, now: u64, mut views: impl Iterator<Item = View<'b>>) {
+        if self.allowance.is_blind(now) {
+            return self.overlook(interface, views);
         }
-        views.for_each(|view| self.look(interface, direction, start, view));
-        self.allowance.pay(tsc().saturating_sub(start));
+        let time = tsc();
+        self.allowance.earn(time);
+        let mut start = time;
+        let mut next = views.next();
+        while next.is_some() {
+            for _ in 0..PORTION {
+                let Some(view) = next.take() else { break };
+                self.look(interface, direction, time, view);
+                next = views.next();
+            }
+            let end = tsc();
+            self.allowance.pay(end.saturating_sub(start));
+            start = end;
+            if self.allowance.is_blind(time) {
+                return self.overlook(interface, next.into_iter().chain(views));
+            }
+        }
+    }
+
+    /// There is no time for these.
+    fn overlook<'b>(&mut self, interface: u8, views: impl Iterator<Item = View<'b>>) {
+        let count = views.count();
+        self.counters[usize::from(interface)].seen.add(count as u64);
+        self.miss(interface, Missed::Time, count);
     }
 
     /// Records a packet, if it is one of those that are asked for.
@@ -244,17 +277,22 @@ impl Tap {
 struct Allowance {
     /// Hundredths.
     share: u64,
-    /// Cycles, and how many can be carried over. Less than none after a burst that took more than was left.
+    /// Cycles, and how many can be carried over. Less than none after packets that took more than was left.
     left: i64,
     most: i64,
+    /// Cycles that can be spent at once.
+    longest: u64,
     earned_until: u64,
+    /// When there will be some left, where there are none.
+    blind_until: u64,
 }
 
 impl Allowance {
+    /// 100 hundredths: no bound.
     fn new(share: u32, cycles_per_s: u64) -> Self {
         let share = u64::from(share);
-        let most = (cycles_per_s / 100 * CARRIED * share / 100) as i64;
-        Self { share, left: most, most, earned_until: 0 }
+        let most = if share < 100 { (cycles_per_s / 100 * CARRIED * share / 100) as i64 } else { i64::MAX };
+        Self { share, left: most, most, longest: cycles_per_s / LONGEST, earned_until: 0, blind_until: 0 }
     }
 
     /// Time has passed. A clock that is another CPU's may be a little behind.
@@ -265,12 +303,18 @@ impl Allowance {
         self.left = self.left.saturating_add(i64::try_from(earned).unwrap_or(i64::MAX)).min(self.most);
     }
 
-    fn is_spent(&self) -> bool {
-        self.left <= 0
+    #[inline]
+    fn is_blind(&self, now: u64) -> bool {
+        now < self.blind_until
     }
 
+    /// Cycles have been spent since time was earned last.
     fn pay(&mut self, cycles: u64) {
-        self.left = self.left.saturating_sub_unsigned(cycles);
+        self.left = self.left.saturating_sub_unsigned(cycles.min(self.longest));
+        if self.left <= 0 {
+            let lacking = self.left.unsigned_abs() + 1;
+            self.blind_until = self.earned_until.saturating_add((100 * lacking).div_ceil(self.share.max(1)));
+        }
     }
 }
 
@@ -303,6 +347,12 @@ mod tests {
         }
 
         fn see(&mut self, port: PortId, direction: Direction, frames: &[Vec<u8>]) {
+            self.taps.begin_burst(tsc());
+            self.see_more(port, direction, frames);
+        }
+
+        /// In the same burst.
+        fn see_more(&mut self, port: PortId, direction: Direction, frames: &[Vec<u8>]) {
             let mut buffer = BurstBuffer::default();
             let mut burst = Burst::new(&mut buffer);
             frames.iter().for_each(|frame| assert!(burst.push_frame(frame.chunks(1000), Offload::NONE)));
@@ -403,15 +453,36 @@ mod tests {
 
     #[test]
     fn who_has_spent_its_time_looks_at_nothing() {
-        // A clock on which no time passes: nothing is earned.
-        let mut bench = Bench::new(|s| (s.core_share, s.cycles_per_s) = (0, 1));
-        bench.see(PORT, Direction::To, &[frame(60, 1), frame(60, 2)]);
-        assert_eq!((bench.records().len(), bench.missed(Missed::Time)), (0, 2));
+        // So slow a clock that ten of its cycles are carried over, and a portion is charged fifty: with the first one, everything is spent.
+        let mut bench = Bench::new(|s| (s.core_share, s.cycles_per_s) = (1, 100_000));
+        let frames = vec![frame(1514, 1); 2 * PORTION + 3];
+        bench.see(PORT, Direction::To, &frames);
+        assert_eq!((bench.records().len(), bench.missed(Missed::Time)), (PORTION, PORTION as u64 + 3));
+        // Packets that come one by one in this burst are not looked at either.
+        (0..5).for_each(|_| bench.see_more(PORT, Direction::To, &frames[..1]));
+        assert_eq!((bench.records().len(), bench.missed(Missed::Time)), (0, PORTION as u64 + 8));
+        bench.taps.begin_burst(tsc() + 10_000_000);
+        bench.see_more(PORT, Direction::To, &frames[..1]);
+        assert_eq!(bench.records().iter().map(|(r, _)| r.missed).collect::<Vec<_>>(), [PORTION as u32 + 8]);
         bench.assert_identity();
     }
 
+    #[test]
+    fn a_core_that_loses_its_cpu_is_not_blind_for_long() {
+        let hz = 1_000_000_000;
+        let mut allowance = Allowance::new(5, hz);
+        allowance.earn(hz);
+        // A second.
+        allowance.pay(hz);
+        assert!(allowance.is_blind(hz) && !allowance.is_blind(hz + hz / 1000));
+        let mut unbounded = Allowance::new(100, hz);
+        unbounded.pay(hz);
+        assert!(!unbounded.is_blind(0));
+    }
+
     proptest! {
-        /// Over any time, no more is spent than the share of it, what is carried over and one burst.
+        /// Over any time, no more is spent than the share of it, what is carried over and what is spent between two looks at the clock. Who is not
+        /// blind has something left.
         #[test]
         fn no_more_than_its_share(share in 1u32..=50, bursts in prop::collection::vec((0u64..200_000, 0u64..50_000), 1..400)) {
             let hz = 1_000_000_000;
@@ -421,8 +492,9 @@ mod tests {
             let (mut now, mut spent, mut longest) = (start, 0, 0);
             for (pause, length) in bursts {
                 now += pause;
-                allowance.earn(now);
-                if !allowance.is_spent() {
+                if !allowance.is_blind(now) {
+                    allowance.earn(now);
+                    prop_assert!(allowance.left > 0);
                     now += length;
                     spent += length;
                     longest = longest.max(length);

@@ -108,6 +108,7 @@ impl IoCore {
         let mut labels = ArrayVec::new();
         let mut burst = Burst::new(buffer);
         let chunks = link.pull_parked(&mut burst, &mut labels);
+        forwarder.out.taps.begin_burst(*done_at);
         // The queue pair is here: nothing is parked again.
         forwarder.receive(&mut burst, &labels, core);
         drop(burst);

@@ -253,6 +253,7 @@ impl IoCore {
         burst.push_frame([&frame[..]], Offload::NONE);
         let origin = Origin { port, source };
         forwarder.out.since = *done_at;
+        forwarder.out.taps.begin_burst(*done_at);
         forwarder.forward(&mut burst, &origin, *now);
         drop(burst);
         forwarder.finish(None, *done_at);

@@ -76,7 +76,7 @@ impl IoCore {
             }
             next += 1;
         }
-        forwarder.out.taps.see_burst(origin.port, &burst);
+        forwarder.out.taps.see_burst(origin.port, &burst, *done_at);
         forwarder.forward(&mut burst, origin, *now);
         drop(burst);
         if sampled {
