@@ -21,6 +21,7 @@ mod tap;
 use std::fmt;
 use std::num::NonZeroU32;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -67,6 +68,8 @@ pub(super) struct Captures {
 struct Shared {
     fabric: Arc<Fabric>,
     state: Mutex<State>,
+    /// The switch is being stopped.
+    stops: AtomicBool,
 }
 
 #[derive(Default)]
@@ -143,7 +146,7 @@ fn words(name: &str, counts: &Counts) -> String {
 
 impl Captures {
     pub(super) fn new(fabric: &Arc<Fabric>) -> Self {
-        let shared = Shared { fabric: Arc::clone(fabric), state: Mutex::default() };
+        let shared = Shared { fabric: Arc::clone(fabric), state: Mutex::default(), stops: AtomicBool::new(false) };
         Self { shared: Arc::new(shared), threads: Vec::new() }
     }
 
@@ -157,21 +160,11 @@ impl Captures {
         self.reap();
         let cores = self.shared.fabric.cores().count();
         let socket = stream.try_clone().map_err(CaptureError::Thread)?;
-        let (capture, taps, readers) = {
-            let mut state = self.shared.state();
-            if state.running.len() >= CAPTURES_MAX {
-                return Err(CaptureError::TooMany(CAPTURES_MAX));
-            }
-            let taken: u32 = state.running.iter().map(|capture| capture.selection.core_share).sum();
-            let (capture, taps, readers) = Capture::new(state.begun, request, ports, cores)?;
-            if taken + request.core_share_percent > SHARES_MAX {
-                return Err(CaptureError::NoTimeLeft { taken, most: SHARES_MAX });
-            }
-            let capture = Arc::new(capture);
-            state.begun += 1;
-            state.running.push(Arc::clone(&capture));
-            (capture, taps, readers)
-        };
+        // Nobody else begins one meanwhile.
+        let number = self.shared.state().number_of_next(request.core_share_percent)?;
+        let (capture, taps, readers) = Capture::new(number, request, ports, cores)?;
+        let capture = Arc::new(capture);
+        self.shared.state().begins(&capture);
         self.shared.fabric.begin_capture(taps);
         let cpus = self.shared.fabric.other_cpus();
         let (shared, mine) = (Arc::clone(&self.shared), Arc::clone(&capture));
@@ -190,7 +183,7 @@ impl Captures {
             }
             Err(error) => {
                 self.shared.fabric.end_capture(capture.number);
-                self.shared.has_ended(&capture);
+                self.shared.has_ended(&capture, &End::Reader);
                 Err(CaptureError::Thread(error))
             }
         }
@@ -205,6 +198,7 @@ impl Captures {
 
     /// Ends all of them, while the cores still run.
     pub(super) fn stop(&mut self) {
+        self.shared.stops.store(true, Ordering::Relaxed);
         self.shared.state().running.iter().for_each(|capture| capture.end_with(End::Stopping));
         self.threads.drain(..).for_each(|thread| drop(vm_ports::join(thread)));
     }
@@ -238,12 +232,41 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A capture has ended, and no core has a part in it any more.
-    fn has_ended(&self, capture: &Arc<Capture>) {
+    /// A capture has ended, and no core has a part in it any more. What was counted: what was recorded and never sent was missed too, unless the
+    /// capture had enough.
+    fn has_ended(&self, capture: &Arc<Capture>, end: &End) -> Counts {
+        let mut counts = capture.counts();
+        if !matches!(end, End::Packets | End::Bytes) {
+            counts.missed[Missed::Room as usize] += counts.recorded.saturating_sub(counts.written);
+        }
         let mut state = self.state();
         state.running.retain(|other| !Arc::ptr_eq(other, capture));
-        state.ended.add(&capture.counts());
+        state.ended.add(&counts);
         state.ended_bytes += capture.bytes.get();
+        counts
+    }
+}
+
+impl State {
+    /// Which capture the next one would be, if there is room for one with this share.
+    fn number_of_next(&self, core_share: u32) -> Result<u64, CaptureError> {
+        if self.running.len() >= CAPTURES_MAX {
+            return Err(CaptureError::TooMany(CAPTURES_MAX));
+        }
+        if !(1..=SHARES_MAX).contains(&core_share) {
+            let (what, most) = ("core_share_percent", SHARES_MAX.into());
+            return Err(CaptureError::OutOfRange { what, least: 1, most, is: core_share.into() });
+        }
+        let taken: u32 = self.running.iter().map(|capture| capture.selection.core_share).sum();
+        if taken + core_share > SHARES_MAX {
+            return Err(CaptureError::NoTimeLeft { taken, most: SHARES_MAX });
+        }
+        Ok(self.begun)
+    }
+
+    fn begins(&mut self, capture: &Arc<Capture>) {
+        self.begun += 1;
+        self.running.push(Arc::clone(capture));
     }
 }
 
@@ -267,11 +290,6 @@ impl Capture {
         at_least("bytes", request.bytes, BYTES_MIN)?;
         at_least("packets", request.packets.unwrap_or(1), 1)?;
         at_least("rate_pps", request.rate_pps.into(), 1)?;
-        let share = request.core_share_percent;
-        if !(1..=SHARES_MAX).contains(&share) {
-            let (what, most) = ("core_share_percent", SHARES_MAX.into());
-            return Err(CaptureError::OutOfRange { what, least: 1, most, is: share.into() });
-        }
         let cycles_per_s = tsc_hz();
         let rate = NonZeroU32::new(request.rate_pps).unwrap_or(NonZeroU32::MIN);
         // A tenth of a second's worth at once.
@@ -284,7 +302,7 @@ impl Capture {
         selection.filter = filter.map(Arc::new);
         selection.snaplen = selection.snaplen.min(request.snaplen as usize);
         selection.rate = TokenBucket::new(rate, burst, cycles_per_s);
-        selection.core_share = share;
+        selection.core_share = request.core_share_percent;
         let ring_bytes = (RINGS_TOTAL / cores.max(1)).clamp(RING_MIN, RING_MAX);
         let (mut taps, mut readers, mut counters) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..cores {

@@ -4,6 +4,7 @@
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use pmd_bindings::tsc;
@@ -21,16 +22,16 @@ const PORTION: usize = 256 << 10;
 const PAUSE: Duration = Duration::from_millis(2);
 /// How long a reader that takes nothing is waited for before anything else is looked at.
 const PATIENCE: Duration = Duration::from_millis(50);
-/// How long the end of the file may take.
+/// At the end, a reader that takes nothing for so long gets no more.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-/// The same where the switch stops.
+/// Where the switch stops, it has so long for everything.
 const LAST_WORDS_AT_STOP: Duration = Duration::from_millis(200);
 /// A core that recorded something has shown it after so many microseconds: what is older is in its order.
 const SETTLED_US: u64 = 1000;
 
 /// Streams a capture until it ends, and takes it away from the cores.
 pub(super) fn run(shared: &Shared, capture: &Arc<Capture>, readers: Vec<Reader>, socket: UnixStream) {
-    let (end, ended) = match Streamer::begin(capture, readers, socket) {
+    let (end, ended) = match Streamer::begin(capture, &shared.stops, readers, socket) {
         Ok(mut streamer) => {
             let end = streamer.stream();
             shared.fabric.end_capture(capture.number);
@@ -42,8 +43,7 @@ pub(super) fn run(shared: &Shared, capture: &Arc<Capture>, readers: Vec<Reader>,
             (End::Reader, Err(error))
         }
     };
-    let counts = capture.counts();
-    shared.has_ended(capture);
+    let counts = shared.has_ended(capture, &end);
     let [core_time, rate, slow_reader] = counts.missed;
     let whole = if ended.is_ok() { "" } else { "; whoever read it has not got all of it" };
     let ports = capture.port_names();
@@ -61,6 +61,10 @@ pub(super) fn run(shared: &Shared, capture: &Arc<Capture>, readers: Vec<Reader>,
 /// What the thread works on.
 struct Streamer<'c> {
     capture: &'c Capture,
+    /// Whether the switch is being stopped.
+    stops: &'c AtomicBool,
+    /// When everything is over then.
+    stop_by: Option<Instant>,
     socket: UnixStream,
     file: File,
     readers: Vec<Reader>,
@@ -76,7 +80,12 @@ struct Streamer<'c> {
 }
 
 impl<'c> Streamer<'c> {
-    fn begin(capture: &'c Capture, readers: Vec<Reader>, socket: UnixStream) -> io::Result<Self> {
+    fn begin(
+        capture: &'c Capture,
+        stops: &'c AtomicBool,
+        readers: Vec<Reader>,
+        socket: UnixStream,
+    ) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         let answer = control::line_of(&Response::Ok(Answer::Capturing))?;
         let (snaplen, filter) = (capture.selection.snaplen as u32, capture.filter.as_deref());
@@ -84,6 +93,8 @@ impl<'c> Streamer<'c> {
         let clock = Clock::new(capture.selection.cycles_per_s);
         Ok(Self {
             capture,
+            stops,
+            stop_by: None,
             socket,
             file,
             readers,
@@ -132,13 +143,11 @@ impl<'c> Streamer<'c> {
 
     /// The rest, what was counted, and the end.
     fn finish(&mut self, end: &End) -> io::Result<()> {
-        let patience = if *end == End::Stopping { LAST_WORDS_AT_STOP } else { LAST_WORDS };
-        let deadline = Instant::now() + patience;
         self.clock.read();
         // All that was recorded, unless that would be more than was asked for.
         let mut more = !matches!(end, End::Packets | End::Bytes);
         while more {
-            self.send_by(deadline)?;
+            self.send_all()?;
             more = matches!(self.collect(u64::MAX), Collected::Full);
         }
         for (interface, shown) in self.capture.interfaces.iter().enumerate() {
@@ -146,7 +155,7 @@ impl<'c> Streamer<'c> {
             let says = [super::words(&shown.name, &counts), end.to_string()];
             self.file.statistics(interface as u32, (self.began_ns, self.clock.ns), &counts, &says);
         }
-        self.send_by(deadline)?;
+        self.send_all()?;
         self.socket.shutdown(std::net::Shutdown::Write)
     }
 
@@ -188,18 +197,27 @@ impl<'c> Streamer<'c> {
         Ok(())
     }
 
-    /// Sends everything, if the reader takes it in time.
-    fn send_by(&mut self, deadline: Instant) -> io::Result<()> {
+    /// Sends everything, as long as the reader takes some of it again and again: it may be slow, and so may this thread, whose priority is the lowest.
+    fn send_all(&mut self) -> io::Result<()> {
+        let mut deadline = Instant::now() + LAST_WORDS;
         loop {
+            let before = self.file.waiting().len();
             self.send()?;
-            if self.file.waiting().is_empty() {
+            let left = self.file.waiting().len();
+            if left == 0 {
                 return Ok(());
             }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            let now = Instant::now();
+            if left < before {
+                deadline = now + LAST_WORDS;
+            }
+            if self.stops.load(Ordering::Relaxed) {
+                deadline = deadline.min(*self.stop_by.get_or_insert(now + LAST_WORDS_AT_STOP));
+            }
+            if now >= deadline {
                 return Err(io::ErrorKind::TimedOut.into());
             }
-            poll_socket(&self.socket, PollFlags::OUT, left)?;
+            poll_socket(&self.socket, PollFlags::OUT, PATIENCE)?;
         }
     }
 
