@@ -63,6 +63,10 @@ async fn connection(stream: UnixStream, mailbox: &Mailbox, connections: &Semapho
         let complete = line.ends_with(b"\n");
         let response = if complete || line.len() < MAX_REQUEST {
             match serde_json::from_slice::<Request>(&line) {
+                // What was read of the rest would be lost, and it would have ended the capture.
+                Ok(Request::Capture(_)) if !read.buffer().is_empty() => Response::Error(
+                    "whatever follows a capture's request ends the capture: send nothing after it".to_owned(),
+                ),
                 Ok(Request::Capture(request)) => {
                     // The connection is the capture's from now on, and none of those that are served here.
                     let stream = read.into_inner().reunite(write).map_err(io::Error::other)?.into_std()?;

@@ -63,9 +63,11 @@ Examples:
   sidecore capture vm1 wan -w lost.pcapng --filter 'host 192.0.2.7'   where does it get lost?
   sidecore capture wan --direction from -c 100 -w - | tcpdump -nr -   100 packets from the wire, as text
 
-Packets that come from a port are recorded as they were pulled, after their virtio-net header was checked and before VLANs, source check and policing;
-those to a port as they were delivered. So lengths may be 64 KiB and checksums incomplete, as in tcpdump on a host with
-offloads. What is missed is counted, in the file (epb_dropcount, interface statistics), in `sidecore status` and in metrics.";
+Packets that come from a port are recorded as they were pulled, after their virtio-net header was checked and before
+VLANs, source check and policing; those to a guest as they were put into its ring; those to an uplink as they were handed
+to its queue: what the device did not take then is recorded too, and a drop of reason uplink_full. So lengths may be
+64 KiB and checksums incomplete, as in tcpdump on a host with offloads. What is missed is counted, in the file
+(epb_dropcount, interface statistics), in `sidecore status` and in metrics.";
 
 /// See [`CaptureDirection`].
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -109,9 +111,11 @@ impl CaptureArgs {
 /// Captures until there is enough, until Ctrl-C, or until the reader of a pipe has seen enough.
 pub(super) fn execute(client: &Client, args: &CaptureArgs) -> Result<()> {
     let request = args.request()?;
+    // Before there is a file that a signal could leave empty.
+    let signals = Signals::new([SIGINT, SIGTERM])?;
     let mut output = Output::open(&args.write)?;
     let stream = client.stream(&Request::Capture(request)).inspect_err(|_| output.discard())?;
-    end_on_signal(stream.get_ref())?;
+    end_on_signal(signals, stream.get_ref())?;
     say(&args.begins(&output));
     let blocks = copy(stream, &mut output)?;
     let said = blocks.said()?;
@@ -132,10 +136,9 @@ fn compile(expression: &str) -> Result<CaptureFilter> {
     Ok(CaptureFilter { expression: expression.to_owned(), program })
 }
 
-/// The first signal ends the capture, so that its end is in the file; the second ends this process.
-fn end_on_signal(stream: &UnixStream) -> Result<()> {
+/// The first signal, which may have come already, ends the capture, so that its end is in the file; the second ends this process.
+fn end_on_signal(mut signals: Signals, stream: &UnixStream) -> Result<()> {
     let stream = stream.try_clone()?;
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
     std::thread::spawn(move || {
         for nth in 0.. {
             let Some(signal) = signals.forever().next() else { return };
