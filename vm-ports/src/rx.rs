@@ -401,9 +401,13 @@ fn place_one(buffers: &[Single<'_>], run: Run<'_>, features: Features) -> bool {
     if buffer.len() < header_len + packet.len() || !packet.offload().accepted_by(features) {
         return false;
     }
-    buffer.write(&packet.offload().write(features, 1)[..header_len]);
     let head = packet.head();
-    buffer.suffix(header_len).write(head);
+    if packet.offload().is_plain() && header_len == NET_HEADER_MAX {
+        buffer.write_both(&PLAIN_HEADER, head);
+    } else {
+        buffer.write(&packet.offload().write(features, 1)[..header_len]);
+        buffer.suffix(header_len).write(head);
+    }
     let mut at = header_len + head.len();
     for part in tail {
         at += buffer.suffix(at).write_source(*part);
