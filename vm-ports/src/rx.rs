@@ -146,7 +146,7 @@ impl RxQueue {
             let placed = if self.is_ready() { self.place_run(rest.first(most)) } else { 0 };
             pushed += placed;
             rest = rest.after(placed);
-            if placed == most {
+            if placed == most && !rest.is_empty() {
                 most = BURST_PACKETS.min(2 * most);
                 continue;
             }

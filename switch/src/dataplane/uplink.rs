@@ -89,7 +89,7 @@ impl UplinkTx {
         loop {
             let pushed = self.push_plain(rest.first(most), source, charge, core);
             rest = rest.after(pushed);
-            if pushed == most {
+            if pushed == most && !rest.is_empty() {
                 most = BURST_PACKETS.min(2 * most);
                 continue;
             }
