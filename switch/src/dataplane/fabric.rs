@@ -5,7 +5,7 @@ mod own;
 
 use std::num::NonZeroU32;
 use std::sync::mpsc::sync_channel;
-use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
 use config::Mode;
@@ -57,6 +57,11 @@ pub(super) struct Fabric {
     bells: Arc<Bells>,
     /// Frees cores that a frontend has made to wait, for as long as there are cores.
     rescue: Rescue,
+}
+
+/// While it is held, nothing moves but what its holder moves, and where queue pairs are said to be, they are.
+pub(super) struct Moves<'f> {
+    _held: MutexGuard<'f, ()>,
 }
 
 /// A core, as others see it.
@@ -202,17 +207,22 @@ impl Fabric {
         self.table.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Waits for the end of a move, and has no other begin. I/O cores never do.
+    pub(super) fn moves(&self) -> Moves<'_> {
+        Moves { _held: self.moves.lock().unwrap_or_else(PoisonError::into_inner) }
+    }
+
     /// Moves a queue pair to another core while traffic goes on. `change` makes the port table say so. Returns how many cycles it was not
     /// served; `None` where it was not on core `from`, or where the switch ends. The caller sees to it that nobody takes the pair back, or
-    /// attaches it, meanwhile.
+    /// attaches it, meanwhile, and notes where it is before it lets go of `moves`.
     pub(super) fn move_pair(
         &self,
+        _moves: &Moves<'_>,
         (port, queue): (PortId, usize),
         (source, share): (SourceId, Share),
         (from, to): (usize, usize),
         change: impl FnOnce(&mut PortTable),
     ) -> Option<u64> {
-        let _one_at_a_time = self.moves.lock().unwrap_or_else(PoisonError::into_inner);
         let (giver, taker) = (self.core(from)?, self.core(to)?);
         let (reply, arrival) = reply();
         {

@@ -279,7 +279,9 @@ impl GuestHost {
                     self.change_receiver(table, index, Some(to));
                 }
             };
-            pause = Some(self.fabric.move_pair((self.port, index), (queue.source, self.share), (from, to), change)?);
+            let what = (queue.source, self.share);
+            let moves = self.fabric.moves();
+            pause = Some(self.fabric.move_pair(&moves, (self.port, index), what, (from, to), change)?);
             queue.at.store(to, Ordering::Relaxed);
             queue.note_move();
         }

@@ -64,7 +64,8 @@ impl UplinkHost {
             });
         };
         let what = (queue.source, Share::default());
-        let pause = self.fabric.move_pair((self.port, index), what, (from, to), change);
+        let moves = self.fabric.moves();
+        let pause = self.fabric.move_pair(&moves, (self.port, index), what, (from, to), change);
         if pause.is_some() {
             queue.at.store(to, Ordering::Relaxed);
         }

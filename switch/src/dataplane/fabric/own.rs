@@ -84,7 +84,7 @@ impl Fabric {
             return Ok(core);
         }
         // Nothing moves, and no table is published, while the cores become more.
-        let _moves = self.moves.lock().unwrap_or_else(PoisonError::into_inner);
+        let _moves = self.moves();
         let table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         let known = self.known();
         let index = self.all().count();

@@ -12,8 +12,10 @@ use vm_ports::RingFault;
 use super::Dataplane;
 use super::error::DataplaneError;
 use super::fabric::Fabric;
+use super::guest::GuestQueue;
 use super::mailbox::Message;
 use super::ports::{PORTS_MAX, Receiver};
+use super::uplink_queues::UplinkQueue;
 use crate::forwarding::{DropReason, Egress, Entry, Ingress, Learning, MacAddr, PortId, Target, VlanId};
 use crate::trace::{SourceIs, TraceQuery, TraceReport};
 
@@ -97,12 +99,27 @@ impl Seen {
 }
 
 /// A port, where a packet is to come in.
-struct Intaker {
+struct Intaker<'d> {
     port: PortId,
     queue: u16,
-    /// The core that serves the queue, or would.
-    core: usize,
+    pair: IntakePair<'d>,
     mac: Option<MacAddr>,
+}
+
+/// Whose queue it comes in on.
+enum IntakePair<'d> {
+    Guest(&'d GuestQueue),
+    Uplink(&'d UplinkQueue),
+}
+
+impl IntakePair<'_> {
+    /// The core that serves it, or would.
+    fn core(&self) -> usize {
+        match self {
+            Self::Guest(queue) => queue.io_core().unwrap_or(queue.home()),
+            Self::Uplink(queue) => queue.io_core(),
+        }
+    }
 }
 
 impl Dataplane {
@@ -117,13 +134,19 @@ impl Dataplane {
         let frame = frame::build(query, source, destination).map_err(DataplaneError::Trace)?;
         let question =
             Question { port: from.port, queue: from.queue, frame, ring: None, seconds: 0, seen: Seen::new() };
-        let question = ask(&self.fabric, from.core, question).ok_or(DataplaneError::Stopping)?;
-        let traced = report::Traced { query, from: &from, addresses: (source, destination), source_is, question };
+        let (core, question) = {
+            // A queue pair that moved would be on no core, or not on the one that is asked.
+            let _still = self.fabric.moves();
+            let core = from.pair.core();
+            (core, ask(&self.fabric, core, question).ok_or(DataplaneError::Stopping)?)
+        };
+        let (addresses, from) = ((source, destination), &from);
+        let traced = report::Traced { query, from, core, addresses, source_is, question };
         Ok(traced.report(|port| self.port_name(port)))
     }
 
     /// Where the packet comes in.
-    fn intake(&self, query: &TraceQuery, destination: MacAddr) -> Result<Intaker, DataplaneError> {
+    fn intake(&self, query: &TraceQuery, destination: MacAddr) -> Result<Intaker<'_>, DataplaneError> {
         let name = query.from.as_str();
         let no_queue = |queue: u16, queues: usize| DataplaneError::NoSuchQueue {
             name: name.to_owned(),
@@ -135,7 +158,7 @@ impl Dataplane {
             let queues = &guest.host.queues;
             let pair = queues.get(usize::from(queue)).ok_or_else(|| no_queue(queue, queues.len()))?;
             let mac = guest.config.mac.map(|mac| MacAddr(mac.octets()));
-            return Ok(Intaker { port: guest.host.port, queue, core: pair.io_core().unwrap_or(pair.home()), mac });
+            return Ok(Intaker { port: guest.host.port, queue, pair: IntakePair::Guest(pair), mac });
         }
         let uplink = self.uplinks.iter().find(|uplink| uplink.config.name.as_str() == name);
         let uplink = uplink.ok_or_else(|| DataplaneError::NoSuchPort { kind: "port", name: name.to_owned() })?;
@@ -144,11 +167,11 @@ impl Dataplane {
         let queue = query.queue.or(rule).unwrap_or(0);
         let queues = &uplink.host.queues;
         let pair = queues.get(usize::from(queue)).ok_or_else(|| no_queue(queue, queues.len()))?;
-        Ok(Intaker { port: uplink.host.port, queue, core: pair.io_core(), mac: None })
+        Ok(Intaker { port: uplink.host.port, queue, pair: IntakePair::Uplink(pair), mac: None })
     }
 
     /// An address that packets of this port come from.
-    fn source_of(&self, from: &Intaker, tag: Option<u16>) -> (MacAddr, SourceIs) {
+    fn source_of(&self, from: &Intaker<'_>, tag: Option<u16>) -> (MacAddr, SourceIs) {
         if let Some(mac) = from.mac {
             return (mac, SourceIs::Configured);
         }

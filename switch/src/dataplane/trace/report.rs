@@ -13,7 +13,9 @@ use crate::trace::{
 /// Everything there is to report of.
 pub(super) struct Traced<'t> {
     pub(super) query: &'t TraceQuery,
-    pub(super) from: &'t Intaker,
+    pub(super) from: &'t Intaker<'t>,
+    /// The core that was asked.
+    pub(super) core: usize,
     /// Source and destination.
     pub(super) addresses: (MacAddr, MacAddr),
     pub(super) source_is: SourceIs,
@@ -23,7 +25,7 @@ pub(super) struct Traced<'t> {
 impl Traced<'_> {
     /// The report; `name` gives ports their names.
     pub(super) fn report(self, name: impl Fn(PortId) -> String) -> TraceReport {
-        let Self { query, from, addresses: (source, destination), source_is, question } = self;
+        let Self { query, from, core, addresses: (source, destination), source_is, question } = self;
         let Question { frame, ring, seconds, seen, .. } = question;
         let entry = |entry: Entry| FdbSnapshot {
             vlan: entry.vlan.get(),
@@ -35,7 +37,7 @@ impl Traced<'_> {
         };
         let ingress = seen.outcome.ok().map(|(ingress, _)| ingress);
         let copies: Vec<CopyReport> =
-            seen.exits.iter().map(|exit| copy(exit, ingress, from.core, name(exit.port))).collect();
+            seen.exits.iter().map(|exit| copy(exit, ingress, core, name(exit.port))).collect();
         let intake = intake(ring);
         let (verdict, drop) = verdict(&intake, &seen, &copies);
         let learning = seen.learning.map(|(learning, known)| learning_report(learning, known.map(entry)));
@@ -49,7 +51,7 @@ impl Traced<'_> {
                 tag: query.vlan,
                 bytes: frame.len() as u32,
             },
-            io_core: from.core,
+            io_core: core,
             intake,
             only_source: seen.only_source.map(|mac| mac.to_string()),
             vlan: seen.vlan.map(|vlan| vlan.get()),
