@@ -64,6 +64,8 @@ pub struct Totals {
     pub forwarded: u64,
     /// Packets dropped, for whatever reason.
     pub dropped: u64,
+    /// Copies of flooded packets that were dropped.
+    pub copy_drops: u64,
     /// Packets handed to another core that have not arrived there.
     pub in_flight: u64,
 }
@@ -355,7 +357,9 @@ impl Rig {
                 totals.forwarded += counters.forwarded.get();
                 totals.in_flight =
                     totals.in_flight.wrapping_add(counters.handed.get()).wrapping_sub(counters.arrived.get());
-                totals.dropped += counters.dropped.iter().map(vm_ports::Counter::get).sum::<u64>();
+                let sum = |drops: &[vm_ports::Counter]| drops.iter().map(vm_ports::Counter::get).sum::<u64>();
+                totals.dropped += sum(&counters.dropped);
+                totals.copy_drops += sum(&counters.copy_drops);
             }
         }
         totals
