@@ -301,8 +301,19 @@ impl Rig {
     ///
     /// # Errors
     /// The move, where it is not over.
+    ///
+    /// # Panics
+    /// Where it is over, and the queue pair was lost on the way.
     pub fn end_move(&mut self, moving: RigMove) -> Result<(), RigMove> {
-        if moving.arrival.is_over() { Ok(()) } else { Err(moving) }
+        if !moving.arrival.is_over() {
+            return Err(moving);
+        }
+        let handed = moving.arrival.wait();
+        assert!(handed.is_some_and(|handed| handed.arrived.is_some()), "the queue pair has arrived");
+        let Move { port, queue, to, .. } = moving.moving;
+        let moved = self.places.iter_mut().find(|place| place.queue == queue_id(port, queue.into()));
+        moved.into_iter().for_each(|place| place.core = to.into());
+        Ok(())
     }
 
     /// One round of a core over everything it owns. Whether there was anything to do.
