@@ -7,6 +7,7 @@ pub(crate) mod echo;
 mod guest;
 pub(crate) mod interrupts;
 pub(crate) mod sharing;
+pub(crate) mod shift;
 
 use std::sync::OnceLock;
 
