@@ -89,7 +89,7 @@ function drops({ drops: reasons }) {
     { id: "reason", head: "Reason", text: true, cell: ({ reason }) => el("code", { title: REASONS[reason] }, reason) },
     { id: "rate", head: "Now", unit: "/s", cell: ({ rate }) => short(rate), mark: ({ rate }) => rate > 0 && "warn" },
     { id: "total", head: "Total", cell: ({ total }) => count(total) },
-    { id: "ports", head: "Mostly from", text: true, cell: ({ ports }) => el("span", {}, mostly(ports)) },
+    { id: "ports", head: "From", text: true, cell: ({ ports }) => el("span", {}, mostly(ports)) },
   ];
   return section("drops", "Drops by reason",
     table({ id: "drops", caption: "Drops by reason", columns, rows: reasons, keyOf: ({ reason }) => reason, empty: "Nothing was dropped." }),
