@@ -9,7 +9,7 @@ pub struct Model {
     pub tick_ms: f64,
     /// Cycles of an I/O core in a second. Only ratios matter: 2 GHz makes a nanosecond two cycles.
     pub core_hz: f64,
-    /// Nanoseconds of a packet that stays on one core. README, "Beside OVS-DPDK and testpmd": 7.02 Mpps guest to guest are 142 ns (`make
+    /// Nanoseconds of a packet that stays on one core. experiments/README.md, "Sidecore beside others": 7.02 Mpps guest to guest are 142 ns (`make
     /// bench-instr`: 418 instructions).
     pub packet_ns: f64,
     /// Nanoseconds more on the sending core for a packet to a guest of another core. ARCHITECTURE, "Speed": across cores takes 2.7 to 2.8 times
