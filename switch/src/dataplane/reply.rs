@@ -13,6 +13,10 @@ use std::time::{Duration, Instant};
 /// The places of answers that nobody waited for, until their cores have let go of them.
 static LEFT: Mutex<Vec<Arc<dyn Any + Send + Sync>>> = Mutex::new(Vec::new());
 
+/// Looks at a place that its core is about to let go of, and how long to sleep between further ones.
+const LOOKS: u32 = 1000;
+const LET_GO: Duration = Duration::from_micros(20);
+
 /// Where an answer goes. Dropped without one, it says that there will be none.
 pub(super) struct Reply<T>(Arc<Place<T>>);
 
@@ -76,14 +80,16 @@ impl<T: Send + 'static> Answer<T> {
             }
         }
         let mut place = self.0.take()?;
-        // The core is about to let go of it.
-        loop {
+        // The core is about to let go of it. Where that takes long, this thread may be what keeps it from its CPU (one of a real-time class
+        // does, however often it yields), and has to sleep.
+        for looks in 0u32.. {
             match Arc::try_unwrap(place) {
                 Ok(place) => return place.answer.into_inner().unwrap_or_else(PoisonError::into_inner),
                 Err(shared) => place = shared,
             }
-            thread::yield_now();
+            if looks < LOOKS { std::hint::spin_loop() } else { thread::sleep(LET_GO) }
         }
+        None
     }
 }
 
