@@ -156,6 +156,17 @@ fn a_move_that_makes_it_worse_is_undone_and_not_tried_again_soon() {
 }
 
 #[test]
+fn a_core_that_shares_its_cpu_gets_what_it_can_do_on_average() {
+    let guests: Vec<(usize, u64)> = vec![(0, 10); 12];
+    let mut machine = Machine::new(2, &guests, balance());
+    machine.lacks[1] = [35, 65];
+    machine.run(60 * SECOND);
+    assert!(machine.wanted()[0] <= 90 && machine.wanted()[1] <= 40, "{:?}", machine.wanted());
+    let decisions: Vec<_> = machine.scheduler.decisions().collect();
+    assert!(machine.orders.len() <= 6 && machine.scheduler.status().rolled_back == 0, "{decisions:?}");
+}
+
+#[test]
 fn a_guest_that_wants_more_is_not_the_moves_fault() {
     let mut machine = Machine::new(2, &[(0, 60), (0, 60)], balance());
     machine.run(2);

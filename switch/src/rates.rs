@@ -34,6 +34,8 @@ pub(crate) struct CoreRates {
     pub(crate) busy: f64,
     /// The part in which it slept.
     pub(crate) asleep: f64,
+    /// The part of the time in which it was ready to run and did not get its CPU.
+    pub(crate) waits: f64,
     /// Ends of sleeps, by the second.
     pub(crate) wakes: f64,
     /// Packets a second that it handed to other cores.
@@ -78,6 +80,7 @@ impl<'s> Interval<'s> {
         Some(CoreRates {
             busy: share(busy),
             asleep: share(more(|core| core.slept_cycles)),
+            waits: more(|core| core.cpu_wait_ns) as f64 / 1e9 / self.seconds,
             wakes: more(|core| sum(&core.wakes)) as f64 / self.seconds,
             handed_over: more(|core| core.handed_over) as f64 / self.seconds,
             received: received as f64 / self.seconds,
@@ -111,6 +114,7 @@ mod tests {
         now.cores[0].busy_cycles += 75;
         now.cores[0].idle_cycles += 25;
         now.cores[0].slept_cycles += 20;
+        now.cores[0].cpu_wait_ns += 125_000_000;
         *now.cores[0].wakes.entry("kick".to_owned()).or_default() += 3;
         now.cores[0].received += 2;
         now.cores[0].received_cycles += 502;
@@ -123,6 +127,7 @@ mod tests {
         let expected = CoreRates {
             busy: 0.75,
             asleep: 0.2,
+            waits: 0.25,
             wakes: 6.0,
             received: 4.0,
             handed_over: 0.0,

@@ -6,7 +6,7 @@ use crate::{CoreLoad, IoCore, Load, QueueId, QueueLoad, Talk};
 
 /// Ticks over which the short average goes.
 const SHORT_TICKS: f64 = 2.0;
-/// Ticks over which packets between queue pairs, and what cores do besides queue pairs, are averaged.
+/// Ticks over which packets between queue pairs, what cores do besides queue pairs, and what they get of their CPUs' time are averaged.
 const TALK_TICKS: f64 = 20.0;
 
 /// One queue pair.
@@ -28,6 +28,8 @@ pub(super) struct Queue {
 #[derive(Debug, Clone, Copy, Default)]
 struct Core {
     last: CoreLoad,
+    /// Cycles it has in a tick: of a CPU that other threads run on too, in each tick as many as are left.
+    has: f64,
     /// Cycles of what is in none of its queue pairs.
     besides: f64,
     /// How far its load in a tick is from its long average, in cycles.
@@ -106,6 +108,8 @@ impl History {
         self.cores.resize(load.cores.len(), Core::default());
         for (index, (core, now)) in self.cores.iter_mut().zip(&load.cores).enumerate() {
             core.last = *now;
+            // Without the first tick, in which nothing has been measured yet.
+            core.has += (now.capacity as f64 - core.has) * weight(self.ticks - 1.0, TALK_TICKS);
             core.capacity += now.capacity;
             core.busy += now.busy;
             let besides = now.busy.saturating_sub(measured[index]) as f64;
@@ -189,7 +193,7 @@ impl History {
     }
 
     pub(super) fn capacity(&self, core: usize) -> f64 {
-        self.cores.get(core).map_or(1.0, |core| core.last.capacity.max(1) as f64)
+        self.cores.get(core).map_or(1.0, |core| core.has.max(1.0))
     }
 
     /// What a core does besides its queue pairs, in cycles a tick.
@@ -226,6 +230,7 @@ impl History {
         let loads = self.loads(over);
         let core = |(index, core): (usize, &Core)| CoreLoad {
             busy: (loads[index] * self.capacity(index)).round() as u64,
+            capacity: self.capacity(index).round() as u64,
             parked: core.last.parked || is_closed(index),
             ..core.last
         };

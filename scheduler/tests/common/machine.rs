@@ -24,6 +24,8 @@ pub(crate) struct Machine {
     pub(crate) parked: Vec<bool>,
     /// What each core does for uplinks, in percent of it. A core that parks leaves that to the first that is awake.
     pub(crate) besides: Vec<u64>,
+    /// What each core does not get of its CPU's time, in percent: in even and in odd ticks.
+    pub(crate) lacks: Vec<[u64; 2]>,
     pub(crate) scheduler: Scheduler,
     /// Every order, with the tick before which it was given.
     pub(crate) orders: Vec<(u64, Order)>,
@@ -51,6 +53,7 @@ impl Machine {
             guests: guests.iter().map(guest).collect(),
             parked: vec![false; topology.cpus.len()],
             besides: vec![0; topology.cpus.len()],
+            lacks: vec![[0; 2]; topology.cpus.len()],
             scheduler: Scheduler::new(config, topology),
             orders: Vec::new(),
             fails: |_| false,
@@ -83,7 +86,8 @@ impl Machine {
                 wanted[self.guests[to].core] += packets * CROSSING;
             }
         }
-        let share = |core: usize| (CAPACITY as f64 / wanted[core].max(1) as f64).min(1.0);
+        let capacity = |core: usize| CAPACITY / 100 * (100 - self.lacks[core][(self.ticks % 2) as usize]);
+        let share = |core: usize| (capacity(core) as f64 / wanted[core].max(1) as f64).min(1.0);
         let queue = |(index, guest): (usize, &Guest)| QueueLoad {
             queue: id(index as u32),
             core: IoCore(guest.core),
@@ -93,9 +97,9 @@ impl Machine {
             node: guest.node,
         };
         let core = |core: usize| CoreLoad {
-            busy: wanted[core].min(CAPACITY),
-            capacity: CAPACITY,
-            oldest_ns: if wanted[core] > CAPACITY { 1_000_000 } else { 0 },
+            busy: wanted[core].min(capacity(core)),
+            capacity: capacity(core),
+            oldest_ns: if wanted[core] > capacity(core) { 1_000_000 } else { 0 },
             parked: self.parked[core],
         };
         let talk = |(index, guest): (usize, &Guest)| {

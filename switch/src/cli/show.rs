@@ -111,6 +111,7 @@ fn render(before: &Snapshot, now: &Snapshot) -> String {
             "MODE",
             "#BUSY",
             "#ASLEEP",
+            "#CPU WAIT",
             "#WAKES/s",
             "#ARMED",
             "#OLDEST WAIT",
@@ -186,6 +187,7 @@ fn core_row(core: &CoreSnapshot, rates: Option<CoreRates>) -> Vec<String> {
         core.mode.clone(),
         share(|rates| rates.busy),
         share(|rates| rates.asleep),
+        share(|rates| rates.waits),
         rates.map_or("-".to_owned(), |rates| format!("{:.0}", rates.wakes)),
         core.armed_rings.to_string(),
         micros(core.oldest_wait_ns),
@@ -241,6 +243,7 @@ mod tests {
         now.ports[0].drops.insert("rx_full".to_owned(), 3);
         now.cores[0].busy_cycles += 75;
         now.cores[0].idle_cycles += 25;
+        now.cores[0].cpu_wait_ns += 62_500_000;
         now.cores[0].received += 2;
         now.cores[0].received_cycles += 502;
         // A quarter of half a second.
@@ -254,6 +257,7 @@ mod tests {
         assert!(text.contains("75.0 %"));
         assert!(text.lines().any(|line| line.starts_with("vm1") && line.contains("25.0 %      12.3 µs")), "{text}");
         assert!(text.lines().any(|line| line.contains("10.0 µs") && line.ends_with(" 251")), "{text}");
+        assert!(text.contains("CPU WAIT") && text.contains("12.5 %"), "{text}");
         assert!(text.contains("packets: 5 pulled = 2 forwarded + 3 dropped + 0 in flight\n"));
         assert!(text.contains("vm1: dropped: 3 rx_full\n"));
         assert!(!text.contains("floods"));

@@ -15,6 +15,7 @@ use vm_ports::QueuePair;
 
 use self::own::Known;
 use super::accounting::{CoreCounters, SOURCES_MAX, SourceId};
+use super::cpu_wait::CpuWait;
 use super::error::DataplaneError;
 use super::handover::{Move, Progress, Token};
 use super::histogram::Pauses;
@@ -70,6 +71,7 @@ pub(super) struct CoreView<'a> {
     pub(super) cpu: Option<usize>,
     pub(super) mode: Mode,
     pub(super) counters: &'a CoreCounters,
+    pub(super) cpu_wait: &'a CpuWait,
 }
 
 struct Core {
@@ -78,6 +80,7 @@ struct Core {
     mode: Mode,
     mailbox: Mailbox,
     counters: Arc<CoreCounters>,
+    cpu_wait: CpuWait,
     thread: CoreThread,
     bells: Arc<Bells>,
 }
@@ -132,9 +135,11 @@ impl Fabric {
             cycles_per_s: tsc_hz(),
             shares_cpu: sharers.count() > 1,
         };
-        let thread = Arc::new(Mutex::new(Some(start_core(Arc::clone(&self.eal), setup, place)?)));
+        let (thread, cpu_wait) = start_core(Arc::clone(&self.eal), setup, place)?;
+        let thread = Arc::new(Mutex::new(Some(thread)));
         self.rescue.add(index, Arc::clone(&counters), Arc::clone(&thread));
-        let core = Core { index, cpu, mode, mailbox: sender, counters, thread, bells: Arc::clone(&self.bells) };
+        let core =
+            Core { index, cpu, mode, mailbox: sender, counters, cpu_wait, thread, bells: Arc::clone(&self.bells) };
         // Nobody has taken the place: whoever adds cores does it one after the other.
         let _ = self.cores[index].set(core);
         Ok(())
@@ -165,7 +170,12 @@ impl Fabric {
 
     /// Every core, in order.
     pub(super) fn cores(&self) -> impl Iterator<Item = CoreView<'_>> {
-        self.all().map(|core| CoreView { cpu: core.cpu, mode: core.mode, counters: &core.counters })
+        self.all().map(|core| CoreView {
+            cpu: core.cpu,
+            mode: core.mode,
+            counters: &core.counters,
+            cpu_wait: &core.cpu_wait,
+        })
     }
 
     /// Tells one core.
@@ -400,7 +410,7 @@ impl Place {
 }
 
 /// Starts one core's thread; it works from the moment it is where it should be and known to DPDK.
-fn start_core(eal: Arc<Eal>, setup: CoreSetup, place: Place) -> Result<JoinHandle<IoCore>, DataplaneError> {
+fn start_core(eal: Arc<Eal>, setup: CoreSetup, place: Place) -> Result<(JoinHandle<IoCore>, CpuWait), DataplaneError> {
     let index = setup.index;
     let name = if place.cpu().is_some() { "io-core" } else { "io-guest" };
     let (ready, started) = sync_channel(1);
@@ -422,14 +432,18 @@ fn start_core(eal: Arc<Eal>, setup: CoreSetup, place: Place) -> Result<JoinHandl
                 }
             };
             let failure = registration.as_ref().and_then(|registration| registration.as_ref().err());
-            let outcome = failure.map_or(Ok(()), |e| Err(DataplaneError::CoreThread(index, e.to_string())));
-            let failed = outcome.is_err();
+            let failed = failure.is_some();
+            let outcome = match failure {
+                Some(e) => Err(DataplaneError::CoreThread(index, e.to_string())),
+                None => Ok(CpuWait::of_this_thread()),
+            };
             let _ = ready.send(outcome);
             if failed { core } else { core.run() }
         })
         .map_err(|source| DataplaneError::CoreThread(index, source.to_string()))?;
-    started.recv().unwrap_or_else(|_| Err(DataplaneError::CoreThread(index, "it ended at once".into())))?;
-    Ok(thread)
+    let ended = || Err(DataplaneError::CoreThread(index, "it ended at once".into()));
+    let cpu_wait = started.recv().unwrap_or_else(|_| ended())?;
+    Ok((thread, cpu_wait))
 }
 
 fn at_least_one(n: u32) -> NonZeroU32 {

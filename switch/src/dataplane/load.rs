@@ -20,6 +20,9 @@ use crate::forwarding;
 
 const NS_PER_S: u128 = 1_000_000_000;
 
+/// A core is taken to get at least this part of its CPU's time: it has to have a capacity.
+const LEAST: f64 = 0.05;
+
 /// A queue pair as the scheduler calls it.
 pub(super) fn queue_id(port: forwarding::PortId, queue: usize) -> QueueId {
     QueueId { port: PortId(port.0.into()), queue: queue as u16 }
@@ -28,6 +31,11 @@ pub(super) fn queue_id(port: forwarding::PortId, queue: usize) -> QueueId {
 /// Cycles of a counter with this speed, in nanoseconds.
 pub(super) fn ns(cycles: u64, cycles_per_s: u64) -> u64 {
     (u128::from(cycles) * NS_PER_S / u128::from(cycles_per_s.max(1))) as u64
+}
+
+/// A time in cycles.
+fn cycles(time: Duration) -> u64 {
+    (time.as_secs_f64() * tsc_hz() as f64) as u64
 }
 
 /// How long the oldest work of a source had waited on one core, at the most, in the intervals `from` to `to` (next to each other, or the same)
@@ -62,6 +70,8 @@ pub(super) struct Reading {
     at: u64,
     /// Busy cycles of each core.
     cores: Vec<u64>,
+    /// Those in which each core was ready to run and did not get its CPU.
+    waits: Vec<u64>,
     /// Every queue pair, with the cycles that were spent on it, on whichever core, and those that its oldest work waited in the interval.
     queues: Vec<(Place, u64, u64)>,
     /// Packets of the interval by source and receiver; a pair may come more than once.
@@ -88,6 +98,7 @@ impl Reading {
             at: now,
             queues: places.iter().map(&mut queue).collect(),
             cores: cores.iter().map(|core| core.busy_cycles.get()).collect(),
+            waits: Vec::new(),
             talks,
         }
     }
@@ -99,8 +110,9 @@ pub(super) struct LoadMeter {
     cycles_per_s: u64,
     /// When the last reading was taken; nothing before the first.
     at: Option<u64>,
-    /// Busy cycles by core.
+    /// Busy cycles by core, and those that it waited for its CPU.
     cores: Vec<u64>,
+    waits: Vec<u64>,
     /// Cycles and packets by source.
     queues: HashMap<u16, (u64, u64)>,
 }
@@ -108,31 +120,39 @@ pub(super) struct LoadMeter {
 impl LoadMeter {
     /// For cores whose counter has this speed.
     pub(super) fn new(cycles_per_s: u64) -> Self {
-        Self { cycles_per_s, at: None, cores: Vec::new(), queues: HashMap::new() }
+        Self { cycles_per_s, at: None, cores: Vec::new(), waits: Vec::new(), queues: HashMap::new() }
     }
 
     /// What happened since the last reading; nothing in the first one. Scaled to a tick of `nominal` cycles, if that is given: whoever reads may
-    /// come late, and averages are made of ticks that are all the same. `stolen`: the part of its CPU's time, from 0 to 1, that each core did
-    /// not get.
+    /// come late, and averages are made of ticks that are all the same. `stolen`: the part of its CPU's time, from 0 to 1, that a
+    /// hypervisor took from each core.
     pub(super) fn tick(&mut self, reading: &Reading, stolen: &[f64], nominal: Option<u64>) -> Load {
         let length = self.at.map_or(0, |at| reading.at.saturating_sub(at));
         let scale = nominal.filter(|_| length > 0).map_or(1.0, |nominal| nominal as f64 / length as f64);
         let scaled = |count: u64| (count as f64 * scale) as u64;
-        let got = |core: usize, cycles: u64| {
-            scaled((cycles as f64 * (1.0 - stolen.get(core).copied().unwrap_or(0.0))) as u64)
+        let since = |totals: &[u64], before: &[u64], index: usize| {
+            let total = totals.get(index).copied().unwrap_or(0);
+            // A round, or a wait, that took longer than the tick is accounted for as a whole in the one that it ends in.
+            total.wrapping_sub(before.get(index).copied().unwrap_or(total)).min(length)
         };
         let mut cores: Vec<CoreLoad> = Vec::with_capacity(reading.cores.len());
-        for (index, busy) in reading.cores.iter().enumerate() {
-            let before = self.cores.get(index).copied().unwrap_or(*busy);
-            // A round that took longer than the tick is accounted for as a whole in the one that it ends in.
-            let busy = busy.wrapping_sub(before).min(length);
-            cores.push(CoreLoad { busy: got(index, busy), capacity: got(index, length), oldest_ns: 0, parked: false });
+        let mut real = Vec::with_capacity(reading.cores.len());
+        for index in 0..reading.cores.len() {
+            let busy = since(&reading.cores, &self.cores, index);
+            let stolen = (length as f64 * stolen.get(index).copied().unwrap_or(0.0)) as u64;
+            let lost = since(&reading.waits, &self.waits, index) + stolen;
+            let capacity = length.saturating_sub(lost).max((length as f64 * LEAST) as u64);
+            // While a core is without its CPU work comes, so that it was in a busy round: as much less was it really busy.
+            let worked = busy.saturating_sub(length - capacity);
+            real.push(if busy > 0 { worked as f64 / busy as f64 } else { 1.0 });
+            cores.push(CoreLoad { busy: scaled(worked), capacity: scaled(capacity), oldest_ns: 0, parked: false });
         }
         let mut queues = Vec::with_capacity(reading.queues.len());
         for (place, cycles, waited) in &reading.queues {
             let Place { queue, core, pinned, packets, node, .. } = *place;
             let before = self.queues.get(&place.source.0).copied().unwrap_or((*cycles, packets));
-            let cycles = got(core, cycles.wrapping_sub(before.0).min(length));
+            let cycles = cycles.wrapping_sub(before.0).min(length) as f64 * real.get(core).copied().unwrap_or(1.0);
+            let cycles = scaled(cycles as u64);
             let packets = scaled(packets.wrapping_sub(before.1));
             queues.push(QueueLoad { queue, core: IoCore(core), pinned, cycles, packets, node });
             if let Some(core) = cores.get_mut(core) {
@@ -144,6 +164,7 @@ impl LoadMeter {
         let load = Load { cores, queues, talks };
         self.at = Some(reading.at);
         self.cores.clone_from(&reading.cores);
+        self.waits.clone_from(&reading.waits);
         self.queues =
             reading.queues.iter().map(|(place, cycles, _)| (place.source.0, (*cycles, place.packets))).collect();
         load
@@ -246,10 +267,11 @@ impl LoadReader {
         // Guests' own threads are nothing for the scheduler, but theirs are intervals too.
         fabric.cores().skip(fabric.io_cores()).for_each(|core| core.counters.tick.set(self.number + 1));
         let now = tsc();
-        let reading = Reading::take(&cores, &places, self.number, now);
+        let waits = fabric.cores().take(fabric.io_cores()).map(|core| cycles(core.cpu_wait.total()));
+        let waits = waits.collect();
+        let reading = Reading { waits, ..Reading::take(&cores, &places, self.number, now) };
         self.number += 1;
-        let nominal = (nominal.as_secs_f64() * tsc_hz() as f64) as u64;
-        let mut load = self.meter.tick(&reading, self.steal.shares(), Some(nominal));
+        let mut load = self.meter.tick(&reading, self.steal.shares(), Some(cycles(nominal)));
         for (load, core) in load.cores.iter_mut().zip(fabric.cores()) {
             load.parked = core.counters.parked.get() != 0;
         }
@@ -282,7 +304,7 @@ mod tests {
     }
 
     fn reading(at: u64, cores: &[u64], queues: &[(Place, u64, u64)]) -> Reading {
-        Reading { at, cores: cores.to_vec(), queues: queues.to_vec(), talks: Vec::new() }
+        Reading { at, cores: cores.to_vec(), queues: queues.to_vec(), ..Reading::default() }
     }
 
     #[test]
@@ -341,14 +363,24 @@ mod tests {
         assert_eq!(load.queues[0].cycles, 0);
     }
 
-    #[test]
-    fn stolen_time_was_nobodys() {
+    /// Busy cycles, capacity and one queue pair's cycles of two cores with equal counters, of which the first was without its CPU.
+    fn without_cpu(busy: u64, waits: u64, stolen: f64) -> [(u64, u64, u64); 2] {
+        let queues = |cycles| [(place(1, 0), cycles, 0), (place(2, 1), cycles, 0)];
         let mut meter = LoadMeter::new(GHZ);
-        meter.tick(&reading(0, &[0, 0], &[(place(1, 0), 0, 0), (place(2, 1), 0, 0)]), &[], None);
-        let now = reading(1000, &[400, 400], &[(place(1, 0), 200, 0), (place(2, 1), 200, 0)]);
-        let load = meter.tick(&now, &[0.25, 0.0], None);
-        let shown = |core: usize| (load.cores[core].busy, load.cores[core].capacity, load.queues[core].cycles);
-        assert_eq!((shown(0), shown(1)), ((300, 750, 150), (400, 1000, 200)));
+        meter.tick(&Reading { waits: vec![5000, 7], ..reading(0, &[0, 0], &queues(0)) }, &[], None);
+        let now = Reading { waits: vec![5000 + waits, 7], ..reading(1000, &[busy, busy], &queues(busy / 2)) };
+        let load = meter.tick(&now, &[stolen, 0.0], None);
+        [0, 1].map(|core| (load.cores[core].busy, load.cores[core].capacity, load.queues[core].cycles))
+    }
+
+    #[test]
+    fn time_that_a_core_did_not_get_was_nobodys() {
+        assert_eq!(without_cpu(400, 0, 0.25), [(150, 750, 75), (400, 1000, 200)]);
+        assert_eq!(without_cpu(400, 300, 0.0), [(100, 700, 50), (400, 1000, 200)]);
+        assert_eq!(without_cpu(400, 100, 0.2), [(100, 700, 50), (400, 1000, 200)], "both count");
+        assert_eq!(without_cpu(1000, 600, 0.0)[0], (400, 400, 200), "full is full");
+        assert_eq!(without_cpu(100, 300, 0.0)[0], (0, 700, 0), "it was idle meanwhile");
+        assert_eq!(without_cpu(1000, 9000, 0.5)[0], (50, 50, 25), "something is left");
     }
 
     #[test]

@@ -25,6 +25,7 @@
 
 mod accounting;
 mod capture;
+mod cpu_wait;
 mod device;
 mod eal;
 mod error;

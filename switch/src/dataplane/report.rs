@@ -360,7 +360,7 @@ fn uplink_snapshot(uplink: &Uplink, link: Option<Link>) -> UplinkSnapshot {
 }
 
 fn core_snapshot(core: usize, view: &CoreView<'_>) -> CoreSnapshot {
-    let CoreView { cpu, mode, counters } = view;
+    let CoreView { cpu, mode, counters, cpu_wait } = view;
     CoreSnapshot {
         core,
         cpu: *cpu,
@@ -374,6 +374,7 @@ fn core_snapshot(core: usize, view: &CoreView<'_>) -> CoreSnapshot {
         fdb_moves: counters.fdb_moves.get(),
         wakes: named(WakeCause::ALL.iter().map(|cause| cause.as_str()).zip(counters.wakes.iter().map(Counter::get))),
         slept_cycles: counters.slept_cycles.get(),
+        cpu_wait_ns: cpu_wait.total().as_nanos() as u64,
         armed_rings: counters.armed.get(),
         queue_pairs: counters.queue_pairs.get() as usize,
         handed_over: counters.handed_over.get(),

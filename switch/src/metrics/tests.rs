@@ -112,6 +112,7 @@ pub(crate) fn snapshot() -> Snapshot {
             received: 2,
             received_cycles: 40,
             oldest_wait_ns: 10_000,
+            cpu_wait_ns: 250_000_000,
             latency: HistogramSnapshot { count: 9, seconds: 0.25, within_s: vec![(0.000_001, 4), (0.01, 9)] },
             fdb_moves: 3,
             ..CoreSnapshot::default()
@@ -162,6 +163,7 @@ fn prometheus_text() {
             "sidecore_queue_posted_buffers{port=\"vm1\",queue=\"1\"} 200",
             "sidecore_core_busy_seconds_total{core=\"0\"} 0.000000005",
             "sidecore_core_oldest_wait_seconds{core=\"0\"} 0.00001",
+            "sidecore_core_cpu_wait_seconds_total{core=\"0\"} 0.25",
             "sidecore_guest_vm_info{port=\"vm1\",vm_name=\"web \\\"one\\\"\",vm_uuid=\"3e2f0c4e-0000-4000-8000-000000000001\"} 1",
             "sidecore_port_state{port=\"vm1\",state=\"running\"} 1",
             "sidecore_port_state{port=\"vm1\",state=\"waiting\"} 0",

@@ -12,6 +12,8 @@ const SEATS = 64;
 const MOST_AT_CORE = 16;
 const FEWEST_AT_CORE = 4;
 const DECISIONS = 8;
+/** From this part of the time on it is said that a core does not get its CPU. */
+const MUCH_WITHOUT_CPU = 0.01;
 
 export function overview(now, ui) {
   return [
@@ -69,7 +71,7 @@ function lane(core, cores, ui) {
       shown.map(({ port, queue, load: share }) => seat(port, queue, share, ui)),
       rest > 0 ? el("li", { class: "more" }, el("button", { type: "button", "data-filter": `core:${core.core}` }, `+ ${rest} more`)) : null,
       core.here.length === 0 ? el("li", { class: "empty" }, "no queue") : null),
-    el("p", { class: "faint" }, core.mode === "poll" ? null : `${core.mode}, asleep ${percent(core.asleep)} · `, `oldest wait ${wait(core.oldest_wait_ns)} · in the switch ${atMost(core.median)}, p99 ${atMost(core.p99)} · from other cores ${withUnit(core.receivedRate, "pkt/s")} · to other cores ${withUnit(core.handedOver, "pkt/s")}`));
+    el("p", { class: "faint" }, core.mode === "poll" ? null : `${core.mode}, asleep ${percent(core.asleep)} · `, core.withoutCpu >= MUCH_WITHOUT_CPU ? `without its CPU ${percent(core.withoutCpu)} of the time · ` : null, `oldest wait ${wait(core.oldest_wait_ns)} · in the switch ${atMost(core.median)}, p99 ${atMost(core.p99)} · from other cores ${withUnit(core.receivedRate, "pkt/s")} · to other cores ${withUnit(core.handedOver, "pkt/s")}`));
 }
 
 const atMost = (seconds) => (seconds === null ? "–" : `≤ ${nanoseconds(1e9 * seconds)}`);

@@ -89,6 +89,7 @@ function deriveCore(before, core, scheduler, ports, { seconds, cycles }) {
     ...core,
     busy: all > 0 ? busy / all : null,
     asleep: all > 0 ? (core.slept_cycles - old.slept_cycles) / all : null,
+    withoutCpu: share(rate(old?.cpu_wait_ns, core.cpu_wait_ns, seconds), seconds, 1e9 * seconds),
     here,
     fromOthers: share(rate(old?.received_cycles, core.received_cycles, seconds), seconds, cycles),
     handedOver: rate(old?.handed_over, core.handed_over, seconds),

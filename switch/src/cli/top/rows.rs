@@ -9,6 +9,9 @@ use crate::rates::{CoreRates, Interval, PortRates, sum};
 use crate::snapshot::{CoreSnapshot, DecisionSnapshot, PortKind, PortSnapshot, Snapshot};
 use crate::words;
 
+/// From this part of the time on it is said that an I/O core does not get its CPU.
+const MUCH_WITHOUT_CPU: f64 = 0.01;
+
 /// A column, and when it has to go.
 #[derive(Debug, PartialEq)]
 pub(super) struct Column {
@@ -287,7 +290,7 @@ fn core_row(core: &CoreSnapshot, interval: Option<Interval<'_>>, now: &Snapshot)
             Cell { mark, ..words_cell(state) },
             words_cell(mostly.clone()),
         ],
-        detail: format!("{}: {mostly}", place(core)),
+        detail: format!("{}{}: {mostly}", place(core), without_cpu(rates)),
         words: vec![format!("core:{}", core.core), state.to_owned(), mostly.to_lowercase()],
     }
 }
@@ -298,6 +301,12 @@ fn place(core: &CoreSnapshot) -> String {
         Some(cpu) => format!("I/O core {} on CPU {cpu}", core.core),
         None => format!("I/O core {}", core.core),
     }
+}
+
+/// How much of the time it does not get its CPU, where that is much.
+fn without_cpu(rates: Option<CoreRates>) -> String {
+    let waits = rates.map(|rates| rates.waits).filter(|waits| *waits >= MUCH_WITHOUT_CPU);
+    waits.map_or(String::new(), |waits| format!(", without it {} of the time", percent(waits)))
 }
 
 /// The ports that a core serves, the one with the most load first.
