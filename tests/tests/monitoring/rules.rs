@@ -50,6 +50,9 @@ fn other_rules_do_not_pass_the_tests() {
     let changes = [
         ("up{job=\"sidecore\"} == 0", "up{job=\"sidecore\"} == 2"),
         ("> 0.001", "> 0.2"),
+        ("> 0.01 and", "> 0.1 and"),
+        ("> 0.01 and", "> 0.001 and"),
+        (" and on (instance, job, core) sidecore_core_cpu\n", "\n"),
         ("[1m])) > 1\n", "[1m])) > 1000\n"),
         ("[10m]) > 5", "[10m]) > 1"),
         ("{reason!=\"receiver_not_ready\"}", ""),
