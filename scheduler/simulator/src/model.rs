@@ -9,11 +9,11 @@ pub struct Model {
     pub tick_ms: f64,
     /// Cycles of an I/O core in a second. Only ratios matter: 2 GHz makes a nanosecond two cycles.
     pub core_hz: f64,
-    /// Nanoseconds of a packet that stays on one core. experiments/README.md, "Sidecore beside others": 7.02 Mpps guest to guest are 142 ns (`make
-    /// bench-instr`: 418 instructions).
+    /// Nanoseconds of a packet that stays on one core: 1518 B, split rings, 7.02 Mpps from guest to guest (`make bench-peers` on 2 CPUs of an Intel Xeon,
+    /// commit 2109831: experiments/README.md, "Sidecore beside others"). On the machine of README's table it would be 172 (5.81 Mpps).
     pub packet_ns: f64,
-    /// Nanoseconds more on the sending core for a packet to a guest of another core. ARCHITECTURE, "Speed": across cores takes 2.7 to 2.8 times
-    /// as long (1,021 instructions); here 2.75 times, the difference in equal parts on both cores.
+    /// Nanoseconds more on the sending core for a packet to a guest of another core. ARCHITECTURE, "What is left": across cores takes 2.7 to 2.8 times
+    /// as long; here 2.75 times, the difference in equal parts on both cores.
     pub send_ns: f64,
     /// The same on the receiving core.
     pub receive_ns: f64,

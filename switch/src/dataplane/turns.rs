@@ -10,8 +10,9 @@
 use config::Mode;
 use vm_ports::BURST_PACKETS;
 
-/// What a packet costs beside its bytes, in bytes copied. A short packet takes some 135 ns from guest to guest and a byte of a long one 0.11 ns (64 B:
-/// 7.1 to 7.6 Mpps; 64 KiB: 74 Gbit/s; README, ARCHITECTURE).
+/// What a packet costs beside its bytes, in bytes copied. Chosen on 2 CPUs of an Intel Xeon, where a short packet took some 135 ns from guest to guest and a
+/// byte of a long one 0.11 ns (`make bench-peers` at commit 2109831: 64 KiB at 74 Gbit/s; `ringgen stream`: 64 B at 7.1 Mpps and more, ARCHITECTURE,
+/// "Speed"). With README's figures for an AMD EPYC it would be 950 at most: half a CPU forwards 64 B at 9.20 Mpps, a whole one 64 KiB at 140 Gbit/s.
 pub(super) const PACKET_COST: i64 = 1200;
 /// Credit of a round for each unit of weight: a full burst of short packets. Longer ones overdraw, and wait for it.
 pub(super) const QUANTUM: i64 = BURST_PACKETS as i64 * (PACKET_COST + 60);
