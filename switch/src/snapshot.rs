@@ -3,10 +3,13 @@
 //! All counters are totals since the switch started. RX and TX of a guest port are named from the guest's side (TX came from the
 //! guest), those of an uplink from the NIC's (RX came from the wire). Bytes are frame bytes, without virtio-net header or FCS.
 
+mod scheduler;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::scheduler::{DecisionSnapshot, SchedulerSnapshot, StepSnapshot};
 use crate::control::protocol::CaptureDirection;
 
 /// Everything.
@@ -101,74 +104,6 @@ pub(crate) struct TalkSnapshot {
     pub(crate) to_queue: u16,
     /// How many.
     pub(crate) packets: u64,
-}
-
-/// The scheduler.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub(crate) struct SchedulerSnapshot {
-    /// The policy's name.
-    pub(crate) policy: String,
-    /// Whether it does nothing by itself.
-    pub(crate) paused: bool,
-    /// Length of a tick, in milliseconds.
-    pub(crate) tick_ms: u64,
-    /// Ticks since the start.
-    pub(crate) ticks: u64,
-    /// I/O cores that are saturated.
-    pub(crate) saturated: Vec<usize>,
-    /// I/O cores that sleep.
-    pub(crate) parked: Vec<usize>,
-    /// Queue pairs it moved, those moved back included.
-    pub(crate) moves: u64,
-    /// Orders that could not be carried out.
-    pub(crate) failed: u64,
-    /// Queue pairs it moved back.
-    pub(crate) rolled_back: u64,
-    /// Why a saturated core cannot be helped.
-    pub(crate) cannot_fix: Option<String>,
-    /// Decisions by [`DecisionSnapshot::kind`], since the start.
-    pub(crate) decided: BTreeMap<String, u64>,
-    /// The last decisions, the oldest first.
-    pub(crate) decisions: Vec<DecisionSnapshot>,
-}
-
-/// Something the scheduler decided. Gains are parts of an I/O core by which the fullest of those concerned is less full.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct DecisionSnapshot {
-    /// Its number, from 0.
-    pub(crate) number: u64,
-    /// When it was made: milliseconds since 1970.
-    pub(crate) time_ms: u64,
-    /// `move`, `roll_back`, `park`, `wake`, `cannot_fix`, `pause` or `resume`.
-    pub(crate) kind: String,
-    /// What was decided, in words.
-    pub(crate) what: String,
-    /// `move` and `roll_back`, while the guest is there: the same for programs.
-    #[serde(default)]
-    pub(crate) step: Option<StepSnapshot>,
-    /// Why.
-    pub(crate) why: String,
-    /// What it should gain.
-    pub(crate) expected_gain: Option<f64>,
-    /// What it gained, once it had settled.
-    pub(crate) measured_gain: Option<f64>,
-    /// Microseconds in which no core served the queue pair.
-    pub(crate) pause_us: Option<f64>,
-    /// Why it could not be carried out.
-    pub(crate) failed: Option<String>,
-}
-
-/// A queue pair that goes from one I/O core to another.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct StepSnapshot {
-    /// Whose it is.
-    pub(crate) guest: String,
-    /// Its number in the guest.
-    pub(crate) queue: u16,
-    /// The I/O core it was on.
-    pub(crate) from: usize,
-    /// The I/O core it goes to.
-    pub(crate) to: usize,
 }
 
 /// How long something took, each time.
