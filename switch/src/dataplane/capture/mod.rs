@@ -1,15 +1,17 @@
 //! Captures: what passes a port, as a pcapng file for whoever asks for it on the control socket.
 //!
 //! ```text
-//! tap      a core's part: looks at bursts of captured ports, copies into a ring ─┐ one for each core
-//! filter   which packets: a classic BPF program                                   │
-//! record   a packet in that ring                                                  ▼
-//! stream   the capture's thread: out of the rings, in the order of time, into the socket
-//! pcapng   the file
+//! tap        a core's part: looks at bursts of captured ports, copies into a ring ─┐ one for each core
+//! allowance  how much of its time the core may spend on that                        │
+//! filter     which packets: a classic BPF program                                   │
+//! record     a packet in that ring                                                  ▼
+//! stream     the capture's thread: out of the rings, in the order of time, into the socket
+//! pcapng     the file
 //! ```
 //!
 //! Every core has a part in every capture, so that it goes on wherever a port's queue pairs go.
 
+mod allowance;
 mod error;
 mod filter;
 mod pcapng;
@@ -304,13 +306,8 @@ impl Capture {
         selection.rate = TokenBucket::new(rate, burst, cycles_per_s);
         selection.core_share = request.core_share_percent;
         let ring_bytes = (RINGS_TOTAL / cores.max(1)).clamp(RING_MIN, RING_MAX);
-        let (mut taps, mut readers, mut counters) = (Vec::new(), Vec::new(), Vec::new());
-        for _ in 0..cores {
-            let (tap, ring, counted) = tap::tap(number, ids.len(), selection.clone(), ring_bytes);
-            taps.push(tap);
-            readers.push(Reader::new(ring));
-            counters.push(counted);
-        }
+        let tap = |_| tap::tap(number, ids.len(), selection.clone(), ring_bytes);
+        let (taps, readers, counters) = (0..cores).map(tap).collect();
         let capture = Self {
             number,
             written: ids.iter().map(|_| Counter::default()).collect(),

@@ -28,13 +28,7 @@ impl RigTaps {
         // Where EAL was not started there is no speed of the clock.
         let mut selection = Selection::all(&[port], PORTS_MAX, tsc_hz().max(1_000_000_000));
         selection.core_share = core_share;
-        let (mut taps, mut readers, mut counters) = (Vec::new(), Vec::new(), Vec::new());
-        for _ in 0..cores {
-            let (tap, ring, counted) = tap(Self::NUMBER, 1, selection.clone(), RING);
-            taps.push(tap);
-            readers.push(Reader::new(ring));
-            counters.push(counted);
-        }
+        let (taps, readers, counters) = (0..cores).map(|_| tap(Self::NUMBER, 1, selection.clone(), RING)).collect();
         (taps, Self { readers, counters, packet: Vec::new() })
     }
 

@@ -8,11 +8,12 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 use pmd_bindings::tsc;
 use ringbuf::traits::{Observer, Producer, Split};
-use ringbuf::{HeapCons, HeapProd, HeapRb};
+use ringbuf::{HeapProd, HeapRb};
 use vm_ports::{Burst, Counter, FRAME_MAX, View};
 
+use super::allowance::Allowance;
 use super::filter::{Filter, Verdict};
-use super::record::{Direction, HEADER, Record};
+use super::record::{Direction, HEADER, Reader, Record};
 use crate::forwarding::{PortId, TokenBucket};
 
 /// Captures that run at once, at most.
@@ -21,12 +22,8 @@ pub(crate) const CAPTURES_MAX: usize = 4;
 pub(crate) const INTERFACES_MAX: usize = 16;
 /// Of a port that is not captured.
 const NONE: u8 = u8::MAX;
-/// A core that spent less time on a capture than it might have may make up for so many hundredths of a second.
-const CARRIED: u64 = 1;
 /// Packets of a burst between two looks at the clock.
 const PORTION: usize = 8;
-/// So many of them take less than this part of a second, whatever is in them. What took longer was not spent here: the core had lost its CPU.
-const LONGEST: u64 = 2000;
 
 /// Why a packet was missed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -172,13 +169,13 @@ pub(in super::super) struct Tap {
     missed: [u32; INTERFACES_MAX],
 }
 
-/// A core's part in a capture of so many ports, the other end of its ring, of so many bytes, and what it counts.
+/// A core's part in a capture of so many ports, who reads its ring, of so many bytes, and what it counts.
 pub(super) fn tap(
     capture: u64,
     interfaces: usize,
     selection: Selection,
     ring_bytes: usize,
-) -> (Tap, HeapCons<u8>, Arc<[TapCounters]>) {
+) -> (Tap, Reader, Arc<[TapCounters]>) {
     let (mut ring, mut reader) = HeapRb::new(ring_bytes).split();
     // Once round, so that no core is the first to touch its pages.
     let zeros = [0; 4096];
@@ -195,7 +192,7 @@ pub(super) fn tap(
         counters: Arc::clone(&counters),
         missed: [0; INTERFACES_MAX],
     };
-    (tap, reader, counters)
+    (tap, Reader::new(reader), counters)
 }
 
 impl Tap {
@@ -272,57 +269,9 @@ impl Tap {
     }
 }
 
-/// How much of its time a core may still spend on a capture.
-#[derive(Debug)]
-struct Allowance {
-    /// Hundredths.
-    share: u64,
-    /// Cycles, and how many can be carried over. Less than none after packets that took more than was left.
-    left: i64,
-    most: i64,
-    /// Cycles that can be spent at once.
-    longest: u64,
-    earned_until: u64,
-    /// When there will be some left, where there are none.
-    blind_until: u64,
-}
-
-impl Allowance {
-    /// 100 hundredths: no bound.
-    fn new(share: u32, cycles_per_s: u64) -> Self {
-        let share = u64::from(share);
-        let most = if share < 100 { (cycles_per_s / 100 * CARRIED * share / 100) as i64 } else { i64::MAX };
-        Self { share, left: most, most, longest: cycles_per_s / LONGEST, earned_until: 0, blind_until: 0 }
-    }
-
-    /// Time has passed. A clock that is another CPU's may be a little behind.
-    fn earn(&mut self, now: u64) {
-        let passed = now.saturating_sub(self.earned_until);
-        self.earned_until = self.earned_until.max(now);
-        let earned = passed.saturating_mul(self.share) / 100;
-        self.left = self.left.saturating_add(i64::try_from(earned).unwrap_or(i64::MAX)).min(self.most);
-    }
-
-    #[inline]
-    fn is_blind(&self, now: u64) -> bool {
-        now < self.blind_until
-    }
-
-    /// Cycles have been spent since time was earned last.
-    fn pay(&mut self, cycles: u64) {
-        self.left = self.left.saturating_sub_unsigned(cycles.min(self.longest));
-        if self.left <= 0 {
-            let lacking = self.left.unsigned_abs() + 1;
-            self.blind_until = self.earned_until.saturating_add((100 * lacking).div_ceil(self.share.max(1)));
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::record::Reader;
     use super::*;
-    use proptest::prelude::*;
     use std::num::NonZeroU32;
     use vm_ports::{BurstBuffer, Offload};
 
@@ -340,10 +289,10 @@ mod tests {
         fn new(change: impl FnOnce(&mut Selection)) -> Self {
             let mut selection = Selection::all(&[PortId(2), PORT], PORTS, 1_000_000_000);
             change(&mut selection);
-            let (tap, ring, counters) = tap(7, 2, selection, RING);
+            let (tap, reader, counters) = tap(7, 2, selection, RING);
             let mut taps = Taps::default();
             taps.add(Box::new(tap));
-            Self { taps, reader: Reader::new(ring), counters }
+            Self { taps, reader, counters }
         }
 
         fn see(&mut self, port: PortId, direction: Direction, frames: &[Vec<u8>]) {
@@ -465,44 +414,5 @@ mod tests {
         bench.see_more(PORT, Direction::To, &frames[..1]);
         assert_eq!(bench.records().iter().map(|(r, _)| r.missed).collect::<Vec<_>>(), [PORTION as u32 + 8]);
         bench.assert_identity();
-    }
-
-    #[test]
-    fn a_core_that_loses_its_cpu_is_not_blind_for_long() {
-        let hz = 1_000_000_000;
-        let mut allowance = Allowance::new(5, hz);
-        allowance.earn(hz);
-        // A second.
-        allowance.pay(hz);
-        assert!(allowance.is_blind(hz) && !allowance.is_blind(hz + hz / 1000));
-        let mut unbounded = Allowance::new(100, hz);
-        unbounded.pay(hz);
-        assert!(!unbounded.is_blind(0));
-    }
-
-    proptest! {
-        /// Over any time, no more is spent than the share of it, what is carried over and what is spent between two looks at the clock. Who is not
-        /// blind has something left.
-        #[test]
-        fn no_more_than_its_share(share in 1u32..=50, bursts in prop::collection::vec((0u64..200_000, 0u64..50_000), 1..400)) {
-            let hz = 1_000_000_000;
-            let mut allowance = Allowance::new(share, hz);
-            let start = 5 * hz;
-            allowance.earn(start);
-            let (mut now, mut spent, mut longest) = (start, 0, 0);
-            for (pause, length) in bursts {
-                now += pause;
-                if !allowance.is_blind(now) {
-                    allowance.earn(now);
-                    prop_assert!(allowance.left > 0);
-                    now += length;
-                    spent += length;
-                    longest = longest.max(length);
-                    allowance.pay(length);
-                }
-                let bound = (now - start) * u64::from(share) / 100 + hz / 100 * u64::from(share) / 100 + longest;
-                prop_assert!(spent <= bound, "{spent} of {}", now - start);
-            }
-        }
     }
 }
