@@ -1,7 +1,8 @@
 //! What `sidecore capture` records: everything that passes its ports, as it passes, and nothing of it at the cost of others.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -146,6 +147,25 @@ fn contents(file: &[u8]) -> Contents {
 /// Captures that run, as the switch says.
 fn running(rig: &Rig) -> usize {
     rig.json()["captures"]["running"].as_array().unwrap().len()
+}
+
+/// A capture of `a` whose reader is this test.
+fn by_hand(rig: &Rig) -> BufReader<UnixStream> {
+    let mut stream = UnixStream::connect(rig.dir().join("control.sock")).unwrap();
+    let request = json!({"command": "capture", "ports": ["a"], "core_share_percent": 50, "rate_pps": 4_000_000_000u32});
+    stream.write_all(format!("{request}\n").as_bytes()).unwrap();
+    let mut stream = BufReader::with_capacity(64, stream);
+    let mut answer = String::new();
+    stream.read_line(&mut answer).unwrap();
+    assert_eq!(answer, "{\"ok\":\"capturing\"}\n");
+    stream
+}
+
+/// Packets that were written or missed.
+fn accounted(rig: &Rig) -> u64 {
+    let captures = rig.json()["captures"].clone();
+    let missed = captures["missed"].as_object().unwrap().values().map(|n| n.as_u64().unwrap()).sum::<u64>();
+    captures["packets"].as_u64().unwrap() + missed
 }
 
 fn wait_for_end(rig: &Rig) {
@@ -344,21 +364,10 @@ fn a_port_that_goes_and_a_switch_that_stops_end_it() {
 #[test]
 fn a_reader_that_reads_nothing_misses_packets_and_nobody_else_does() {
     let (rig, mut a, mut b) = two(Plan::new().guests(&["a", "b"]));
-    let mut stream = UnixStream::connect(rig.dir().join("control.sock")).unwrap();
-    let request = json!({"command": "capture", "ports": ["a"], "core_share_percent": 50, "rate_pps": 4_000_000_000u32});
-    stream.write_all(format!("{request}\n").as_bytes()).unwrap();
-    let mut stream = BufReader::with_capacity(64, stream);
-    let mut answer = String::new();
-    stream.read_line(&mut answer).unwrap();
-    assert_eq!(answer, "{\"ok\":\"capturing\"}\n");
+    let stream = by_hand(&rig);
     // 60 MB: more than a ring and a socket hold.
     let packets = udp(1, 2, 1500, 100);
     (0..400).for_each(|_| send(&mut a, &mut b, &packets));
-    let accounted = |rig: &Rig| {
-        let captures = rig.json()["captures"].clone();
-        let missed = captures["missed"].as_object().unwrap().values().map(|n| n.as_u64().unwrap()).sum::<u64>();
-        captures["packets"].as_u64().unwrap() + missed
-    };
     let missed = |rig: &Rig| rig.json()["captures"]["missed"]["slow_reader"].as_u64().unwrap();
     assert!(missed(&rig) > 1000, "{}", rig.json()["captures"]);
     assert!(accounted(&rig) < 40_000, "some are in the ring: {}", rig.json()["captures"]);
@@ -370,6 +379,28 @@ fn a_reader_that_reads_nothing_misses_packets_and_nobody_else_does() {
     let before = missed(&rig);
     send(&mut a, &mut b, &packets);
     assert_eq!(missed(&rig), before);
+    rig.finish(&mut [&mut a, &mut b]);
+}
+
+#[test]
+fn a_reader_that_takes_its_time_at_the_end_does_not_keep_the_place() {
+    let (rig, mut a, mut b) = two(Plan::new().guests(&["a", "b"]));
+    let mut stream = by_hand(&rig);
+    // More than the ring and the socket hold.
+    let packets = udp(1, 2, 1500, 100);
+    (0..60).for_each(|_| send(&mut a, &mut b, &packets));
+    stream.get_ref().shutdown(Shutdown::Write).unwrap();
+    // It would have all that is left in some 14 s.
+    eventually("end of the capture", LIMIT, || {
+        let _ = stream.get_mut().read(&mut [0; 32 << 10])?;
+        std::thread::sleep(Duration::from_millis(100));
+        Ok((running(&rig) == 0).then_some(()))
+    })
+    .unwrap();
+    assert_eq!(accounted(&rig), 6000, "what was never sent was missed: {}", rig.json()["captures"]);
+    let log = rig.switch.log();
+    assert!(log.contains("its reader ended it; whoever read it has not got all of it"), "{log}");
+    Capture::begin(&rig, "next", &["a"]).end();
     rig.finish(&mut [&mut a, &mut b]);
 }
 

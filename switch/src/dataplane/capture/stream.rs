@@ -24,6 +24,8 @@ const PAUSE: Duration = Duration::from_millis(2);
 const PATIENCE: Duration = Duration::from_millis(50);
 /// At the end, a reader that takes nothing for so long gets no more.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+/// Nor does one that was waited for so long in all: until then the capture keeps its place among those that run.
+const ALL_LAST_WORDS: Duration = Duration::from_secs(5);
 /// Where the switch stops, it has so long for everything.
 const LAST_WORDS_AT_STOP: Duration = Duration::from_millis(200);
 /// A core that recorded something has shown it after so many microseconds: what is older is in its order.
@@ -65,6 +67,8 @@ struct Streamer<'c> {
     stops: &'c AtomicBool,
     /// When everything is over then.
     stop_by: Option<Instant>,
+    /// How long the reader was waited for at the end.
+    waited: Duration,
     socket: UnixStream,
     file: File,
     readers: Vec<Reader>,
@@ -95,6 +99,7 @@ impl<'c> Streamer<'c> {
             capture,
             stops,
             stop_by: None,
+            waited: Duration::ZERO,
             socket,
             file,
             readers,
@@ -214,10 +219,12 @@ impl<'c> Streamer<'c> {
             if self.stops.load(Ordering::Relaxed) {
                 deadline = deadline.min(*self.stop_by.get_or_insert(now + LAST_WORDS_AT_STOP));
             }
-            if now >= deadline {
+            if now >= deadline || self.waited >= ALL_LAST_WORDS {
                 return Err(io::ErrorKind::TimedOut.into());
             }
             poll_socket(&self.socket, PollFlags::OUT, PATIENCE)?;
+            // Beyond that it was this thread that waited, for a CPU.
+            self.waited += now.elapsed().min(PATIENCE);
         }
     }
 
