@@ -78,10 +78,15 @@ pub(crate) struct CaptureRequest {
 impl CaptureRequest {
     /// The longest frame there is.
     pub(crate) const SNAPLEN: u32 = vm_ports::FRAME_MAX as u32;
+    /// Nothing shorter has a header to look at.
+    pub(crate) const SNAPLEN_MIN: u32 = 14;
     /// A gibibyte.
     pub(crate) const BYTES: u64 = 1 << 30;
+    /// The smallest file that can be asked for.
+    pub(crate) const BYTES_MIN: u64 = 64 << 10;
     pub(crate) const RATE_PPS: u32 = 100_000;
     pub(crate) const CORE_SHARE_PERCENT: u32 = 5;
+    pub(crate) const CORE_SHARE_MAX: u32 = 50;
 }
 
 impl Default for CaptureRequest {

@@ -11,7 +11,7 @@ use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketOption;
 use pcap_file::pcapng::blocks::interface_description::InterfaceDescriptionOption;
 use pcap_file::pcapng::blocks::interface_statistics::InterfaceStatisticsOption;
 use pcap_file::pcapng::{Block, PcapNgReader};
-use rustix::process::Signal;
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
 use serde_json::{Value, json};
 use sidecore_tests::paths;
 use sidecore_tests::process::{Process, eventually, must, run};
@@ -473,11 +473,13 @@ fn what_cannot_begin_says_why_and_leaves_nothing() {
     refused(&["c", "-w", name], "there is no port \"c\"");
     refused(&["a", "a", "-w", name], "each named once");
     refused(&["a", "-w", name, "--filter", "tcp prot 5"], "\"tcp prot 5\" is not understood");
-    refused(&["a", "-w", name, "--filter", "ip6 protochain 6"], "jumps past the filter's end");
-    refused(&["a", "-w", name, "--size", "1K"], "bytes must be at least 65536");
+    refused(&["a", "-w", name, "--filter", "ip6 protochain 6"], "capture more, and select from it with `tcpdump -r`");
+    refused(&["a", "-w", name, "--size", "1K"], "--size <SIZE>': a file has 64 KiB at least");
     refused(&["a", "-w", name, "--size", "many"], "64K, 100M, 2G");
-    refused(&["a", "-w", name, "--core-share", "51"], "core_share_percent must be 1 to 50, not 51");
-    refused(&["a", "-w", name, "--snaplen", "13"], "snaplen must be at least 14");
+    refused(&["a", "-w", name, "--core-share", "51"], "--core-share <PERCENT>': 51 is not in 1..=50");
+    refused(&["a", "-w", name, "--snaplen", "13"], "--snaplen <BYTES>': 13 is not in 14..");
+    refused(&["a", "-w", name, "--rate", "0"], "--rate <N>': 0 is not in 1..");
+    refused(&["a", "-w", name, "-c", "0"], "--packets <N>': 0 is not in 1..");
     refused(&["a", "-w", there_name], "is there already");
     refused(&["a", "-w", "/nowhere/x.pcapng"], "cannot be written");
     assert_eq!(std::fs::read_to_string(&there).unwrap(), "precious");
@@ -489,9 +491,17 @@ fn what_cannot_begin_says_why_and_leaves_nothing() {
     let half = Capture::begin(&rig, "half", &["b"]);
     refused(&["a", "-w", name], "may take 50 % of an I/O core's time");
     half.end();
-    let answer =
-        rig.switch.ask(&json!({"command": "capture", "ports": ["a"], "filter": {"expression": "", "program": ["1"]}}));
-    assert!(answer.unwrap_err().to_string().contains("instruction 0 is"));
+    for (request, why) in [
+        (json!({"filter": {"expression": "", "program": ["1"]}}), "instruction 0 is"),
+        (json!({"core_share_percent": 51}), "core_share_percent must be 1 to 50, not 51"),
+        (json!({"bytes": 1024}), "bytes must be at least 65536"),
+        (json!({"snaplen": 13}), "snaplen must be at least 14"),
+    ] {
+        let mut whole = json!({"command": "capture", "ports": ["a"]});
+        whole.as_object_mut().unwrap().extend(request.as_object().unwrap().clone());
+        let error = rig.switch.ask(&whole).unwrap_err().to_string();
+        assert!(error.contains(why), "{request}: {error}");
+    }
     let mut stream = UnixStream::connect(rig.dir().join("control.sock")).unwrap();
     let request = json!({"command": "capture", "ports": ["a"]});
     stream.write_all(format!("{request}\n{{\"command\":\"status\"}}\n").as_bytes()).unwrap();
@@ -502,5 +512,27 @@ fn what_cannot_begin_says_why_and_leaves_nothing() {
     let metrics: Value = rig.json()["captures"].clone();
     assert_eq!(metrics["begun"], 5, "{metrics}");
     assert!(run(&["ls", name], Duration::from_secs(5)).is_ok_and(|output| !output.status.success()));
+    rig.finish_but(&mut [&mut a, &mut b], &["request refused"]);
+}
+
+#[test]
+fn a_switch_that_may_open_no_more_files_says_so() {
+    let (rig, mut a, mut b) = two(Plan::new().guests(&["a", "b"]));
+    let pid = Pid::from_raw(rig.json()["pid"].as_i64().unwrap() as i32);
+    let mut stream = BufReader::new(UnixStream::connect(rig.dir().join("control.sock")).unwrap());
+    let mut ask = |request: &Value| {
+        let mut answer = String::new();
+        stream.get_mut().write_all(format!("{request}\n").as_bytes()).unwrap();
+        stream.read_line(&mut answer).unwrap();
+        answer
+    };
+    // The connection is there: none can be made below.
+    assert!(ask(&json!({"command": "status"})).starts_with("{\"ok\":"));
+    let limit = |current| prlimit(pid, Resource::Nofile, current).unwrap();
+    let before = limit(Rlimit { current: Some(3), ..getrlimit(Resource::Nofile) });
+    let answer = ask(&json!({"command": "capture", "ports": ["a"]}));
+    limit(before);
+    assert!(answer.contains("too many files are open") && answer.contains("LimitNOFILE="), "{answer}");
+    Capture::begin(&rig, "next", &["a"]).end();
     rig.finish_but(&mut [&mut a, &mut b], &["request refused"]);
 }

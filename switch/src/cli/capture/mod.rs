@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use clap::{Args, ValueEnum};
+use clap::builder::RangedI64ValueParser;
+use clap::{Args, ValueEnum, value_parser};
 use pcap::{Capture, Linktype};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -38,23 +39,36 @@ pub(super) struct CaptureArgs {
     #[arg(short, long, value_name = "EXPRESSION")]
     filter: Option<String>,
     /// Keep so many bytes of each packet.
-    #[arg(short, long, value_name = "BYTES", default_value_t = CaptureRequest::SNAPLEN)]
+    #[arg(short, long, value_name = "BYTES", default_value_t = CaptureRequest::SNAPLEN, value_parser = from(CaptureRequest::SNAPLEN_MIN))]
     snaplen: u32,
     /// End after so many packets.
-    #[arg(short = 'c', long, value_name = "N")]
+    #[arg(short = 'c', long, value_name = "N", value_parser = value_parser!(u64).range(1..))]
     packets: Option<u64>,
     /// End before the file is larger: bytes, or as in 64K, 100M, 2G.
-    #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = units::parse_bytes)]
+    #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = size)]
     size: u64,
     /// End after so long: seconds, or as in 500ms, 30s, 5m, 1h.
     #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
     duration: Option<Duration>,
     /// Each I/O core adds at most so many packets in a second; others are missed.
-    #[arg(long, value_name = "N", default_value_t = CaptureRequest::RATE_PPS)]
+    #[arg(long, value_name = "N", default_value_t = CaptureRequest::RATE_PPS, value_parser = from(1))]
     rate: u32,
     /// Each I/O core spends at most this part of its time on the capture, 1 to 50; what it has no time for is missed.
-    #[arg(long, value_name = "PERCENT", default_value_t = CaptureRequest::CORE_SHARE_PERCENT)]
+    #[arg(long, value_name = "PERCENT", default_value_t = CaptureRequest::CORE_SHARE_PERCENT, value_parser = core_share())]
     core_share: u32,
+}
+
+fn from(least: u32) -> RangedI64ValueParser<u32> {
+    value_parser!(u32).range(i64::from(least)..)
+}
+
+fn core_share() -> RangedI64ValueParser<u32> {
+    value_parser!(u32).range(1..=i64::from(CaptureRequest::CORE_SHARE_MAX))
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    let (size, least) = (units::parse_bytes(text)?, CaptureRequest::BYTES_MIN);
+    if size < least { Err(format!("a file has {} at least", units::bytes(least))) } else { Ok(size) }
 }
 
 const EXAMPLES: &str = "\

@@ -20,7 +20,12 @@ pub(crate) enum CaptureError {
          or end one of them (`sidecore status` shows them)"
     )]
     NoTimeLeft { taken: u32, most: u32 },
-    #[error("its thread cannot be started: {0}")]
+    #[error(
+        "the switch cannot keep its connection: {0}; if too many files are open, end captures and connections, or raise the \
+         process's limit (`LimitNOFILE=`)"
+    )]
+    Connection(std::io::Error),
+    #[error("its thread cannot be started: {0}; if there are too many, raise the limit of tasks (`TasksMax=`)")]
     Thread(std::io::Error),
 }
 
@@ -36,10 +41,18 @@ pub(crate) enum FilterError {
         "the filter's instruction {at} is {text:?}: write code, jump if true, jump if false and k, as `tcpdump -ddd` does"
     )]
     Malformed { at: usize, text: String },
-    #[error("the filter's instruction {at} has the unknown code {code}, or a value that it cannot have")]
+    #[error(
+        "the filter's instruction {at} has the unknown code {code}, or a value that it cannot have: write what `tcpdump -ddd` \
+         prints, or select from what was captured with `tcpdump -r`"
+    )]
     Unknown { at: usize, code: u32 },
-    #[error("the filter's instruction {at} jumps past the filter's end")]
+    #[error(
+        "the filter has a loop, as `protochain` makes one, at its instruction {at}: filters with loops are not supported; capture \
+         more, and select from it with `tcpdump -r`"
+    )]
+    Loop { at: usize },
+    #[error("the filter's instruction {at} jumps past the filter's end: write all that `tcpdump -ddd` prints")]
     Jump { at: usize },
-    #[error("the filter does not end with a return")]
+    #[error("the filter does not end with a return: write all that `tcpdump -ddd` prints")]
     NoEnd,
 }

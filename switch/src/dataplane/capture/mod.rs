@@ -52,11 +52,7 @@ const RINGS_TOTAL: usize = 32 << 20;
 const RING_MIN: usize = 512 << 10;
 const RING_MAX: usize = 4 << 20;
 /// Hundredths of a core's time that all captures together may take.
-const SHARES_MAX: u32 = 50;
-/// The smallest file that can be asked for.
-const BYTES_MIN: u64 = 64 << 10;
-/// Nothing shorter has a header to look at.
-const SNAPLEN_MIN: u64 = 14;
+const SHARES_MAX: u32 = CaptureRequest::CORE_SHARE_MAX;
 /// Niceness of a capture's thread: where it shares a CPU with a core that polls, it waits.
 const NICENESS: i32 = 19;
 
@@ -161,7 +157,7 @@ impl Captures {
     ) -> Result<(), CaptureError> {
         self.reap();
         let cores = self.shared.fabric.cores().count();
-        let socket = stream.try_clone().map_err(CaptureError::Thread)?;
+        let socket = stream.try_clone().map_err(CaptureError::Connection)?;
         // Nobody else begins one meanwhile.
         let number = self.shared.state().number_of_next(request.core_share_percent)?;
         let (capture, taps, readers) = Capture::new(number, request, ports, cores)?;
@@ -288,8 +284,8 @@ impl Capture {
         if ports.is_empty() || ports.len() > INTERFACES_MAX || named_twice {
             return Err(CaptureError::Ports { most: INTERFACES_MAX });
         }
-        at_least("snaplen", request.snaplen.into(), SNAPLEN_MIN)?;
-        at_least("bytes", request.bytes, BYTES_MIN)?;
+        at_least("snaplen", request.snaplen.into(), CaptureRequest::SNAPLEN_MIN.into())?;
+        at_least("bytes", request.bytes, CaptureRequest::BYTES_MIN)?;
         at_least("packets", request.packets.unwrap_or(1), 1)?;
         at_least("rate_pps", request.rate_pps.into(), 1)?;
         let cycles_per_s = tsc_hz();
