@@ -64,72 +64,30 @@ impl Place {
 
 /// Makes the experiment.
 pub fn run(lab: &Lab) -> Result<Finding> {
-    let few = [GUESTS[0], GUESTS[1]];
-    let ends = [GUESTS[0], GUESTS[1], TRAP_GUESTS, GUESTS[4]];
-    let counts: &[usize] = match lab.effort {
-        Effort { rounds: 1, .. } => &few,
-        Effort { coarse: true, .. } => &ends,
-        _ => &GUESTS,
-    };
-    let modes = |guests: usize| match guests {
-        TRAP_GUESTS => &MODES[2..],
-        more if more > TRAP_GUESTS => &MODES[..2],
-        _ => &MODES[..],
-    };
-    let places: Vec<(&str, usize)> =
-        counts.iter().flat_map(|guests| modes(*guests).iter().map(|mode| (*mode, *guests))).collect();
-    let turns = lab.rounds(&places, |(mode, guests)| {
-        turn(lab, mode, *guests).with_context(|| format!("{guests} guests, mode {mode}"))
-    })?;
-    let places: Vec<Place> =
-        places.into_iter().zip(turns).map(|((mode, guests), turns)| Place { mode, guests, turns }).collect();
+    let counts = counts(lab.effort);
+    let places = measure(lab, counts)?;
     let bare = lab.rounds(&[()], |()| wake_up(lab))?.concat();
     let busy = busy(lab)?;
+    let [wakes, wakes_late] =
+        [0, 1].map(|which| stats::estimate(&bare.iter().map(|bare| bare[which]).collect::<Vec<_>>()));
     let mut finding = Finding {
         name: "idle".to_owned(),
         title: "Idle: what the switch costs when guests are silent, and how late it wakes".to_owned(),
         question: "How much of a CPU does a switch use whose guests send nothing, and how long does a packet take that comes then: with cores that \
                    poll, that sleep, and with a thread for each guest (traditional)? And what does the ability to sleep cost under load?"
             .to_owned(),
-        setup: vec![
-            format!(
-                "One I/O core; all guests are connected. CPU time is that of all threads of the switch, as the scheduler of Linux counts it, while \
-                 nobody sends. Then one guest sends {RATE} packets a second to another: latency is one way, from guest to guest. The receiver polls, \
-                 and all others go on sleeping. Threads of the switch that share the generator's CPU give way to it (nice 10): it stands for guests \
-                 that have CPUs of their own."
-            ),
-            format!(
-                "In mode trap guests' threads run on the CPU that is the I/O core's otherwise, and there are at most {TRAP_GUESTS} of them: each has a \
-                 ring of its own to every other, so that all take memory with the square of their number. More guests were not measured there."
-            ),
-            format!(
-                "What waking up costs here whatever the program: a thread on the I/O core's CPU that waits in read() for an eventfd, written to {RATE} \
-                 times a second from the generator's CPU, goes on after {} µs in the median and {} µs at the 99th percentile.",
-                shown(stats::estimate(&bare.iter().map(|bare| bare[0]).collect::<Vec<_>>())),
-                shown(stats::estimate(&bare.iter().map(|bare| bare[1]).collect::<Vec<_>>())),
-            ),
-            format!("Under load: {PAIRS} pairs of guests send {LONG} B as fast as their rings take them, in modes poll and adaptive in turn."),
-        ],
+        setup: setup(wakes, wakes_late),
         repeat: "make experiments ONLY=idle".to_owned(),
         conditions: lab.conditions(),
         ..Finding::default()
     };
     finding.tables.push(table(&places));
     finding.tables.push(threads_table(&places));
-    finding.charts.push(chart(
-        ("cpu", "CPU that an idle switch uses"),
-        (counts, &places),
-        Axis::log("% of a CPU"),
-        |turn| turn.cpu() * 100.0,
-    ));
-    finding.charts.push(chart(
-        ("latency", "First packet after a silence, 99th percentile"),
-        (counts, &places),
-        Axis::log("µs"),
-        |turn| turn.latency[1],
-    ));
-    let bare_p99 = stats::estimate(&bare.iter().map(|bare| bare[1]).collect::<Vec<_>>());
-    judge(&mut finding, &places, counts[counts.len() - 1], (&busy, bare_p99));
+    let cpu = ("cpu", "CPU that an idle switch uses");
+    finding.charts.push(chart(cpu, (counts, &places), Axis::log("% of a CPU"), |turn| turn.cpu() * 100.0));
+    let latency = ("latency", "First packet after a silence, 99th percentile");
+    finding.charts.push(chart(latency, (counts, &places), Axis::log("µs"), |turn| turn.latency[1]));
+    judge(&mut finding, &places, counts[counts.len() - 1], (&busy, wakes_late));
     finding.raw = json!({
         "places": places.iter().map(|place| (place.mode, place.guests)).collect::<Vec<_>>(),
         "cpu": places.iter().map(|place| place.all(Turn::cpu)).collect::<Vec<_>>(),
@@ -141,34 +99,96 @@ pub fn run(lab: &Lab) -> Result<Finding> {
     Ok(finding)
 }
 
+/// Numbers of guests.
+fn counts(effort: Effort) -> &'static [usize] {
+    match effort {
+        Effort { rounds: 1, .. } => &[GUESTS[0], GUESTS[1]],
+        Effort { coarse: true, .. } => &[GUESTS[0], GUESTS[1], TRAP_GUESTS, GUESTS[4]],
+        _ => &GUESTS,
+    }
+}
+
+/// Every mode with every number of guests that it is measured with.
+fn measure(lab: &Lab, counts: &[usize]) -> Result<Vec<Place>> {
+    let modes = |guests: usize| match guests {
+        TRAP_GUESTS => &MODES[2..],
+        more if more > TRAP_GUESTS => &MODES[..2],
+        _ => &MODES[..],
+    };
+    let places: Vec<(&str, usize)> =
+        counts.iter().flat_map(|guests| modes(*guests).iter().map(|mode| (*mode, *guests))).collect();
+    let turns = lab.rounds(&places, |(mode, guests)| {
+        turn(lab, mode, *guests).with_context(|| format!("{guests} guests, mode {mode}"))
+    })?;
+    Ok(places.into_iter().zip(turns).map(|((mode, guests), turns)| Place { mode, guests, turns }).collect())
+}
+
+/// How it is measured. `wakes`, `wakes_late`: microseconds of a bare wake-up, median and 99th percentile.
+fn setup(wakes: Option<Ratio>, wakes_late: Option<Ratio>) -> Vec<String> {
+    vec![
+        format!(
+            "One I/O core; all guests are connected. CPU time is that of all threads of the switch, as the scheduler of Linux counts it, while \
+             nobody sends. Then one guest sends {RATE} packets a second to another: latency is one way, from guest to guest. The receiver polls, \
+             and all others go on sleeping. Threads of the switch that share the generator's CPU give way to it (nice 10): it stands for guests \
+             that have CPUs of their own."
+        ),
+        format!(
+            "In mode trap guests' threads run on the CPU that is the I/O core's otherwise, and there are at most {TRAP_GUESTS} of them: each has a \
+             ring of its own to every other, so that all take memory with the square of their number. More guests were not measured there."
+        ),
+        format!(
+            "What waking up costs here whatever the program: a thread on the I/O core's CPU that waits in read() for an eventfd, written to {RATE} \
+             times a second from the generator's CPU, goes on after {} µs in the median and {} µs at the 99th percentile.",
+            shown(wakes),
+            shown(wakes_late),
+        ),
+        format!(
+            "Under load: {PAIRS} pairs of guests send {LONG} B as fast as their rings take them, in modes poll and adaptive in turn."
+        ),
+    ]
+}
+
 /// Microseconds from an eventfd's write until a thread that waits for it on the I/O core's CPU goes on: median and 99th percentile.
 fn wake_up(lab: &Lab) -> Result<[f64; 2]> {
     let mut cpu = CpuSet::new();
     cpu.set(*lab.cpus.io_cores(1).first().context("no CPU")?);
+    let count = (2.0 * lab.effort.seconds * RATE).ceil() as usize;
+    let written: Vec<AtomicU64> = (0..count).map(|_| AtomicU64::new(0)).collect();
+    let mut late = wake_ups(&written, Duration::from_secs_f64(1.0 / RATE), || Ok(sched_setaffinity(None, &cpu)?))?;
+    late.sort_by(f64::total_cmp);
+    let at = |share| quantile(&late, share).context("nobody slept");
+    Ok([at(0.5)?, at(0.99)?])
+}
+
+/// Writes to an eventfd, with a pause before each time, and notes when: nanoseconds from the beginning. Returns after how many microseconds each a thread
+/// went on that waits for them, and that does `begin` before.
+fn wake_ups(written: &[AtomicU64], pause: Duration, begin: impl FnOnce() -> Result<()> + Send) -> Result<Vec<f64>> {
     // A semaphore: as many reads as writes, whoever is late.
     let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::SEMAPHORE)?;
-    let (written, begin) = (AtomicU64::new(0), Instant::now());
-    let ns = || begin.elapsed().as_nanos() as u64;
-    let count = (2.0 * lab.effort.seconds * RATE).ceil() as usize;
-    let mut late = std::thread::scope(|scope| {
-        let wait = || -> Result<f64> {
+    let start = Instant::now();
+    let ns = || start.elapsed().as_nanos() as u64;
+    std::thread::scope(|scope| {
+        let wait = |written: &AtomicU64| -> Result<f64> {
             rustix::io::read(&fd, &mut [0; 8])?;
             Ok(ns().saturating_sub(written.load(Ordering::Acquire)) as f64 / 1e3)
         };
         let sleeper = scope.spawn(move || {
-            sched_setaffinity(None, &cpu)?;
-            (0..count).map(|_| wait()).collect::<Result<Vec<f64>>>()
+            begin()?;
+            written.iter().map(wait).collect::<Result<Vec<f64>>>()
         });
-        for _ in 0..count {
-            std::thread::sleep(Duration::from_secs_f64(1.0 / RATE));
+        let wrote = written.iter().try_for_each(|written| {
+            std::thread::sleep(pause);
             written.store(ns(), Ordering::Release);
-            rustix::io::write(&fd, &1u64.to_ne_bytes())?;
+            rustix::io::write(&fd, &1u64.to_ne_bytes()).map(drop)
+        });
+        if wrote.is_err() {
+            // The sleeper waits for the rest, and this thread for the sleeper.
+            let _ = rustix::io::write(&fd, &(written.len() as u64).to_ne_bytes());
         }
-        sleeper.join().map_err(|_| anyhow!("the sleeper has panicked"))?
-    })?;
-    late.sort_by(f64::total_cmp);
-    let at = |share| quantile(&late, share).context("nobody slept");
-    Ok([at(0.5)?, at(0.99)?])
+        let late = sleeper.join().map_err(|_| anyhow!("the sleeper has panicked"))?;
+        wrote?;
+        late
+    })
 }
 
 /// Packets a second under load, in modes `poll` and `adaptive`, each time of a switch that was started for it: where its memory happens to be makes
@@ -365,4 +385,24 @@ fn judge(finding: &mut Finding, places: &[Place], most: usize, (busy, bare): (&[
         shown(bare),
         shown(speed),
     ));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_sleeps_through_several_writes_is_late_for_each_by_its_own_time() {
+        let written: Vec<AtomicU64> = (0..5).map(|_| AtomicU64::new(0)).collect();
+        // It wakes after the last write.
+        let overslept = || {
+            while written[4].load(Ordering::Acquire) == 0 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Ok(())
+        };
+        let late = wake_ups(&written, Duration::from_millis(20), overslept).unwrap();
+        let apart = (written[4].load(Ordering::Acquire) - written[0].load(Ordering::Acquire)) as f64 / 1e3;
+        assert!(late[0] >= apart, "{late:?}, of writes that are {apart} apart");
+    }
 }

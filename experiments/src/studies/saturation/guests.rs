@@ -1,0 +1,237 @@
+//! The first part: guests are added, at an I/O core, and at a switch with a thread for each guest on the same CPU.
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
+use super::super::finding::{Axis, Bound, Chart, Claim, Finding, Point, Series, Table};
+use super::super::stage::{Load, Stage};
+use super::super::{Lab, jain};
+use super::{BUSY, cell, estimate, ports, stage};
+use crate::ringgen::Report;
+use crate::stats::{self, median};
+
+/// Guests that exchange pings, beside the busy ones.
+const PINGING: usize = 2;
+/// So many busy guests ask for as much as the core can do.
+const KNEE: usize = 4;
+/// Bytes of a packet on the wire: copying makes the core the limit, and not the generator.
+const SIZE: usize = 1518;
+
+/// What one turn came to.
+struct Turn {
+    offered: f64,
+    delivered: f64,
+    /// By busy guest.
+    each: Vec<f64>,
+    rtt: [f64; 2],
+    /// Parts of what guests sent, and of what they had to send.
+    dropped: f64,
+    left: f64,
+}
+
+impl Turn {
+    /// Of a report in which the guests after the pinging ones send in pairs.
+    fn new(report: &Report, busy: usize, rate: f64) -> Self {
+        let busy_guests = || report.per_guest.iter().skip(PINGING);
+        let each: Vec<f64> = busy_guests().skip(1).step_by(2).map(|guest| guest.pps).collect();
+        let (sent, received) =
+            busy_guests().fold((0, 0), |(sent, received), guest| (sent + guest.sent, received + guest.received));
+        let dropped = if sent == 0 { 0.0 } else { (sent.saturating_sub(received)) as f64 / sent as f64 };
+        let (offered, delivered) = (busy as f64 * rate, each.iter().sum::<f64>());
+        let left = if offered > 0.0 { (1.0 - delivered / (1.0 - dropped) / offered).max(0.0) } else { 0.0 };
+        let rtt = report.latency_ns.map_or([f64::NAN; 2], |latency| [latency.p50 / 1e3, latency.p99 / 1e3]);
+        Self { offered, delivered, each, rtt, dropped, left }
+    }
+}
+
+/// All turns of one switch: for each number of busy guests, those of all rounds.
+struct Turns<'t> {
+    counts: &'static [usize],
+    turns: &'t [Vec<Turn>],
+}
+
+impl Turns<'_> {
+    /// With so many busy guests.
+    fn with(&self, busy: usize, of: impl Fn(&Turn) -> f64) -> Vec<f64> {
+        let at = self.counts.iter().position(|count| *count == busy).unwrap_or_default();
+        self.turns[at].iter().map(of).collect()
+    }
+
+    fn mpps(&self, busy: usize) -> Vec<f64> {
+        self.with(busy, |turn| turn.delivered / 1e6)
+    }
+
+    /// Median over the rounds of the median round trip.
+    fn rtt(&self, busy: usize) -> f64 {
+        median(&self.with(busy, |turn| turn.rtt[0])).unwrap_or(f64::NAN)
+    }
+
+    /// From so many busy guests on.
+    fn series(&self, title: &str, from: usize, of: impl Fn(&Turn) -> f64) -> Series {
+        let counts = self.counts.iter().filter(|count| **count >= from);
+        Series::new(title, counts.map(|busy| Point::new(*busy as f64, &self.with(*busy, &of))).collect())
+    }
+
+    fn table(&self, title: &str) -> Table {
+        let head = [
+            "busy guests",
+            "asked for, Mpps",
+            "delivered, Mpps",
+            "each, Mpps",
+            "Jain's index",
+            "RTT p50, µs",
+            "RTT p99, µs",
+            "dropped, %",
+            "left with the guest, %",
+        ];
+        let mut table = Table::new(title, &head);
+        for busy in self.counts {
+            let all = |of: &dyn Fn(&Turn) -> f64| estimate(&self.with(*busy, of));
+            let busy_only = |cell: String| if *busy == 0 { "-".to_owned() } else { cell };
+            table.row([
+                busy.to_string(),
+                busy_only(all(&|turn| turn.offered / 1e6)),
+                busy_only(all(&|turn| turn.delivered / 1e6)),
+                busy_only(all(&|turn| turn.delivered / 1e6 / *busy as f64)),
+                busy_only(all(&|turn| jain(&turn.each))),
+                all(&|turn| turn.rtt[0]),
+                all(&|turn| turn.rtt[1]),
+                busy_only(all(&|turn| turn.dropped * 100.0)),
+                busy_only(all(&|turn| turn.left * 100.0)),
+            ]);
+        }
+        table
+    }
+
+    /// Of all rounds at each place: packets a second by guest, and round trips.
+    fn raw(&self) -> [Value; 2] {
+        let all = |of: fn(&Turn) -> Value| {
+            self.turns.iter().map(|turns| turns.iter().map(of).collect()).collect::<Vec<Value>>().into()
+        };
+        [all(|turn| json!(turn.each)), all(|turn| json!(turn.rtt))]
+    }
+}
+
+/// Measures, and adds it to what was found.
+pub(super) fn find(lab: &Lab, finding: &mut Finding) -> Result<()> {
+    let counts: &[usize] = if lab.effort.coarse { &[0, 1, 2, 4, 8, 16] } else { &[0, 1, 2, 3, 4, 5, 6, 8, 12, 16] };
+    let (rate, turns) = measure(lab, counts)?;
+    let (polling, trap) = turns.split_at(counts.len());
+    let (polling, trap) = (Turns { counts, turns: polling }, Turns { counts, turns: trap });
+    finding.charts.push(throughput(rate, &polling, &trap));
+    finding.charts.push(latency(&polling, &trap));
+    finding.tables.push(polling.table("More and more guests"));
+    finding.tables.push(trap.table("The same with a thread for each guest (trap)"));
+    finding.setup.push(format!(
+        "One I/O core with a CPU of its own; guests, played by ringgen on another CPU, send {SIZE} B packets in pairs beside two that exchange \
+         pings of the same size. Split rings of 256 entries; the scheduler looks on."
+    ));
+    finding.setup.push(load(lab, BUSY, rate).shown());
+    judge(finding, &polling, &trap);
+    let ([delivered, rtt], [trap_delivered, trap_rtt]) = (polling.raw(), trap.raw());
+    finding.raw["guests"] = json!({
+        "rate_pps": rate,
+        "counts": counts,
+        "delivered_pps": delivered,
+        "traditional_delivered_pps": trap_delivered,
+        "rtt_us": rtt,
+        "traditional_rtt_us": trap_rtt,
+    });
+    Ok(())
+}
+
+/// So many busy guests that send so many packets a second each; 0: as many as they can.
+fn load(lab: &Lab, busy: usize, rate: f64) -> Load {
+    let load = Load::new("pingpong", PINGING + 2 * busy, lab.effort.seconds);
+    load.option("size", SIZE).option("rate", format!("{rate:.0}"))
+}
+
+/// The rate of each busy guest; and turns with so many of them each, first at the switch that polls, then at the one with threads.
+fn measure(lab: &Lab, counts: &[usize]) -> Result<(f64, Vec<Vec<Turn>>)> {
+    let all = PINGING + 2 * BUSY;
+    let traditional = Stage::start_traditional(lab, |config| ports(config, all, |_| vec![]));
+    let mut stages = [stage(lab, all, |_| vec![])?, traditional?];
+    stages[1].halt(true)?;
+    // What the core can do: guests send as fast as they can.
+    let most: Vec<f64> = (0..3)
+        .map(|_| Ok(Turn::new(&stages[0].play(lab, &load(lab, KNEE, 0.0))?, KNEE, 0.0).delivered))
+        .collect::<Result<_>>()?;
+    let rate = median(&most).context("nothing was measured")? / KNEE as f64;
+    stages[0].halt(true)?;
+    let places: Vec<(usize, usize)> =
+        [0, 1].iter().flat_map(|which| counts.iter().map(|busy| (*which, *busy))).collect();
+    let turns = lab.rounds(&places, |&(which, busy)| {
+        stages[which].halt(false)?;
+        let turn = Turn::new(&stages[which].play(lab, &load(lab, busy, rate))?, busy, rate);
+        stages[which].halt(true)?;
+        Ok(turn)
+    })?;
+    Ok((rate, turns))
+}
+
+fn throughput(rate: f64, polling: &Turns<'_>, trap: &Turns<'_>) -> Chart {
+    let asked = polling.series("asked for", 1, |turn| turn.offered / 1e6);
+    Chart {
+        name: "throughput".to_owned(),
+        title: format!("Busy guests on one I/O core: packets of {SIZE} B delivered"),
+        x: Axis::linear("busy guests"),
+        y: Axis::linear("Mpps"),
+        series: vec![
+            polling.series("delivered to all", 1, |turn| turn.delivered / 1e6),
+            Series { dashed: true, ..asked },
+            polling.series("delivered to the one that got least", 1, |turn| {
+                turn.each.iter().copied().fold(f64::INFINITY, f64::min) / 1e6
+            }),
+            trap.series("to all, with a thread for each guest (trap)", 1, |turn| turn.delivered / 1e6),
+        ],
+        note: format!(
+            "Each busy guest sends to one of its own at {:.2} Mpps, a quarter of what the core can do. With a thread for each guest, which sleeps \
+             until it is kicked, all threads share the CPU that the I/O core has otherwise.",
+            rate / 1e6
+        ),
+        ..Chart::default()
+    }
+}
+
+fn latency(polling: &Turns<'_>, trap: &Turns<'_>) -> Chart {
+    Chart {
+        name: "latency".to_owned(),
+        title: "Round trip between two more guests of the same core".to_owned(),
+        x: Axis::linear("busy guests"),
+        y: Axis::log("µs"),
+        series: vec![
+            polling.series("median", 0, |turn| turn.rtt[0]),
+            polling.series("99th percentile", 0, |turn| turn.rtt[1]),
+            trap.series("median, with a thread for each guest (trap)", 0, |turn| turn.rtt[0]),
+        ],
+        note: "All guests are of class throughput. A packet waits for its turn twice, there and back.".to_owned(),
+        ..Chart::default()
+    }
+}
+
+fn judge(finding: &mut Finding, polling: &Turns<'_>, trap: &Turns<'_>) {
+    let fair = stats::estimate(&polling.with(BUSY, |turn| jain(&turn.each)));
+    let text = format!("fairness of {BUSY} equal guests that ask for 4 times what the core can do (Jain's index)");
+    finding.claims.push(Claim::new(&text, fair, "", Bound::AtLeast(0.99), true));
+    let knee = polling.mpps(KNEE);
+    let text = format!(
+        "throughput of {KNEE} busy guests on a core that polls, to that with a thread for each guest on the same CPU"
+    );
+    let more = stats::ratio(&knee, &trap.mpps(KNEE));
+    finding.claims.push(Claim::new(&text, more, "times", Bound::AtLeast(1.0), true));
+    finding.answer.push(format!(
+        "The core delivers {} Mpps. With {BUSY} busy guests, which ask for four times as much, it delivers {} of what {KNEE} got. The median \
+         round trip of guests without any other load is {:.1} µs alone, {:.1} µs at the limit and {:.1} µs beyond it; moving guests to \
+         another core, and class latency, are there to shorten it. With a thread for each guest on the same CPU, {KNEE} busy guests get {} Mpps \
+         and {BUSY} get {}; round trips take {:.1} µs alone and {:.1} µs at that limit.",
+        estimate(&knee),
+        cell(stats::ratio(&polling.mpps(BUSY), &knee)),
+        polling.rtt(0),
+        polling.rtt(KNEE),
+        polling.rtt(BUSY),
+        estimate(&trap.mpps(KNEE)),
+        estimate(&trap.mpps(BUSY)),
+        trap.rtt(0),
+        trap.rtt(KNEE),
+    ));
+}
