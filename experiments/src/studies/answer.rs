@@ -16,9 +16,9 @@ use crate::threads::Preferred;
 
 /// Pairs of guests: even ones begin on I/O core 0, odd ones on I/O core 1.
 const PAIRS: usize = 8;
-/// Loads of both cores, in parts of what a core can do, before and after the shift.
+/// Loads of both cores, in parts of what each can do, before and after the shift.
 const BEFORE: [f64; 2] = [0.6, 0.6];
-const AFTER: [f64; 2] = [1.3, 0.1];
+const AFTER: [f64; 2] = [1.2, 0.1];
 /// Between looks at the generator's counts, and of those between looks at the switch.
 const LOOK: Duration = Duration::from_millis(10);
 const LOOKS_A_STATUS: usize = 4;
@@ -45,8 +45,10 @@ enum Case {
 struct Turn {
     /// Seconds since the shift, and packets delivered up to then.
     delivered: Vec<(f64, u64)>,
-    /// Seconds since the shift, and the busy part of each core since the look before.
+    /// Seconds since the shift, and the busy part of what each core got of its CPU's time since the look before.
     busy: Vec<(f64, Vec<f64>)>,
+    /// The part of the time in which each core did not get its CPU, from the first of these looks to the last.
+    without_cpu: Vec<f64>,
     /// Queue pairs that were moved.
     moves: Vec<Moved>,
     /// What the scheduler decided, and why.
@@ -118,12 +120,14 @@ pub fn run(lab: &Lab) -> Result<Finding> {
     let apart = lab.cpus.are_enough_for(2);
     let capacity = capacity(lab)?;
     let [one, two] = [0, 1].map(|cores: usize| capacity.iter().map(|pps| pps[cores]).collect::<Vec<_>>());
-    let own: Vec<f64> = capacity.iter().map(|pps| pps[2]).collect();
-    let core = median(&own).context("nothing was measured")?;
+    let own = [|pps: &[f64; 3]| pps[2], |pps: &[f64; 3]| pps[1] - pps[2]]
+        .map(|of| capacity.iter().map(of).collect::<Vec<_>>());
+    let can = [median(&own[0]).context("nothing was measured")?, median(&own[1]).context("nothing was measured")?];
+    let core = can[0];
     let cases = [Case::Off, Case::On];
-    let turns = lab.rounds(&cases, |case| turn(lab, *case, core))?;
+    let turns = lab.rounds(&cases, |case| turn(lab, *case, can))?;
     let [off, on] = [0, 1].map(|case| turns[case].as_slice());
-    let simulated = simulated(lab, core)?;
+    let simulated = simulated(lab, can)?;
 
     let mut finding = Finding {
         name: "answer".to_owned(),
@@ -140,7 +144,7 @@ pub fn run(lab: &Lab) -> Result<Finding> {
     finding.setup = vec![
         format!(
             "{PAIRS} pairs of guests send TCP segments of 64 KiB, which cost a core so much that the generator is never the limit; half of the pairs \
-             begin on each of two I/O cores. Their rates make each core {:.0} % busy; then those on core 0 ask for {:.0} % of a core and those on core 1 for {:.0} %.",
+             begin on each of two I/O cores. Their rates make each core {:.0} % busy; then those on core 0 ask for {:.0} % of what it can do and those on core 1 for {:.0} %.",
             BEFORE[0] * 100.0,
             AFTER[0] * 100.0,
             AFTER[1] * 100.0
@@ -151,7 +155,10 @@ pub fn run(lab: &Lab) -> Result<Finding> {
             format!(
                 "Too few CPUs here: I/O core 0, which saturates, has one of its own; I/O core 1 has the CPU of the generator and of the switch's \
                  other threads, which sleep nearly always (the generator for {NAP_US} µs after each look at all guests) and come first when they do not \
-                 (SCHED_FIFO). What they take makes I/O core 1 look busier, and times gate nothing here."
+                 (SCHED_FIFO). I/O core 1 is without its CPU {} % of the time, I/O core 0 {} %; a load is what a core does of what it can do in \
+                 the rest. Times gate nothing here.",
+                lacks(&turns, 1),
+                lacks(&turns, 0)
             )
         },
         "The default scheduler: policy balance, ticks of 5 ms.".to_owned(),
@@ -162,6 +169,12 @@ pub fn run(lab: &Lab) -> Result<Finding> {
     compare(&mut finding, [off, on], (&simulated, simulated_s(lab)), remark, apart);
     finding.raw = json!({ "capacity_pps": capacity, "off": off, "on": on, "simulated": simulated });
     Ok(finding)
+}
+
+/// The part of the time that a core was without its CPU, in percent.
+fn lacks(turns: &[Vec<Turn>], core: usize) -> String {
+    let all = turns.iter().flatten().filter_map(|turn| Some(turn.without_cpu.get(core)? * 100.0));
+    stats::estimate(&all.collect::<Vec<_>>()).map_or("-".to_owned(), show)
 }
 
 fn before_s(lab: &Lab) -> f64 {
@@ -217,23 +230,24 @@ fn ensure_together(stage: &Stage, cores: usize) -> Result<()> {
     Ok(())
 }
 
-/// Rates of all senders for loads of both cores.
-fn rates(loads: [f64; 2], core: f64) -> Vec<f64> {
-    (0..PAIRS).map(|pair| loads[pair % 2] * core / (PAIRS / 2) as f64).collect()
+/// Rates of all senders for loads of both cores, which can do so much.
+fn rates(loads: [f64; 2], can: [f64; 2]) -> Vec<f64> {
+    (0..PAIRS).map(|pair| loads[pair % 2] * can[pair % 2] / (PAIRS / 2) as f64).collect()
 }
 
 /// One turn: the load shifts.
-fn turn(lab: &Lab, case: Case, core: f64) -> Result<Turn> {
+fn turn(lab: &Lab, case: Case, can: [f64; 2]) -> Result<Turn> {
     let stage = stage(lab, 2)?;
-    let (before, after) = (rates(BEFORE, core), rates(AFTER, core));
+    let (before, after) = (rates(BEFORE, can), rates(AFTER, can));
     let streams = Streams::segments(lab, &stage, &before)?;
     std::thread::sleep(Duration::from_millis(300));
     ensure_together(&stage, 2)?;
     let mut turn = Turn { asked: [before.iter().sum(), after.iter().sum()], ..Turn::default() };
+    // That takes a while beside the generator.
+    let preferred = stage.gives_way.then(Preferred::this_thread).transpose()?;
     let shift = Instant::now() + Duration::from_secs_f64(before_s(lab));
     let (mut shifted, mut is_on): (Option<SystemTime>, bool) = (None, false);
-    let mut cycles: Option<Vec<[u64; 2]>> = None;
-    let preferred = stage.gives_way.then(Preferred::this_thread).transpose()?;
+    let (mut first, mut last): (Option<Cycles>, Option<Cycles>) = (None, None);
     let since = || {
         let now = Instant::now();
         now.duration_since(shift).as_secs_f64() - shift.duration_since(now).as_secs_f64()
@@ -251,7 +265,8 @@ fn turn(lab: &Lab, case: Case, core: f64) -> Result<Turn> {
         turn.delivered.push((since(), streams.received().iter().sum()));
         if look % LOOKS_A_STATUS == 0 {
             let now = core_cycles(&stage.status()?);
-            if let Some(before) = cycles.replace(now.clone()) {
+            first.get_or_insert_with(|| now.clone());
+            if let Some(before) = last.replace(now.clone()) {
                 turn.busy.push((since(), before.iter().zip(&now).map(busy).collect()));
             }
         }
@@ -260,6 +275,7 @@ fn turn(lab: &Lab, case: Case, core: f64) -> Result<Turn> {
         }
         std::thread::sleep(LOOK);
     }
+    turn.without_cpu = first.iter().flatten().zip(last.iter().flatten()).map(without_cpu).collect();
     let status = stage.status()?;
     let shifted = shifted.context("the load did not shift")?;
     turn.moves = moves(&status, shifted);
@@ -277,16 +293,26 @@ fn turn(lab: &Lab, case: Case, core: f64) -> Result<Turn> {
     Ok(turn)
 }
 
-/// Busy and idle cycles of each core.
-fn core_cycles(status: &Value) -> Vec<[u64; 2]> {
+/// Of each core: busy cycles, idle ones, and those of both in which it did not get its CPU.
+type Cycles = Vec<[f64; 3]>;
+
+fn core_cycles(status: &Value) -> Cycles {
     let cores = status["cores"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let count = |core: &Value, key: &str| core[key].as_u64().unwrap_or_default();
-    cores.iter().map(|core| [count(core, "busy_cycles"), count(core, "idle_cycles")]).collect()
+    let count = |of: &Value, key: &str| of[key].as_u64().unwrap_or_default() as f64;
+    let waited = |core: &Value| count(core, "cpu_wait_ns") / 1e9 * count(status, "tsc_hz");
+    cores.iter().map(|core| [count(core, "busy_cycles"), count(core, "idle_cycles"), waited(core)]).collect()
 }
 
-fn busy((before, after): (&[u64; 2], &[u64; 2])) -> f64 {
-    let [busy, idle] = [0, 1].map(|which| after[which].saturating_sub(before[which]) as f64);
-    if busy + idle > 0.0 { busy / (busy + idle) } else { 0.0 }
+/// Work comes while a core is without its CPU, so that it was in a busy round: as the switch counts it.
+fn busy((before, after): (&[f64; 3], &[f64; 3])) -> f64 {
+    let [busy, idle, waited] = [0, 1, 2].map(|which| after[which] - before[which]);
+    let got = busy + idle - waited;
+    if got > 0.0 { ((busy - waited) / got).max(0.0) } else { 0.0 }
+}
+
+fn without_cpu((before, after): (&[f64; 3], &[f64; 3])) -> f64 {
+    let [busy, idle, waited] = [0, 1, 2].map(|which| after[which] - before[which]);
+    if busy + idle > 0.0 { waited / (busy + idle) } else { 0.0 }
 }
 
 /// What the scheduler moved.
@@ -303,11 +329,11 @@ fn moves(status: &Value, shifted: SystemTime) -> Vec<Moved> {
     moved.filter_map(read).collect()
 }
 
-/// The simulator with the same load on cores of the same speed: scheduler off and on.
-fn simulated(lab: &Lab, core: f64) -> Result<Vec<Simulated>> {
+/// The simulator with the same load on cores of the speed of the first: scheduler off and on.
+fn simulated(lab: &Lab, can: [f64; 2]) -> Result<Vec<Simulated>> {
     let seconds = simulated_s(lab);
     let line = |loads: [f64; 2]| {
-        let packets = rates(loads, core).into_iter().map(|rate| format!("{}", rate * TICK_S));
+        let packets = rates(loads, can).into_iter().map(|rate| format!("{}", rate * TICK_S));
         packets.collect::<Vec<_>>().join(",") + "\n"
     };
     let ticks = |seconds: f64| (seconds / TICK_S).round() as usize;
@@ -319,7 +345,7 @@ fn simulated(lab: &Lab, core: f64) -> Result<Vec<Simulated>> {
         recording.display(),
         seconds[0] + seconds[1],
         seconds[0],
-        1e9 / core,
+        1e9 / can[0],
         BUFFERS + BACKLOG
     );
     simulate(&args.split(' ').map(str::to_owned).collect::<Vec<_>>(), folder.path())
@@ -363,7 +389,7 @@ fn charts(off: &[Turn], on: &[Turn], core: f64, remark: &str) -> Vec<Chart> {
             name: format!("loads-{case}"),
             title: format!("Load shifts at 0 s: core loads, scheduler {case}"),
             x: Axis::linear("seconds since the load shifted"),
-            y: Axis::linear("% busy"),
+            y: Axis::linear("% busy, of the time that it had its CPU"),
             series: vec![Series::new("I/O core 0", of(0)), Series::new("I/O core 1", of(1))],
             marks: marks(if case == "on" { on } else { &[] }),
             note: note("Medians over rounds."),
