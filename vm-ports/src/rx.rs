@@ -315,15 +315,8 @@ impl RxQueue {
             return Err(Refusal::Drop(RxDrop::Full));
         }
         let mark = self.ring.mark();
-        let mut buffers = Buffers {
-            ring: &mut self.ring,
-            translator: Translator::new(&self.memory, &mut self.region_hint),
-            features: self.features,
-            parts: Parts { slices: ArrayVec::new(), descriptors_left: self.descriptors_left },
-            cursor: Cursor::default(),
-            taken: 0,
-            placed: Placed::default(),
-        };
+        let translator = Translator::new(&self.memory, &mut self.region_hint);
+        let mut buffers = Buffers::new(&mut self.ring, translator, self.features, self.descriptors_left);
         let delivered = egress::deliver(view, self.features, &mut buffers);
         let (taken, placed, descriptors_left) = (buffers.taken, buffers.placed, buffers.parts.descriptors_left);
         drop(buffers);
@@ -447,6 +440,8 @@ struct Buffers<'q, 'm> {
     cursor: Cursor,
     /// Chains taken for the whole packet.
     taken: usize,
+    /// Whether the packet has all of [`BURST_DESCRIPTORS`] to itself.
+    has_all: bool,
     placed: Placed,
 }
 
@@ -490,7 +485,21 @@ struct Cursor {
     base: usize,
 }
 
-impl Buffers<'_, '_> {
+impl<'q, 'm> Buffers<'q, 'm> {
+    #[inline]
+    fn new(ring: &'q mut Ring, translator: Translator<'q, 'm>, features: Features, descriptors_left: usize) -> Self {
+        Self {
+            ring,
+            translator,
+            features,
+            parts: Parts { slices: ArrayVec::new(), descriptors_left },
+            cursor: Cursor::default(),
+            taken: 0,
+            has_all: descriptors_left == BURST_DESCRIPTORS,
+            placed: Placed::default(),
+        }
+    }
+
     /// Takes buffers for `total` bytes. All but the last are filled to the end (virtio 1.2 §5.1.6.4).
     #[inline]
     fn gather(&mut self, total: usize) -> Result<ArrayVec<(Chain, u32), FRAME_CHAINS>, Refusal> {
@@ -505,10 +514,9 @@ impl Buffers<'_, '_> {
             let taken = self.ring.take(&mut self.translator, Direction::Write, &mut self.parts);
             let (chain, walked) = taken.map_err(Refusal::Fault)?.ok_or(Refusal::Drop(RxDrop::Full))?;
             self.taken += 1;
-            // A bad chain of a packed ring was followed to its end.
-            let left = &mut self.parts.descriptors_left;
-            *left = (*left).min(before.saturating_sub(chain.slots.into()));
-            walked.map_err(|error| self.judge(error, first))?;
+            if let Err(error) = walked {
+                return Err(self.judge(error, chain, (first, before)));
+            }
             let len: usize = self.parts.slices[first..].iter().map(GuestSlice::len).sum();
             if len == 0 {
                 return Err(Refusal::BadBuffer);
@@ -523,11 +531,19 @@ impl Buffers<'_, '_> {
         Ok(chains)
     }
 
-    /// A chain that could not be walked is bad, unless it is our own list that other chains had filled.
+    /// A chain that could not be walked is bad, unless it is our own list that other chains had filled, or other packets that had used up what this
+    /// burst may look at: a sender can see to that, with packets of many segments, whatever the buffers are. They stay where they are. If they are
+    /// bad, a burst that begins with them says so; until then each packet that is turned away is counted, and no burst looks at more descriptors for
+    /// it. A guest gains nothing: with tiny buffers that are none too bad it can have as many looked at.
     #[cold]
-    fn judge(&self, error: ChainError, first: usize) -> Refusal {
+    fn judge(&mut self, error: ChainError, chain: Chain, (first, before): (usize, usize)) -> Refusal {
+        let left = &mut self.parts.descriptors_left;
+        let is_spent = *left == 0;
+        // A bad chain of a packed ring was followed to its end.
+        *left = (*left).min(before.saturating_sub(chain.slots.into()));
         match error {
             ChainError::Malformed if first > 0 && self.parts.slices.is_full() => Refusal::Drop(RxDrop::Full),
+            ChainError::Malformed if is_spent && !self.has_all => Refusal::Drop(RxDrop::Full),
             ChainError::Malformed | ChainError::BadAddress => Refusal::BadBuffer,
         }
     }

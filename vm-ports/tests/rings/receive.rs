@@ -78,9 +78,13 @@ fn a_frame_for_which_there_are_too_few_buffers_takes_none() {
 
 /// A TCP packet to be cut into segments of 700 bytes.
 fn segments(count: usize) -> Template {
-    let len = 54 + 700 * count;
+    segments_of(700, count)
+}
+
+fn segments_of(bytes: u16, count: usize) -> Template {
+    let len = 54 + usize::from(bytes) * count;
     let tcp = FrameSpec { transport: Transport::Tcp, checksum: Checksum::Partial, ..FrameSpec::udp4(1, 2, 0, len) };
-    Template::new(FrameSpec { gso_size: Some(700), ..tcp })
+    Template::new(FrameSpec { gso_size: Some(bytes), ..tcp })
 }
 
 /// Pushes it as often as `results` is long, and shows it to the guest at the end.
@@ -124,10 +128,31 @@ fn a_burst_that_is_shown_in_between_looks_at_no_more_descriptors() {
         let results = try_push_all(&mut world, &segments(70), 40);
         let delivered = results.iter().take_while(|result| result.is_ok()).count();
         assert!(delivered * 350 > 4096 && delivered * 350 <= 8192, "{delivered}");
-        assert!(results[delivered..].iter().all(Result::is_err), "{results:?}");
+        assert!(results[delivered..].iter().all(|result| *result == Err(RxDrop::Full)), "{results:?}");
         assert_eq!(received(&mut world.pair).len(), delivered * 70);
+        assert_eq!(world.pair.rx.stats().bad_frames, 0, "buffers that came back empty");
     }
     assert_eq!(world.rx.fault(), None);
+}
+
+/// A sender's packets of 256 segments of one byte use up what a burst may look at, in the middle of one of them. Nothing is wrong with the receiver's
+/// buffers: they are there for the next burst.
+#[test]
+fn a_burst_that_may_look_no_further_does_not_blame_the_buffers() {
+    for packed in [Features::NONE, Features::RING_PACKED] {
+        let shape = RxShape::HeaderSeparate;
+        let setup = Setup { tx_frame_len: 64, rx_buffer_len: 100, rx_shape: shape, ..Setup::new(Features::VERSION_1) };
+        let setup = Setup { features: setup.features | packed, indirect: Indirect::Never, ..setup };
+        let mut world = World::new(&setup.ring(16_384));
+        // 256 segments, two descriptors each: the sixteenth packet is not done with the last of 8,192.
+        let results = [[Ok(()); 15].as_slice(), &[Err(RxDrop::Full); 17]].concat();
+        for burst in 1..4 {
+            push_all(&mut world, &segments_of(1, 256), &results);
+            assert_eq!(received(&mut world.pair).len(), 15 * 256);
+            assert_eq!((world.refused(RxDrop::Full), world.refused(RxDrop::BadBuffer)), (burst * 17, 0));
+            assert_eq!(world.pair.rx.stats().bad_frames, 0, "buffers that came back empty");
+        }
+    }
 }
 
 /// The list ends before the bad buffer does: it is not looked at, and nothing is given back that there was no room to
@@ -267,6 +292,17 @@ fn a_run_is_its_packets_one_by_one() {
     }
 }
 
+/// An indirect table of 256 descriptors with one byte in all; where it is.
+fn junk_table(world: &mut World) -> u64 {
+    let (at, table) = (world.pair.rx.memory().guest(), world.pair.tx.memory().guest());
+    for n in 0..256u16 {
+        let (len, flags) = if n == 255 { (1, WRITE) } else { (0, WRITE | NEXT) };
+        let entry = SplitDescriptor { addr: at, len, flags, next: n + 1 };
+        poke(&world.ram, table + 16 * u64::from(n), &entry.to_bytes()).expect("inside");
+    }
+    table
+}
+
 /// Descriptors without bytes cost a walk and give nothing. One packet makes a device look at a bounded number of them,
 /// and what was looked at is given back, so that the next packet does not look at it again.
 #[test]
@@ -275,13 +311,7 @@ fn descriptors_without_bytes_are_walked_once_and_given_back() {
     let mut world =
         World::new(&Setup { indirect: Indirect::Never, rx_buffer_len: 64, ..Setup::new(features).ring(1024) });
     let raw = world.raw_rx();
-    let (at, table) = (world.pair.rx.memory().guest(), world.pair.tx.memory().guest());
-    for n in 0..256u16 {
-        let last = n == 255;
-        let (len, flags) = if last { (1, WRITE) } else { (0, WRITE | NEXT) };
-        let entry = SplitDescriptor { addr: at, len, flags, next: n + 1 };
-        poke(&world.ram, table + 16 * u64::from(n), &entry.to_bytes()).expect("inside");
-    }
+    let table = junk_table(&mut world);
     for head in 0..1024 {
         raw.set_split(head, SplitDescriptor { addr: table, len: 16 * 256, flags: INDIRECT, next: 0 });
     }
@@ -295,6 +325,31 @@ fn descriptors_without_bytes_are_walked_once_and_given_back() {
     let refused = [vec![RxDrop::BadBuffer], vec![RxDrop::Full; 7]].concat();
     assert_eq!(push_run(&mut world.rx, &burst), (0, refused.into_iter().enumerate().collect()));
     assert_eq!(raw.used_index(), 64 + 32);
+}
+
+/// Such a burst may have begun with something better: then it says no more than that it ends there, and the next one says what is wrong.
+#[test]
+fn descriptors_without_bytes_behind_a_good_buffer_are_given_back_by_the_next_burst() {
+    let features = MERGEABLE | Features::INDIRECT_DESC;
+    let mut world =
+        World::new(&Setup { indirect: Indirect::Never, rx_buffer_len: 64, ..Setup::new(features).ring(1024) });
+    let raw = world.raw_rx();
+    let table = junk_table(&mut world);
+    for head in 2..1024 {
+        raw.set_split(head, SplitDescriptor { addr: table, len: 16 * 256, flags: INDIRECT, next: 0 });
+    }
+    // Two parts: a chain that is walked.
+    let at = world.pair.rx.memory().guest();
+    raw.set_split(0, SplitDescriptor { addr: at, len: 64, flags: WRITE | NEXT, next: 1 });
+    (0..1024).for_each(|slot| raw.set_avail_entry(slot, if slot == 0 { 0 } else { 1 + slot.min(1022) }));
+    let burst = vec![pattern(100, 1); 4];
+    let refused = |reasons: [RxDrop; 3]| reasons.into_iter().zip(1..).map(|(reason, nth)| (nth, reason)).collect();
+    assert_eq!(push_run(&mut world.rx, &burst), (1, refused([RxDrop::Full; 3])));
+    assert_eq!((raw.used_index(), world.refused(RxDrop::Full)), (1, 3));
+    for burst in 1..3 {
+        assert_eq!(push(&mut world.rx, &pattern(100, 1)), Err(RxDrop::BadBuffer));
+        assert_eq!((raw.used_index(), world.refused(RxDrop::BadBuffer)), (1 + 32 * burst, burst.into()));
+    }
 }
 
 /// A bad chain of a packed ring is followed to its end, to be given back: once to find that it is bad, once for that. Both count.
