@@ -328,6 +328,7 @@ impl Fabric {
                 // A core that panicked has ended the process already (panic = abort in release builds).
                 drop(vm_ports::join(thread));
             }
+            core.mailbox.close();
         }
     }
 }
@@ -378,7 +379,7 @@ impl Core {
         self.bells.ring(self.index);
     }
 
-    /// Asks; the answer comes when the core gets to it, or never where it has ended.
+    /// Asks; the answer comes when the core gets to it. There is none where it has ended.
     fn ask<T: Send + 'static>(&self, question: impl FnOnce(Reply<T>) -> Message) -> Answer<T> {
         let (reply, answer) = reply();
         self.send(question(reply));

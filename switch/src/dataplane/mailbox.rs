@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use ringbuf::traits::{Producer, Split};
+use ringbuf::traits::{Observer, Producer, Split};
 use ringbuf::{HeapCons, HeapProd, HeapRb};
 use vm_ports::QueuePair;
 
@@ -129,22 +129,61 @@ pub(super) struct UplinkQueues {
     pub(super) tx: pmd_bindings::TxQueue,
 }
 
-/// The sending side of a core's mailbox.
-pub(super) struct Mailbox(Mutex<HeapProd<Message>>);
+/// The sending side of a core's mailbox; nothing where it was closed.
+pub(super) struct Mailbox(Mutex<Option<HeapProd<Message>>>);
 
 pub(super) fn mailbox() -> (Mailbox, HeapCons<Message>) {
     let (sender, receiver) = HeapRb::new(MAILBOX).split();
-    (Mailbox(Mutex::new(sender)), receiver)
+    (Mailbox(Mutex::new(Some(sender))), receiver)
 }
 
 impl Mailbox {
-    /// Sends. Waits while the mailbox is full: the core empties it once a round.
+    /// Sends. Waits while the mailbox is full: the core empties it once a round. A core that has ended gets nothing: the message is dropped, and with it
+    /// the reply that it may ask for.
     pub(super) fn send(&self, message: Message) {
-        let mut sender: MutexGuard<'_, _> = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut message = message;
+        let mut sender = self.sender();
+        let Some(sender) = sender.as_mut() else { return };
         while let Err(back) = sender.try_push(message) {
+            if !sender.read_is_held() {
+                return;
+            }
             message = back;
             std::thread::yield_now();
+        }
+    }
+
+    /// The core has ended: what it has not read is dropped.
+    pub(super) fn close(&self) {
+        *self.sender() = None;
+    }
+
+    fn sender(&self) -> MutexGuard<'_, Option<HeapProd<Message>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::reply::{Answer, reply};
+    use super::*;
+
+    #[test]
+    fn nobody_waits_for_a_core_that_has_ended() {
+        let (mailbox, core) = mailbox();
+        let ask = |mailbox: &Mailbox| -> Answer<()> {
+            let (reply, answer) = reply();
+            mailbox.send(Message::HoldUplink { port: PortId(0), queue: 0, until: None, reply: Some(reply) });
+            answer
+        };
+        let unread = ask(&mailbox);
+        drop(core);
+        let beyond: Vec<_> = (0..2 * MAILBOX).map(|_| ask(&mailbox)).collect();
+        assert!(!unread.is_over());
+        mailbox.close();
+        let late = ask(&mailbox);
+        for answer in std::iter::once(unread).chain(beyond).chain([late]) {
+            assert!(answer.is_over() && answer.wait().is_none());
         }
     }
 }
