@@ -163,7 +163,7 @@ impl QueueCounters {
 pub struct TxCounters {
     /// Packets pulled off the ring: all of them, the dropped ones too.
     pub packets: Counter,
-    /// Bytes of those packets, without virtio-net headers; 0 for a packet whose length could not be learnt.
+    /// Bytes of those that were not dropped at the ring, without virtio-net headers.
     pub bytes: Counter,
     /// Packets pulled and dropped at the ring, by [`TxDrop`].
     pub drops: [Counter; TxDrop::ALL.len()],

@@ -128,7 +128,8 @@ pub(crate) type Singles<'m> = ArrayVec<Single<'m>, BURST_PACKETS>;
 pub(crate) struct Translator<'a, 'm> {
     memory: &'m GuestMemory,
     hint: &'a mut usize,
-    /// The region that `hint` says.
+    /// Where [`Translator::single`] looks first: the region that `hint` said at the beginning, or that it found last. Others find theirs by `hint`,
+    /// and leave this as it is.
     window: Window<'m>,
 }
 

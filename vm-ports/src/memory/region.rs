@@ -72,8 +72,8 @@ pub(super) struct Region {
 /// A mapping and its place in the SIGBUS table.
 #[derive(Debug)]
 struct Mapping {
-    // Dropped last: the watch must be gone before the address range can be reused by another mapping.
     watch: &'static Watch,
+    // Dropped after the watch was released: another mapping may be where this one was at once.
     _mmap: MmapRegion,
 }
 

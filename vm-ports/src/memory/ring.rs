@@ -35,7 +35,6 @@ macro_rules! ring_access {
     };
 }
 
-#[allow(dead_code, reason = "the macro makes a pair for each width; not every ring uses each")]
 impl RingArea {
     /// `len` bytes that are inside one mapping of this memory.
     pub(super) fn new(base: HostPtr, len: usize, memory: &Arc<GuestMemory>) -> Self {
