@@ -79,9 +79,9 @@ Examples:
 
 Packets that come from a port are recorded as they were pulled, after their virtio-net header was checked and before
 VLANs, source check and policing; those to a guest as they were put into its ring; those to an uplink as they were handed
-to its queue: what the device did not take then is recorded too, and a drop of reason uplink_full. So lengths may be
-64 KiB and checksums incomplete, as in tcpdump on a host with offloads. What is missed is counted, in the file
-(epb_dropcount, interface statistics), in `sidecore status` and in metrics.";
+to its queue: what the device had no room for then is recorded too, and a drop of reason uplink_full, as is what it refused
+to send, bad_offload. So lengths may be 64 KiB and checksums incomplete, as in tcpdump on a host with offloads. What is
+missed is counted, in the file (epb_dropcount, interface statistics), in `sidecore status` and in metrics.";
 
 /// See [`CaptureDirection`].
 #[derive(Debug, Clone, Copy, ValueEnum)]
