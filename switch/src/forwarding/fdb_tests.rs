@@ -2,7 +2,9 @@
 
 use super::*;
 use proptest::prelude::*;
-use std::collections::HashMap;
+use proptest::test_runner::TestRunner;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
 
 const HZ: u64 = 1_000_000;
 const G1: PortId = PortId(0);
@@ -347,6 +349,76 @@ fn model_learn(model: &mut Model, at: (u16, u64), port: u16, now: u32, limit: us
             model.insert(at, (port, false, now));
             true
         }
+    }
+}
+
+/// What learning came to, in the words of [`Fdb::foresee`]; `owner` had the address before.
+fn in_advance(learned: Learned, owner: Option<PortId>) -> Option<Learning> {
+    Some(match learned {
+        Learned::Known => Learning::Known,
+        Learned::Refreshed(_) => Learning::Refresh,
+        Learned::New(_) => Learning::New,
+        Learned::Moved(_) => Learning::Move(owner?),
+        Learned::Refused(refusal) => Learning::Refused(refusal),
+    })
+}
+
+/// In any table, what is foreseen is what learning then does, and what is foretold of every station is what is found then.
+#[test]
+fn what_is_foreseen_comes_true() {
+    // Buckets for so many entries, and how many there may be: tables that are full, and ones whose buckets are.
+    let sizes = prop_oneof![Just((8, 6)), Just((8, 1000)), Just((64, 1000))];
+    let strategy = (sizes, prop::collection::vec(act(), 1..300));
+    let count = RefCell::new(BTreeMap::new());
+    let seen = |what: &'static str| *count.borrow_mut().entry(what).or_insert(0) += 1;
+    let mut runner = TestRunner::new(ProptestConfig { cases: 100, ..ProptestConfig::default() });
+    let outcome = runner.run(&strategy, |((buckets_for, capacity), acts)| {
+        let (learn_rate, learn_burst) = (NonZeroU32::MIN, NonZeroU32::new(2).expect("not zero"));
+        let mut fdb = open(&FdbSettings { learn_rate, learn_burst, ..settings(buckets_for) }, 6);
+        fdb.capacity = capacity;
+        // One station is none, and one port is not open.
+        let station = |n| if n == 0 { MacAddr([0xff; 6]) } else { mac(n) };
+        fdb.close_port(U2);
+        let mut now = 1000;
+        for act in acts {
+            match act {
+                Act::Learn { mac: n, vlan: id, port } => {
+                    let (source, port) = (station(n), PortId(port));
+                    let others = || (1..3).flat_map(|id| (0..40).map(move |n| (vlan(id), station(n))));
+                    let before: Vec<_> = others().map(|(vlan, mac)| fdb.lookup(vlan, mac)).collect();
+                    let owner = fdb.lookup(vlan(id), source);
+                    let foreseen = fdb.foresee(vlan(id), source, port, at(now));
+                    let told: Vec<_> = others().map(|(vlan, mac)| fdb.lookup_after(&foreseen, vlan, mac)).collect();
+                    let learned = fdb.learn(vlan(id), source, port, at(now));
+                    let found: Vec<_> = others().map(|(vlan, mac)| fdb.lookup(vlan, mac)).collect();
+                    prop_assert_eq!(Some(foreseen.learning), in_advance(learned, owner));
+                    prop_assert_eq!(&told, &found);
+                    seen(match learned {
+                        Learned::Known => "known",
+                        Learned::Refreshed(_) => "refreshed",
+                        Learned::New(_) => "new",
+                        Learned::Moved(_) if owner.is_some_and(|owner| owner < U1) => "moved from a guest, aged",
+                        Learned::Moved(_) => "moved from an uplink",
+                        Learned::Refused(refusal) => refusal.as_str(),
+                    });
+                    if before.iter().zip(&found).any(|(before, found)| before.is_some() && found.is_none()) {
+                        seen("in the place of another, aged");
+                    }
+                }
+                Act::Wait(seconds) => now += seconds,
+                Act::Age(buckets) => _ = fdb.age(now, buckets),
+                Act::Flush(port) => fdb.flush_port(PortId(port)),
+                Act::Fix { mac: n, port } => _ = fdb.insert_fixed(V, station(n), PortId(port)),
+            }
+        }
+        Ok(())
+    });
+    outcome.expect("foreseen and done are the same");
+    let count = count.into_inner();
+    let learnt = ["known", "refreshed", "new", "moved from a guest, aged", "moved from an uplink"];
+    let refused = LearnRefusal::ALL.map(LearnRefusal::as_str);
+    for kind in learnt.into_iter().chain(["in the place of another, aged"]).chain(refused) {
+        assert!(count.contains_key(kind), "{kind} is not among {count:?}");
     }
 }
 
