@@ -49,7 +49,7 @@ pub(crate) enum TransportPorts {
     Udp(u16, u16),
 }
 
-/// What would become of it.
+/// What would become of it. Where it is not looked at ([`Intake`]), nothing is said of what would be found.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct TraceReport {
     pub(crate) packet: TracedPacket,

@@ -99,13 +99,20 @@ impl RxQueue {
         self.enabled && self.fault.is_none()
     }
 
-    /// What a packet would meet now: how many buffers, one at least, or why none would be looked at. Whether it fits into them is seen only when
-    /// they are taken.
-    pub fn outlook(&self) -> Result<u16, RxDrop> {
+    /// What a packet of `len` bytes that asks for nothing would meet now: so many buffers, one at least, or why they would not take it. Between two
+    /// bursts; everything is as it was afterwards: bad buffers are still there, and a ring that would be stopped goes on.
+    pub fn outlook(&mut self, len: usize) -> Result<u16, RxDrop> {
         if !self.is_ready() || self.memory.is_truncated() {
             return Err(RxDrop::NotReady);
         }
-        Some(self.ring.posted()).filter(|posted| *posted > 0).ok_or(RxDrop::Full)
+        let (mark, mut region_hint) = (self.ring.mark(), self.region_hint);
+        let translator = Translator::new(&self.memory, &mut region_hint);
+        let total = self.features.net_header_len() + len;
+        let gathered =
+            Buffers::new(&mut self.ring, translator, self.features, self.descriptors_left).gather(total).map(drop);
+        self.ring.rewind(mark);
+        // What was gathered is there, whatever the guest says of it by now.
+        gathered.map(|()| self.ring.posted().max(1)).map_err(|refusal| refusal.reason())
     }
 
     /// How calls are held back from now on; at first they are not.
@@ -259,10 +266,8 @@ impl RxQueue {
             placed => placed,
         };
         placed.map_err(|refusal| match refusal {
-            Refusal::Drop(reason) => reason,
-            Refusal::Unstaged => RxDrop::Full,
-            Refusal::BadBuffer => RxDrop::BadBuffer,
             Refusal::Fault(fault) => self.stop_with(fault),
+            refusal => refusal.reason(),
         })
     }
 
@@ -417,12 +422,25 @@ struct Placed {
 }
 
 /// Why a packet was not placed.
+#[derive(Clone, Copy)]
 enum Refusal {
     Drop(RxDrop),
     /// There are buffers, but no room to stage them before the next publication.
     Unstaged,
     BadBuffer,
     Fault(RingFault),
+}
+
+impl Refusal {
+    /// As it is counted.
+    fn reason(self) -> RxDrop {
+        match self {
+            Self::Drop(reason) => reason,
+            Self::Unstaged => RxDrop::Full,
+            Self::BadBuffer => RxDrop::BadBuffer,
+            Self::Fault(_) => RxDrop::NotReady,
+        }
+    }
 }
 
 impl From<OffloadError> for Refusal {

@@ -13,7 +13,7 @@ use super::capture::Tap;
 use super::handover::{Move, Token};
 use super::ports::PortTable;
 use super::reply::Reply;
-use super::trace::{Exit, Question};
+use super::trace::{EgressPort, Question};
 use super::turns::Share;
 use super::uplink::UplinkLimits;
 use super::waiting::Waiting;
@@ -65,7 +65,7 @@ pub(super) enum Message {
     /// Say what would become of a packet. Nothing else is done.
     Foresee { question: Box<Question>, reply: Reply<Box<Question>> },
     /// Say what it would meet at those receivers that are here, a few of them.
-    Look { exits: Vec<Exit>, reply: Reply<Vec<Exit>> },
+    Look { ports: Vec<EgressPort>, reply: Reply<Vec<EgressPort>> },
     /// From now on, age, learn and flood by these limits.
     Tune(Limits),
     /// Have a part in a capture; the answer says that it has.

@@ -2,11 +2,12 @@
 //! itself must have changed nothing.
 
 use serde_json::{Value, json};
+use sidecore_tests::process::eventually;
 use synthetic_guest::packet::{FrameSpec, mac};
 use synthetic_guest::{Features, GuestConfig};
 
 use crate::frames::{Packet, addressed, one, tagged};
-use crate::rig::{Node, Plan, Rig};
+use crate::rig::{LIMIT, Node, Plan, Rig};
 
 const BROADCAST: [u8; 6] = [0xff; 6];
 
@@ -217,31 +218,106 @@ fn what_is_foretold_is_what_is_counted() {
     rig.finish(&mut [&mut a, &mut b, &mut m, &mut t, &mut c, &mut alone, &mut full]);
 }
 
+/// A net_ring device gives back what it is sent: a flood of `a`'s comes in from the uplink, too. What was said of that, and what all cores have learnt,
+/// moved and refused (for that reason) since.
+fn came_back(rig: &Rig, a: &mut Node, number: u32) -> (Value, [u64; 3]) {
+    let packet = addressed(number, BROADCAST);
+    rig.settle();
+    let before = counted(rig);
+    let told = foretold(rig, "up", &packet.bytes);
+    assert_eq!(counted(rig), before, "the question changed something: {told}");
+    a.send(&[packet]);
+    rig.settle();
+    let after = counted(rig);
+    let account = |what: &str| grown(&before, &after, &format!("/ports/up/sums/accounting/{what}"));
+    assert_eq!((account("pulled"), &told["verdict"], account("copies")), (1, &json!("flooded"), 2));
+    let to: Vec<&Value> = told["copies"].as_array().unwrap().iter().map(|copy| &copy["port"]).collect();
+    assert_eq!(to, ["a", "b"]);
+    let cores = 0..before["cores"].as_array().unwrap().len();
+    let all = |what: &str| cores.clone().map(|core| grown(&before, &after, &format!("/cores/{core}/{what}"))).sum();
+    let refusal = format!("learn_refusals/{}", told["learning"]["refusal"].as_str().unwrap_or("-"));
+    let learning = told["learning"].clone();
+    (learning, [all("fdb_learned"), all("fdb_moves"), all(&refusal)])
+}
+
 #[test]
 fn what_comes_from_an_uplink_is_foretold_too() {
-    // A net_ring device gives back what it is sent.
     let rig = Plan::three_still_cores()
+        .key("learn_limit_per_port = 1")
         .guest("a", &["io_core = 0"])
         .guest("b", &["io_core = 1"])
         .uplink("up", "net_ring0", &[])
         .start();
     let [mut a, mut b] = rig.guests(["a", "b"]);
-    for (number, outcome) in [(1, "known"), (1, "refused")] {
-        let packet = addressed(number, BROADCAST);
-        let told = foretold(&rig, "up", &packet.bytes);
-        if outcome == "refused" {
-            assert_eq!(told["learning"]["refusal"], "owned_by_guest");
-        }
-        let before = counted(&rig);
-        a.send(&[packet]);
-        rig.settle();
-        let after = counted(&rig);
-        let account = |what: &str| grown(&before, &after, &format!("/ports/up/sums/accounting/{what}"));
-        assert_eq!((account("pulled"), &told["verdict"], account("copies")), (1, &json!("flooded"), 2));
-        let to: Vec<&Value> = told["copies"].as_array().unwrap().iter().map(|copy| &copy["port"]).collect();
-        assert_eq!(to, ["a", "b"]);
+    a.send(&[addressed(1, BROADCAST)]);
+    // Guest a keeps its address. It may have no other: the next one is learnt where it comes back.
+    let (learning, counts) = came_back(&rig, &mut a, 1);
+    assert_eq!((&learning["refusal"], counts), (&json!("owned_by_guest"), [0, 0, 1]));
+    let (learning, counts) = came_back(&rig, &mut a, 2);
+    assert_eq!((&learning["outcome"], counts), (&json!("new"), [1, 0, 0]));
+    let (learning, counts) = came_back(&rig, &mut a, 2);
+    assert_eq!((&learning["outcome"], &learning["entry"]["port"], counts), (&json!("known"), &json!("up"), [0, 0, 0]));
+    // A station that was behind the uplink migrates in.
+    let told = sent(&rig, ("b", &mut b), &one(2, 1));
+    let learning = &told["learning"];
+    assert_eq!((&learning["outcome"], &learning["entry"]["port"]), (&json!("moved"), &json!("up")));
+    assert_eq!(sent(&rig, ("b", &mut b), &one(2, 1))["learning"]["outcome"], "known");
+    let (learning, counts) = came_back(&rig, &mut a, 2);
+    assert_eq!((&learning["refusal"], &learning["entry"]["port"]), (&json!("owned_by_guest"), &json!("b")));
+    // Where it came from, and where it came back.
+    assert_eq!(counts, [0, 0, 2]);
+    assert_eq!((a.frames().len(), b.frames().len()), (7, 10));
+    rig.finish(&mut [&mut a, &mut b]);
+}
+
+#[test]
+fn whether_a_packet_fits_into_the_buffers_is_foretold() {
+    let rig = Plan::three_still_cores()
+        .guest("a", &["io_core = 0"])
+        .guest("plain", &["io_core = 0"])
+        .guest("merging", &["io_core = 1"])
+        .guest("few", &["io_core = 2"])
+        .start();
+    let mut a = rig.guest_with("a", |config| config.tx_frame_len = 9216);
+    let mut plain = rig.guest_with("plain", |_| ());
+    let merges = |config: &mut GuestConfig| config.session.features = Features::VERSION_1 | Features::MRG_RXBUF;
+    let mut merging = rig.guest_with("merging", merges);
+    plain.send(&[addressed(2, BROADCAST)]);
+    merging.send(&[addressed(3, BROADCAST)]);
+    let mut few = rig.guest_with("few", |config| {
+        merges(config);
+        config.rx_buffers = Some(4);
+    });
+    few.guest.pair(0).rx.set_auto_refill(false);
+    few.send(&[addressed(4, BROADCAST)]);
+    let mut jumbo = |to| sent(&rig, ("a", &mut a), &Packet::new(FrameSpec::udp4(1, to, 0, 9000)));
+    // Buffers of 1,600 bytes: one is too small, four are too few, and six are what it takes.
+    for (to, verdict, drop) in [(2, "dropped", "too_long"), (3, "forwarded", "-"), (4, "dropped", "rx_full")] {
+        let told = jumbo(to);
+        assert_eq!((&told["verdict"], told["drop"].as_str().unwrap_or("-")), (&json!(verdict), drop), "{told:#}");
     }
-    assert_eq!((a.frames().len(), b.frames().len()), (2, 4));
+    for to in [2, 3, 4] {
+        assert_eq!(sent(&rig, ("a", &mut a), &one(1, to))["verdict"], "forwarded");
+    }
+    // Two floods, and what was forwarded.
+    assert_eq!([&mut plain, &mut merging].map(|node| node.frames().len()), [3, 4]);
+    rig.finish(&mut [&mut a, &mut plain, &mut merging, &mut few]);
+}
+
+#[test]
+fn nothing_is_foretold_of_a_packet_that_nobody_looks_at() {
+    let rig = Plan::new().key("flood_rate_pps = 100").guests(&["a", "b"]).start();
+    let [mut a, mut b] = rig.guests(["a", "b"]);
+    a.guest.enable_all(false).unwrap();
+    let packet = addressed(1, BROADCAST);
+    let is_disabled = || Ok((foretold(&rig, "a", &packet.bytes)["intake"] == "disabled").then_some(()));
+    eventually("a disabled ring", LIMIT, is_disabled).unwrap();
+    let told = sent(&rig, ("a", &mut a), &packet);
+    assert_eq!((&told["verdict"], &told["drop"]), (&json!("dropped"), &json!("ring_disabled")));
+    for step in ["only_source", "vlan", "learning", "lookup", "policing"] {
+        assert_eq!(told[step], Value::Null, "{step}");
+    }
+    assert_eq!((&told["copies"], rig.stations().len()), (&json!([]), 0));
     rig.finish(&mut [&mut a, &mut b]);
 }
 
@@ -286,8 +362,9 @@ fn people_read_it_too_and_what_cannot_be_asked_is_refused() {
         "=>            forwarded to b",
     ];
     lines.iter().for_each(|line| assert!(text.contains(line), "{line} is not in\n{text}"));
-    let text = ask("trace --from down --mac 02:5c:00:00:00:01").unwrap();
+    let text = ask("trace --from down --mac ff:ff:ff:ff:ff:ff").unwrap();
     assert!(text.contains("no rings are started") && text.contains("stays with down"), "{text}");
+    assert_eq!(text.lines().count(), 3, "{text}");
     for (args, words) in [
         ("trace --from nobody --mac 02:5c:00:00:00:02", "nobody"),
         ("trace --from a --queue 7 --mac 02:5c:00:00:00:02", "no queue pair 7"),

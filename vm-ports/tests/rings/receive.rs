@@ -155,6 +155,55 @@ fn a_burst_that_may_look_no_further_does_not_blame_the_buffers() {
     }
 }
 
+/// What is foretold of a packet is what becomes of it, and nothing is changed by the question: whatever the buffers are.
+#[test]
+fn the_outlook_is_what_a_push_comes_to() {
+    let shapes = [RxShape::OneBuffer, RxShape::HeaderSeparate, RxShape::Pieces(10)];
+    let features = [Features::VERSION_1, MERGEABLE, Features::VERSION_1 | Features::RING_PACKED, PACKED_MERGEABLE];
+    let mut outcomes = Vec::new();
+    for (features, shape, buffer) in
+        features.into_iter().flat_map(|f| shapes.map(|s| (f, s))).flat_map(|(f, s)| [64, 1514].map(|b| (f, s, b)))
+    {
+        let setup = Setup { rx_buffer_len: buffer, rx_shape: shape, ..Setup::new(features).ring(128) };
+        let mut world = World::new(&setup);
+        world.pair.rx.set_auto_refill(false);
+        for len in [60, 52, 1502, 1503, 9000, 60, 3000, 9000, 9000, 60, 60, 60].into_iter().cycle().take(120) {
+            let (used, refused) = (world.raw_rx().used_index(), world.refused(RxDrop::Full));
+            let told = world.rx.outlook(len);
+            assert_eq!(world.rx.outlook(len), told, "asked twice");
+            assert_eq!((world.raw_rx().used_index(), world.refused(RxDrop::Full)), (used, refused));
+            let pushed = push(&mut world.rx, &pattern(len, 1));
+            assert_eq!(told.map(drop), pushed, "{len} bytes: {setup:?}");
+            outcomes.push(pushed);
+        }
+        assert!(received(&mut world.pair).len() > 1);
+    }
+    for outcome in [Ok(()), Err(RxDrop::Full), Err(RxDrop::BufferTooSmall)] {
+        assert!(outcomes.contains(&outcome), "{outcome:?}");
+    }
+}
+
+/// A question gives no bad buffer back, and stops no ring.
+#[test]
+fn the_outlook_leaves_bad_rings_as_they_are() {
+    let mut world = tiny(Features::VERSION_1, 200, 16);
+    let raw = world.raw_rx();
+    let head = SplitDescriptor { addr: 0, len: 200, flags: WRITE, next: 0 };
+    raw.set_split(0, head);
+    assert_eq!([world.rx.outlook(60), world.rx.outlook(60)], [Err(RxDrop::BadBuffer); 2]);
+    assert_eq!((raw.used_index(), world.refused(RxDrop::BadBuffer)), (0, 0));
+    assert_eq!(push(&mut world.rx, &pattern(60, 1)), Err(RxDrop::BadBuffer));
+    assert_eq!((raw.used_index(), world.refused(RxDrop::BadBuffer)), (1, 1));
+    assert_eq!(world.rx.outlook(60), Ok(15));
+    raw.set_avail_entry(1, 16);
+    assert_eq!((world.rx.outlook(60), world.rx.fault()), (Err(RxDrop::NotReady), None));
+    world.rx.set_enabled(false);
+    raw.set_avail_entry(1, 1);
+    assert_eq!(world.rx.outlook(60), Err(RxDrop::NotReady));
+    world.rx.set_enabled(true);
+    assert_eq!((push(&mut world.rx, &pattern(60, 1)), world.rx.outlook(60)), (Ok(()), Ok(14)));
+}
+
 /// The list ends before the bad buffer does: it is not looked at, and nothing is given back that there was no room to
 /// note.
 #[test]

@@ -3,7 +3,7 @@
 use vm_ports::Burst;
 
 use super::super::ports::{PortEntry, PortTable, Way};
-use super::super::trace::{Exit, Outlook, Seen};
+use super::super::trace::{EgressPort, Outlook, Seen};
 use super::{Forwarder, Outputs, flood_ports, frame, reason, shape};
 use crate::forwarding::{
     DropReason, Fdb, Foreseen, Ingress, MacAddr, Now, PortId, Tables, Target, TokenBucket, VlanId, decide,
@@ -60,13 +60,13 @@ impl Forwarder {
         let came = burst.view(0).packet().len();
         match target {
             Target::One(to) => match table.get(to) {
-                Some(entry) => seen.exits.push(out.foresee(entry, burst, came, &mut ingress)),
+                Some(entry) => seen.egress_ports.push(out.foresee(entry, burst, came, &mut ingress)),
                 None => seen.outcome = Err(DropReason::PortGone),
             },
             Target::Flood => {
                 let ports = flood_ports(table, port, ingress.vlan);
-                seen.exits.extend(ports.map(|entry| out.foresee(entry, burst, came, &mut ingress)));
-                if seen.exits.is_empty() {
+                seen.egress_ports.extend(ports.map(|entry| out.foresee(entry, burst, came, &mut ingress)));
+                if seen.egress_ports.is_empty() {
                     seen.outcome = Err(DropReason::NoDestination);
                 }
             }
@@ -76,7 +76,7 @@ impl Forwarder {
 
 impl Outputs {
     /// How the first packet of a burst would leave through a port. `ingress.tagged` says, and is made to say, whether it carries its tag.
-    fn foresee(&self, entry: &PortEntry, burst: &mut Burst<'_>, came: usize, ingress: &mut Ingress) -> Exit {
+    fn foresee(&self, entry: &PortEntry, burst: &mut Burst<'_>, came: usize, ingress: &mut Ingress) -> EgressPort {
         let receiver = self.receiver(entry, burst.view(0), self.me);
         let egress = entry.vlans.egress(ingress.vlan);
         let other = receiver.ok().map(|receiver| usize::from(receiver.core)).filter(|core| *core != self.me);
@@ -89,7 +89,7 @@ impl Outputs {
             (None, _) => Some(Outlook::Drop(DropReason::NoDestination)),
             _ => None,
         };
-        Exit { port: entry.id, egress, len: burst.view(0).packet().len(), receiver, outlook }
+        EgressPort { port: entry.id, egress, len: burst.view(0).packet().len(), receiver, outlook }
     }
 
     /// Whether a packet of `len` bytes can be handed to another core.
@@ -98,27 +98,27 @@ impl Outputs {
     }
 
     /// What a packet would meet at a receiver that is on this core.
-    pub(in super::super) fn look(&self, table: &PortTable, exit: &mut Exit) {
-        let Ok(receiver) = exit.receiver else { return };
-        if usize::from(receiver.core) != self.me || exit.outlook.is_some() {
+    pub(in super::super) fn look(&mut self, table: &PortTable, to: &mut EgressPort) {
+        let Ok(receiver) = to.receiver else { return };
+        if usize::from(receiver.core) != self.me || to.outlook.is_some() {
             return;
         }
-        if self.awaits(exit.port, receiver.queue) {
-            exit.outlook = Some(Outlook::Waits);
+        if self.awaits(to.port, receiver.queue) {
+            to.outlook = Some(Outlook::Waits);
             return;
         }
-        let outlook = match table.get(exit.port).map(|entry| &entry.way) {
+        let outlook = match table.get(to.port).map(|entry| &entry.way) {
             Some(Way::Guest(_)) => {
-                let at = self.place_of(exit.port, usize::from(receiver.queue));
-                let slot = self.rx.get(usize::from(at)).ok_or(DropReason::ReceiverNotReady);
-                slot.and_then(|slot| slot.rx.outlook().map(u32::from).map_err(reason))
+                let at = self.place_of(to.port, usize::from(receiver.queue));
+                let slot = self.rx.get_mut(usize::from(at)).ok_or(DropReason::ReceiverNotReady);
+                slot.and_then(|slot| slot.rx.outlook(to.len).map(u32::from).map_err(reason))
             }
-            Some(Way::Uplink(_)) => match self.uplinks.iter().find(|uplink| uplink.is(exit.port, receiver.queue)) {
-                Some(uplink) => uplink.outlook(exit.len),
+            Some(Way::Uplink(_)) => match self.uplinks.iter().find(|uplink| uplink.is(to.port, receiver.queue)) {
+                Some(uplink) => uplink.outlook(to.len),
                 None => Err(DropReason::PortGone),
             },
             None => Err(DropReason::PortGone),
         };
-        exit.outlook = Some(outlook.map_or_else(Outlook::Drop, Outlook::Room));
+        to.outlook = Some(outlook.map_or_else(Outlook::Drop, Outlook::Room));
     }
 }

@@ -100,9 +100,9 @@ impl IoCore {
                 self.foresee(&mut question);
                 reply.give(question);
             }
-            Message::Look { mut exits, reply } => {
-                self.look(&mut exits);
-                reply.give(exits);
+            Message::Look { mut ports, reply } => {
+                self.look(&mut ports);
+                reply.give(ports);
             }
             Message::Tune(limits) => self.tune(limits),
             Message::Tap { tap, reply } => {

@@ -2,7 +2,8 @@
 
 use vm_ports::{Burst, Offload};
 
-use super::super::trace::{Exit, Question, Ring};
+use super::super::forwarder::Forwarder;
+use super::super::trace::{EgressPort, Question, Ring};
 use super::IoCore;
 
 impl IoCore {
@@ -10,6 +11,10 @@ impl IoCore {
     pub(super) fn foresee(&mut self, question: &mut Question) {
         question.ring = self.ring_of(question);
         question.seconds = self.now.seconds;
+        // What stays in its ring, or is discarded as it is pulled, nobody looks at: nothing is learnt of it, no token taken for it.
+        if !matches!(question.ring, Some(Ring::Served)) {
+            return;
+        }
         let Self { forwarder, buffer, now, .. } = self;
         let Question { port, frame, seen, .. } = question;
         let mut burst = Burst::new(buffer);
@@ -32,7 +37,8 @@ impl IoCore {
     }
 
     /// What packets would meet at those receivers that are here.
-    pub(super) fn look(&self, exits: &mut [Exit]) {
-        exits.iter_mut().for_each(|exit| self.forwarder.out.look(&self.forwarder.table, exit));
+    pub(super) fn look(&mut self, ports: &mut [EgressPort]) {
+        let Forwarder { out, table, .. } = &mut self.forwarder;
+        ports.iter_mut().for_each(|port| out.look(table, port));
     }
 }

@@ -43,7 +43,7 @@ pub(super) enum Ring {
     Stopped(RingFault),
 }
 
-/// What was looked at, and what was found.
+/// What was looked at, and what was found: nothing, where packets are not taken from the ring, or are discarded.
 pub(super) struct Seen {
     /// The only source address that the port may send from.
     pub(super) only_source: Option<MacAddr>,
@@ -57,12 +57,12 @@ pub(super) struct Seen {
     pub(super) tokens: Option<Option<u64>>,
     pub(super) outcome: Result<(Ingress, Target), DropReason>,
     /// Where it would go. There is room for all ports.
-    pub(super) exits: Vec<Exit>,
+    pub(super) egress_ports: Vec<EgressPort>,
 }
 
-/// A way out.
+/// A port, where a packet is to leave.
 #[derive(Clone, Copy)]
-pub(super) struct Exit {
+pub(super) struct EgressPort {
     pub(super) port: PortId,
     /// How it leaves; nothing where the port is no member of the VLAN.
     pub(super) egress: Option<Egress>,
@@ -93,26 +93,26 @@ impl Seen {
             lookup: None,
             tokens: None,
             outcome: Err(DropReason::PortGone),
-            exits: Vec::with_capacity(PORTS_MAX),
+            egress_ports: Vec::with_capacity(PORTS_MAX),
         }
     }
 }
 
 /// A port, where a packet is to come in.
-struct Intaker<'d> {
+struct IngressPort<'d> {
     port: PortId,
     queue: u16,
-    pair: IntakePair<'d>,
+    pair: IngressPair<'d>,
     mac: Option<MacAddr>,
 }
 
 /// Whose queue it comes in on.
-enum IntakePair<'d> {
+enum IngressPair<'d> {
     Guest(&'d GuestQueue),
     Uplink(&'d UplinkQueue),
 }
 
-impl IntakePair<'_> {
+impl IngressPair<'_> {
     /// The core that serves it, or would.
     fn core(&self) -> usize {
         match self {
@@ -126,7 +126,7 @@ impl Dataplane {
     /// What would become of a packet.
     pub(crate) fn trace(&self, query: &TraceQuery) -> Result<TraceReport, DataplaneError> {
         let destination = address(&query.mac)?;
-        let from = self.intake(query, destination)?;
+        let from = self.ingress_port(query, destination)?;
         let (source, source_is) = match &query.src {
             Some(mac) => (address(mac)?, SourceIs::Given),
             None => self.source_of(&from, query.vlan),
@@ -146,7 +146,7 @@ impl Dataplane {
     }
 
     /// Where the packet comes in.
-    fn intake(&self, query: &TraceQuery, destination: MacAddr) -> Result<Intaker<'_>, DataplaneError> {
+    fn ingress_port(&self, query: &TraceQuery, destination: MacAddr) -> Result<IngressPort<'_>, DataplaneError> {
         let name = query.from.as_str();
         let no_queue = |queue: u16, queues: usize| DataplaneError::NoSuchQueue {
             name: name.to_owned(),
@@ -158,7 +158,7 @@ impl Dataplane {
             let queues = &guest.host.queues;
             let pair = queues.get(usize::from(queue)).ok_or_else(|| no_queue(queue, queues.len()))?;
             let mac = guest.config.mac.map(|mac| MacAddr(mac.octets()));
-            return Ok(Intaker { port: guest.host.port, queue, pair: IntakePair::Guest(pair), mac });
+            return Ok(IngressPort { port: guest.host.port, queue, pair: IngressPair::Guest(pair), mac });
         }
         let uplink = self.uplinks.iter().find(|uplink| uplink.config.name.as_str() == name);
         let uplink = uplink.ok_or_else(|| DataplaneError::NoSuchPort { kind: "port", name: name.to_owned() })?;
@@ -167,11 +167,11 @@ impl Dataplane {
         let queue = query.queue.or(rule).unwrap_or(0);
         let queues = &uplink.host.queues;
         let pair = queues.get(usize::from(queue)).ok_or_else(|| no_queue(queue, queues.len()))?;
-        Ok(Intaker { port: uplink.host.port, queue, pair: IntakePair::Uplink(pair), mac: None })
+        Ok(IngressPort { port: uplink.host.port, queue, pair: IngressPair::Uplink(pair), mac: None })
     }
 
     /// An address that packets of this port come from.
-    fn source_of(&self, from: &Intaker<'_>, tag: Option<u16>) -> (MacAddr, SourceIs) {
+    fn source_of(&self, from: &IngressPort<'_>, tag: Option<u16>) -> (MacAddr, SourceIs) {
         if let Some(mac) = from.mac {
             return (mac, SourceIs::Configured);
         }
@@ -194,16 +194,16 @@ fn address(text: &str) -> Result<MacAddr, DataplaneError> {
 /// Asks all cores concerned, one after the other. `None`: the switch ends.
 fn ask(fabric: &Fabric, core: usize, question: Question) -> Option<Question> {
     let mut question = *fabric.ask(core, |reply| Message::Foresee { question: Box::new(question), reply })?;
-    let exits = std::mem::take(&mut question.seen.exits);
-    for some in exits.chunks(STEP) {
+    let ports = std::mem::take(&mut question.seen.egress_ports);
+    for some in ports.chunks(STEP) {
         let mut some = some.to_vec();
-        let mut cores: Vec<u16> = some.iter().filter_map(|exit| exit.receiver.ok()).map(|it| it.core).collect();
+        let mut cores: Vec<u16> = some.iter().filter_map(|port| port.receiver.ok()).map(|it| it.core).collect();
         cores.sort_unstable();
         cores.dedup();
         for core in cores {
-            some = fabric.ask(core.into(), |reply| Message::Look { exits: some, reply })?;
+            some = fabric.ask(core.into(), |reply| Message::Look { ports: some, reply })?;
         }
-        question.seen.exits.append(&mut some);
+        question.seen.egress_ports.append(&mut some);
     }
     Some(question)
 }

@@ -2,7 +2,7 @@
 
 use vm_ports::{RingFault, TxDrop};
 
-use super::{Exit, Intaker, Outlook, Question, Ring, Seen};
+use super::{EgressPort, IngressPort, Outlook, Question, Ring, Seen};
 use crate::forwarding::{DropReason, Egress, Entry, Ingress, Learning, MacAddr, PortId, Target};
 use crate::snapshot::FdbSnapshot;
 use crate::trace::{
@@ -13,7 +13,7 @@ use crate::trace::{
 /// Everything there is to report of.
 pub(super) struct Traced<'t> {
     pub(super) query: &'t TraceQuery,
-    pub(super) from: &'t Intaker<'t>,
+    pub(super) from: &'t IngressPort<'t>,
     /// The core that was asked.
     pub(super) core: usize,
     /// Source and destination.
@@ -37,7 +37,7 @@ impl Traced<'_> {
         };
         let ingress = seen.outcome.ok().map(|(ingress, _)| ingress);
         let copies: Vec<CopyReport> =
-            seen.exits.iter().map(|exit| copy(exit, ingress, core, name(exit.port))).collect();
+            seen.egress_ports.iter().map(|to| copy(to, ingress, core, name(to.port))).collect();
         let intake = intake(ring);
         let (verdict, drop) = verdict(&intake, &seen, &copies);
         let learning = seen.learning.map(|(learning, known)| learning_report(learning, known.map(entry)));
@@ -81,11 +81,11 @@ fn verdict(intake: &Intake, seen: &Seen, copies: &[CopyReport]) -> (Verdict, Opt
         Intake::Disabled => return (Verdict::Dropped, Some(TxDrop::RingDisabled.as_str())),
         Intake::Served => {}
     }
-    match (seen.outcome, seen.exits.first().zip(copies.first())) {
+    match (seen.outcome, seen.egress_ports.first().zip(copies.first())) {
         (Err(reason), _) => (Verdict::Dropped, Some(reason.as_str())),
         (Ok((_, Target::Flood)), _) => (Verdict::Flooded, None),
-        (Ok((_, Target::One(_))), Some((exit, copy))) if copy.outcome == CopyIs::Dropped => {
-            (Verdict::Dropped, why(exit).map(DropReason::as_str))
+        (Ok((_, Target::One(_))), Some((to, copy))) if copy.outcome == CopyIs::Dropped => {
+            (Verdict::Dropped, why(to).map(DropReason::as_str))
         }
         (Ok((_, Target::One(_))), _) => (Verdict::Forwarded, None),
     }
@@ -103,32 +103,32 @@ fn learning_report(learning: Learning, entry: Option<FdbSnapshot>) -> LearningRe
 }
 
 /// Why a packet goes nowhere on this way.
-fn why(exit: &Exit) -> Option<DropReason> {
-    match (exit.receiver, exit.outlook) {
+fn why(to: &EgressPort) -> Option<DropReason> {
+    match (to.receiver, to.outlook) {
         (Err(reason), _) | (_, Some(Outlook::Drop(reason))) => Some(reason),
         _ => None,
     }
 }
 
-fn copy(exit: &Exit, ingress: Option<Ingress>, core: usize, port: String) -> CopyReport {
-    let receiver = exit.receiver.ok();
-    let drop = why(exit);
-    let outcome = match exit.outlook {
+fn copy(to: &EgressPort, ingress: Option<Ingress>, core: usize, port: String) -> CopyReport {
+    let receiver = to.receiver.ok();
+    let drop = why(to);
+    let outcome = match to.outlook {
         _ if drop.is_some() => CopyIs::Dropped,
         Some(Outlook::Waits) => CopyIs::Waits,
         _ => CopyIs::Delivered,
     };
-    let tagged = exit.egress == Some(Egress::Tagged);
+    let tagged = to.egress == Some(Egress::Tagged);
     CopyReport {
         port,
         queue: receiver.map(|receiver| receiver.queue),
         io_core: receiver.map(|receiver| receiver.core.into()),
         handed_over: receiver.is_some_and(|receiver| usize::from(receiver.core) != core),
         tag: ingress.filter(|_| tagged).map(|ingress| ingress.vlan.get()),
-        bytes: exit.len as u32,
+        bytes: to.len as u32,
         outcome,
         drop: drop.map(|reason| reason.as_str().to_owned()),
-        buffers: match exit.outlook {
+        buffers: match to.outlook {
             Some(Outlook::Room(buffers)) => Some(buffers),
             _ => None,
         },
