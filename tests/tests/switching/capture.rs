@@ -1,5 +1,7 @@
 //! What `sidecore capture` records: everything that passes its ports, as it passes, and nothing of it at the cost of others.
 
+mod file;
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
@@ -7,10 +9,6 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketOption;
-use pcap_file::pcapng::blocks::interface_description::InterfaceDescriptionOption;
-use pcap_file::pcapng::blocks::interface_statistics::InterfaceStatisticsOption;
-use pcap_file::pcapng::{Block, PcapNgReader};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
 use serde_json::{Value, json};
 use sidecore_tests::paths;
@@ -18,6 +16,7 @@ use sidecore_tests::process::{Process, eventually, must, run};
 use synthetic_guest::packet::FrameSpec;
 use synthetic_guest::{Features, GuestConfig};
 
+use self::file::{Contents, contents};
 use crate::frames::{Packet, bytes, one, tagged, tcp, udp};
 use crate::rig::{LIMIT, Node, Plan, Rig};
 
@@ -28,24 +27,6 @@ const OUT: u32 = 2;
 struct Capture {
     process: Process,
     file: PathBuf,
-}
-
-/// A packet of a file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Recorded {
-    port: String,
-    way: u32,
-    bytes: Vec<u8>,
-    len: usize,
-    ns: u128,
-}
-
-/// What a file says.
-struct Contents {
-    packets: Vec<Recorded>,
-    /// What was said at the end, by port: packets seen, written, and missed.
-    counts: BTreeMap<String, [u64; 3]>,
-    comments: Vec<String>,
 }
 
 impl Capture {
@@ -86,62 +67,6 @@ impl Capture {
         assert!(status.success(), "{}", self.process.output());
         contents(&std::fs::read(&self.file).unwrap())
     }
-}
-
-impl Contents {
-    /// Frames that passed a port this way.
-    fn frames(&self, port: &str, way: u32) -> Vec<Vec<u8>> {
-        let packets = self.packets.iter().filter(|p| (p.port.as_str(), p.way) == (port, way));
-        packets.map(|packet| packet.bytes.clone()).collect()
-    }
-}
-
-fn contents(file: &[u8]) -> Contents {
-    let mut reader = PcapNgReader::new(file).unwrap();
-    let (mut names, mut packets) = (Vec::new(), Vec::new());
-    let (mut counts, mut comments) = (BTreeMap::new(), Vec::new());
-    while let Some(block) = reader.next_block() {
-        match block.unwrap() {
-            Block::InterfaceDescription(interface) => {
-                let name = interface.options.iter().find_map(|option| match option {
-                    InterfaceDescriptionOption::IfName(name) => Some(name.to_string()),
-                    _ => None,
-                });
-                names.push(name.unwrap());
-            }
-            Block::EnhancedPacket(packet) => {
-                let flags = packet.options.iter().find_map(|option| match option {
-                    EnhancedPacketOption::Flags(flags) => Some(*flags),
-                    _ => None,
-                });
-                packets.push(Recorded {
-                    port: names[packet.interface_id as usize].clone(),
-                    way: flags.unwrap(),
-                    bytes: packet.data.to_vec(),
-                    len: packet.original_len as usize,
-                    ns: packet.timestamp.as_nanos(),
-                });
-            }
-            Block::InterfaceStatistics(statistics) => {
-                let mut count = [0; 3];
-                for option in &statistics.options {
-                    match option {
-                        InterfaceStatisticsOption::IsbIfRecv(n) => count[0] = *n,
-                        InterfaceStatisticsOption::IsbUsrDeliv(n) => count[1] = *n,
-                        InterfaceStatisticsOption::IsbIfDrop(n) | InterfaceStatisticsOption::IsbOsDrop(n) => {
-                            count[2] += n
-                        }
-                        InterfaceStatisticsOption::Comment(text) => comments.push(text.to_string()),
-                        _ => {}
-                    }
-                }
-                counts.insert(names[statistics.interface_id as usize].clone(), count);
-            }
-            _ => {}
-        }
-    }
-    assert!(packets.windows(2).all(|pair| pair[0].ns <= pair[1].ns), "time goes back");
-    Contents { packets, counts, comments }
 }
 
 /// Captures that run, as the switch says.
