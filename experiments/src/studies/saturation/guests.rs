@@ -51,10 +51,11 @@ struct Turns<'t> {
 }
 
 impl Turns<'_> {
-    /// With so many busy guests.
+    /// With so many busy guests. Nothing, where a turn has no such figure, since no ping came back: the others alone would be too good.
     fn with(&self, busy: usize, of: impl Fn(&Turn) -> f64) -> Vec<f64> {
         let at = self.counts.iter().position(|count| *count == busy).unwrap_or_default();
-        self.turns[at].iter().map(of).collect()
+        let all: Vec<f64> = self.turns[at].iter().map(of).collect();
+        if all.iter().all(|figure| figure.is_finite()) { all } else { Vec::new() }
     }
 
     fn mpps(&self, busy: usize) -> Vec<f64> {
@@ -69,7 +70,8 @@ impl Turns<'_> {
     /// From so many busy guests on.
     fn series(&self, title: &str, from: usize, of: impl Fn(&Turn) -> f64) -> Series {
         let counts = self.counts.iter().filter(|count| **count >= from);
-        Series::new(title, counts.map(|busy| Point::new(*busy as f64, &self.with(*busy, &of))).collect())
+        let places = counts.map(|busy| (*busy as f64, self.with(*busy, &of))).filter(|(_, all)| !all.is_empty());
+        Series::new(title, places.map(|(busy, all)| Point::new(busy, &all)).collect())
     }
 
     fn table(&self, title: &str) -> Table {
@@ -234,4 +236,22 @@ fn judge(finding: &mut Finding, polling: &Turns<'_>, trap: &Turns<'_>) {
         trap.rtt(0),
         trap.rtt(KNEE),
     ));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_turn_without_a_round_trip_leaves_no_point() {
+        let turn = |rtt| Turn { offered: 1.0, delivered: 1.0, each: vec![1.0], rtt: [rtt; 2], dropped: 0.0, left: 0.0 };
+        let turns = [vec![turn(1.0), turn(2.0)], vec![turn(3.0), turn(f64::NAN)]];
+        let turns = Turns { counts: &[0, 1], turns: &turns };
+        let series = turns.series("", 0, |turn| turn.rtt[0]);
+        assert_eq!(series.points, [Point::new(0.0, &[1.0, 2.0])]);
+        assert_eq!(turns.series("", 0, |turn| turn.delivered).points.len(), 2);
+        // What is written can be read again.
+        let text = serde_json::to_string(&series).unwrap();
+        assert_eq!(serde_json::from_str::<Series>(&text).unwrap(), series);
+    }
 }
