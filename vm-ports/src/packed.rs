@@ -1,6 +1,5 @@
 //! The packed virtqueue, device side (virtio 1.2 §2.8).
 
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -10,14 +9,14 @@ use crate::memory::{GuestMemory, RingArea, RingWatch, Window};
 use crate::packet::{BURST_PACKETS, CHAIN_SEGMENTS};
 use crate::ring::{
     Chain, ChainError, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, DESCRIPTOR_BYTES, Direction, Mark, RawDescriptor,
-    RingError, RingSetup, Single, Singles, Sink, Taken, Translator, indirect_entries, need_event, put_buffer,
+    RingError, RingSetup, SharedDescriptor, Single, Singles, Sink, Taken, Translator, indirect_entries, laps,
+    need_event, put_buffer,
 };
 
 const SIZE_RULE: &str = "a packed ring has 1 to 32768";
 const DESC_F_AVAIL: u16 = 1 << 7;
 const DESC_F_USED: u16 = 1 << 15;
-/// Offsets in a descriptor. The address comes first, the buffer id is between the two.
-const LEN: usize = 8;
+/// Offset in a descriptor: address, length and buffer id come before it.
 const FLAGS: usize = 14;
 /// Event suppression structure (§2.8.14): offset and wrap, then flags.
 const EVENT_BYTES: usize = 4;
@@ -59,10 +58,12 @@ impl Staged {
         Self { slot, half: u64::from(written) | u64::from(id) << 32 | u64::from(flags) << 48 }
     }
 
-    /// Where length, buffer id and flags are, which one store writes.
+    /// Writes length, buffer id and flags at once.
     #[inline]
-    fn at(self) -> usize {
-        PackedRing::at(self.slot) + LEN
+    fn store(self, descriptors: &[SharedDescriptor], order: Ordering) {
+        if let Some([_, half]) = descriptors.get(usize::from(self.slot)) {
+            half.store(self.half, order);
+        }
     }
 }
 
@@ -195,7 +196,8 @@ impl PackedRing {
         // The chain's slots follow each other. Its id is in the last one (§2.8.6), so even a bad chain is followed to its end: it is what
         // we need to give it back. How far is bounded: a driver could point at old descriptors again and again, at no cost to itself.
         for slots in 1..=self.size.min(CHAIN_SEGMENTS as u16) {
-            let descriptor = self.descriptor(self.next_avail);
+            let descriptor = self.descriptors().get(usize::from(self.next_avail)).ok_or(RingFault::EndlessChain)?;
+            let descriptor = read(descriptor);
             let (id, flags) = (descriptor.third(), descriptor.fourth());
             self.advance_avail();
             if walked.is_ok() {
@@ -226,9 +228,9 @@ impl PackedRing {
     ) {
         let most = most.min(found.capacity()).min(usize::from(self.size));
         self.claim(0, most);
-        for (slots, wrap) in self.next(most as u16) {
-            for slot in slots {
-                let descriptor = self.descriptor(slot);
+        for (descriptors, wrap) in self.next(most as u16) {
+            for descriptor in descriptors {
+                let descriptor = read(descriptor);
                 // Both bits are 0 where it is available, as in every descriptor of a split ring: one comparison is enough for all flags.
                 let flags = descriptor.fourth() ^ lap(wrap);
                 let Some(buffer) = translator.single(descriptor, flags, direction) else { return };
@@ -242,9 +244,9 @@ impl PackedRing {
     pub(crate) fn look_ahead(&mut self, window: Window<'_>, direction: Direction, count: u16) {
         let count = count.min(self.size);
         self.claim(0, count.into());
-        for (slots, wrap) in self.next(count) {
-            for slot in slots {
-                let descriptor = self.descriptor(slot);
+        for (descriptors, wrap) in self.next(count) {
+            for descriptor in descriptors {
+                let descriptor = read(descriptor);
                 if !is_available(descriptor.fourth(), wrap) {
                     return;
                 }
@@ -294,12 +296,12 @@ impl PackedRing {
         }
     }
 
-    /// The next `count` slots, no more than there are: on this lap, then on the one after it.
+    /// The next `count` descriptors, no more than there are: those of this lap, then those of the one after it.
     #[inline]
-    fn next(&self, count: u16) -> [(Range<u16>, bool); 2] {
-        let end = u32::from(self.next_avail) + u32::from(count);
-        let beyond = end.saturating_sub(self.size.into()) as u16;
-        [(self.next_avail..end as u16 - beyond, self.avail_wrap), (0..beyond, !self.avail_wrap)]
+    fn next(&self, count: u16) -> [(&[SharedDescriptor], bool); 2] {
+        let [here, beyond] =
+            laps(self.next_avail, count, self.size).map(|slots| self.descriptors().get(slots).unwrap_or_default());
+        [(here, self.avail_wrap), (beyond, !self.avail_wrap)]
     }
 
     /// The slot after this one, and its lap.
@@ -315,10 +317,8 @@ impl PackedRing {
     }
 
     #[inline]
-    fn descriptor(&self, slot: u16) -> RawDescriptor {
-        // Acquire: as for `has_work`, since the flags are in the half that is read first.
-        let (addr, rest) = self.descriptors.load_u64_pair(Self::at(slot), Ordering::Acquire);
-        RawDescriptor { addr, rest }
+    fn descriptors(&self) -> &[SharedDescriptor] {
+        self.descriptors.records(0, self.size.into())
     }
 
     #[inline]
@@ -362,9 +362,10 @@ impl PackedRing {
         let Some(&first) = self.staged.first() else { return false };
         // All but the first become used before the first does, and the driver looks at them in order: it sees the burst whole, with the
         // one release below.
-        self.descriptors.store_u64s(self.staged[1..].iter().map(|used| (used.at(), used.half)));
+        let descriptors = self.descriptors();
+        self.staged[1..].iter().for_each(|used| used.store(descriptors, Ordering::Relaxed));
         // Release: pairs with the driver's acquire of these flags; buffer contents and the rest of the burst come before it.
-        self.descriptors.store_u64(first.at(), first.half, Ordering::Release);
+        first.store(descriptors, Ordering::Release);
         self.staged.clear();
         // All slots where it begins and ends at the same one.
         let slots = if self.next_used > first.slot { 0 } else { self.size } + self.next_used - first.slot;
@@ -407,6 +408,12 @@ impl PackedRing {
     pub(crate) fn judge(&mut self) {
         self.unjudged = 0;
     }
+}
+
+/// Acquire: as for `has_work`, since the flags are in the half that is read first.
+#[inline]
+fn read(descriptor: &SharedDescriptor) -> RawDescriptor {
+    RawDescriptor::load(descriptor, Ordering::Acquire)
 }
 
 /// Whether a descriptor with these flags is available on a lap with this wrap counter (§2.8.1).

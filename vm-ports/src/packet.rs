@@ -97,7 +97,7 @@ impl Packet {
 
     /// Whether the snapshot is all there is of it: no tail, nothing to be done and nothing to be said.
     #[inline]
-    pub(crate) fn is_short(&self) -> bool {
+    pub fn is_short(&self) -> bool {
         self.short
     }
 

@@ -1,7 +1,7 @@
 //! The split virtqueue, device side (virtio 1.2 §2.7).
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 
 use crate::address::GuestPhysAddr;
 use crate::counters::RingFault;
@@ -9,7 +9,8 @@ use crate::memory::{GuestMemory, RingArea, RingWatch, Window};
 use crate::packet::CHAIN_SEGMENTS;
 use crate::ring::{
     Chain, ChainError, DESC_F_INDIRECT, DESC_F_NEXT, DESCRIPTOR_BYTES, Direction, Mark, RawDescriptor, RingError,
-    RingSetup, Single, Singles, Sink, Taken, Translator, indirect_entries, need_event, put_buffer,
+    RingSetup, SharedDescriptor, Single, Singles, Sink, Taken, Translator, indirect_entries, laps, need_event,
+    put_buffer,
 };
 
 const SIZE_RULE: &str = "a split ring has a power of two up to 32768";
@@ -18,7 +19,9 @@ const AVAIL_F_NO_INTERRUPT: u16 = 1;
 /// Offset of the index in both rings; the entries follow it.
 const IDX: usize = 2;
 const ENTRIES: usize = 4;
-const USED_BYTES: usize = 8;
+/// An entry of the used ring: head of the chain, bytes written.
+type UsedEntry = [AtomicU32; 2];
+const USED_BYTES: usize = size_of::<UsedEntry>();
 
 /// How far ahead of the ring `avail_event` is kept, in entries, at least: half the index space, as far from every index the driver can
 /// publish next as it can be. An event just *behind* the ring would do for a driver that is idle, but one that has published an index
@@ -122,8 +125,8 @@ impl SplitRing {
     }
 
     #[inline]
-    fn slot(&self, index: u16) -> usize {
-        usize::from(index & (self.size - 1))
+    fn slot(&self, index: u16) -> u16 {
+        index & (self.size - 1)
     }
 
     #[inline]
@@ -194,7 +197,7 @@ impl SplitRing {
         if self.avail_idx.wrapping_sub(self.next_avail) > self.size {
             return Err(RingFault::IndexJump);
         }
-        let head = self.head(0);
+        let head = self.avail.load_u16(ENTRIES + usize::from(self.slot(self.next_avail)) * 2, Ordering::Relaxed);
         if head >= self.size {
             return Err(RingFault::BadHead);
         }
@@ -216,57 +219,66 @@ impl SplitRing {
         if known > self.size {
             return;
         }
-        for ahead in 0..known.min(most.min(found.capacity()) as u16) {
-            let id = self.head(ahead);
-            if id >= self.size {
-                break;
+        let descriptors = self.descriptors();
+        for heads in self.heads(known.min(most.min(found.capacity()) as u16)) {
+            for head in heads {
+                let id = head.load(Ordering::Relaxed);
+                let Some(descriptor) = descriptors.get(usize::from(id)) else { return };
+                let descriptor = RawDescriptor::load(descriptor, Ordering::Relaxed);
+                let Some(buffer) = translator.single(descriptor, descriptor.third(), direction) else { return };
+                found.push(Single { id, buffer });
             }
-            let descriptor = self.descriptor(id);
-            let Some(buffer) = translator.single(descriptor, descriptor.third(), direction) else { break };
-            found.push(Single { id, buffer });
         }
     }
 
     /// See [`Ring::pass`](crate::ring::Ring::pass).
     #[inline]
     pub(crate) fn pass(&mut self, singles: &[Single<'_>], written: impl Iterator<Item = u32>) {
-        let (mask, first) = (self.size - 1, self.next_used);
-        let slots = (0..).map(|nth: u16| first.wrapping_add(nth) & mask);
-        let entries = slots.zip(singles.iter().zip(written));
-        self.used.store_u32_pairs(entries.map(|(slot, (single, written))| used_entry(slot, single.id, written)));
-        self.next_used = first.wrapping_add(singles.len() as u16);
-        self.next_avail = self.next_avail.wrapping_add(singles.len() as u16);
+        let (first, count) = (self.slot(self.next_used), singles.len() as u16);
+        let mut next = singles.iter().zip(written);
+        for slots in laps(first, count, self.size) {
+            let entries = self.used_entries().get(slots).unwrap_or_default();
+            for (entry, (single, written)) in entries.iter().zip(next.by_ref()) {
+                store_used(entry, single.id, written);
+            }
+        }
+        self.next_used = self.next_used.wrapping_add(count);
+        self.next_avail = self.next_avail.wrapping_add(count);
     }
 
     /// See [`Ring::look_ahead`](crate::ring::Ring::look_ahead).
     #[inline]
     pub(crate) fn look_ahead(&mut self, window: Window<'_>, direction: Direction, count: u16) {
-        let first = ENTRIES + self.slot(self.next_used) * USED_BYTES;
+        let first = ENTRIES + usize::from(self.slot(self.next_used)) * USED_BYTES;
         self.used.claim(first..first + usize::from(count) * USED_BYTES);
         let known = self.avail_idx.wrapping_sub(self.next_avail);
         if known > self.size {
             return;
         }
-        for ahead in 0..known.min(count) {
-            let id = self.head(ahead);
-            if id >= self.size {
-                return;
+        let descriptors = self.descriptors();
+        for heads in self.heads(known.min(count)) {
+            for head in heads {
+                let Some([addr, _]) = descriptors.get(usize::from(head.load(Ordering::Relaxed))) else { return };
+                window.prefetch(GuestPhysAddr(addr.load(Ordering::Relaxed)), direction);
             }
-            let addr = self.descriptors.load_u64(usize::from(id) * DESCRIPTOR_BYTES, Ordering::Relaxed);
-            window.prefetch(GuestPhysAddr(addr), direction);
         }
     }
 
-    /// The head that the driver wrote for the chain `ahead` of the next one. Not checked.
+    /// The heads that the driver wrote for the next `count` chains, which are no more than the ring has. Not checked.
     #[inline]
-    fn head(&self, ahead: u16) -> u16 {
-        self.avail.load_u16(ENTRIES + self.slot(self.next_avail.wrapping_add(ahead)) * 2, Ordering::Relaxed)
+    fn heads(&self, count: u16) -> [&[AtomicU16]; 2] {
+        let heads: &[AtomicU16] = self.avail.records(ENTRIES, self.size.into());
+        laps(self.slot(self.next_avail), count, self.size).map(|slots| heads.get(slots).unwrap_or_default())
     }
 
     #[inline]
-    fn descriptor(&self, index: u16) -> RawDescriptor {
-        let (addr, rest) = self.descriptors.load_u64_pair(usize::from(index) * DESCRIPTOR_BYTES, Ordering::Relaxed);
-        RawDescriptor { addr, rest }
+    fn descriptors(&self) -> &[SharedDescriptor] {
+        self.descriptors.records(0, self.size.into())
+    }
+
+    #[inline]
+    fn used_entries(&self) -> &[UsedEntry] {
+        self.used.records(ENTRIES, self.size.into())
     }
 
     /// Follows a chain from `head`: no longer than the ring (§2.7.5.1: longer is a loop) and never more than [`CHAIN_SEGMENTS`], so that
@@ -279,9 +291,11 @@ impl SplitRing {
         direction: Direction,
         sink: &mut impl Sink<'m>,
     ) -> Result<(), ChainError> {
+        let descriptors = self.descriptors();
         let mut index = head;
         for _ in 0..usize::from(self.size).min(CHAIN_SEGMENTS) {
-            let descriptor = self.descriptor(index);
+            let descriptor = descriptors.get(usize::from(index)).ok_or(ChainError::Malformed)?;
+            let descriptor = RawDescriptor::load(descriptor, Ordering::Relaxed);
             let (flags, next) = (descriptor.third(), descriptor.fourth());
             if flags & DESC_F_INDIRECT != 0 {
                 // §2.7.5.3.1: an indirect descriptor ends the chain.
@@ -294,9 +308,6 @@ impl SplitRing {
             if flags & DESC_F_NEXT == 0 {
                 return Ok(());
             }
-            if next >= self.size {
-                return Err(ChainError::Malformed);
-            }
             index = next;
         }
         Err(ChainError::Malformed)
@@ -304,8 +315,9 @@ impl SplitRing {
 
     #[inline]
     pub(crate) fn stage(&mut self, chain: Chain, written: u32) {
-        let entry = used_entry(self.next_used & (self.size - 1), chain.id, written);
-        self.used.store_u32_pairs(std::iter::once(entry));
+        if let Some(entry) = self.used_entries().get(usize::from(self.slot(self.next_used))) {
+            store_used(entry, chain.id, written);
+        }
         self.next_used = self.next_used.wrapping_add(1);
     }
 
@@ -361,10 +373,11 @@ impl SplitRing {
     }
 }
 
-/// Where an entry of the used ring is, and its two halves, which are aligned to 4 bytes and published by the index.
+/// Relaxed: the index publishes it.
 #[inline]
-fn used_entry(slot: u16, id: u16, written: u32) -> (usize, (u32, u32)) {
-    (ENTRIES + usize::from(slot) * USED_BYTES, (id.into(), written))
+fn store_used([id, len]: &UsedEntry, head: u16, written: u32) {
+    id.store(head.into(), Ordering::Relaxed);
+    len.store(written, Ordering::Relaxed);
 }
 
 /// Follows an indirect table (§2.7.5.3): chained by `next` inside it, never into another.

@@ -114,7 +114,9 @@ impl UplinkTx {
         if lens.is_empty() || !self.pool.alloc_frames(&mut self.staged, &lens) {
             return 0;
         }
-        for (mbuf, view) in self.staged[first..].iter_mut().zip(run.views()) {
+        let mbufs = &mut self.staged[first..];
+        let short = fill_short(mbufs, run.packets());
+        for (mbuf, view) in mbufs[short..].iter_mut().zip(run.after(short).views()) {
             view.read(mbuf.data_mut());
         }
         let count = lens.len();
@@ -231,6 +233,16 @@ impl UplinkTx {
         }
         self.owners.drain(..done);
     }
+}
+
+/// Writes packets whose snapshot is all there is of them into these mbufs; as many as come before the first that is another. Not inlined: so
+/// all that the loop needs stays in registers.
+#[inline(never)]
+fn fill_short(mbufs: &mut [Mbuf], packets: &[Packet]) -> usize {
+    let fill = |(mbuf, packet): (&mut Mbuf, &Packet)| {
+        packet.is_short().then(|| Source::from(packet.head()).read(mbuf.data_mut()))
+    };
+    mbufs.iter_mut().zip(packets).map_while(fill).count()
 }
 
 /// Why a packet did not become mbufs.

@@ -190,6 +190,13 @@ impl Source<'_> {
     }
 }
 
+/// 16 bytes as the CPU moves them. Where it has registers for so many, they are of a type that stays in one: an array would be put down
+/// on the stack between a load and a store that may overlap.
+#[cfg(target_arch = "x86_64")]
+type Quarter = std::arch::x86_64::__m128i;
+#[cfg(not(target_arch = "x86_64"))]
+type Quarter = u128;
+
 /// Copies `n` bytes that may overlap. Between half a cache line and a whole one, which is what headers and the shortest packets are, it is
 /// four moves of 16 bytes that meet or overlap in the middle; for the rest the C library knows best.
 ///
@@ -197,7 +204,6 @@ impl Source<'_> {
 /// `n` bytes can be read at `from` and written at `to`.
 #[inline]
 unsafe fn copy(from: *const u8, to: *mut u8, n: usize) {
-    type Quarter = [u8; 16];
     const QUARTER: usize = size_of::<Quarter>();
     if (2 * QUARTER..=4 * QUARTER).contains(&n) {
         // SAFETY: all of them lie in the `n` bytes, whatever their alignment. They are read before any is written.

@@ -16,24 +16,21 @@ pub(crate) struct RingArea {
     memory: Arc<GuestMemory>,
 }
 
-macro_rules! ring_access {
-    ($load:ident, $store:ident, $int:ty, $atomic:ty) => {
-        /// Loads the field at `offset` bytes, which the ring's own arithmetic keeps inside the area.
-        #[inline]
-        pub(crate) fn $load(&self, offset: usize, order: Ordering) -> $int {
-            // SAFETY: `field` returns a pointer into the mapping with room for the type and its alignment; atomics make
-            // a driver's concurrent access defined.
-            unsafe { <$atomic>::from_ptr(self.field::<$int>(offset, 1)) }.load(order)
-        }
+/// What a ring is an array of: read and written in pieces that are atomic each.
+///
+/// # Safety
+/// Any bytes are a value, and only atomics are in it.
+pub(crate) unsafe trait Record {}
 
-        /// Stores to the field at `offset` bytes.
-        #[inline]
-        pub(crate) fn $store(&self, offset: usize, value: $int, order: Ordering) {
-            // SAFETY: as for the load.
-            unsafe { <$atomic>::from_ptr(self.field::<$int>(offset, 1)) }.store(value, order);
-        }
-    };
-}
+/// An entry of the available ring.
+// SAFETY: an atomic integer.
+unsafe impl Record for AtomicU16 {}
+/// An entry of the used ring.
+// SAFETY: two of them.
+unsafe impl Record for [AtomicU32; 2] {}
+/// A descriptor.
+// SAFETY: two of them.
+unsafe impl Record for [AtomicU64; 2] {}
 
 impl RingArea {
     /// `len` bytes that are inside one mapping of this memory.
@@ -41,47 +38,42 @@ impl RingArea {
         Self { base, len, memory: Arc::clone(memory) }
     }
 
-    ring_access!(load_u16, store_u16, u16, AtomicU16);
-    ring_access!(load_u64, store_u64, u64, AtomicU64);
-
-    /// Loads the two fields of 8 bytes at `offset`, the second one first and with `order`.
+    /// The `count` records from `offset` bytes on, which the ring's own arithmetic keeps inside the area.
     #[inline]
-    pub(crate) fn load_u64_pair(&self, offset: usize, order: Ordering) -> (u64, u64) {
-        let field = self.field::<u64>(offset, 2);
-        // SAFETY: as for the single loads; `field` has room for both.
-        let (first, second) = unsafe { (AtomicU64::from_ptr(field), AtomicU64::from_ptr(field.add(1))) };
-        let second = second.load(order);
-        (first.load(Ordering::Relaxed), second)
+    pub(crate) fn records<T: Record>(&self, offset: usize, count: usize) -> &[T] {
+        let first = self.field::<T>(offset, count);
+        assert!(first.is_aligned(), "records that are not aligned");
+        // SAFETY: `field` returns a pointer into the mapping with room for them; all of them are atomics, which make a driver's concurrent
+        // access defined.
+        unsafe { std::slice::from_raw_parts(first, count) }
     }
 
-    /// Stores to two fields of 4 bytes at each of these offsets, in no particular order.
+    /// Loads the field at `offset` bytes, which the ring's own arithmetic keeps inside the area.
     #[inline]
-    pub(crate) fn store_u32_pairs(&self, pairs: impl Iterator<Item = (usize, (u32, u32))>) {
-        // Kept here: for all that the compiler knows, a store may change what is kept elsewhere.
-        let (base, len) = (self.base, self.len);
-        for (offset, (first, second)) in pairs {
-            let field = field::<u32>(base, len, offset, 2);
-            // SAFETY: as for the single stores; `field` has room for both.
-            unsafe {
-                AtomicU32::from_ptr(field).store(first, Ordering::Relaxed);
-                AtomicU32::from_ptr(field.add(1)).store(second, Ordering::Relaxed);
-            }
-        }
+    pub(crate) fn load_u16(&self, offset: usize, order: Ordering) -> u16 {
+        self.u16_at(offset).load(order)
     }
 
-    /// Stores to the field of 8 bytes at each of these offsets, in no particular order.
+    /// Stores to the field at `offset` bytes.
     #[inline]
-    pub(crate) fn store_u64s(&self, values: impl Iterator<Item = (usize, u64)>) {
-        let (base, len) = (self.base, self.len);
-        for (offset, value) in values {
-            // SAFETY: as for the single stores.
-            unsafe { AtomicU64::from_ptr(field::<u64>(base, len, offset, 1)) }.store(value, Ordering::Relaxed);
-        }
+    pub(crate) fn store_u16(&self, offset: usize, value: u16, order: Ordering) {
+        self.u16_at(offset).store(value, order);
     }
 
+    #[inline]
+    fn u16_at(&self, offset: usize) -> &AtomicU16 {
+        // SAFETY: as for `records`.
+        unsafe { &*self.field(offset, 1) }
+    }
+
+    /// The first of `count` fields from `offset` bytes on. Offsets come from masked or bounded indices, never from a guest's bytes: a failing check
+    /// here is our own defect.
     #[inline]
     fn field<T>(&self, offset: usize, count: usize) -> *mut T {
-        field(self.base, self.len, offset, count)
+        assert!(offset + count * size_of::<T>() <= self.len, "ring access outside of its area");
+        let field = self.base.0.wrapping_add(offset);
+        debug_assert!(field.addr().is_multiple_of(align_of::<T>()), "a field that is not aligned");
+        field.cast()
     }
 
     /// Tells the CPU that the line of this offset will be read soon.
@@ -104,15 +96,6 @@ impl RingArea {
         let field = HostPtr(self.field::<u16>(offset, 1).cast());
         RingWatch { field, mask, seen, _memory: Arc::clone(&self.memory) }
     }
-}
-
-/// `count` fields from `offset` bytes on in an area. Offsets come from masked or bounded indices, never from a guest's bytes: a failing check
-/// here is our own defect.
-#[inline]
-fn field<T>(base: HostPtr, len: usize, offset: usize, count: usize) -> *mut T {
-    assert!(offset + count * size_of::<T>() <= len, "ring access outside of its area");
-    debug_assert!(offset.is_multiple_of(align_of::<T>()), "a field that is not aligned");
-    base.0.wrapping_add(offset).cast()
 }
 
 /// One 16-bit field of a ring that a driver changes when it makes something available: for whoever looks at many rings that are idle, it is
