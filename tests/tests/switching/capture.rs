@@ -335,10 +335,9 @@ fn a_reader_that_is_killed_leaves_a_file_and_nothing_else() {
     let mut capture = Capture::begin(&rig, "killed", &["a"]);
     let sent = udp(1, 2, 500, 100);
     send(&mut a, &mut b, &sent);
-    eventually("the packets in the file", LIMIT, || {
-        Ok((std::fs::metadata(&capture.file)?.len() > 100 * 500).then_some(()))
-    })
-    .unwrap();
+    let last = bytes(&sent[99..]).remove(0);
+    eventually("the packets in the file", LIMIT, || Ok(ends_with(&std::fs::read(&capture.file)?, &last).then_some(())))
+        .unwrap();
     capture.process.kill().unwrap();
     wait_for_end(&rig);
     let file = contents(&std::fs::read(&capture.file).unwrap());
@@ -346,6 +345,13 @@ fn a_reader_that_is_killed_leaves_a_file_and_nothing_else() {
     assert!(file.comments.is_empty());
     send(&mut a, &mut b, &sent);
     rig.finish(&mut [&mut a, &mut b]);
+}
+
+/// Whether the last block of a file is whole, and is that of this frame. A block ends with its length.
+fn ends_with(file: &[u8], frame: &[u8]) -> bool {
+    let len = file.last_chunk().map_or(0, |len| u32::from_le_bytes(*len) as usize);
+    let block = file.len().checked_sub(len).map_or(&[][..], |begin| &file[begin..]);
+    block.windows(frame.len()).any(|part| part == frame)
 }
 
 #[test]

@@ -1,12 +1,12 @@
 //! The flow of a packet as a number, to spread packets over queues while each flow keeps to one.
 
-use super::headers::{Headers, IpVersion, Transport, bytes};
+use super::headers::{Headers, IpVersion, PROTOCOL_TCP, PROTOCOL_UDP, Transport, bytes};
 
 /// Odd numbers without structure (digits of π), so that inputs with few bits set still fill the product.
 const KEYS: [u64; 2] = [0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7345];
 
 /// A hash of the flow that a packet belongs to: addresses, protocol and ports of IP (addresses alone where it is a
-/// fragment or the ports cannot be read), the MAC addresses otherwise. `headers` is what [`super::parse`] found in
+/// fragment or the ports are not in the snapshot), the MAC addresses otherwise. `headers` is what [`super::parse`] found in
 /// `head`. The hash is not symmetric, and not secret: a sender that wants all its packets in one queue needs no
 /// collisions for that.
 #[inline]
@@ -32,15 +32,16 @@ fn addresses(head: &[u8], headers: &Headers) -> u64 {
     }
 }
 
-/// Protocol and ports; zero where they cannot be told or not all packets of the flow have them.
+/// Protocol and ports; zero where they cannot be told or not all packets of the flow have them. Ports come first in a header: they are also
+/// there where the rest of it is not in the snapshot.
 #[inline]
 fn ports(head: &[u8], headers: &Headers) -> u64 {
-    match headers.transport {
-        Transport::Tcp | Transport::Udp => {
+    match (headers.transport, headers.protocol) {
+        (Transport::Tcp | Transport::Udp | Transport::Unreadable, PROTOCOL_TCP | PROTOCOL_UDP) => {
             let ports = bytes(head, usize::from(headers.l4)).map_or(0, u32::from_le_bytes);
             u64::from(ports) << 8 | u64::from(headers.protocol)
         }
-        Transport::Fragment | Transport::Other | Transport::Unreadable => 0,
+        _ => 0,
     }
 }
 
@@ -92,6 +93,22 @@ mod tests {
         let mut later = tcp(1, 7, 7);
         later[21] = 0x10;
         assert_eq!(hash(&first), hash(&later));
+    }
+
+    #[test]
+    fn a_header_that_is_cut_short_behind_its_ports_makes_no_difference() {
+        let tcp6 = |source| {
+            let mut packet = Vec::new();
+            PacketBuilder::ethernet2([2; 6], [4; 6])
+                .ipv6([0xfd; 16], [1; 16], 64)
+                .tcp(source, 443, 1, 4096)
+                .write(&mut packet, &[0; 10])
+                .expect("valid packet");
+            packet
+        };
+        let (one, other) = (tcp6(1000), tcp6(1001));
+        assert_eq!(hash(&one[..64]), hash(&one));
+        assert_ne!(hash(&one[..64]), hash(&other[..64]));
     }
 
     #[test]

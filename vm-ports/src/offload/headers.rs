@@ -13,7 +13,7 @@ const ETHERTYPE_VLAN: u16 = 0x8100;
 const ETHERTYPE_SERVICE_VLAN: u16 = 0x88a8;
 
 pub(super) const PROTOCOL_TCP: u8 = 6;
-const PROTOCOL_UDP: u8 = 17;
+pub(super) const PROTOCOL_UDP: u8 = 17;
 
 /// The version of an IP header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
