@@ -23,6 +23,9 @@ const FRAME_CHAINS: usize = 256;
 /// descriptors without bytes does not make its neighbours wait.
 const BURST_DESCRIPTORS: usize = 8192;
 
+/// While a packet's body is copied, the one so many packets after it is fetched.
+const BODIES_AHEAD: usize = 2;
+
 /// The device side of one RX virtqueue. Owned by one I/O core at a time.
 #[derive(Debug)]
 pub struct RxQueue {
@@ -387,14 +390,6 @@ fn place_one(buffers: &[Single<'_>], run: Run<'_>, features: Features) -> bool {
     let mut views = run.views();
     let ([Single { buffer, .. }, others @ ..], Some(view)) = (buffers, views.next()) else { return false };
     let (packet, tail) = (view.packet(), view.tail());
-    // The body of the next packet comes while this one's is copied.
-    if !tail.is_empty()
-        && let (Some(next), Some(view)) = (others.first(), views.next())
-        && let [body] = view.tail()
-    {
-        body.prefetch();
-        next.buffer.prefetch_write_body(body.len());
-    }
     let header_len = features.net_header_len();
     if buffer.len() < header_len + packet.len() || !packet.offload().accepted_by(features) {
         return false;
@@ -407,6 +402,15 @@ fn place_one(buffers: &[Single<'_>], run: Run<'_>, features: Features) -> bool {
         buffer.suffix(header_len).write(head);
     }
     let mut at = header_len + head.len();
+    if let [body] = tail {
+        let later = others.get(BODIES_AHEAD - 1).zip(views.nth(BODIES_AHEAD - 1));
+        let next = later.and_then(|(single, view)| {
+            let [body] = view.tail() else { return None };
+            Some((*body, single.buffer.suffix(header_len + view.packet().head().len())))
+        });
+        buffer.suffix(at).write_body(*body, next);
+        return true;
+    }
     for part in tail {
         at += buffer.suffix(at).write_source(*part);
     }

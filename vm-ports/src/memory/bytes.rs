@@ -2,11 +2,8 @@
 
 use std::marker::PhantomData;
 
-use super::hints::{CACHE_LINE, each_line, prefetch, prefetch_write};
+use super::hints::{CACHE_LINE, prefetch, prefetch_write};
 use super::{GuestMemory, HostPtr};
-
-/// Bytes of a packet's body that are fetched ahead: a standard frame. What is longer is a sequence that the CPU recognises.
-const BODY_AHEAD: usize = 1536;
 
 /// Writable guest memory inside one mapping; borrowed from the [`GuestMemory`] that keeps it mapped.
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +68,24 @@ impl<'m> GuestSlice<'m> {
         n
     }
 
+    /// [`GuestSlice::write_source`] for a packet's body. While it is copied, what another copy will need comes from the caches further out, line
+    /// for line: `next` are the bytes that are to be read then, and where they are to be written.
+    #[inline]
+    pub(crate) fn write_body(&self, from: Source<'_>, next: Option<(Source<'_>, Self)>) -> usize {
+        let n = self.len().min(from.len());
+        let lines = |at: usize| {
+            if let Some((from, to)) = next
+                && at < from.len()
+            {
+                prefetch(from.ptr.wrapping_add(at));
+                prefetch_write(to.ptr.0.wrapping_add(at));
+            }
+        };
+        // SAFETY: as for `write_source`.
+        unsafe { copy_lines(from.ptr, self.ptr.0, n, lines) };
+        n
+    }
+
     /// Writes one after the other; nothing, and false, where there is no room for both.
     #[inline]
     pub(crate) fn write_both<const N: usize>(&self, first: &[u8; N], second: &[u8]) -> bool {
@@ -91,13 +106,6 @@ impl<'m> GuestSlice<'m> {
     pub(crate) fn prefetch_write(&self) {
         prefetch_write(self.ptr.0);
         prefetch_write(self.ptr.0.wrapping_add(CACHE_LINE));
-    }
-
-    /// The same for the `len` bytes after the beginning.
-    #[inline]
-    pub(crate) fn prefetch_write_body(&self, len: usize) {
-        let end = (2 * CACHE_LINE + len.min(BODY_AHEAD)).min(self.len());
-        each_line(2 * CACHE_LINE..end, |at| prefetch_write(self.ptr.0.wrapping_add(at)));
     }
 
     /// The same for reading.
@@ -157,12 +165,6 @@ impl Source<'_> {
         Self { ptr: self.ptr.wrapping_add(skip), len: self.len - skip as u32, bytes: PhantomData }
     }
 
-    /// Tells the CPU that it will be read soon.
-    #[inline]
-    pub(crate) fn prefetch(&self) {
-        each_line(0..self.len().min(BODY_AHEAD), |at| prefetch(self.ptr.wrapping_add(at)));
-    }
-
     /// Reads as many bytes as fit in both into `to`; returns how many.
     #[inline]
     pub fn read(&self, to: &mut [u8]) -> usize {
@@ -220,5 +222,32 @@ unsafe fn copy(from: *const u8, to: *mut u8, n: usize) {
     } else {
         // SAFETY: the caller's promise.
         unsafe { std::ptr::copy(from, to, n) };
+    }
+}
+
+/// Copies `n` bytes, and calls `between` before each line, aligned where it is written, with its offset. Bytes that overlap come out as they come: for
+/// two guests' memory that is nothing but their own affair.
+///
+/// # Safety
+/// `n` bytes can be read at `from` and written at `to`.
+#[inline]
+unsafe fn copy_lines(from: *const u8, to: *mut u8, n: usize, between: impl Fn(usize)) {
+    type Line = [u8; CACHE_LINE];
+    if n < CACHE_LINE {
+        // SAFETY: the caller's promise.
+        return unsafe { copy(from, to, n) };
+    }
+    // SAFETY: a line from each of these offsets on lies in the `n` bytes.
+    let line =
+        |at: usize| unsafe { to.add(at).cast::<Line>().write_unaligned(from.add(at).cast::<Line>().read_unaligned()) };
+    line(0);
+    let mut at = CACHE_LINE - to.addr() % CACHE_LINE;
+    while at + CACHE_LINE <= n {
+        between(at);
+        line(at);
+        at += CACHE_LINE;
+    }
+    if at < n {
+        line(n - CACHE_LINE);
     }
 }

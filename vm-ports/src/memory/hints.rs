@@ -1,21 +1,5 @@
 //! What the CPU is told beforehand, and in which order others see what it does.
 
-use std::ops::Range;
-
-/// Calls `fetch` with the offset of every line of these bytes, four in a round, which the compiler does by itself for some instructions only.
-#[inline(always)]
-pub(super) fn each_line(bytes: Range<usize>, fetch: impl Fn(usize)) {
-    let mut at = bytes.start;
-    while at + 3 * CACHE_LINE < bytes.end {
-        (0..4).for_each(|line| fetch(at + line * CACHE_LINE));
-        at += 4 * CACHE_LINE;
-    }
-    while at < bytes.end {
-        fetch(at);
-        at += CACHE_LINE;
-    }
-}
-
 /// Has the CPU fetch a line that is to be read.
 #[inline]
 pub(super) fn prefetch(ptr: *const u8) {
