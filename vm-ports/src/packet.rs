@@ -545,6 +545,20 @@ mod tests {
     }
 
     #[test]
+    fn any_bytes_of_a_packet_can_be_copied() {
+        let bytes = frame(300);
+        let mut buffer = BurstBuffer::default();
+        let mut burst = Burst::new(&mut buffer);
+        assert!(burst.push_frame([&bytes[..100], &bytes[100..101], &bytes[101..250], &bytes[250..]], Offload::NONE));
+        for (offset, room) in (0..=301).step_by(7).flat_map(|offset| [0, 1, 64, 190, 400].map(|room| (offset, room))) {
+            let mut to = vec![0; room];
+            let wanted = bytes.get(offset..).unwrap_or_default();
+            let count = burst.view(0).copy_to(offset, &mut to);
+            assert_eq!((count, &to[..count]), (room.min(wanted.len()), &wanted[..count]), "{room} from {offset}");
+        }
+    }
+
+    #[test]
     fn frames_out_of_bounds_are_refused_and_leave_nothing() {
         let bytes = vec![0; FRAME_MAX + 1];
         let mut buffer = BurstBuffer::default();
