@@ -5,12 +5,12 @@ use std::sync::atomic::Ordering;
 
 use crate::address::GuestPhysAddr;
 use crate::counters::RingFault;
-use crate::memory::{GuestMemory, RingArea, RingWatch, Window};
+use crate::memory::{GuestMemory, RingArea, RingArray, RingWatch, Window};
 use crate::packet::{BURST_PACKETS, CHAIN_SEGMENTS};
 use crate::ring::{
     Chain, ChainError, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, DESCRIPTOR_BYTES, Direction, Mark, RawDescriptor,
-    RingError, RingSetup, SharedDescriptor, Single, Singles, Sink, Taken, Translator, indirect_entries, laps,
-    need_event, put_buffer,
+    RingError, RingSetup, SharedDescriptor, Single, Singles, Sink, Taken, Translator, indirect_entries, need_event,
+    put_buffer,
 };
 
 const SIZE_RULE: &str = "a packed ring has 1 to 32768";
@@ -38,7 +38,9 @@ pub(crate) struct PackedRing {
     unjudged: u16,
     /// Used descriptors that the driver has not been shown.
     staged: Vec<Staged>,
-    descriptors: RingArea,
+    descriptors: RingArray<SharedDescriptor>,
+    /// The same, by offset.
+    ring: RingArea,
     driver_event: RingArea,
     device_event: RingArea,
     event_idx: bool,
@@ -84,9 +86,10 @@ impl PackedRing {
         let area = |area, addr, len, align| {
             memory.ring_area(addr, len, align).ok_or(RingError::Area { index, area, addr, len })
         };
+        let ring = area("descriptor ring", setup.descriptors, usize::from(size) * DESCRIPTOR_BYTES, 16)?;
         let device_event = area("device event suppression", setup.device, EVENT_BYTES, 4)?;
         device_event.store_u16(0, 0, Ordering::Relaxed);
-        let mut ring = Self {
+        let mut packed = Self {
             size,
             next_avail: next,
             next_used: next,
@@ -94,13 +97,14 @@ impl PackedRing {
             used_wrap: wrap,
             unjudged: 0,
             staged: Vec::with_capacity(STAGED_MAX),
-            descriptors: area("descriptor ring", setup.descriptors, usize::from(size) * DESCRIPTOR_BYTES, 16)?,
+            descriptors: ring.array(0, size.into()),
+            ring,
             driver_event: area("driver event suppression", setup.driver, EVENT_BYTES, 4)?,
             device_event,
             event_idx,
         };
-        ring.suppress_kicks();
-        Ok(ring)
+        packed.suppress_kicks();
+        Ok(packed)
     }
 
     /// No kicks, from now on: this needs no upkeep, whether event index was negotiated or not (§2.8.14).
@@ -138,7 +142,7 @@ impl PackedRing {
     #[inline]
     pub(crate) fn has_work(&mut self) -> bool {
         // Acquire: pairs with the driver's release of the first descriptor's flags, which it writes last (§2.8.6).
-        let flags = self.descriptors.load_u16(Self::at(self.next_avail) + FLAGS, Ordering::Acquire);
+        let flags = self.ring.load_u16(Self::at(self.next_avail) + FLAGS, Ordering::Acquire);
         is_available(flags, self.avail_wrap)
     }
 
@@ -152,7 +156,7 @@ impl PackedRing {
             let (slot, lap) = (u32::from(self.next_avail) + u32::from(count) - 1, u32::from(self.size));
             let (slot, wrap) = if slot < lap { (slot, self.avail_wrap) } else { (slot - lap, !self.avail_wrap) };
             // Relaxed: nothing behind it is read here.
-            is_available(self.descriptors.load_u16(Self::at(slot as u16) + FLAGS, Ordering::Relaxed), wrap)
+            is_available(self.ring.load_u16(Self::at(slot as u16) + FLAGS, Ordering::Relaxed), wrap)
         };
         if !are_available(1) {
             return 0;
@@ -176,10 +180,10 @@ impl PackedRing {
     /// See [`Ring::watch`](crate::ring::Ring::watch).
     pub(crate) fn watch(&self) -> RingWatch {
         let (offset, mask) = (Self::at(self.next_avail) + FLAGS, DESC_F_AVAIL | DESC_F_USED);
-        let flags = self.descriptors.load_u16(offset, Ordering::Relaxed);
+        let flags = self.ring.load_u16(offset, Ordering::Relaxed);
         // What is available already is taken for a change, too.
         let seen = if is_available(flags, self.avail_wrap) { !flags } else { flags };
-        self.descriptors.watch(offset, mask, seen & mask)
+        self.ring.watch(offset, mask, seen & mask)
     }
 
     #[inline]
@@ -196,7 +200,7 @@ impl PackedRing {
         // The chain's slots follow each other. Its id is in the last one (§2.8.6), so even a bad chain is followed to its end: it is what
         // we need to give it back. How far is bounded: a driver could point at old descriptors again and again, at no cost to itself.
         for slots in 1..=self.size.min(CHAIN_SEGMENTS as u16) {
-            let descriptor = self.descriptors().get(usize::from(self.next_avail)).ok_or(RingFault::EndlessChain)?;
+            let descriptor = self.descriptors.get(usize::from(self.next_avail)).ok_or(RingFault::EndlessChain)?;
             let descriptor = read(descriptor);
             let (id, flags) = (descriptor.third(), descriptor.fourth());
             self.advance_avail();
@@ -228,7 +232,7 @@ impl PackedRing {
     ) {
         let most = most.min(found.capacity()).min(usize::from(self.size));
         self.claim(0, most);
-        for (descriptors, wrap) in self.next(most as u16) {
+        for (descriptors, wrap) in self.next(most) {
             for descriptor in descriptors {
                 let descriptor = read(descriptor);
                 // Both bits are 0 where it is available, as in every descriptor of a split ring: one comparison is enough for all flags.
@@ -244,7 +248,7 @@ impl PackedRing {
     pub(crate) fn look_ahead(&mut self, window: Window<'_>, direction: Direction, count: u16) {
         let count = count.min(self.size);
         self.claim(0, count.into());
-        for (descriptors, wrap) in self.next(count) {
+        for (descriptors, wrap) in self.next(count.into()) {
             for descriptor in descriptors {
                 let descriptor = read(descriptor);
                 if !is_available(descriptor.fourth(), wrap) {
@@ -269,10 +273,10 @@ impl PackedRing {
         }
         let (at, wrap) = if last < size { (last, self.avail_wrap) } else { (last - size, !self.avail_wrap) };
         // Relaxed: a hint.
-        let flags = self.descriptors.load_u16(at * DESCRIPTOR_BYTES + FLAGS, Ordering::Relaxed);
+        let flags = self.ring.load_u16(at * DESCRIPTOR_BYTES + FLAGS, Ordering::Relaxed);
         if is_available(flags, wrap) {
             let first = if first < size { first } else { first - size };
-            self.descriptors.claim(first * DESCRIPTOR_BYTES..(first + count) * DESCRIPTOR_BYTES);
+            self.ring.claim(first * DESCRIPTOR_BYTES..(first + count) * DESCRIPTOR_BYTES);
         }
     }
 
@@ -298,10 +302,8 @@ impl PackedRing {
 
     /// The next `count` descriptors, no more than there are: those of this lap, then those of the one after it.
     #[inline]
-    fn next(&self, count: u16) -> [(&[SharedDescriptor], bool); 2] {
-        let [here, beyond] =
-            laps(self.next_avail, count, self.size).map(|slots| self.descriptors().get(slots).unwrap_or_default());
-        [(here, self.avail_wrap), (beyond, !self.avail_wrap)]
+    fn next(&self, count: usize) -> impl Iterator<Item = (&[SharedDescriptor], bool)> {
+        self.descriptors.laps(self.next_avail, count).zip([self.avail_wrap, !self.avail_wrap])
     }
 
     /// The slot after this one, and its lap.
@@ -314,11 +316,6 @@ impl PackedRing {
     #[inline]
     fn advance_avail(&mut self) {
         (self.next_avail, self.avail_wrap) = self.after(self.next_avail, self.avail_wrap);
-    }
-
-    #[inline]
-    fn descriptors(&self) -> &[SharedDescriptor] {
-        self.descriptors.records(0, self.size.into())
     }
 
     #[inline]
@@ -362,10 +359,9 @@ impl PackedRing {
         let Some(&first) = self.staged.first() else { return false };
         // All but the first become used before the first does, and the driver looks at them in order: it sees the burst whole, with the
         // one release below.
-        let descriptors = self.descriptors();
-        self.staged[1..].iter().for_each(|used| used.store(descriptors, Ordering::Relaxed));
+        self.staged[1..].iter().for_each(|used| used.store(&self.descriptors, Ordering::Relaxed));
         // Release: pairs with the driver's acquire of these flags; buffer contents and the rest of the burst come before it.
-        first.store(descriptors, Ordering::Release);
+        first.store(&self.descriptors, Ordering::Release);
         self.staged.clear();
         // All slots where it begins and ends at the same one.
         let slots = if self.next_used > first.slot { 0 } else { self.size } + self.next_used - first.slot;

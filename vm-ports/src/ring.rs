@@ -9,7 +9,6 @@ use crate::memory::{GuestMemory, GuestSlice, RingWatch, Window};
 use crate::packed::PackedRing;
 use crate::packet::BURST_PACKETS;
 use crate::split::SplitRing;
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -274,14 +273,6 @@ pub(crate) fn indirect_entries(len: u32) -> Result<u32, ChainError> {
     let entries = len / DESCRIPTOR_BYTES as u32;
     let whole = len.is_multiple_of(DESCRIPTOR_BYTES as u32);
     if whole && (1..=32_768).contains(&entries) { Ok(entries) } else { Err(ChainError::Malformed) }
-}
-
-/// `count` slots from `first` on in a ring of `size`, which has as many: up to its end, and on from its beginning.
-#[inline]
-pub(crate) fn laps(first: u16, count: u16, size: u16) -> [Range<usize>; 2] {
-    let end = usize::from(first) + usize::from(count);
-    let beyond = end.saturating_sub(size.into());
-    [first.into()..end - beyond, 0..beyond]
 }
 
 /// Whether an event at `event` lies in what was published between `old` and `new` (virtio 1.2 §2.7.10, `vring_need_event`).

@@ -5,12 +5,11 @@ use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 
 use crate::address::GuestPhysAddr;
 use crate::counters::RingFault;
-use crate::memory::{GuestMemory, RingArea, RingWatch, Window};
+use crate::memory::{GuestMemory, RingArea, RingArray, RingWatch, Window};
 use crate::packet::CHAIN_SEGMENTS;
 use crate::ring::{
     Chain, ChainError, DESC_F_INDIRECT, DESC_F_NEXT, DESCRIPTOR_BYTES, Direction, Mark, RawDescriptor, RingError,
-    RingSetup, SharedDescriptor, Single, Singles, Sink, Taken, Translator, indirect_entries, laps, need_event,
-    put_buffer,
+    RingSetup, SharedDescriptor, Single, Singles, Sink, Taken, Translator, indirect_entries, need_event, put_buffer,
 };
 
 const SIZE_RULE: &str = "a split ring has a power of two up to 32768";
@@ -44,9 +43,13 @@ pub(crate) struct SplitRing {
     called: u16,
     /// `next_avail` when the event was last moved.
     event_moved_at: u16,
-    descriptors: RingArea,
+    descriptors: RingArray<SharedDescriptor>,
     avail: RingArea,
+    /// What is in `avail`: head descriptors of chains. Not checked.
+    heads: RingArray<AtomicU16>,
     used: RingArea,
+    /// What is in `used`.
+    used_entries: RingArray<UsedEntry>,
 }
 
 impl SplitRing {
@@ -76,8 +79,10 @@ impl SplitRing {
             published: base,
             called: base,
             event_moved_at: base,
-            descriptors,
+            descriptors: descriptors.array(0, entries),
+            heads: avail.array(ENTRIES, entries),
             avail,
+            used_entries: used.array(ENTRIES, entries),
             used,
         };
         ring.suppress_kicks();
@@ -197,10 +202,9 @@ impl SplitRing {
         if self.avail_idx.wrapping_sub(self.next_avail) > self.size {
             return Err(RingFault::IndexJump);
         }
-        let head = self.avail.load_u16(ENTRIES + usize::from(self.slot(self.next_avail)) * 2, Ordering::Relaxed);
-        if head >= self.size {
-            return Err(RingFault::BadHead);
-        }
+        let head = self.heads.get(usize::from(self.slot(self.next_avail)));
+        let head = head.map(|head| head.load(Ordering::Relaxed)).filter(|head| *head < self.size);
+        let head = head.ok_or(RingFault::BadHead)?;
         self.next_avail = self.next_avail.wrapping_add(1);
         let walked = self.walk(head, translator, direction, sink);
         Ok(Some((Chain { id: head, slots: 1 }, walked)))
@@ -219,11 +223,10 @@ impl SplitRing {
         if known > self.size {
             return;
         }
-        let descriptors = self.descriptors();
-        for heads in self.heads(known.min(most.min(found.capacity()) as u16)) {
+        for heads in self.heads.laps(self.slot(self.next_avail), usize::from(known).min(most).min(found.capacity())) {
             for head in heads {
                 let id = head.load(Ordering::Relaxed);
-                let Some(descriptor) = descriptors.get(usize::from(id)) else { return };
+                let Some(descriptor) = self.descriptors.get(usize::from(id)) else { return };
                 let descriptor = RawDescriptor::load(descriptor, Ordering::Relaxed);
                 let Some(buffer) = translator.single(descriptor, descriptor.third(), direction) else { return };
                 found.push(Single { id, buffer });
@@ -234,10 +237,9 @@ impl SplitRing {
     /// See [`Ring::pass`](crate::ring::Ring::pass).
     #[inline]
     pub(crate) fn pass(&mut self, singles: &[Single<'_>], written: impl Iterator<Item = u32>) {
-        let (first, count) = (self.slot(self.next_used), singles.len() as u16);
+        let count = singles.len() as u16;
         let mut next = singles.iter().zip(written);
-        for slots in laps(first, count, self.size) {
-            let entries = self.used_entries().get(slots).unwrap_or_default();
+        for entries in self.used_entries.laps(self.slot(self.next_used), singles.len()) {
             for (entry, (single, written)) in entries.iter().zip(next.by_ref()) {
                 store_used(entry, single.id, written);
             }
@@ -255,30 +257,12 @@ impl SplitRing {
         if known > self.size {
             return;
         }
-        let descriptors = self.descriptors();
-        for heads in self.heads(known.min(count)) {
+        for heads in self.heads.laps(self.slot(self.next_avail), known.min(count).into()) {
             for head in heads {
-                let Some([addr, _]) = descriptors.get(usize::from(head.load(Ordering::Relaxed))) else { return };
+                let Some([addr, _]) = self.descriptors.get(usize::from(head.load(Ordering::Relaxed))) else { return };
                 window.prefetch(GuestPhysAddr(addr.load(Ordering::Relaxed)), direction);
             }
         }
-    }
-
-    /// The heads that the driver wrote for the next `count` chains, which are no more than the ring has. Not checked.
-    #[inline]
-    fn heads(&self, count: u16) -> [&[AtomicU16]; 2] {
-        let heads: &[AtomicU16] = self.avail.records(ENTRIES, self.size.into());
-        laps(self.slot(self.next_avail), count, self.size).map(|slots| heads.get(slots).unwrap_or_default())
-    }
-
-    #[inline]
-    fn descriptors(&self) -> &[SharedDescriptor] {
-        self.descriptors.records(0, self.size.into())
-    }
-
-    #[inline]
-    fn used_entries(&self) -> &[UsedEntry] {
-        self.used.records(ENTRIES, self.size.into())
     }
 
     /// Follows a chain from `head`: no longer than the ring (§2.7.5.1: longer is a loop) and never more than [`CHAIN_SEGMENTS`], so that
@@ -291,10 +275,9 @@ impl SplitRing {
         direction: Direction,
         sink: &mut impl Sink<'m>,
     ) -> Result<(), ChainError> {
-        let descriptors = self.descriptors();
         let mut index = head;
         for _ in 0..usize::from(self.size).min(CHAIN_SEGMENTS) {
-            let descriptor = descriptors.get(usize::from(index)).ok_or(ChainError::Malformed)?;
+            let descriptor = self.descriptors.get(usize::from(index)).ok_or(ChainError::Malformed)?;
             let descriptor = RawDescriptor::load(descriptor, Ordering::Relaxed);
             let (flags, next) = (descriptor.third(), descriptor.fourth());
             if flags & DESC_F_INDIRECT != 0 {
@@ -315,7 +298,7 @@ impl SplitRing {
 
     #[inline]
     pub(crate) fn stage(&mut self, chain: Chain, written: u32) {
-        if let Some(entry) = self.used_entries().get(usize::from(self.slot(self.next_used))) {
+        if let Some(entry) = self.used_entries.get(usize::from(self.slot(self.next_used))) {
             store_used(entry, chain.id, written);
         }
         self.next_used = self.next_used.wrapping_add(1);

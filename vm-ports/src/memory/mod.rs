@@ -5,13 +5,13 @@
 //! | `map` | a guest's regions, and translation into them |
 //! | `region` | one region, mapped |
 //! | `bytes` | copying from and to guest memory |
-//! | `ring` | rings' fields, by offset |
+//! | `ring` | rings' fields, by offset, and records in a row |
 //! | `hints` | prefetches and the fence |
 //! | `truncated` | what happens when a frontend truncates its memory file |
 //!
 //! This is the one place of the crate with `unsafe` in it, but for a signal's. What it promises to the rest:
 //!
-//! * a [`GuestSlice`] or [`RingArea`] lies wholly inside one mapping that stays mapped while the value lives;
+//! * a [`GuestSlice`], [`RingArea`] or [`RingArray`] lies wholly inside one mapping that stays mapped while the value lives;
 //! * no Rust reference to guest memory is ever formed, but for atomics on aligned ring fields: bytes are copied
 //!   through raw pointers, because the guest may write them at any moment;
 //! * a frontend that truncates its memory file cannot kill the process: `SIGBUS` inside a mapping puts zeros there and marks
@@ -29,8 +29,8 @@ pub use self::hints::full_fence;
 pub use self::map::GuestMemory;
 pub(crate) use self::map::Window;
 pub use self::region::{MemoryError, MemorySlot};
-pub(crate) use self::ring::RingArea;
 pub use self::ring::RingWatch;
+pub(crate) use self::ring::{RingArea, RingArray};
 
 /// A pointer into this process's view of a guest's memory. It never leaves this module without a length.
 #[derive(Debug, Clone, Copy)]

@@ -1,6 +1,7 @@
 //! A ring's fields, which a driver writes at the same time.
 
-use std::ops::Range;
+use std::marker::PhantomData;
+use std::ops::{Deref, Range};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
@@ -38,14 +39,11 @@ impl RingArea {
         Self { base, len, memory: Arc::clone(memory) }
     }
 
-    /// The `count` records from `offset` bytes on, which the ring's own arithmetic keeps inside the area.
-    #[inline]
-    pub(crate) fn records<T: Record>(&self, offset: usize, count: usize) -> &[T] {
+    /// The `count` records from `offset` bytes on. They have to be inside the area and aligned: what is not is our own defect.
+    pub(crate) fn array<T: Record>(&self, offset: usize, count: usize) -> RingArray<T> {
         let first = self.field::<T>(offset, count);
         assert!(first.is_aligned(), "records that are not aligned");
-        // SAFETY: `field` returns a pointer into the mapping with room for them; all of them are atomics, which make a driver's concurrent
-        // access defined.
-        unsafe { std::slice::from_raw_parts(first, count) }
+        RingArray { first: HostPtr(first.cast()), count, records: PhantomData, _memory: Arc::clone(&self.memory) }
     }
 
     /// Loads the field at `offset` bytes, which the ring's own arithmetic keeps inside the area.
@@ -62,7 +60,8 @@ impl RingArea {
 
     #[inline]
     fn u16_at(&self, offset: usize) -> &AtomicU16 {
-        // SAFETY: as for `records`.
+        // SAFETY: `field` returns a pointer into the mapping with room for it, aligned as the ring's areas and offsets are; an atomic makes a
+        // driver's concurrent access defined.
         unsafe { &*self.field(offset, 1) }
     }
 
@@ -95,6 +94,41 @@ impl RingArea {
     pub(crate) fn watch(&self, offset: usize, mask: u16, seen: u16) -> RingWatch {
         let field = HostPtr(self.field::<u16>(offset, 1).cast());
         RingWatch { field, mask, seen, _memory: Arc::clone(&self.memory) }
+    }
+}
+
+/// Records of a ring in a row.
+#[derive(Debug)]
+pub(crate) struct RingArray<T> {
+    first: HostPtr,
+    count: usize,
+    records: PhantomData<T>,
+    // Keeps them mapped.
+    _memory: Arc<GuestMemory>,
+}
+
+impl<T: Record> Deref for RingArray<T> {
+    type Target = [T];
+
+    #[inline]
+    fn deref(&self) -> &[T] {
+        // SAFETY: `RingArea::array` checked that so many are inside the mapping, and aligned; all of them are atomics, which make a driver's
+        // concurrent access defined.
+        unsafe { std::slice::from_raw_parts(self.first.0.cast(), self.count) }
+    }
+}
+
+impl<T: Record> RingArray<T> {
+    /// `count` records from the one at `first` on: up to the ring's end, and on from its beginning.
+    #[inline]
+    pub(crate) fn laps(&self, first: u16, count: usize) -> impl Iterator<Item = &[T]> {
+        let (mut first, mut left) = (usize::from(first), count.min(self.count));
+        std::iter::from_fn(move || {
+            let lap = self.get(first..)?;
+            let lap = lap.get(..left).unwrap_or(lap);
+            (first, left) = (0, left - lap.len());
+            (!lap.is_empty()).then_some(lap)
+        })
     }
 }
 
