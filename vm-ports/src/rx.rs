@@ -1,23 +1,21 @@
 //! A guest's receive queue: packets into the buffers the guest posted.
 
+mod buffers;
+
 use std::fs::File;
 use std::sync::Arc;
 
-use arrayvec::ArrayVec;
-
+use self::buffers::{Buffers, Placed, Refusal, Unread};
 use crate::call::{Blocked, Call};
 use crate::counters::{QueueCounters, RingFault, RxDrop};
-use crate::egress::{self, FrameSink};
+use crate::egress;
 use crate::features::Features;
-use crate::memory::{GuestMemory, GuestSlice, Source, full_fence};
+use crate::memory::{GuestMemory, full_fence};
 use crate::moderation::Moderation;
-use crate::net_header::{NET_HEADER_MAX, Offload, PLAIN_HEADER};
-use crate::offload::OffloadError;
-use crate::packet::{BURST_PACKETS, CHAIN_SEGMENTS, Packet, Run, View};
-use crate::ring::{Chain, ChainError, Direction, Ring, RingError, RingSetup, Single, Singles, Sink, Translator};
+use crate::net_header::{NET_HEADER_MAX, PLAIN_HEADER};
+use crate::packet::{BURST_PACKETS, Packet, Run, View};
+use crate::ring::{Direction, Ring, RingError, RingSetup, Single, Singles, Translator};
 
-/// Buffers one frame may be spread over (mergeable receive buffers), at most.
-const FRAME_CHAINS: usize = 256;
 /// Descriptors looked at for one burst, at most, for packets that are not one buffer each. A burst has no more bytes than the largest packet,
 /// and the 256 segments that may become, into buffers of 19 parts each (Linux without mergeable buffers), stay below it; a guest that posts
 /// descriptors without bytes does not make its neighbours wait.
@@ -415,209 +413,4 @@ fn place_one(buffers: &[Single<'_>], run: Run<'_>, features: Features) -> bool {
         at += buffer.suffix(at).write_source(*part);
     }
     true
-}
-
-/// What a packet became: one frame, or several segments.
-#[derive(Clone, Copy, Debug, Default)]
-struct Placed {
-    frames: u64,
-    /// Without virtio-net headers.
-    bytes: u64,
-}
-
-/// Why a packet was not placed.
-#[derive(Clone, Copy)]
-enum Refusal {
-    Drop(RxDrop),
-    /// There are buffers, but no room to stage them before the next publication.
-    Unstaged,
-    BadBuffer,
-    Fault(RingFault),
-}
-
-impl Refusal {
-    /// As it is counted.
-    fn reason(self) -> RxDrop {
-        match self {
-            Self::Drop(reason) => reason,
-            Self::Unstaged => RxDrop::Full,
-            Self::BadBuffer => RxDrop::BadBuffer,
-            Self::Fault(_) => RxDrop::NotReady,
-        }
-    }
-}
-
-impl From<OffloadError> for Refusal {
-    fn from(_: OffloadError) -> Self {
-        Self::Drop(RxDrop::BadOffload)
-    }
-}
-
-/// The guest's buffers as a place to write frames to. Whatever is begun is staged at once: staging is not visible before publication.
-struct Buffers<'q, 'm> {
-    ring: &'q mut Ring,
-    translator: Translator<'q, 'm>,
-    features: Features,
-    parts: Parts<'m>,
-    cursor: Cursor,
-    /// Chains taken for the whole packet.
-    taken: usize,
-    /// Whether the packet has all of [`BURST_DESCRIPTORS`] to itself.
-    has_all: bool,
-    placed: Placed,
-}
-
-/// The buffers of the frame begun last, and what may still be read.
-struct Parts<'m> {
-    slices: ArrayVec<GuestSlice<'m>, CHAIN_SEGMENTS>,
-    descriptors_left: usize,
-}
-
-impl<'m> Sink<'m> for Parts<'m> {
-    #[inline]
-    fn visit(&mut self) -> bool {
-        self.descriptors_left = self.descriptors_left.saturating_sub(1);
-        self.descriptors_left > 0
-    }
-
-    #[inline]
-    fn put(&mut self, slice: GuestSlice<'m>) -> bool {
-        self.slices.try_push(slice).is_ok()
-    }
-}
-
-/// For chains that only have to be found, to be given back.
-struct Unread;
-
-impl<'m> Sink<'m> for Unread {
-    fn visit(&mut self) -> bool {
-        false
-    }
-
-    fn put(&mut self, _: GuestSlice<'m>) -> bool {
-        false
-    }
-}
-
-/// A position in a frame's buffers.
-#[derive(Default)]
-struct Cursor {
-    slice: usize,
-    /// Offset, from the start of the first buffer, of that slice.
-    base: usize,
-}
-
-impl<'q, 'm> Buffers<'q, 'm> {
-    #[inline]
-    fn new(ring: &'q mut Ring, translator: Translator<'q, 'm>, features: Features, descriptors_left: usize) -> Self {
-        Self {
-            ring,
-            translator,
-            features,
-            parts: Parts { slices: ArrayVec::new(), descriptors_left },
-            cursor: Cursor::default(),
-            taken: 0,
-            has_all: descriptors_left == BURST_DESCRIPTORS,
-            placed: Placed::default(),
-        }
-    }
-
-    /// Takes buffers for `total` bytes. All but the last are filled to the end (virtio 1.2 §5.1.6.4).
-    #[inline]
-    fn gather(&mut self, total: usize) -> Result<ArrayVec<(Chain, u32), FRAME_CHAINS>, Refusal> {
-        let mergeable = self.features.has(Features::MRG_RXBUF);
-        let mut chains = ArrayVec::new();
-        let mut room = 0;
-        while room < total {
-            if self.ring.stageable() <= chains.len() {
-                return Err(Refusal::Unstaged);
-            }
-            let (first, before) = (self.parts.slices.len(), self.parts.descriptors_left);
-            let taken = self.ring.take(&mut self.translator, Direction::Write, &mut self.parts);
-            let (chain, walked) = taken.map_err(Refusal::Fault)?.ok_or(Refusal::Drop(RxDrop::Full))?;
-            self.taken += 1;
-            if let Err(error) = walked {
-                return Err(self.judge(error, chain, (first, before)));
-            }
-            let len: usize = self.parts.slices[first..].iter().map(GuestSlice::len).sum();
-            if len == 0 {
-                return Err(Refusal::BadBuffer);
-            }
-            if !mergeable && len < total {
-                return Err(Refusal::Drop(RxDrop::BufferTooSmall));
-            }
-            let used = len.min(total - room);
-            chains.try_push((chain, used as u32)).map_err(|_| Refusal::Drop(RxDrop::Full))?;
-            room += used;
-        }
-        Ok(chains)
-    }
-
-    /// A chain that could not be walked is bad, unless it is our own list that other chains had filled, or other packets that had used up what this
-    /// burst may look at: a sender can see to that, with packets of many segments, whatever the buffers are. They stay where they are. If they are
-    /// bad, a burst that begins with them says so; until then each packet that is turned away is counted, and no burst looks at more descriptors for
-    /// it. A guest gains nothing: with tiny buffers that are none too bad it can have as many looked at.
-    #[cold]
-    fn judge(&mut self, error: ChainError, chain: Chain, (first, before): (usize, usize)) -> Refusal {
-        let left = &mut self.parts.descriptors_left;
-        let is_spent = *left == 0;
-        // A bad chain of a packed ring was followed to its end.
-        *left = (*left).min(before.saturating_sub(chain.slots.into()));
-        match error {
-            ChainError::Malformed if first > 0 && self.parts.slices.is_full() => Refusal::Drop(RxDrop::Full),
-            ChainError::Malformed if is_spent && !self.has_all => Refusal::Drop(RxDrop::Full),
-            ChainError::Malformed | ChainError::BadAddress => Refusal::BadBuffer,
-        }
-    }
-}
-
-impl FrameSink for Buffers<'_, '_> {
-    type Error = Refusal;
-
-    #[inline]
-    fn begin(&mut self, len: usize, offload: &Offload) -> Result<(), Refusal> {
-        let header_len = self.features.net_header_len();
-        self.parts.slices.clear();
-        self.cursor = Cursor::default();
-        let chains = self.gather(header_len + len)?;
-        let header = offload.write(self.features, chains.len() as u16);
-        for (chain, written) in chains {
-            self.ring.stage(chain, written);
-        }
-        self.placed.frames += 1;
-        self.placed.bytes += len as u64;
-        self.write_at(0, Source::from(&header[..header_len]));
-        Ok(())
-    }
-
-    #[inline]
-    fn write(&mut self, offset: usize, from: Source<'_>) {
-        self.write_at(self.features.net_header_len() + offset, from);
-    }
-}
-
-impl Buffers<'_, '_> {
-    /// Writes at an offset that counts from the virtio-net header.
-    #[inline]
-    fn write_at(&mut self, offset: usize, from: Source<'_>) {
-        if offset < self.cursor.base {
-            self.cursor = Cursor::default();
-        }
-        let mut at = offset - self.cursor.base;
-        let mut from = from;
-        while let Some(slice) = self.parts.slices.get(self.cursor.slice) {
-            if at >= slice.len() {
-                at -= slice.len();
-                self.cursor.base += slice.len();
-                self.cursor.slice += 1;
-                continue;
-            }
-            let n = slice.suffix(at).write_source(from);
-            from = from.suffix(n);
-            if from.is_empty() {
-                break;
-            }
-            at += n;
-        }
-    }
 }
