@@ -347,9 +347,9 @@ fn a_reader_that_is_killed_leaves_a_file_and_nothing_else() {
     rig.finish(&mut [&mut a, &mut b]);
 }
 
-/// Whether the last block of a file is whole, and is that of this frame. A block ends with its length.
+/// Whether the last block of a file is whole, and is that of this frame. A block ends with its length, in the byte order that the file was begun with.
 fn ends_with(file: &[u8], frame: &[u8]) -> bool {
-    let len = file.last_chunk().map_or(0, |len| u32::from_le_bytes(*len) as usize);
+    let len = file.last_chunk().map_or(0, |len| u32::from_be_bytes(*len) as usize);
     let block = file.len().checked_sub(len).map_or(&[][..], |begin| &file[begin..]);
     block.windows(frame.len()).any(|part| part == frame)
 }
