@@ -33,19 +33,13 @@ const SETTLED_US: u64 = 1000;
 
 /// Streams a capture until it ends, and takes it away from the cores.
 pub(super) fn run(shared: &Shared, capture: &Arc<Capture>, readers: Vec<Reader>, socket: UnixStream) {
-    let (end, ended) = match Streamer::begin(capture, &shared.stops, readers, socket) {
-        Ok(mut streamer) => {
-            let end = streamer.stream();
-            shared.fabric.end_capture(capture.number);
-            let ended = streamer.finish(&end);
-            (end, ended)
-        }
-        Err(error) => {
-            shared.fabric.end_capture(capture.number);
-            (End::Reader, Err(error))
-        }
-    };
+    let mut streamer = Streamer::begin(capture, &shared.stops, readers, socket);
+    let end = streamer.as_mut().map_or(End::Reader, Streamer::stream);
+    shared.fabric.end_capture(capture.number);
+    let finished = streamer.and_then(|streamer| streamer.finish(&end));
     let counts = shared.has_ended(capture, &end);
+    // Not before: whoever sees the end of this one may begin another in its place.
+    let ended = finished.and_then(|socket| socket.shutdown(std::net::Shutdown::Write));
     let [core_time, rate, slow_reader] = counts.missed;
     let whole = if ended.is_ok() { "" } else { "; whoever read it has not got all of it" };
     let ports = capture.port_names();
@@ -146,8 +140,8 @@ impl<'c> Streamer<'c> {
         }
     }
 
-    /// The rest, what was counted, and the end.
-    fn finish(&mut self, end: &End) -> io::Result<()> {
+    /// The rest, and what was counted. What is left is to end the connection.
+    fn finish(mut self, end: &End) -> io::Result<UnixStream> {
         self.clock.read();
         // All that was recorded, unless that would be more than was asked for.
         let mut more = !matches!(end, End::Packets | End::Bytes);
@@ -161,7 +155,7 @@ impl<'c> Streamer<'c> {
             self.file.statistics(interface as u32, (self.began_ns, self.clock.ns), &counts, &says);
         }
         self.send_all()?;
-        self.socket.shutdown(std::net::Shutdown::Write)
+        Ok(self.socket)
     }
 
     /// Takes packets that were recorded up to a time, the oldest first.
