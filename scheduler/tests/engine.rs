@@ -220,12 +220,49 @@ fn pinned_queue_pairs_stay() {
 fn guests_that_talk_come_together() {
     let mut machine = Machine::new(2, &[(0, 35), (1, 35), (0, 35), (1, 35)], balance());
     for (from, to) in [(0, 1), (1, 0), (2, 3), (3, 2)] {
-        machine.guests[from].talks = Some((to, 3500));
+        machine.guests[from].talks = Some(to);
     }
     machine.run(20 * SECOND);
     let core = |port| machine.core_of(id(port));
     assert!(core(0) == core(1) && core(2) == core(3) && core(0) != core(2));
     assert!(machine.run(600 * SECOND).is_empty());
+}
+
+/// Guests of which each even one sends to the next: `pairs` of them on each of two cores. A packet that crosses costs nearly twice as much on
+/// either.
+fn talkers(pairs: usize) -> Machine {
+    let guests: Vec<_> = (0..2).flat_map(|core| vec![(core, 0); 2 * pairs]).collect();
+    let mut machine = Machine::new(2, &guests, balance());
+    machine.guests.iter_mut().enumerate().step_by(2).for_each(|(index, guest)| guest.talks = Some(index + 1));
+    machine.crossing = 870;
+    machine
+}
+
+/// Lets their pairs ask for so many percent of a core, by the core that they began on.
+fn ask(machine: &mut Machine, demands: [u64; 2]) {
+    let half = machine.guests.len() / 2;
+    for (index, guest) in machine.guests.iter_mut().enumerate().step_by(2) {
+        guest.demand = demands[index / half];
+    }
+}
+
+fn parted(machine: &Machine) -> bool {
+    machine.guests.chunks(2).any(|pair| pair[0].core != pair[1].core)
+}
+
+#[test]
+fn those_who_talk_move_together_when_load_comes_suddenly() {
+    let mut machine = talkers(4);
+    ask(&mut machine, [15, 15]);
+    assert!(machine.run(SECOND).is_empty());
+    ask(&mut machine, [30, 2]);
+    assert!(machine.run(3).len() >= 2);
+    for _ in 0..SECOND {
+        assert!(!parted(&machine), "{:?}", machine.orders);
+        machine.run(1);
+    }
+    assert!(machine.wanted().iter().all(|wanted| *wanted < 95), "{:?}", machine.wanted());
+    assert_eq!(machine.scheduler.status().rolled_back, 0);
 }
 
 #[test]

@@ -99,11 +99,11 @@ impl Scheduler {
         let others: Vec<usize> =
             (0..loads.len()).filter(|other| *other != core && !self.history.is_parked(*other)).collect();
         let mut queues: Vec<_> = self.history.on(core).collect();
-        queues.sort_by(|a, b| b.short.total_cmp(&a.short));
+        queues.sort_by(|a, b| b.short.cycles.total_cmp(&a.short.cycles));
         let mut moves = Vec::with_capacity(queues.len());
         for queue in queues {
             let to = *others.iter().min_by(|a, b| loads[**a].total_cmp(&loads[**b]))?;
-            loads[to] += queue.short / self.history.capacity(to);
+            loads[to] += queue.short.cycles / self.history.capacity(to);
             if queue.last.pinned || loads[to] > most {
                 return None;
             }

@@ -1,24 +1,30 @@
 //! What the last ticks were like: loads averaged over a short and a long time, in the order of the load's lists.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{CoreLoad, IoCore, Load, QueueId, QueueLoad, Talk};
 
 /// Ticks over which the short average goes.
 const SHORT_TICKS: f64 = 2.0;
-/// Ticks over which packets between queue pairs, what cores do besides queue pairs, and what they get of their CPUs' time are averaged.
+/// Ticks over which it is averaged who talks to whom, what cores do besides queue pairs, and what they get of their CPUs' time.
 const TALK_TICKS: f64 = 20.0;
+
+/// What a queue pair did in a tick, on average.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Rate {
+    pub(super) cycles: f64,
+    pub(super) packets: f64,
+}
 
 /// One queue pair.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Queue {
     /// As in the last tick; its core as it should be by now.
     pub(super) last: QueueLoad,
-    /// Cycles a tick.
-    pub(super) short: f64,
-    pub(super) long: f64,
-    /// Packets a tick.
-    pub(super) packets: f64,
+    pub(super) short: Rate,
+    pub(super) long: Rate,
+    /// Packets a tick, averaged as those to each receiver are.
+    sent: f64,
     /// Cycles since [`History::take_sums`].
     sum: u64,
     ticks: f64,
@@ -54,6 +60,8 @@ pub(super) struct History {
     ticks: f64,
     pub(super) queues: Vec<Queue>,
     cores: Vec<Core>,
+    /// Packets a tick from one to another. What part they are of all that the sender sent in the same time says who talks to whom; how much
+    /// that is now, what the sender sends now.
     talks: Vec<(Talk, f64)>,
 }
 
@@ -64,12 +72,28 @@ pub(super) enum Over {
     Long,
 }
 
+impl Rate {
+    fn add(&mut self, now: &QueueLoad, weight: f64) {
+        self.cycles += (now.cycles as f64 - self.cycles) * weight;
+        self.packets += (now.packets as f64 - self.packets) * weight;
+    }
+}
+
 impl Queue {
-    pub(super) fn cycles(&self, over: Over) -> f64 {
+    fn new(now: &QueueLoad) -> Self {
+        Self { last: *now, short: Rate::default(), long: Rate::default(), sent: 0.0, sum: 0, ticks: 0.0 }
+    }
+
+    pub(super) fn rate(&self, over: Over) -> Rate {
         match over {
             Over::Short => self.short,
             Over::Long => self.long,
         }
+    }
+
+    /// Packets a tick to one receiver, to whom went so many while `sent` were.
+    fn talk(&self, packets: f64, over: Over) -> f64 {
+        if self.sent > 0.0 { (packets / self.sent).min(1.0) * self.rate(over).packets } else { 0.0 }
     }
 }
 
@@ -94,15 +118,16 @@ impl History {
         let mut moved = Vec::new();
         let (mut short, mut long) = (vec![0.0; load.cores.len()], vec![0.0; load.cores.len()]);
         let mut measured = vec![0; load.cores.len()];
+        let newest = weight(self.ticks, TALK_TICKS);
         for (queue, now) in self.queues.iter_mut().zip(&load.queues) {
             if queue.last.core != now.core {
                 moved.push(now.queue);
             }
-            queue.add(now, self.long_ticks);
+            queue.add(now, self.long_ticks, newest);
             if let Some(measured) = measured.get_mut(now.core.0) {
                 *measured += now.cycles;
-                short[now.core.0] += queue.short;
-                long[now.core.0] += queue.long;
+                short[now.core.0] += queue.short.cycles;
+                long[now.core.0] += queue.long.cycles;
             }
         }
         self.cores.resize(load.cores.len(), Core::default());
@@ -113,11 +138,15 @@ impl History {
             core.capacity += now.capacity;
             core.busy += now.busy;
             let besides = now.busy.saturating_sub(measured[index]) as f64;
-            core.besides += (besides - core.besides) * weight(self.ticks, TALK_TICKS);
+            core.besides += (besides - core.besides) * newest;
             let off = (short[index] - long[index]).abs();
             core.varies += (off - core.varies) * weight(self.ticks, self.long_ticks);
         }
-        self.hear(&load.talks);
+        if set {
+            let here: BTreeSet<QueueId> = load.queues.iter().map(|queue| queue.queue).collect();
+            self.talks.retain(|(talk, _)| here.contains(&talk.from) && here.contains(&talk.to));
+        }
+        self.hear(&load.talks, newest);
         Changes { set, moved }
     }
 
@@ -138,14 +167,13 @@ impl History {
                     kept += 1;
                     *queue
                 }
-                None => Queue { last: *now, short: 0.0, long: 0.0, packets: 0.0, sum: 0, ticks: 0.0 },
+                None => Queue::new(now),
             })
             .collect();
         kept != known.len() || kept != load.queues.len()
     }
 
-    fn hear(&mut self, talks: &[Talk]) {
-        let weight = weight(self.ticks, TALK_TICKS);
+    fn hear(&mut self, talks: &[Talk], weight: f64) {
         let same = self.talks.len() == talks.len()
             && self.talks.iter().zip(talks).all(|((known, _), now)| (known.from, known.to) == (now.from, now.to));
         if !same {
@@ -206,7 +234,7 @@ impl History {
         let mut cycles: Vec<f64> = self.cores.iter().map(|core| core.besides).collect();
         for queue in &self.queues {
             if let Some(cycles) = cycles.get_mut(queue.last.core.0) {
-                *cycles += queue.cycles(over);
+                *cycles += queue.rate(over).cycles;
             }
         }
         cycles.iter().enumerate().map(|(core, cycles)| cycles / self.capacity(core)).collect()
@@ -223,8 +251,8 @@ impl History {
         let queue = |queue: &Queue| QueueLoad {
             pinned: queue.last.pinned || is_closed(queue.last.core.0) || held(queue.last.queue),
             // Rounded: an average that comes near a whole number from below is that number, from some time on for good.
-            cycles: queue.cycles(over).round() as u64,
-            packets: queue.packets.round() as u64,
+            cycles: queue.rate(over).cycles.round() as u64,
+            packets: queue.rate(over).packets.round() as u64,
             ..queue.last
         };
         let loads = self.loads(over);
@@ -234,10 +262,15 @@ impl History {
             parked: core.last.parked || is_closed(index),
             ..core.last
         };
+        let senders: BTreeMap<QueueId, &Queue> = self.queues.iter().map(|queue| (queue.last.queue, queue)).collect();
+        let talk = |(talk, packets): &(Talk, f64)| {
+            let now = senders.get(&talk.from)?.talk(*packets, over);
+            Some(Talk { packets: now.round() as u64, ..*talk })
+        };
         Load {
             cores: self.cores.iter().enumerate().map(core).collect(),
             queues: self.queues.iter().map(queue).collect(),
-            talks: self.talks.iter().map(|(talk, packets)| Talk { packets: packets.round() as u64, ..*talk }).collect(),
+            talks: self.talks.iter().filter_map(talk).collect(),
         }
     }
 
@@ -258,14 +291,96 @@ impl History {
 }
 
 impl Queue {
-    fn add(&mut self, now: &QueueLoad, long_ticks: f64) {
+    /// Takes a tick; `newest`: its weight among those over which it is averaged who talks to whom.
+    fn add(&mut self, now: &QueueLoad, long_ticks: f64, newest: f64) {
         self.last = *now;
         self.ticks += 1.0;
-        let cycles = now.cycles as f64;
-        let newest = weight(self.ticks, SHORT_TICKS);
-        self.short += (cycles - self.short) * newest;
-        self.packets += (now.packets as f64 - self.packets) * newest;
-        self.long += (cycles - self.long) * weight(self.ticks, long_ticks);
+        self.short.add(now, weight(self.ticks, SHORT_TICKS));
+        self.long.add(now, weight(self.ticks, long_ticks));
+        self.sent += (now.packets as f64 - self.sent) * newest;
         self.sum += now.cycles;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::PortId;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    fn id(port: usize) -> QueueId {
+        QueueId { port: PortId(port as u32), queue: 0 }
+    }
+
+    /// Packets of a tick from each queue pair to each. Who sends to nobody may not be there.
+    fn load(sent: &[Vec<u64>]) -> Load {
+        let queue = |(port, sent): (usize, &Vec<u64>)| QueueLoad {
+            queue: id(port),
+            core: IoCore(0),
+            pinned: false,
+            cycles: 1000 * sent.iter().sum::<u64>(),
+            packets: sent.iter().sum(),
+            node: None,
+        };
+        let talks = |(from, sent): (usize, &Vec<u64>)| {
+            let talk = move |(to, packets): (usize, &u64)| Talk { from: id(from), to: id(to), packets: *packets };
+            sent.iter().enumerate().map(talk).filter(|talk| talk.packets > 0).collect::<Vec<_>>()
+        };
+        Load {
+            cores: vec![CoreLoad { capacity: 1_000_000, ..CoreLoad::default() }],
+            queues: sent.iter().enumerate().map(queue).collect(),
+            talks: sent.iter().enumerate().flat_map(talks).collect(),
+        }
+    }
+
+    /// Packets of the first queue pair, and those of them to each other one.
+    fn told(history: &History, over: Over) -> (u64, Vec<u64>) {
+        let average = history.average(over, &[], |_| false);
+        let talks = average.talks.iter().filter(|talk| talk.from == id(0)).map(|talk| talk.packets);
+        (average.queues[0].packets, talks.collect())
+    }
+
+    #[test]
+    fn talks_are_as_many_as_packets_however_many_these_are_now() {
+        let mut history = History::new(100);
+        let mut tick = |sent: [u64; 3]| {
+            history.update(&load(&[sent.to_vec(), vec![0; 3], vec![0; 3]]));
+            told(&history, Over::Short)
+        };
+        for _ in 0..50 {
+            assert_eq!(tick([0, 300, 100]), (400, vec![300, 100]));
+        }
+        assert_eq!(tick([0, 3000, 1000]), (2200, vec![1650, 550]), "it rises");
+        assert_eq!(tick([0, 0, 0]), (1100, vec![825, 275]), "it ends");
+        for _ in 0..20 {
+            tick([0, 0, 0]);
+        }
+        assert_eq!(tick([0, 0, 0]), (0, vec![0, 0]));
+        assert_eq!(tick([0, 600, 200]), (400, vec![300, 100]), "it comes again");
+        let (packets, talks) = tick([0, 0, 800]);
+        assert_eq!(packets, 600);
+        assert!(talks[1] > 150 && talks[0] < 450 && talks.iter().sum::<u64>() == 600, "it turns to another: {talks:?}");
+        let mut history = History::new(100);
+        history.update(&load(&[vec![0; 2], vec![0; 2]]));
+        history.update(&load(&[vec![0, 600], vec![0; 2]]));
+        assert_eq!(told(&history, Over::Short), (300, vec![300]), "it is new");
+    }
+
+    proptest! {
+        /// Also while queue pairs come and go: no more is told of whom it sends to than it sends.
+        #[test]
+        fn nobody_talks_more_than_it_sends(ticks in vec((1usize..5, vec(0u64..1000, 16)), 1..80)) {
+            let mut history = History::new(30);
+            for (queues, packets) in ticks {
+                let sent: Vec<_> = packets.chunks(4).take(queues).map(|sent| sent[..queues].to_vec()).collect();
+                history.update(&load(&sent));
+                for over in [Over::Short, Over::Long] {
+                    let (packets, talks) = told(&history, over);
+                    prop_assert!(talks.iter().all(|talk| *talk <= packets), "{:?} of {}", talks, packets);
+                    prop_assert!(talks.iter().sum::<u64>() <= packets + talks.len() as u64, "{:?} of {}", talks, packets);
+                }
+            }
+        }
     }
 }

@@ -246,7 +246,7 @@ impl Scheduler {
     /// What a queue pair costs on average, in millionths of a core.
     fn usual_load(&self) -> u64 {
         let queues = self.history.queues.len() as f64;
-        let total: f64 = self.history.queues.iter().map(|queue| queue.short / self.history.capacity(0)).sum();
+        let total: f64 = self.history.queues.iter().map(|queue| queue.short.cycles / self.history.capacity(0)).sum();
         if queues > 0.0 { UNKNOWN_LOAD.max((total / queues * 1e6) as u64) } else { UNKNOWN_LOAD }
     }
 

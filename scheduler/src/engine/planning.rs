@@ -144,10 +144,9 @@ impl Scheduler {
         let Self { history, planning, .. } = self;
         // Also of what is not the worst just now, and so not named.
         let stands = |said: &Hopeless| match *said {
-            Hopeless::Queue { queue, .. } => history
-                .queues
-                .iter()
-                .any(|known| known.last.queue == queue && known.short > full * history.capacity(known.last.core.0)),
+            Hopeless::Queue { queue, .. } => history.queues.iter().any(|known| {
+                known.last.queue == queue && known.short.cycles > full * history.capacity(known.last.core.0)
+            }),
             Hopeless::Pinned { core } | Hopeless::Stuck { core, .. } => loads[core.0] > full,
             Hopeless::Cores { .. } => false,
         };
@@ -236,7 +235,7 @@ impl Scheduler {
         let mut after = loads.to_vec();
         for step in &moves {
             let queue = self.history.queues.iter().find(|queue| queue.last.queue == step.queue);
-            let cycles = queue.map_or(0.0, |queue| queue.short);
+            let cycles = queue.map_or(0.0, |queue| queue.short.cycles);
             after[step.from.0] -= cycles / self.history.capacity(step.from.0);
             after[step.to.0] += cycles / self.history.capacity(step.to.0);
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::history::{History, Over};
+use super::history::{History, Over, Rate};
 use super::{Scheduler, Why};
 use crate::{Move, QueueId};
 
@@ -12,8 +12,8 @@ pub(super) struct Before {
     cores: Vec<usize>,
     /// The load of the fullest of them.
     fullest: f64,
-    /// Cycles and packets a tick of their queue pairs.
-    queues: BTreeMap<QueueId, (f64, f64)>,
+    /// What their queue pairs did.
+    queues: BTreeMap<QueueId, Rate>,
 }
 
 /// A step that is done and has to settle.
@@ -40,7 +40,7 @@ impl Before {
         let here = cores.iter().flat_map(|core| history.on(*core));
         Self {
             fullest: fullest(&cores, &loads),
-            queues: here.map(|queue| (queue.last.queue, (queue.short, queue.packets))).collect(),
+            queues: here.map(|queue| (queue.last.queue, queue.short)).collect(),
             cores,
         }
     }
@@ -52,9 +52,10 @@ impl Before {
         for &core in &self.cores {
             let (mut then, mut now) = (history.besides(core), history.besides(core));
             for queue in history.on(core) {
-                let Some((cycles, packets)) = self.queues.get(&queue.last.queue) else { continue };
-                then += cycles;
-                now += if queue.packets > 0.0 { queue.short / queue.packets * packets } else { *cycles };
+                let Some(before) = self.queues.get(&queue.last.queue) else { continue };
+                then += before.cycles;
+                let Rate { cycles, packets } = queue.short;
+                now += if packets > 0.0 { cycles / packets * before.packets } else { before.cycles };
             }
             expected = expected.max(then / history.capacity(core));
             actual = actual.max(now / history.capacity(core));

@@ -4,8 +4,8 @@ use scheduler::{Config, CoreLoad, IoCore, Load, Order, Outcome, QueueId, QueueLo
 
 use super::{CAPACITY, id};
 
-/// Cycles of a packet, on the sending core and on the receiving one, more than on one core.
-const CROSSING: u64 = 150;
+/// Packets a tick of a guest for each percent of a core: a packet has 1,000 cycles.
+const PACKETS: u64 = 100;
 
 pub(crate) struct Guest {
     pub(crate) core: usize,
@@ -13,8 +13,8 @@ pub(crate) struct Guest {
     pub(crate) demand: u64,
     pub(crate) pinned: bool,
     pub(crate) node: Option<u16>,
-    /// Whom it sends to, and how many packets a tick.
-    pub(crate) talks: Option<(usize, u64)>,
+    /// Whom it sends to.
+    pub(crate) talks: Option<usize>,
     /// How much more it costs on this core, in percent: what no model knows.
     pub(crate) dislikes: Option<(usize, u64)>,
 }
@@ -26,6 +26,8 @@ pub(crate) struct Machine {
     pub(crate) besides: Vec<u64>,
     /// What each core does not get of its CPU's time, in percent: in even and in odd ticks.
     pub(crate) lacks: Vec<[u64; 2]>,
+    /// Cycles of a packet that crosses, on the sending core and on the receiving one, more than on one core.
+    pub(crate) crossing: u64,
     pub(crate) scheduler: Scheduler,
     /// Every order, with the tick before which it was given.
     pub(crate) orders: Vec<(u64, Order)>,
@@ -54,6 +56,7 @@ impl Machine {
             parked: vec![false; topology.cpus.len()],
             besides: vec![0; topology.cpus.len()],
             lacks: vec![[0; 2]; topology.cpus.len()],
+            crossing: 150,
             scheduler: Scheduler::new(config, topology),
             orders: Vec::new(),
             fails: |_| false,
@@ -61,16 +64,18 @@ impl Machine {
         }
     }
 
+    /// The core that a guest's packets cross to, if they do.
+    fn crosses(&self, guest: &Guest) -> Option<usize> {
+        guest.talks.map(|to| self.guests[to].core).filter(|core| *core != guest.core)
+    }
+
     fn demands(&self) -> Vec<u64> {
-        let crossing = |from: usize| match self.guests[from].talks {
-            Some((to, packets)) if self.guests[to].core != self.guests[from].core => packets * CROSSING,
-            _ => 0,
-        };
-        let demand = |(index, guest): (usize, &Guest)| {
+        let demand = |guest: &Guest| {
             let more = guest.dislikes.filter(|(core, _)| *core == guest.core).map_or(0, |(_, percent)| percent);
-            CAPACITY / 10_000 * guest.demand * (100 + more) + crossing(index)
+            let crossing = self.crosses(guest).map_or(0, |_| guest.demand * PACKETS * self.crossing);
+            CAPACITY / 10_000 * guest.demand * (100 + more) + crossing
         };
-        self.guests.iter().enumerate().map(demand).collect()
+        self.guests.iter().map(demand).collect()
     }
 
     /// Each queue pair of a core that has too much to do gets the same part of what it wants.
@@ -80,20 +85,19 @@ impl Machine {
         let mut wanted: Vec<u64> = self.besides.iter().map(|percent| CAPACITY / 100 * percent).collect();
         for (index, guest) in self.guests.iter().enumerate() {
             wanted[guest.core] += demands[index];
-            if let Some((to, packets)) = guest.talks
-                && self.guests[to].core != guest.core
-            {
-                wanted[self.guests[to].core] += packets * CROSSING;
+            if let Some(core) = self.crosses(guest) {
+                wanted[core] += guest.demand * PACKETS * self.crossing;
             }
         }
         let capacity = |core: usize| CAPACITY / 100 * (100 - self.lacks[core][(self.ticks % 2) as usize]);
         let share = |core: usize| (capacity(core) as f64 / wanted[core].max(1) as f64).min(1.0);
+        let packets = |guest: &Guest| ((guest.demand * PACKETS) as f64 * share(guest.core)) as u64;
         let queue = |(index, guest): (usize, &Guest)| QueueLoad {
             queue: id(index as u32),
             core: IoCore(guest.core),
             pinned: guest.pinned,
             cycles: (demands[index] as f64 * share(guest.core)) as u64,
-            packets: (guest.demand as f64 * 100.0 * share(guest.core)) as u64,
+            packets: packets(guest),
             node: guest.node,
         };
         let core = |core: usize| CoreLoad {
@@ -103,8 +107,7 @@ impl Machine {
             parked: self.parked[core],
         };
         let talk = |(index, guest): (usize, &Guest)| {
-            let (to, packets) = guest.talks?;
-            Some(Talk { from: id(index as u32), to: id(to as u32), packets })
+            Some(Talk { from: id(index as u32), to: id(guest.talks? as u32), packets: packets(guest) })
         };
         Load {
             cores: (0..cores).map(core).collect(),
