@@ -94,6 +94,16 @@ fn guests_that_talk_come_together() {
 }
 
 #[test]
+fn those_who_talk_are_not_parted_where_one_move_would_do() {
+    let mut load = load(2, &[(0, 45), (0, 0), (0, 45), (0, 0)]);
+    load.talks = [(0, 1), (2, 3)].map(|(from, to)| Talk { from: id(from), to: id(to), packets: 4500 }).to_vec();
+    // One of them alone would make it 84 %.
+    let plan = balance(&load, &Topology::flat(2), &Settings { enough: 0.85, ..Settings::default() });
+    assert_eq!((plan.moves.len(), plan.steps.len()), (2, 1), "{plan:?}");
+    assert_eq!(plan.moves[0].queue.port.0 / 2, plan.moves[1].queue.port.0 / 2, "{plan:?}");
+}
+
+#[test]
 fn those_who_talk_are_exchanged_for_others_who_do() {
     let pairs = [(0, 30), (0, 30), (0, 25), (0, 25), (1, 20), (1, 20), (1, 15), (1, 15)];
     let mut load = load(2, &pairs);

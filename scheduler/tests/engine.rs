@@ -457,6 +457,23 @@ proptest! {
         }
     }
 
+    /// However much more pairs ask for, and whenever in a tick they begin to: none is parted, and no move made things worse.
+    #[test]
+    fn a_rise_parts_nobody(pairs in 1usize..7, before in 0u64..90, after in 0u64..200, begun in 0u64..100, other in 0u64..40) {
+        let of = |percent: u64| percent / pairs as u64;
+        let mut machine = talkers(pairs);
+        ask(&mut machine, [of(before), of(other)]);
+        machine.run(SECOND);
+        ask(&mut machine, [of((before * (100 - begun) + after * begun) / 100), of(other)]);
+        machine.run(1);
+        ask(&mut machine, [of(after), of(other)]);
+        for _ in 0..2 * SECOND {
+            machine.run(1);
+            prop_assert!(!parted(&machine), "{:?}", machine.orders);
+        }
+        prop_assert_eq!(machine.scheduler.status().rolled_back, 0);
+    }
+
     /// Cores park and wake, whatever the load does; no order is ever impossible (the machine checks). When the load holds still, so do they.
     #[test]
     fn elastic_cores_come_to_rest(guests in vec((0usize..4, 0u64..60), 1..16), later in vec(0u64..60, 16)) {

@@ -239,14 +239,15 @@ impl<'a> Search<'a> {
         for &queue in &mine {
             self.moves(queue, before, &targets, &mut best);
         }
+        // Also where a move would do: it may part two who talk.
+        if left >= 2 {
+            mine.iter().for_each(|queue| self.together(*queue, before, &targets, &mut best));
+        }
         let enough = self.settings.enough + self.price(1, core);
         let will_do = |best: &Best| best.is_some_and(|(least, _)| least <= enough);
         if left >= 2 && !will_do(&best) {
             let most_tied = self.tied.iter().copied().fold(0.0, f64::max);
-            for &queue in &mine {
-                self.together(queue, before, &targets, &mut best);
-                self.exchanges(queue, (core, before), &targets, most_tied, &mut best);
-            }
+            mine.iter().for_each(|queue| self.exchanges(*queue, (core, before), &targets, most_tied, &mut best));
         }
         if left >= STEP_MOVES && !will_do(&best) {
             mine.iter().for_each(|queue| self.exchanges_of_two(*queue, (core, before), &targets, &mut best));
