@@ -294,9 +294,15 @@ impl PackedRing {
             staged
         }));
         (self.next_used, self.used_wrap) = (slot, wrap);
-        self.next_avail += singles.len() as u16;
-        if self.next_avail >= size {
-            (self.next_avail, self.avail_wrap) = (self.next_avail - size, !self.avail_wrap);
+        self.skip(singles.len() as u16);
+    }
+
+    /// See [`Ring::skip`](crate::ring::Ring::skip).
+    #[inline]
+    pub(crate) fn skip(&mut self, count: u16) {
+        self.next_avail += count;
+        if self.next_avail >= self.size {
+            (self.next_avail, self.avail_wrap) = (self.next_avail - self.size, !self.avail_wrap);
         }
     }
 

@@ -377,6 +377,12 @@ impl Ring {
         either!(self, ring => ring.pass(singles, written));
     }
 
+    /// Takes the first `count` of what [`Ring::singles`] found. Each is given back by itself, with [`Ring::stage`].
+    #[inline]
+    pub(crate) fn skip(&mut self, count: usize) {
+        either!(self, ring => ring.skip(count as u16));
+    }
+
     /// Has the CPU fetch what the next `count` chains, as far as they are known to be there, will need: they come from the guest's CPU while
     /// something else is being done. A hint: nothing is taken, and what is read is used for nothing else.
     #[inline]

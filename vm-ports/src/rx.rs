@@ -33,7 +33,7 @@ pub struct RxQueue {
     /// Set when the ring can no longer be worked with; it is not touched again until the session restarts it.
     fault: Option<RingFault>,
     region_hint: usize,
-    /// Packets put into one buffer each since the last publication: as many buffers more are looked for after it.
+    /// Buffers used since the last publication: as many more are looked for after it.
     placed: u16,
     /// Of [`BURST_DESCRIPTORS`].
     descriptors_left: usize,
@@ -109,8 +109,7 @@ impl RxQueue {
         let (mark, mut region_hint) = (self.ring.mark(), self.region_hint);
         let translator = Translator::new(&self.memory, &mut region_hint);
         let total = self.features.net_header_len() + len;
-        let gathered =
-            Buffers::new(&mut self.ring, translator, self.features, self.descriptors_left).gather(total).map(drop);
+        let gathered = Buffers::new(&mut self.ring, translator, self.features, self.descriptors_left).gather(total);
         self.ring.rewind(mark);
         // What was gathered is there, whatever the guest says of it by now.
         gathered.map(|()| self.ring.posted().max(1)).map_err(|refusal| refusal.reason())
@@ -327,7 +326,10 @@ impl RxQueue {
         let (taken, placed, descriptors_left) = (buffers.taken, buffers.placed, buffers.parts.descriptors_left);
         drop(buffers);
         self.descriptors_left = descriptors_left;
-        let Err(refusal) = delivered else { return Ok(placed) };
+        let Err(refusal) = delivered else {
+            self.placed = self.placed.saturating_add(taken as u16);
+            return Ok(placed);
+        };
         self.ring.rewind(mark);
         if let Refusal::BadBuffer = refusal {
             // The bad buffer would be met again and again: give back, empty, all that was taken up to and with it.

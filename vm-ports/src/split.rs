@@ -248,6 +248,12 @@ impl SplitRing {
         self.next_avail = self.next_avail.wrapping_add(count);
     }
 
+    /// See [`Ring::skip`](crate::ring::Ring::skip).
+    #[inline]
+    pub(crate) fn skip(&mut self, count: u16) {
+        self.next_avail = self.next_avail.wrapping_add(count);
+    }
+
     /// See [`Ring::look_ahead`](crate::ring::Ring::look_ahead).
     #[inline]
     pub(crate) fn look_ahead(&mut self, window: Window<'_>, direction: Direction, count: u16) {

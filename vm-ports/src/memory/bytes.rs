@@ -73,16 +73,15 @@ impl<'m> GuestSlice<'m> {
     #[inline]
     pub(crate) fn write_body(&self, from: Source<'_>, next: Option<(Source<'_>, Self)>) -> usize {
         let n = self.len().min(from.len());
-        let lines = |at: usize| {
-            if let Some((from, to)) = next
-                && at < from.len()
-            {
-                prefetch(from.ptr.wrapping_add(at));
-                prefetch_write(to.ptr.0.wrapping_add(at));
+        let Some((next_from, next_to)) = next.filter(|_| n >= CACHE_LINE) else { return self.write_source(from) };
+        let fetch = |at: usize| {
+            if at < next_from.len() {
+                prefetch(next_from.ptr.wrapping_add(at));
+                prefetch_write(next_to.ptr.0.wrapping_add(at));
             }
         };
-        // SAFETY: as for `write_source`.
-        unsafe { copy_lines(from.ptr, self.ptr.0, n, lines) };
+        // SAFETY: as for `write_source`, and it is a line at least.
+        unsafe { copy_lines(from.ptr, self.ptr.0, n, fetch) };
         n
     }
 
@@ -225,18 +224,40 @@ unsafe fn copy(from: *const u8, to: *mut u8, n: usize) {
     }
 }
 
-/// Copies `n` bytes, and calls `between` before each line, aligned where it is written, with its offset. Bytes that overlap come out as they come: for
-/// two guests' memory that is nothing but their own affair.
+/// Copies `n` bytes, a line at least, and calls `between` before each line, aligned where it is written, with its offset. Bytes that overlap come
+/// out as they come: for two guests' memory that is nothing but their own affair.
 ///
 /// # Safety
-/// `n` bytes can be read at `from` and written at `to`.
+/// `n` bytes can be read at `from` and written at `to`, and `n` is no less than [`CACHE_LINE`].
 #[inline]
 unsafe fn copy_lines(from: *const u8, to: *mut u8, n: usize, between: impl Fn(usize)) {
-    type Line = [u8; CACHE_LINE];
-    if n < CACHE_LINE {
-        // SAFETY: the caller's promise.
-        return unsafe { copy(from, to, n) };
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx2") {
+        // SAFETY: the caller's promise, and the CPU has what it takes.
+        return unsafe { copy_lines_avx2(from, to, n, between) };
     }
+    // SAFETY: the caller's promise.
+    unsafe { copy_each_line(from, to, n, between) }
+}
+
+/// The same in registers of half a line.
+///
+/// # Safety
+/// As for [`copy_lines`].
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+unsafe fn copy_lines_avx2(from: *const u8, to: *mut u8, n: usize, between: impl Fn(usize)) {
+    // SAFETY: the caller's promise.
+    unsafe { copy_each_line(from, to, n, between) }
+}
+
+/// The same in whatever registers the code it becomes a part of has.
+///
+/// # Safety
+/// As for [`copy_lines`].
+#[inline(always)]
+unsafe fn copy_each_line(from: *const u8, to: *mut u8, n: usize, between: impl Fn(usize)) {
+    type Line = [u8; CACHE_LINE];
     // SAFETY: a line from each of these offsets on lies in the `n` bytes.
     let line =
         |at: usize| unsafe { to.add(at).cast::<Line>().write_unaligned(from.add(at).cast::<Line>().read_unaligned()) };
@@ -249,5 +270,33 @@ unsafe fn copy_lines(from: *const u8, to: *mut u8, n: usize, between: impl Fn(us
     }
     if at < n {
         line(n - CACHE_LINE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every length, and every place in a line to read from and to write to, with and without wide registers.
+    #[test]
+    fn lines_are_copied_whole_and_nothing_beside_them() {
+        let from: Vec<u8> = (0..8 * CACHE_LINE).map(|at| at as u8 | 1).collect();
+        for n in CACHE_LINE..=4 * CACHE_LINE {
+            for skip in 0..CACHE_LINE {
+                let source = &from[CACHE_LINE - skip..][..n];
+                for wide in [true, false] {
+                    let mut to = vec![0; 6 * CACHE_LINE];
+                    let target = &mut to[skip..][..n];
+                    let (read, write) = (source.as_ptr(), target.as_mut_ptr());
+                    // SAFETY: both are of `n` bytes.
+                    unsafe {
+                        if wide { copy_lines(read, write, n, |_| ()) } else { copy_each_line(read, write, n, |_| ()) }
+                    };
+                    assert_eq!(target, source, "{n} bytes at {skip}");
+                    let written = to.iter().filter(|byte| **byte != 0).count();
+                    assert_eq!(written, n, "{n} bytes at {skip}");
+                }
+            }
+        }
     }
 }

@@ -11,10 +11,13 @@ use crate::memory::{GuestSlice, Source};
 use crate::net_header::Offload;
 use crate::offload::OffloadError;
 use crate::packet::CHAIN_SEGMENTS;
-use crate::ring::{Chain, ChainError, Direction, Ring, Sink, Translator};
+use crate::ring::{Chain, ChainError, Direction, Ring, Single, Singles, Sink, Translator};
 
 /// Buffers one frame may be spread over (mergeable receive buffers), at most.
 const FRAME_CHAINS: usize = 256;
+
+/// While a buffer is filled, the one so many after it is fetched.
+const BUFFERS_AHEAD: usize = 2;
 
 /// What a packet became: one frame, or several segments.
 #[derive(Clone, Copy, Debug, Default)]
@@ -58,6 +61,8 @@ pub(super) struct Buffers<'q, 'm> {
     translator: Translator<'q, 'm>,
     features: Features,
     pub(super) parts: Parts<'m>,
+    /// What the frame begun last is in, and how many bytes of it each is for.
+    chains: ArrayVec<(Chain, u32), FRAME_CHAINS>,
     cursor: Cursor,
     /// Chains taken for the whole packet.
     pub(super) taken: usize,
@@ -119,6 +124,7 @@ impl<'q, 'm> Buffers<'q, 'm> {
             translator,
             features,
             parts: Parts { slices: ArrayVec::new(), descriptors_left },
+            chains: ArrayVec::new(),
             cursor: Cursor::default(),
             taken: 0,
             has_all: descriptors_left == BURST_DESCRIPTORS,
@@ -128,33 +134,72 @@ impl<'q, 'm> Buffers<'q, 'm> {
 
     /// Takes buffers for `total` bytes. All but the last are filled to the end (virtio 1.2 §5.1.6.4).
     #[inline]
-    pub(super) fn gather(&mut self, total: usize) -> Result<ArrayVec<(Chain, u32), FRAME_CHAINS>, Refusal> {
-        let mergeable = self.features.has(Features::MRG_RXBUF);
-        let mut chains = ArrayVec::new();
-        let mut room = 0;
-        while room < total {
-            if self.ring.stageable() <= chains.len() {
+    pub(super) fn gather(&mut self, total: usize) -> Result<(), Refusal> {
+        let mut found = Singles::new();
+        // If the next buffers are as long as the last one, so many of them are needed.
+        let (mut left, mut last) = (total, total);
+        while left > 0 {
+            let most = left.div_ceil(last).min(self.ring.stageable().saturating_sub(self.chains.len()));
+            if most == 0 {
                 return Err(Refusal::Unstaged);
             }
-            let (first, before) = (self.parts.slices.len(), self.parts.descriptors_left);
-            let taken = self.ring.take(&mut self.translator, Direction::Write, &mut self.parts);
-            let (chain, walked) = taken.map_err(Refusal::Fault)?.ok_or(Refusal::Drop(RxDrop::Full))?;
-            self.taken += 1;
-            if let Err(error) = walked {
-                return Err(self.judge(error, chain, (first, before)));
+            self.find_singles(most, &mut found);
+            if found.is_empty() {
+                let (chain, len) = self.take_one()?;
+                left -= self.add(chain, len, left)?;
+                last = len;
+                continue;
             }
-            let len: usize = self.parts.slices[first..].iter().map(GuestSlice::len).sum();
-            if len == 0 {
-                return Err(Refusal::BadBuffer);
+            let before = self.chains.len();
+            for Single { id, buffer } in &found {
+                left -= self.add(Chain { id: *id, slots: 1 }, buffer.len(), left)?;
+                last = buffer.len();
+                self.parts.slices.push(*buffer);
+                if left == 0 {
+                    break;
+                }
             }
-            if !mergeable && len < total {
-                return Err(Refusal::Drop(RxDrop::BufferTooSmall));
-            }
-            let used = len.min(total - room);
-            chains.try_push((chain, used as u32)).map_err(|_| Refusal::Drop(RxDrop::Full))?;
-            room += used;
+            let taken = self.chains.len() - before;
+            self.ring.skip(taken);
+            self.taken += taken;
         }
-        Ok(chains)
+        Ok(())
+    }
+
+    /// The next buffers, up to `most` of them, as far as each is in one piece, as nearly all are.
+    #[inline]
+    fn find_singles(&mut self, most: usize, found: &mut Singles<'m>) {
+        let parts = &mut self.parts;
+        // The one that uses up what may be looked at, or the list, is for `take_one`, which says so.
+        let most = most.min(parts.descriptors_left.saturating_sub(1)).min(parts.slices.remaining_capacity());
+        self.ring.expect(most);
+        self.ring.singles(&mut self.translator, Direction::Write, most, found);
+        parts.descriptors_left -= found.len();
+        found.iter().for_each(|single| single.buffer.prefetch_write());
+    }
+
+    /// Takes the next buffer, whatever it is. How many bytes it has.
+    fn take_one(&mut self) -> Result<(Chain, usize), Refusal> {
+        let (first, before) = (self.parts.slices.len(), self.parts.descriptors_left);
+        let taken = self.ring.take(&mut self.translator, Direction::Write, &mut self.parts);
+        let (chain, walked) = taken.map_err(Refusal::Fault)?.ok_or(Refusal::Drop(RxDrop::Full))?;
+        self.taken += 1;
+        if let Err(error) = walked {
+            return Err(self.judge(error, chain, (first, before)));
+        }
+        let len = self.parts.slices[first..].iter().map(GuestSlice::len).sum();
+        if len == 0 { Err(Refusal::BadBuffer) } else { Ok((chain, len)) }
+    }
+
+    /// Adds a buffer of `len` bytes to those of a frame of which `left` bytes have none yet. How many it is for.
+    #[inline]
+    fn add(&mut self, chain: Chain, len: usize, left: usize) -> Result<usize, Refusal> {
+        if len < left && !self.features.has(Features::MRG_RXBUF) {
+            return Err(Refusal::Drop(RxDrop::BufferTooSmall));
+        }
+        let used = len.min(left);
+        self.chains.try_push((chain, used as u32)).map_err(|_| Refusal::Drop(RxDrop::Full))?;
+        Ok(used)
     }
 
     /// A chain that could not be walked is bad, unless it is our own list that other chains had filled, or other packets that had used up what this
@@ -182,11 +227,12 @@ impl FrameSink for Buffers<'_, '_> {
     fn begin(&mut self, len: usize, offload: &Offload) -> Result<(), Refusal> {
         let header_len = self.features.net_header_len();
         self.parts.slices.clear();
+        self.chains.clear();
         self.cursor = Cursor::default();
-        let chains = self.gather(header_len + len)?;
-        let header = offload.write(self.features, chains.len() as u16);
-        for (chain, written) in chains {
-            self.ring.stage(chain, written);
+        self.gather(header_len + len)?;
+        let header = offload.write(self.features, self.chains.len() as u16);
+        for (chain, written) in &self.chains {
+            self.ring.stage(*chain, *written);
         }
         self.placed.frames += 1;
         self.placed.bytes += len as u64;
@@ -201,6 +247,13 @@ impl FrameSink for Buffers<'_, '_> {
 }
 
 impl Buffers<'_, '_> {
+    /// The buffer [`BUFFERS_AHEAD`] of the present one, which is written after `here` bytes and those between: after how many.
+    #[inline]
+    fn later(&self, here: usize) -> Option<(usize, GuestSlice<'_>)> {
+        let (between, after) = self.parts.slices.get(self.cursor.slice + 1..)?.split_at_checked(BUFFERS_AHEAD - 1)?;
+        Some((here + between.iter().map(GuestSlice::len).sum::<usize>(), *after.first()?))
+    }
+
     /// Writes at an offset that counts from the virtio-net header.
     #[inline]
     fn write_at(&mut self, offset: usize, from: Source<'_>) {
@@ -216,7 +269,8 @@ impl Buffers<'_, '_> {
                 self.cursor.slice += 1;
                 continue;
             }
-            let n = slice.suffix(at).write_source(from);
+            let into = slice.suffix(at);
+            let n = into.write_body(from, self.later(into.len()).map(|(skip, later)| (from.suffix(skip), later)));
             from = from.suffix(n);
             if from.is_empty() {
                 break;
