@@ -142,6 +142,8 @@ pub struct RxQueue {
     refill_at: usize,
     /// Frames are counted without a look at them.
     blind: bool,
+    /// The last buffer out of the ring was full, so that the next one most likely goes on with its frame, and nobody looks at it.
+    is_inside: bool,
     /// Used buffers that are out of the ring and were not handed out: those from `waiting_at` on, up to `waiting_end`.
     waiting: [Used; BATCH],
     waiting_at: usize,
@@ -176,6 +178,7 @@ impl RxQueue {
             auto_refill: true,
             refill_at: 1,
             blind: false,
+            is_inside: false,
             waiting: [NOTHING; BATCH],
             waiting_at: 0,
             waiting_end: 0,
@@ -296,7 +299,12 @@ impl RxQueue {
     #[inline]
     fn pop(&mut self, batch: &mut [Used]) -> usize {
         let found = self.ring.pop_burst(batch);
-        batch[..found].iter().for_each(|used| self.memory.prefetch(used.token as usize * self.stride));
+        for used in &batch[..found] {
+            if !self.is_inside {
+                self.memory.prefetch(used.token as usize * self.stride);
+            }
+            self.is_inside = self.mergeable && used.len as usize == self.buffer_len;
+        }
         found
     }
 

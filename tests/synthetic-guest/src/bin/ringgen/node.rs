@@ -103,7 +103,7 @@ fn config(options: &Options, plan: &Plan, number: usize) -> GuestConfig {
     config.tx_frame_len = if options.size == Size::Tso { options.longest_frame() } else { 1536 };
     config.rx_buffer_len = options.rx_buffer_len();
     config.rx_buffers = options.buffers;
-    let buffers = options.buffers_each();
+    let buffers = options.tx_buffers();
     // Whole rounds of frames, so that every buffer keeps the frame it was filled with.
     let flows = plan.flows.iter().filter(|f| f.from == number && f.pair == 0).count();
     let round = round_len(flows, &options.size.frame_lens()).max(1);

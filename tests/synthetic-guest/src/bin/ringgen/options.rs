@@ -479,6 +479,13 @@ impl Options {
         self.buffers.unwrap_or(usize::from(self.ring_size))
     }
 
+    /// Buffers of each sending queue: of long segments no more than may be under way, since an operating system hands out first what was
+    /// freed last.
+    pub(crate) fn tx_buffers(&self) -> usize {
+        let limit = self.in_flight_limit().filter(|_| self.size == Size::Tso);
+        limit.map_or(self.buffers_each(), |limit| limit.min(self.buffers_each()))
+    }
+
     /// How many receive buffers go back into the ring together: a publication for each would cost more than the buffer,
     /// and a ring must not run dry for it.
     pub(crate) fn refill_at(&self) -> usize {
