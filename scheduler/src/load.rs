@@ -13,6 +13,15 @@ pub struct Load {
     pub talks: Vec<Talk>,
 }
 
+impl Load {
+    /// Whether no queue pair had anything to do, and nothing waited.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        let silent = |queue: &QueueLoad| queue.cycles == 0 && queue.packets == 0;
+        self.cores.iter().all(|core| core.oldest_ns == 0) && self.queues.iter().all(silent) && self.talks.is_empty()
+    }
+}
+
 /// What one I/O core did in a tick.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CoreLoad {

@@ -3,7 +3,7 @@
 mod common;
 
 use common::id;
-use common::machine::Machine;
+use common::machine::{Guest, Machine};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use scheduler::{
@@ -485,5 +485,39 @@ proptest! {
         machine.run(LONG);
         let orders = machine.run(LONG);
         prop_assert!(orders.is_empty(), "{orders:?}");
+    }
+
+    /// Ticks that are told at once do what the same ticks do one by one: the same decisions, in the same ticks, and the same averages to the last
+    /// digit, whatever queue pairs do, come, go and are moved by others in between.
+    #[test]
+    fn many_ticks_at_once_are_as_many_ticks(
+        which in 0usize..4,
+        guests in vec((0usize..3, 0u64..80), 1..12),
+        phases in vec((1u32..400, vec(0u64..90, 12), vec(any::<bool>(), 12), 0usize..12, 0usize..6), 1..20),
+    ) {
+        let config = [balance(), elastic(1), by(Policy::LeastLoaded), by(Policy::OvsAutoLb)][which].clone();
+        let [mut one_by_one, mut at_once] = [0, 1].map(|_| Machine::new(3, &guests, slow(config.clone())));
+        for (ticks, demands, silent, talker, event) in phases {
+            for (machine, at_once) in [(&mut one_by_one, false), (&mut at_once, true)] {
+                match event {
+                    0 if machine.guests.len() > 1 => drop(machine.guests.pop()),
+                    1 => machine.guests.push(Guest { core: 0, talks: None, ..machine.guests[0] }),
+                    2 => machine.guests[0].core = (0..3).find(|core| !machine.parked[*core]).unwrap(),
+                    _ => {}
+                }
+                let count = machine.guests.len();
+                for (index, guest) in machine.guests.iter_mut().enumerate().take(demands.len()) {
+                    guest.demand = if silent[index] { 0 } else { demands[index] };
+                    guest.talks = Some((index + 1) % count).filter(|to| *to != index && index == talker);
+                }
+                machine.run_alike(ticks, at_once);
+            }
+            prop_assert_eq!(&one_by_one.orders, &at_once.orders);
+            let [this, that] = [&one_by_one, &at_once].map(|machine| {
+                let decisions: Vec<_> = machine.scheduler.decisions().cloned().collect();
+                (machine.scheduler.status(), machine.scheduler.plan(), decisions)
+            });
+            prop_assert_eq!(this, that);
+        }
     }
 }

@@ -41,14 +41,17 @@ impl Scheduler {
             return;
         }
         let awake: Vec<usize> = (0..self.history.cores()).filter(|core| !self.history.is_parked(*core)).collect();
-        let loads = self.history.loads(Over::Short);
-        let total: f64 = awake.iter().map(|core| loads[*core]).sum();
-        let enough = awake.len() > elastic.min.max(1) && total / (awake.len() as f64 - 1.0) < elastic.mean;
-        let idle = self.steps.is_empty() && self.watches.is_empty() && self.elastic.waking.is_none();
-        if !enough {
+        if awake.len() <= elastic.min.max(1) {
             self.elastic.low_since = None;
             return;
         }
+        let loads = self.history.loads(Over::Short);
+        let total: f64 = awake.iter().map(|core| loads[*core]).sum();
+        if total / (awake.len() as f64 - 1.0) >= elastic.mean {
+            self.elastic.low_since = None;
+            return;
+        }
+        let idle = self.steps.is_empty() && self.watches.is_empty() && self.elastic.waking.is_none();
         let since = *self.elastic.low_since.get_or_insert(self.tick);
         if !idle || self.tick < (since + self.config.ticks(elastic.after_ns)).max(self.elastic.not_before) {
             return;

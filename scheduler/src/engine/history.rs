@@ -8,6 +8,8 @@ use crate::{CoreLoad, IoCore, Load, QueueId, QueueLoad, Talk};
 const SHORT_TICKS: f64 = 2.0;
 /// Ticks over which it is averaged who talks to whom, what cores do besides queue pairs, and what they get of their CPUs' time.
 const TALK_TICKS: f64 = 20.0;
+/// What is averaged over ticks without any is taken for nothing from so few cycles, or packets, a tick on. It would come near it for hours.
+const NOTHING: f64 = 1e-3;
 
 /// What a queue pair did in a tick, on average.
 #[derive(Debug, Clone, Copy, Default)]
@@ -27,7 +29,8 @@ pub(super) struct Queue {
     sent: f64,
     /// Cycles since [`History::take_sums`].
     sum: u64,
-    ticks: f64,
+    /// The tick before its first.
+    since: f64,
 }
 
 /// One core.
@@ -59,6 +62,8 @@ pub(super) struct History {
     long_ticks: f64,
     ticks: f64,
     pub(super) queues: Vec<Queue>,
+    /// The places of those which another tick like the last would change.
+    active: Vec<usize>,
     cores: Vec<Core>,
     /// Packets a tick from one to another. What part they are of all that the sender sent in the same time says who talks to whom; how much
     /// that is now, what the sender sends now.
@@ -74,14 +79,22 @@ pub(super) enum Over {
 
 impl Rate {
     fn add(&mut self, now: &QueueLoad, weight: f64) {
-        self.cycles += (now.cycles as f64 - self.cycles) * weight;
-        self.packets += (now.packets as f64 - self.packets) * weight;
+        average(&mut self.cycles, now.cycles, weight);
+        average(&mut self.packets, now.packets, weight);
+    }
+}
+
+/// Takes the newest value into an average, with its weight.
+fn average(average: &mut f64, now: u64, weight: f64) {
+    *average += (now as f64 - *average) * weight;
+    if now == 0 && *average < NOTHING {
+        *average = 0.0;
     }
 }
 
 impl Queue {
-    fn new(now: &QueueLoad) -> Self {
-        Self { last: *now, short: Rate::default(), long: Rate::default(), sent: 0.0, sum: 0, ticks: 0.0 }
+    fn new(now: &QueueLoad, since: f64) -> Self {
+        Self { last: *now, short: Rate::default(), long: Rate::default(), sent: 0.0, sum: 0, since }
     }
 
     pub(super) fn rate(&self, over: Over) -> Rate {
@@ -113,17 +126,35 @@ impl History {
     }
 
     pub(super) fn update(&mut self, load: &Load) -> Changes {
-        self.ticks += 1.0;
         let set = self.align(load);
-        let mut moved = Vec::new();
+        let moves = self.queues.iter().zip(&load.queues).filter(|(queue, now)| queue.last.core != now.core);
+        let moved = moves.map(|(_, now)| now.queue).collect();
+        if set {
+            let here: BTreeSet<QueueId> = load.queues.iter().map(|queue| queue.queue).collect();
+            self.talks.retain(|(talk, _)| here.contains(&talk.from) && here.contains(&talk.to));
+        }
+        self.active.clear();
+        self.active.extend(0..self.queues.len());
+        self.add(load);
+        let Self { active, queues, .. } = self;
+        active.retain(|place| !queues[*place].is_silent());
+        Changes { set, moved }
+    }
+
+    /// The same load as in the tick before, once more. Queue pairs that do nothing and did nothing cost nothing.
+    pub(super) fn repeat(&mut self, load: &Load) {
+        self.add(load);
+    }
+
+    /// A tick of the cores, and of those queue pairs that are `active`.
+    fn add(&mut self, load: &Load) {
+        self.ticks += 1.0;
         let (mut short, mut long) = (vec![0.0; load.cores.len()], vec![0.0; load.cores.len()]);
         let mut measured = vec![0; load.cores.len()];
         let newest = weight(self.ticks, TALK_TICKS);
-        for (queue, now) in self.queues.iter_mut().zip(&load.queues) {
-            if queue.last.core != now.core {
-                moved.push(now.queue);
-            }
-            queue.add(now, self.long_ticks, newest);
+        for &place in &self.active {
+            let (queue, now) = (&mut self.queues[place], &load.queues[place]);
+            queue.add(now, self.ticks, self.long_ticks, newest);
             if let Some(measured) = measured.get_mut(now.core.0) {
                 *measured += now.cycles;
                 short[now.core.0] += queue.short.cycles;
@@ -142,12 +173,7 @@ impl History {
             let off = (short[index] - long[index]).abs();
             core.varies += (off - core.varies) * weight(self.ticks, self.long_ticks);
         }
-        if set {
-            let here: BTreeSet<QueueId> = load.queues.iter().map(|queue| queue.queue).collect();
-            self.talks.retain(|(talk, _)| here.contains(&talk.from) && here.contains(&talk.to));
-        }
         self.hear(&load.talks, newest);
-        Changes { set, moved }
     }
 
     /// Brings the queue pairs into the load's order. Whether some came or went.
@@ -167,7 +193,7 @@ impl History {
                     kept += 1;
                     *queue
                 }
-                None => Queue::new(now),
+                None => Queue::new(now, self.ticks),
             })
             .collect();
         kept != known.len() || kept != load.queues.len()
@@ -291,14 +317,20 @@ impl History {
 }
 
 impl Queue {
-    /// Takes a tick; `newest`: its weight among those over which it is averaged who talks to whom.
-    fn add(&mut self, now: &QueueLoad, long_ticks: f64, newest: f64) {
+    /// Takes a tick, by its number; `newest`: its weight among those over which it is averaged who talks to whom.
+    fn add(&mut self, now: &QueueLoad, tick: f64, long_ticks: f64, newest: f64) {
         self.last = *now;
-        self.ticks += 1.0;
-        self.short.add(now, weight(self.ticks, SHORT_TICKS));
-        self.long.add(now, weight(self.ticks, long_ticks));
-        self.sent += (now.packets as f64 - self.sent) * newest;
+        let ticks = tick - self.since;
+        self.short.add(now, weight(ticks, SHORT_TICKS));
+        self.long.add(now, weight(ticks, long_ticks));
+        average(&mut self.sent, now.packets, newest);
         self.sum += now.cycles;
+    }
+
+    /// Whether the same again would change nothing.
+    fn is_silent(&self) -> bool {
+        let Self { short, long, sent, .. } = self;
+        short.cycles + short.packets + long.cycles + long.packets + sent == 0.0
     }
 }
 

@@ -146,9 +146,27 @@ impl Scheduler {
 
     /// Takes what a tick was like. Has to be called once a tick, after the orders of the tick before were carried out.
     pub fn tick(&mut self, load: &Load) {
+        let changes = self.history.update(load);
+        self.decide(load, changes);
+    }
+
+    /// Takes so many ticks that were all like this, as [`tick`](Self::tick) would one after the other, up to the first after which there is something
+    /// to do. Of queue pairs that are silent only the first costs anything.
+    pub fn ticks(&mut self, load: &Load, count: u32) {
+        self.tick(load);
+        for _ in 1..count {
+            if self.has_orders() {
+                return;
+            }
+            self.history.repeat(load);
+            self.decide(load, Changes::default());
+        }
+    }
+
+    /// Decides what has to be done, as of a tick that the history has.
+    fn decide(&mut self, load: &Load, Changes { set, moved }: Changes) {
         self.tick += 1;
         self.detector.tick(&load.cores);
-        let Changes { set, moved } = self.history.update(load);
         if set || !moved.is_empty() {
             self.planning.changed();
         }

@@ -71,9 +71,12 @@ fn fullest(cores: &[usize], loads: &[f64]) -> f64 {
 impl Scheduler {
     /// Judges the steps that have settled, and has those undone that made things worse.
     pub(super) fn judge(&mut self) {
-        let loads = self.history.loads(Over::Short);
         let tick = self.tick;
         let settled: Vec<Watch> = self.watches.extract_if(.., |watch| watch.until <= tick).collect();
+        if settled.is_empty() {
+            return;
+        }
+        let loads = self.history.loads(Over::Short);
         for watch in settled {
             let measured = watch.before.fullest - fullest(&watch.before.cores, &loads);
             for (_, number) in &watch.done {

@@ -123,14 +123,35 @@ impl Machine {
             self.ticks += 1;
             let load = self.load();
             self.scheduler.tick(&load);
-            while let Some(order) = self.scheduler.next_order() {
-                assert_eq!(self.scheduler.next_order(), None, "one at a time");
-                self.orders.push((self.ticks, order));
-                let outcome = self.carry_out(order);
-                self.scheduler.finished(outcome);
-            }
+            self.carry_out_all();
         }
         self.orders[first..].iter().map(|(_, order)| *order).collect()
+    }
+
+    /// Lets up to so many ticks pass that are all like the first, until there is something to do, and does it: told of them at once or one by one.
+    pub(crate) fn run_alike(&mut self, ticks: u32, at_once: bool) {
+        self.ticks += 1;
+        let load = self.load();
+        if at_once {
+            self.scheduler.ticks(&load, ticks);
+        } else {
+            for _ in 0..ticks {
+                self.scheduler.tick(&load);
+                if self.scheduler.has_orders() {
+                    break;
+                }
+            }
+        }
+        self.carry_out_all();
+    }
+
+    fn carry_out_all(&mut self) {
+        while let Some(order) = self.scheduler.next_order() {
+            assert_eq!(self.scheduler.next_order(), None, "one at a time");
+            self.orders.push((self.ticks, order));
+            let outcome = self.carry_out(order);
+            self.scheduler.finished(outcome);
+        }
     }
 
     fn carry_out(&mut self, order: Order) -> Outcome {
