@@ -26,8 +26,8 @@ use crate::trace::{TraceQuery, TraceReport};
 /// Requests that may wait for the control thread: more than there are connections that could send one.
 const MAILBOX_SIZE: usize = 64;
 
-/// How often the data plane is looked after.
-const HOUSEKEEPING: Duration = Duration::from_millis(100);
+/// How often the data plane is looked after. What it costs with many guests is most of what a silent switch does on this thread.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
 impl Switch for Dataplane {
     type Error = DataplaneError;

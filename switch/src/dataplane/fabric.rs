@@ -4,6 +4,7 @@ mod captures;
 mod own;
 
 use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
@@ -49,6 +50,8 @@ pub(super) struct Fabric {
     table: Mutex<PortTable>,
     /// Told of each table that was published, and of what else rules in NICs depend on.
     pub(super) news: News,
+    /// How often a queue pair came, went or moved.
+    placements: AtomicU64,
     /// How far the rings between the cores have been emptied.
     pub(super) progress: Arc<Progress>,
     /// Held while a queue pair moves: one at a time.
@@ -102,6 +105,7 @@ impl Fabric {
             spare: Mutex::default(),
             table: Mutex::new(PortTable::default()),
             news: News::default(),
+            placements: AtomicU64::new(0),
             moves: Mutex::new(()),
             pauses: Pauses::default(),
             sources: Mutex::new(vec![false; SOURCES_MAX]),
@@ -215,6 +219,17 @@ impl Fabric {
     /// The port table as it was published last.
     pub(super) fn table(&self) -> PortTable {
         self.table.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Counts that a queue pair is somewhere else, once that has been written.
+    pub(super) fn note_placement(&self) {
+        // Release: who reads this number in `placements` reads the new place as well.
+        self.placements.fetch_add(1, Ordering::Release);
+    }
+
+    /// Another number once a queue pair is somewhere else. Who reads places reads it before.
+    pub(super) fn placements(&self) -> u64 {
+        self.placements.load(Ordering::Acquire)
     }
 
     /// Waits for the end of a move, and has no other begin. I/O cores never do.

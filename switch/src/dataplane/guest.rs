@@ -229,6 +229,12 @@ impl GuestHost {
         })
     }
 
+    /// Notes where a queue pair is.
+    fn put(&self, queue: &GuestQueue, core: usize) {
+        queue.at.store(core, Ordering::Relaxed);
+        self.fabric.note_placement();
+    }
+
     fn lock(&self) -> MutexGuard<'_, GuestState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -282,7 +288,7 @@ impl GuestHost {
             let what = (queue.source, self.share);
             let moves = self.fabric.moves();
             pause = Some(self.fabric.move_pair(&moves, (self.port, index), what, (from, to), change)?);
-            queue.at.store(to, Ordering::Relaxed);
+            self.put(queue, to);
             queue.note_move();
         }
         queue.home.store(to, Ordering::Relaxed);
@@ -299,7 +305,7 @@ impl QueueHost for GuestHost {
         let (port, source, share) = (self.port, queue.source, self.share);
         let message = Message::Attach { port, queue: index, source, share, pair: Box::new(pair) };
         self.fabric.tell(core, message);
-        queue.at.store(core, Ordering::Relaxed);
+        self.put(queue, core);
         if receives {
             self.set_receiver(index, Some(core));
         }
@@ -311,7 +317,7 @@ impl QueueHost for GuestHost {
         let core = queue.io_core()?;
         // First nobody sends to it any more, then it leaves its core.
         self.set_receiver(index, None);
-        queue.at.store(NOWHERE, Ordering::Relaxed);
+        self.put(queue, NOWHERE);
         self.fabric.take_back(core, self.port, index)
     }
 

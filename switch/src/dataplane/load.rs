@@ -127,47 +127,78 @@ impl LoadMeter {
     /// come late, and averages are made of ticks that are all the same. `stolen`: the part of its CPU's time, from 0 to 1, that a
     /// hypervisor took from each core.
     pub(super) fn tick(&mut self, reading: &Reading, stolen: &[f64], nominal: Option<u64>) -> Load {
-        let length = self.at.map_or(0, |at| reading.at.saturating_sub(at));
-        let scale = nominal.filter(|_| length > 0).map_or(1.0, |nominal| nominal as f64 / length as f64);
-        let scaled = |count: u64| (count as f64 * scale) as u64;
-        let since = |totals: &[u64], before: &[u64], index: usize| {
-            let total = totals.get(index).copied().unwrap_or(0);
-            // A round, or a wait, that took longer than the tick is accounted for as a whole in the one that it ends in.
-            total.wrapping_sub(before.get(index).copied().unwrap_or(total)).min(length)
-        };
-        let mut cores: Vec<CoreLoad> = Vec::with_capacity(reading.cores.len());
-        let mut real = Vec::with_capacity(reading.cores.len());
-        for index in 0..reading.cores.len() {
-            let busy = since(&reading.cores, &self.cores, index);
-            let stolen = (length as f64 * stolen.get(index).copied().unwrap_or(0.0)) as u64;
-            let lost = since(&reading.waits, &self.waits, index) + stolen;
-            let capacity = length.saturating_sub(lost).max((length as f64 * LEAST) as u64);
-            // While a core is without its CPU work comes, so that it was in a busy round: as much less was it really busy.
-            let worked = busy.saturating_sub(length - capacity);
-            real.push(if busy > 0 { worked as f64 / busy as f64 } else { 1.0 });
-            cores.push(CoreLoad { busy: scaled(worked), capacity: scaled(capacity), oldest_ns: 0, parked: false });
-        }
+        let span = self.span(reading.at, nominal);
+        let (mut cores, real) = self.cores(reading, stolen, span);
         let mut queues = Vec::with_capacity(reading.queues.len());
         for (place, cycles, waited) in &reading.queues {
             let Place { queue, core, pinned, packets, node, .. } = *place;
             let before = self.queues.get(&place.source.0).copied().unwrap_or((*cycles, packets));
-            let cycles = cycles.wrapping_sub(before.0).min(length) as f64 * real.get(core).copied().unwrap_or(1.0);
-            let cycles = scaled(cycles as u64);
-            let packets = scaled(packets.wrapping_sub(before.1));
+            let cycles = cycles.wrapping_sub(before.0).min(span.length) as f64 * real.get(core).copied().unwrap_or(1.0);
+            let cycles = span.scaled(cycles as u64);
+            let packets = span.scaled(packets.wrapping_sub(before.1));
             queues.push(QueueLoad { queue, core: IoCore(core), pinned, cycles, packets, node });
             if let Some(core) = cores.get_mut(core) {
                 core.oldest_ns = core.oldest_ns.max(ns(*waited, self.cycles_per_s));
             }
         }
         let mut talks = talks(reading);
-        talks.iter_mut().for_each(|talk| talk.packets = scaled(talk.packets));
-        let load = Load { cores, queues, talks };
+        talks.iter_mut().for_each(|talk| talk.packets = span.scaled(talk.packets));
+        self.queues =
+            reading.queues.iter().map(|(place, cycles, _)| (place.source.0, (*cycles, place.packets))).collect();
+        Load { cores, queues, talks }
+    }
+
+    /// Makes the next tick of a silent one, where nothing has happened since to any queue pair: `reading` is of the cores alone.
+    pub(super) fn silent_tick(&mut self, load: &mut Load, reading: &Reading, stolen: &[f64], nominal: Option<u64>) {
+        let span = self.span(reading.at, nominal);
+        load.cores = self.cores(reading, stolen, span).0;
+    }
+
+    fn span(&self, at: u64, nominal: Option<u64>) -> Span {
+        let length = self.at.map_or(0, |before| at.saturating_sub(before));
+        let scale = nominal.filter(|_| length > 0).map_or(1.0, |nominal| nominal as f64 / length as f64);
+        Span { length, scale }
+    }
+
+    /// What the cores did, and which part of the busy cycles of each was really busy.
+    fn cores(&mut self, reading: &Reading, stolen: &[f64], span: Span) -> (Vec<CoreLoad>, Vec<f64>) {
+        let length = span.length;
+        let since = |totals: &[u64], before: &[u64], index: usize| {
+            let total = totals.get(index).copied().unwrap_or(0);
+            // A round, or a wait, that took longer than the tick is accounted for as a whole in the one that it ends in.
+            total.wrapping_sub(before.get(index).copied().unwrap_or(total)).min(length)
+        };
+        let core = |index: usize| {
+            let busy = since(&reading.cores, &self.cores, index);
+            let stolen = (length as f64 * stolen.get(index).copied().unwrap_or(0.0)) as u64;
+            let lost = since(&reading.waits, &self.waits, index) + stolen;
+            let capacity = length.saturating_sub(lost).max((length as f64 * LEAST) as u64);
+            // While a core is without its CPU work comes, so that it was in a busy round: as much less was it really busy.
+            let worked = busy.saturating_sub(length - capacity);
+            let load =
+                CoreLoad { busy: span.scaled(worked), capacity: span.scaled(capacity), oldest_ns: 0, parked: false };
+            (load, if busy > 0 { worked as f64 / busy as f64 } else { 1.0 })
+        };
+        let cores = (0..reading.cores.len()).map(core).unzip();
         self.at = Some(reading.at);
         self.cores.clone_from(&reading.cores);
         self.waits.clone_from(&reading.waits);
-        self.queues =
-            reading.queues.iter().map(|(place, cycles, _)| (place.source.0, (*cycles, place.packets))).collect();
-        load
+        cores
+    }
+}
+
+/// The time from one reading to the next.
+#[derive(Debug, Clone, Copy)]
+struct Span {
+    /// In cycles.
+    length: u64,
+    /// Of a tick, to it.
+    scale: f64,
+}
+
+impl Span {
+    fn scaled(self, count: u64) -> u64 {
+        (count as f64 * self.scale) as u64
     }
 }
 
@@ -190,10 +221,10 @@ pub(super) struct Loads {
     last: Mutex<LastLoad>,
 }
 
-/// The last tick.
+/// What is shown of the last tick.
 #[derive(Debug, Clone, Default)]
 pub(super) struct LastLoad {
-    pub(super) load: Load,
+    pub(super) talks: Vec<Talk>,
     /// How long it was, in nanoseconds.
     pub(super) length_ns: u64,
 }
@@ -207,11 +238,13 @@ impl Loads {
     /// From now on this guest is read, too.
     pub(super) fn add(&self, guest: Arc<GuestHost>) {
         locked(&self.guests).push(guest);
+        self.fabric.note_placement();
     }
 
     /// This guest is read no longer.
     pub(super) fn remove(&self, port: forwarding::PortId) {
         locked(&self.guests).retain(|guest| guest.port != port);
+        self.fabric.note_placement();
     }
 
     /// The last tick that was read.
@@ -250,34 +283,69 @@ pub(super) struct LoadReader {
     steal: Steal,
     number: u64,
     read_at: u64,
+    /// The last tick, and what was seen just before it was read.
+    load: Load,
+    seen: Seen,
+}
+
+/// What is another once anything has happened to a queue pair.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Seen {
+    placements: u64,
+    /// Busy cycles by core, guests' own threads too: counted at the end of a round, after all that happened in it.
+    busy: Vec<u64>,
+}
+
+impl Seen {
+    fn now(fabric: &Fabric) -> Self {
+        let placements = fabric.placements();
+        Self { placements, busy: fabric.cores().map(|core| core.counters.busy_cycles.get()).collect() }
+    }
 }
 
 impl LoadReader {
     /// Begins with the first tick.
     pub(super) fn new(loads: Arc<Loads>) -> Self {
         let cpus = loads.fabric.cores().map_while(|core| core.cpu).collect();
-        Self { loads, meter: LoadMeter::new(tsc_hz()), steal: Steal::new(cpus), number: 0, read_at: tsc() }
+        let (load, seen) = (Load::default(), Seen::default());
+        Self { loads, meter: LoadMeter::new(tsc_hz()), steal: Steal::new(cpus), number: 0, read_at: tsc(), load, seen }
     }
 
-    /// Ends a tick: what happened in it. Takes no core's time and waits for nobody.
-    pub(super) fn tick(&mut self, nominal: Duration) -> Load {
-        let places = self.loads.places();
-        let fabric = &self.loads.fabric;
-        let cores: Vec<&CoreCounters> = fabric.cores().take(fabric.io_cores()).map(|core| core.counters).collect();
-        // Guests' own threads are nothing for the scheduler, but theirs are intervals too.
-        fabric.cores().skip(fabric.io_cores()).for_each(|core| core.counters.tick.set(self.number + 1));
+    /// Ends a tick: what happened in it. Takes no core's time and waits for nobody. As long as nothing happens, no queue pair is looked at: the
+    /// counters of a thousand are in nobody's cache.
+    pub(super) fn tick(&mut self, nominal: Duration) -> &Load {
+        let fabric = Arc::clone(&self.loads.fabric);
+        let io_cores = fabric.io_cores();
+        let seen = Seen::now(&fabric);
         let now = tsc();
-        let waits = fabric.cores().take(fabric.io_cores()).map(|core| cycles(core.cpu_wait.total()));
-        let waits = waits.collect();
-        let reading = Reading { waits, ..Reading::take(&cores, &places, self.number, now) };
-        self.number += 1;
-        let mut load = self.meter.tick(&reading, self.steal.shares(), Some(cycles(nominal)));
-        for (load, core) in load.cores.iter_mut().zip(fabric.cores()) {
+        let waits = fabric.cores().take(io_cores).map(|core| cycles(core.cpu_wait.total())).collect();
+        let nominal = Some(cycles(nominal));
+        if seen == self.seen && self.load.is_silent() {
+            let cores = seen.busy.iter().take(io_cores).copied().collect();
+            let reading = Reading { at: now, cores, waits, ..Reading::default() };
+            self.meter.silent_tick(&mut self.load, &reading, self.steal.shares(), nominal);
+        } else {
+            let reading = Reading { waits, ..self.read(&fabric, now) };
+            self.load = self.meter.tick(&reading, self.steal.shares(), nominal);
+        }
+        self.seen = seen;
+        for (load, core) in self.load.cores.iter_mut().zip(fabric.cores()) {
             load.parked = core.counters.parked.get() != 0;
         }
         let length_ns = ns(now.saturating_sub(std::mem::replace(&mut self.read_at, now)), tsc_hz());
-        *locked(&self.loads.last) = LastLoad { load: load.clone(), length_ns };
-        load
+        *locked(&self.loads.last) = LastLoad { talks: self.load.talks.clone(), length_ns };
+        &self.load
+    }
+
+    /// Ends an interval, and reads all of it.
+    fn read(&mut self, fabric: &Fabric, now: u64) -> Reading {
+        let places = self.loads.places();
+        let cores: Vec<&CoreCounters> = fabric.cores().take(fabric.io_cores()).map(|core| core.counters).collect();
+        // Guests' own threads are nothing for the scheduler, but theirs are intervals too.
+        fabric.cores().skip(fabric.io_cores()).for_each(|core| core.counters.tick.set(self.number + 1));
+        let reading = Reading::take(&cores, &places, self.number, now);
+        self.number += 1;
+        reading
     }
 }
 
@@ -328,6 +396,29 @@ mod tests {
         assert_eq!((during.cores[0].busy, during.cores[0].capacity, during.queues[0].cycles), (0, 1000, 900));
         let end = meter.tick(&reading(2000, &[2000], &[(place(1, 0), 1900, 0)]), &[], None);
         assert_eq!((end.cores[0].busy, end.cores[0].capacity), (1000, 1000));
+    }
+
+    #[test]
+    fn a_silent_tick_is_one_in_which_nothing_happened() {
+        let before = [(place(1, 0), 700, 0), (place(2, 1), 900, 0)];
+        let [mut meter, mut all] = [0, 1].map(|_| LoadMeter::new(GHZ));
+        let [mut load, _] = [&mut meter, &mut all].map(|meter| {
+            meter.tick(&reading(0, &[500, 400], &before), &[], Some(1000));
+            meter.tick(&reading(1000, &[500, 400], &before), &[], Some(1000))
+        });
+        assert!(load.is_silent());
+        for at in [2000, 2500, 4500] {
+            let waits = vec![at / 10, 0];
+            let cores = Reading { waits: waits.clone(), ..reading(at, &[500, 400], &[]) };
+            meter.silent_tick(&mut load, &cores, &[0.0, 0.25], Some(1000));
+            let everything = Reading { waits, ..reading(at, &[500, 400], &before) };
+            assert_eq!(load, all.tick(&everything, &[0.0, 0.25], Some(1000)));
+        }
+        assert_eq!((load.cores[0].capacity, load.cores[1].capacity), (900, 750));
+        let queues = [(Place { packets: 3, ..place(1, 0) }, 950, 0), (place(2, 1), 900, 0)];
+        let now = Reading { waits: vec![450, 0], ..reading(5500, &[800, 400], &queues) };
+        let load = meter.tick(&now, &[], None);
+        assert_eq!((load.cores[0].busy, load.queues[0].cycles, load.queues[0].packets), (300, 250, 3));
     }
 
     #[test]

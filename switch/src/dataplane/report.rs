@@ -144,9 +144,9 @@ impl Dataplane {
     }
 
     fn talks(&self) -> TalksSnapshot {
-        let LastLoad { load, length_ns } = self.loads.last();
+        let LastLoad { talks, length_ns } = self.loads.last();
         let name = |queue: QueueId| self.port_name(PortId(queue.port.0 as u16));
-        let talks = load.talks.iter().map(|talk| TalkSnapshot {
+        let talks = talks.iter().map(|talk| TalkSnapshot {
             from: name(talk.from),
             from_queue: talk.from.queue,
             to: name(talk.to),

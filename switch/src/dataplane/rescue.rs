@@ -14,6 +14,8 @@ use super::sleep::Bells;
 /// Between looks. A round takes microseconds; a core that has not ended one from one look to the next waits, or has no CPU,
 /// and then it does no harm to interrupt it.
 const LOOK: Duration = Duration::from_millis(20);
+/// The same while all cores sleep.
+const REST: Duration = Duration::from_millis(100);
 
 /// A core's thread, for as long as it runs.
 pub(super) type CoreThread = Arc<Mutex<Option<JoinHandle<IoCore>>>>;
@@ -41,13 +43,17 @@ impl Rescue {
         let watched = Arc::<Mutex<Vec<Watched>>>::default();
         let cores = Arc::clone(&watched);
         let thread = std::thread::Builder::new().name("rescue".to_owned()).spawn(move || {
-            while stopped.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
+            let mut pause = LOOK;
+            while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+                pause = REST;
                 for watched in cores.lock().unwrap_or_else(PoisonError::into_inner).iter_mut() {
                     let polls = watched.counters.polls.get();
-                    if std::mem::replace(&mut watched.seen, polls) == polls
-                        && !bells.sleeps(watched.core)
-                        && let Some(thread) = &*watched.thread.lock().unwrap_or_else(PoisonError::into_inner)
-                    {
+                    let polled = std::mem::replace(&mut watched.seen, polls) != polls;
+                    if bells.sleeps(watched.core) {
+                        continue;
+                    }
+                    pause = LOOK;
+                    if !polled && let Some(thread) = &*watched.thread.lock().unwrap_or_else(PoisonError::into_inner) {
                         vm_ports::interrupt(thread);
                     }
                 }

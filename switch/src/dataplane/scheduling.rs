@@ -187,15 +187,9 @@ impl Shared {
                 state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
             }
             let tick = state.tick();
-            let load = reader.tick(tick);
             // The scheduler's time is ticks: those that it slept through were all like their mean.
-            for _ in 0..ticks {
-                state.scheduler.tick(&load);
-                state.note_decisions(self);
-                if state.scheduler.has_orders() {
-                    break;
-                }
-            }
+            state.scheduler.ticks(reader.tick(tick), ticks);
+            state.note_decisions(self);
             drop(state);
             while let Some(order) = self.next_order() {
                 let outcome = self.carry_out(order);

@@ -1,9 +1,9 @@
-//! What the control thread looks after while nothing is asked of it: faults of guests become log lines, and the loads are read.
+//! What the control thread looks after while nothing is asked of it: faults of guests become log lines.
 
 use super::Dataplane;
 
 impl Dataplane {
-    /// Called a few times a second: says once for each ring that was stopped why it was, and ends a tick of the loads.
+    /// Called now and then: says once for each ring that was stopped why it was.
     pub(crate) fn housekeep(&mut self) {
         self.captures.reap();
         for guest in &mut self.guests {

@@ -68,3 +68,16 @@ fn the_queues_of_an_uplink_leave_a_core_before_it_is_parked_and_come_back_when_i
     }
     rig.finish(&mut [a, b, still]);
 }
+
+/// Where nothing happens no queue pair is looked at: what comes, and what the scheduler itself has moved, is seen all the same.
+#[test]
+fn silent_queue_pairs_leave_a_core_that_is_to_be_parked() {
+    let rig = Plan::three_cores().awake(2).mode("adaptive").guests(&["a", "b", "c"]).start();
+    let mut nodes = rig.guests(["a", "b", "c"]);
+    eventually("a parked core", 2 * LIMIT, || Ok((rig.parked() == [2]).then_some(())))
+        .unwrap_or_else(|error| panic!("{error}: {}", rig.json()["scheduler"]));
+    let scheduler = rig.json()["scheduler"].take();
+    assert_eq!([&scheduler["moves"], &scheduler["failed"]], [1, 0], "{scheduler}");
+    let [a, b, c] = &mut nodes;
+    rig.finish(&mut [a, b, c]);
+}
