@@ -266,6 +266,34 @@ fn those_who_talk_move_together_when_load_comes_suddenly() {
 }
 
 #[test]
+fn what_has_piled_up_is_no_reason_to_move_more() {
+    let mut machine = talkers(4);
+    machine.keeps = 50;
+    ask(&mut machine, [15, 15]);
+    machine.run(SECOND);
+    ask(&mut machine, [28, 2]);
+    machine.scheduler.pause();
+    machine.run(10);
+    machine.scheduler.resume();
+    assert_eq!(machine.run(SECOND).len(), 2, "{:?}", machine.orders);
+    // Where more is needed there is more, as soon.
+    ask(&mut machine, [42, 2]);
+    machine.run(SECOND / 10);
+    assert!(machine.wanted().iter().all(|wanted| *wanted < 95), "{:?}", machine.wanted());
+}
+
+#[test]
+fn what_is_held_is_moved_as_soon_as_it_may() {
+    let mut machine = Machine::new(2, &[(0, 60), (0, 60), (1, 20)], balance());
+    machine.guests[2].pinned = true;
+    machine.run(SECOND / 2);
+    assert_eq!(machine.core_of(id(0)), 1);
+    (machine.guests[1].demand, machine.guests[2].demand) = (20, 60);
+    assert!(machine.run(SECOND / 2).is_empty());
+    assert_eq!(machine.run(5), [Order::Move(Move { queue: id(0), from: IoCore(1), to: IoCore(0) })]);
+}
+
+#[test]
 fn near_cores_and_whole_cores_come_first() {
     let cpu = |node, physical| Cpu { node, physical };
     // 0 and 1 are threads of one core; 3 is on another node.

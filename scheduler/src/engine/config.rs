@@ -47,6 +47,9 @@ impl Config {
 pub struct Patience {
     /// From a step to when its effect is judged. Until then the cores that it touched take part in no other.
     pub settle_ns: u64,
+    /// How long the cores of a step that should have calmed the saturated one are left alone: they work off what has piled up in guests, and look
+    /// full meanwhile. One that is full all the same is not left alone again until it is calm.
+    pub drain_ns: u64,
     /// A step is undone if it leaves the fullest core that it touched fuller than before by this part of a core, at equal packet rates.
     pub worse: f64,
     /// How long a queue pair that was moved stays. Twice as long with every further move soon after, …
@@ -69,6 +72,7 @@ impl Default for Patience {
     fn default() -> Self {
         Self {
             settle_ns: 10_000_000,
+            drain_ns: 50_000_000,
             worse: 0.05,
             hold_ns: 1_000_000_000,
             longest_hold_ns: 300_000_000_000,

@@ -41,6 +41,11 @@ impl Holds {
         self.queues.get(&queue).is_some_and(|hold| tick < hold.until)
     }
 
+    /// The first tick in which one more may move than now.
+    pub(super) fn next_end(&self, tick: u64) -> Option<u64> {
+        self.queues.values().map(|hold| hold.until).filter(|until| *until > tick).min()
+    }
+
     pub(super) fn keep(&mut self, exists: impl Fn(QueueId) -> bool) {
         self.queues.retain(|queue, _| exists(*queue));
     }

@@ -299,10 +299,13 @@ impl Scheduler {
         self.planning.forget();
     }
 
-    /// Cores that take part in no further step for now: those with a step to come or settling, asleep, or to be parked.
+    /// Cores that take part in no further step for now: those with a step to come or settling, given time, asleep, or to be parked.
     fn closed(&self) -> Vec<bool> {
         let mut closed: Vec<bool> = (0..self.history.cores())
-            .map(|core| self.history.is_parked(core) || self.elastic.is_closing(core))
+            .map(|core| {
+                let is_off = self.history.is_parked(core) || self.elastic.is_closing(core);
+                is_off || self.planning.is_eased(core, self.tick)
+            })
             .collect();
         let busy = self.steps.iter().flat_map(Step::cores).chain(self.watches.iter().flat_map(Watch::cores));
         for core in busy {

@@ -1,5 +1,7 @@
 //! When to plan, and what becomes of a plan.
 
+use std::collections::BTreeMap;
+
 use super::history::Over;
 use super::steps::{Kind, Step};
 use super::watch::Before;
@@ -14,7 +16,7 @@ const GO_ON: f64 = 0.4;
 const STEADY: f64 = 3.0;
 /// A situation is another one if a core's load differs by this.
 const DIFFERENT: f64 = 0.1;
-/// Even where nothing changes, holds run out: planned again after so long.
+/// Even where nothing changes, it is planned again after so long.
 const RETRY_NS: u64 = 1_000_000_000;
 /// The same where there is nothing to do and no reason why: averages may not have caught up.
 const SOON_NS: u64 = 100_000_000;
@@ -33,6 +35,9 @@ pub(super) struct State {
     said: Vec<(Hopeless, u64)>,
     /// Queue pairs were moved off saturated cores, and there still are such.
     relieving: bool,
+    /// Cores of steps that should have calmed the saturated one, and until when they are given time to work off what has piled up. Those that
+    /// are full all the same are not given time again.
+    eased: BTreeMap<usize, u64>,
     /// Loads are being evened out.
     evening: bool,
     next_look: u64,
@@ -56,8 +61,28 @@ impl State {
         self.hopeless = None;
         self.in_vain = None;
         self.relieving = false;
+        self.eased.clear();
         self.evening = false;
         self.changed();
+    }
+
+    /// The cores of a step are given time until then, if they were not before.
+    pub(super) fn ease(&mut self, cores: impl Iterator<Item = usize>, until: u64) {
+        for core in cores {
+            self.eased.entry(core).or_insert(until);
+        }
+    }
+
+    /// The step did not help: they are not.
+    pub(super) fn press(&mut self, cores: impl Iterator<Item = usize>) {
+        for core in cores {
+            self.eased.entry(core).and_modify(|until| *until = 0);
+        }
+    }
+
+    /// Whether a core is given time.
+    pub(super) fn is_eased(&self, core: usize, tick: u64) -> bool {
+        self.eased.get(&core).is_some_and(|until| tick < *until)
     }
 
     pub(super) fn reported(&self) -> Option<Hopeless> {
@@ -82,6 +107,7 @@ impl Scheduler {
             (0..self.history.cores()).filter(|core| self.detector.is_saturated(IoCore(*core))).collect();
         if saturated.is_empty() {
             self.planning.relieving = false;
+            self.planning.eased.retain(|_, until| self.tick < *until);
             self.planning.in_vain = None;
             self.planning.hopeless = None;
             self.even_out();
@@ -95,8 +121,8 @@ impl Scheduler {
     fn relieve(&mut self, saturated: Vec<usize>) {
         let closed = self.closed();
         let loads = self.history.loads(Over::Short);
-        // A core stays saturated for a while after it has got less to do.
-        let pressing = (self.config.thresholds.busy + self.config.thresholds.calm) / 2.0;
+        let pressing = self.pressing();
+        self.planning.eased.retain(|core, until| self.tick < *until || loads[*core] >= pressing);
         let Some(&core) = saturated.iter().find(|core| !closed[**core] && loads[**core] >= pressing) else { return };
         if self.is_in_vain(&saturated, &loads) {
             return;
@@ -114,6 +140,11 @@ impl Scheduler {
         } else if !wakes && !in_flight {
             self.give_up(saturated, loads, plan.hopeless);
         }
+    }
+
+    /// The load from which on a saturated core is relieved. It stays saturated for a while after it has got less to do.
+    pub(super) fn pressing(&self) -> f64 {
+        (self.config.thresholds.busy + self.config.thresholds.calm) / 2.0
     }
 
     fn is_in_vain(&self, saturated: &[usize], loads: &[f64]) -> bool {
@@ -135,6 +166,7 @@ impl Scheduler {
             }
         }
         let retry = self.tick + self.config.ticks(if why.is_some() { RETRY_NS } else { SOON_NS });
+        let retry = self.holds.next_end(self.tick).map_or(retry, |end| retry.min(end));
         self.planning.in_vain = Some(Situation { epoch: self.planning.epoch, saturated, loads, retry });
     }
 

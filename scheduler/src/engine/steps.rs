@@ -92,6 +92,11 @@ impl Scheduler {
     fn end_step(&mut self) {
         let Some(step) = self.steps.pop_front() else { return };
         if let Kind::Judged(before) = step.kind {
+            let calms = before.fullest() - step.expected.unwrap_or(0.0) < self.pressing();
+            if calms && matches!(step.why, Why::Saturated(_)) {
+                let until = self.tick + self.config.ticks(self.config.patience.drain_ns);
+                self.planning.ease(before.cores(), until);
+            }
             let until = self.tick + self.config.ticks(self.config.patience.settle_ns);
             self.watches.push(Watch { done: step.done, before, until });
         }

@@ -28,7 +28,7 @@ pub(super) struct Watch {
 
 impl Watch {
     pub(super) fn cores(&self) -> impl Iterator<Item = usize> + '_ {
-        self.before.cores.iter().copied()
+        self.before.cores()
     }
 }
 
@@ -43,6 +43,15 @@ impl Before {
             queues: here.map(|queue| (queue.last.queue, queue.short)).collect(),
             cores,
         }
+    }
+
+    pub(super) fn cores(&self) -> impl Iterator<Item = usize> + '_ {
+        self.cores.iter().copied()
+    }
+
+    /// The load of the fullest of them.
+    pub(super) fn fullest(&self) -> f64 {
+        self.fullest
     }
 
     /// By how much the fullest core is fuller than before, or than it should have become by what its queue pairs cost then: had each of them
@@ -86,6 +95,7 @@ impl Scheduler {
             }
             let worse = watch.before.worse_at_equal_rates(&self.history);
             if worse > self.config.patience.worse && !self.paused {
+                self.planning.press(watch.cores());
                 self.undo(&watch.done, Why::Worse(worse));
             }
         }

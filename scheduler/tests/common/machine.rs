@@ -11,6 +11,8 @@ pub(crate) struct Guest {
     pub(crate) core: usize,
     /// Percent of a core.
     pub(crate) demand: u64,
+    /// What it keeps of earlier ticks, in percent of a core's tick.
+    waiting: u64,
     pub(crate) pinned: bool,
     pub(crate) node: Option<u16>,
     /// Whom it sends to.
@@ -26,6 +28,8 @@ pub(crate) struct Machine {
     pub(crate) besides: Vec<u64>,
     /// What each core does not get of its CPU's time, in percent: in even and in odd ticks.
     pub(crate) lacks: Vec<[u64; 2]>,
+    /// How much a guest keeps that it could not send, in percent of a core's tick.
+    pub(crate) keeps: u64,
     /// Cycles of a packet that crosses, on the sending core and on the receiving one, more than on one core.
     pub(crate) crossing: u64,
     pub(crate) scheduler: Scheduler,
@@ -34,6 +38,12 @@ pub(crate) struct Machine {
     /// Orders that fail.
     pub(crate) fails: fn(&Order) -> bool,
     pub(crate) ticks: u64,
+}
+
+impl Guest {
+    fn wants(&self) -> u64 {
+        self.demand + self.waiting
+    }
 }
 
 impl Machine {
@@ -46,6 +56,7 @@ impl Machine {
         let guest = |&(core, demand): &(usize, u64)| Guest {
             core,
             demand,
+            waiting: 0,
             pinned: false,
             node: None,
             talks: None,
@@ -56,6 +67,7 @@ impl Machine {
             parked: vec![false; topology.cpus.len()],
             besides: vec![0; topology.cpus.len()],
             lacks: vec![[0; 2]; topology.cpus.len()],
+            keeps: 0,
             crossing: 150,
             scheduler: Scheduler::new(config, topology),
             orders: Vec::new(),
@@ -72,26 +84,26 @@ impl Machine {
     fn demands(&self) -> Vec<u64> {
         let demand = |guest: &Guest| {
             let more = guest.dislikes.filter(|(core, _)| *core == guest.core).map_or(0, |(_, percent)| percent);
-            let crossing = self.crosses(guest).map_or(0, |_| guest.demand * PACKETS * self.crossing);
-            CAPACITY / 10_000 * guest.demand * (100 + more) + crossing
+            let crossing = self.crosses(guest).map_or(0, |_| guest.wants() * PACKETS * self.crossing);
+            CAPACITY / 10_000 * guest.wants() * (100 + more) + crossing
         };
         self.guests.iter().map(demand).collect()
     }
 
     /// Each queue pair of a core that has too much to do gets the same part of what it wants.
-    pub(crate) fn load(&self) -> Load {
+    pub(crate) fn load(&mut self) -> Load {
         let demands = self.demands();
         let cores = self.parked.len();
         let mut wanted: Vec<u64> = self.besides.iter().map(|percent| CAPACITY / 100 * percent).collect();
         for (index, guest) in self.guests.iter().enumerate() {
             wanted[guest.core] += demands[index];
             if let Some(core) = self.crosses(guest) {
-                wanted[core] += guest.demand * PACKETS * self.crossing;
+                wanted[core] += guest.wants() * PACKETS * self.crossing;
             }
         }
         let capacity = |core: usize| CAPACITY / 100 * (100 - self.lacks[core][(self.ticks % 2) as usize]);
         let share = |core: usize| (capacity(core) as f64 / wanted[core].max(1) as f64).min(1.0);
-        let packets = |guest: &Guest| ((guest.demand * PACKETS) as f64 * share(guest.core)) as u64;
+        let packets = |guest: &Guest| ((guest.wants() * PACKETS) as f64 * share(guest.core)) as u64;
         let queue = |(index, guest): (usize, &Guest)| QueueLoad {
             queue: id(index as u32),
             core: IoCore(guest.core),
@@ -109,11 +121,15 @@ impl Machine {
         let talk = |(index, guest): (usize, &Guest)| {
             Some(Talk { from: id(index as u32), to: id(guest.talks? as u32), packets: packets(guest) })
         };
-        Load {
+        let load = Load {
             cores: (0..cores).map(core).collect(),
             queues: self.guests.iter().enumerate().map(queue).collect(),
             talks: self.guests.iter().enumerate().filter_map(talk).collect(),
-        }
+        };
+        let waits = |guest: &Guest| ((guest.wants() as f64 * (1.0 - share(guest.core))) as u64).min(self.keeps);
+        let waiting: Vec<u64> = self.guests.iter().map(waits).collect();
+        self.guests.iter_mut().zip(waiting).for_each(|(guest, waiting)| guest.waiting = waiting);
+        load
     }
 
     /// Lets so many ticks pass; returns the orders of them.
