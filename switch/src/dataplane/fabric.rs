@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 
 use config::Mode;
 use pmd_bindings::{Eal, ThreadRegistration, tsc, tsc_hz};
-use rustix::thread::{CpuSet, sched_setaffinity};
+use rustix::thread::{sched_getaffinity, sched_setaffinity};
 use vm_ports::QueuePair;
 
 use self::own::Known;
@@ -89,8 +89,10 @@ struct Core {
 }
 
 impl Fabric {
-    /// Starts a pinned thread for each CPU.
+    /// Starts a pinned thread for each CPU. All others run elsewhere from now on: a session, say, that is woken by the same kick as its core
+    /// would be in that core's way.
     pub(super) fn start(eal: &Arc<Eal>, config: &config::SwitchConfig) -> Result<Self, DataplaneError> {
+        keep_off_io_cores(config);
         let cpus: Vec<usize> = config.io_cores.cpus.iter().map(|cpu| cpu.0 as usize).collect();
         let bells = Arc::new(Bells::new(cpus.len(), tsc_hz()).map_err(DataplaneError::Sleep)?);
         let (links, progress) = connect(cpus.len());
@@ -113,17 +115,16 @@ impl Fabric {
             bells,
         };
         for ((index, links), cpu) in links.into_iter().enumerate().zip(cpus) {
-            fabric.add_core(index, Place::Cpu(cpu), config.mode, links)?;
+            fabric.add_core(index, Some(cpu), config.mode, links)?;
         }
         Ok(fabric)
     }
 
     /// Starts a core. Its bell is there.
-    fn add_core(&self, index: usize, place: Place, mode: Mode, links: Links) -> Result<(), DataplaneError> {
+    fn add_core(&self, index: usize, cpu: Option<usize>, mode: Mode, links: Links) -> Result<(), DataplaneError> {
         let alarm = self.bells.alarm(index).ok_or(DataplaneError::Sleep(std::io::ErrorKind::NotFound.into()))?;
         let (sender, receiver) = mailbox();
         let counters = Arc::new(CoreCounters::new());
-        let cpu = place.cpu();
         let sharers = self.config.io_cores.cpus.iter().filter(|other| Some(other.0 as usize) == cpu);
         let setup = CoreSetup {
             index,
@@ -139,7 +140,7 @@ impl Fabric {
             cycles_per_s: tsc_hz(),
             shares_cpu: sharers.count() > 1,
         };
-        let (thread, cpu_wait) = start_core(Arc::clone(&self.eal), setup, place)?;
+        let (thread, cpu_wait) = start_core(Arc::clone(&self.eal), setup, cpu)?;
         let thread = Arc::new(Mutex::new(Some(thread)));
         self.rescue.add(index, Arc::clone(&counters), Arc::clone(&thread));
         let core =
@@ -408,44 +409,38 @@ impl Drop for Fabric {
     }
 }
 
-/// Where a core's thread runs.
-enum Place {
-    /// On this CPU, and alone there if it is to be fast.
-    Cpu(usize),
-    /// On any of these.
-    Any(CpuSet),
-}
-
-impl Place {
-    fn cpu(&self) -> Option<usize> {
-        match self {
-            Self::Cpu(cpu) => Some(*cpu),
-            Self::Any(_) => None,
-        }
+/// Has this thread, and all that it starts, run on the CPUs that it has and no I/O core polls on, if there are any.
+fn keep_off_io_cores(config: &config::SwitchConfig) {
+    let mut others = sched_getaffinity(None).unwrap_or_default();
+    config.io_cores.cpus.iter().for_each(|cpu| others.unset(cpu.0 as usize));
+    // In mode trap there are guests' threads instead of I/O cores.
+    if config.mode != Mode::Trap && others.count() > 0 {
+        // Where that is not allowed, they run where the process does.
+        let _ = sched_setaffinity(None, &others);
     }
 }
 
-/// Starts one core's thread; it works from the moment it is where it should be and known to DPDK.
-fn start_core(eal: Arc<Eal>, setup: CoreSetup, place: Place) -> Result<(JoinHandle<IoCore>, CpuWait), DataplaneError> {
+/// Starts one core's thread; it works from the moment it is on its CPU, if it has one, and known to DPDK.
+fn start_core(
+    eal: Arc<Eal>,
+    setup: CoreSetup,
+    cpu: Option<usize>,
+) -> Result<(JoinHandle<IoCore>, CpuWait), DataplaneError> {
     let index = setup.index;
-    let name = if place.cpu().is_some() { "io-core" } else { "io-guest" };
+    let name = if cpu.is_some() { "io-core" } else { "io-guest" };
     let (ready, started) = sync_channel(1);
     let thread = std::thread::Builder::new()
         .name(format!("{name}-{index}"))
         .spawn(move || {
             let core = IoCore::new(setup);
-            let registration = match place {
-                Place::Cpu(cpu) if !core_affinity::set_for_current(core_affinity::CoreId { id: cpu }) => {
+            let registration = match cpu {
+                Some(cpu) if !core_affinity::set_for_current(core_affinity::CoreId { id: cpu }) => {
                     let _ = ready.send(Err(DataplaneError::Pin { core: index, cpu }));
                     return core;
                 }
                 // Pools keep a cache for threads that EAL knows.
-                Place::Cpu(_) => Some(ThreadRegistration::new(&eal)),
-                Place::Any(cpus) => {
-                    // Where that is not allowed, it runs where the process does.
-                    let _ = sched_setaffinity(None, &cpus);
-                    None
-                }
+                Some(_) => Some(ThreadRegistration::new(&eal)),
+                None => None,
             };
             let failure = registration.as_ref().and_then(|registration| registration.as_ref().err());
             let failed = failure.is_some();

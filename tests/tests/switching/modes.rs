@@ -349,3 +349,32 @@ fn a_storm_of_kicks_does_not_stop_others() {
     assert_eq!(rig.port("eve").kicks, kicks);
     rig.finish(&mut [&mut a, &mut b, &mut eve]);
 }
+
+/// A session that is woken by the same kick as its core is not in that core's way.
+#[test]
+fn nothing_else_runs_on_the_cpu_of_an_io_core() {
+    let mut rig = Plan::new().mode("adaptive").guests(&["a"]).start();
+    let mut a = rig.guest_with("a", |_| ());
+    let pid = rig.switch.process().pid();
+    let may_run = |thread: &str| {
+        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+        let status = tasks.map(|task| std::fs::read_to_string(task.unwrap().path().join("status")).unwrap());
+        let named = |status: &String| status.lines().next() == Some(&format!("Name:\t{thread}"));
+        let status = status.filter(named).collect::<String>();
+        let cpus = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:\t"));
+        cpus.unwrap_or_else(|| panic!("no thread {thread}")).to_owned()
+    };
+    let core = may_run("io-core-0");
+    for thread in ["sidecore", "scheduler", "rescue", "vhost-user-a", "api"] {
+        let cpus = may_run(thread);
+        let (first, last) = cpus.split_once('-').unwrap_or((&cpus, &cpus));
+        let all: Vec<usize> = [first, last].iter().map(|cpu| cpu.parse().unwrap()).collect();
+        let beside = !(all[0]..=all[1]).contains(&core.parse().unwrap());
+        // Where there is no other CPU they have to.
+        assert!(
+            beside || std::thread::available_parallelism().unwrap().get() == 1,
+            "{thread} on {cpus}, core on {core}"
+        );
+    }
+    rig.finish(&mut [&mut a]);
+}

@@ -29,7 +29,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use pmd_bindings::tsc_hz;
-use rustix::thread::sched_setaffinity;
 use vm_ports::Counter;
 
 pub(crate) use self::error::CaptureError;
@@ -164,11 +163,8 @@ impl Captures {
         let capture = Arc::new(capture);
         self.shared.state().begins(&capture);
         self.shared.fabric.begin_capture(taps);
-        let cpus = self.shared.fabric.other_cpus();
         let (shared, mine) = (Arc::clone(&self.shared), Arc::clone(&capture));
         let thread = std::thread::Builder::new().name(format!("capture-{}", capture.number)).spawn(move || {
-            // Where that is not allowed, it runs where the process does.
-            let _ = sched_setaffinity(None, &cpus);
             let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICENESS);
             stream::run(&shared, &mine, readers, socket);
         });

@@ -4,13 +4,12 @@
 use std::sync::PoisonError;
 
 use config::Mode;
-use rustix::thread::{CpuSet, sched_getaffinity};
 
 use super::super::error::DataplaneError;
 use super::super::mailbox::{Limits, Message};
 use super::super::ports::PORTS_MAX;
 use super::super::xcore::{Links, late_channel};
-use super::{Fabric, Place};
+use super::Fabric;
 use crate::forwarding::{MacAddr, PortId, PortKind, VlanId};
 
 /// What all cores were told of ports, for those that come late.
@@ -101,7 +100,7 @@ impl Fabric {
             links.set_from(core, from);
             ends.push((their_to, their_from));
         }
-        self.add_core(index, Place::Any(self.other_cpus()), Mode::Trap, links)?;
+        self.add_core(index, None, Mode::Trap, links)?;
         self.progress.set_cores(index + 1);
         for (core, (to, from)) in ends.into_iter().enumerate() {
             let (to, from) = (Box::new(to), Box::new(from));
@@ -136,15 +135,5 @@ impl Fabric {
     /// The guest of that core has gone.
     pub(in super::super) fn release_own(&self, core: usize) {
         self.spare.lock().unwrap_or_else(PoisonError::into_inner).push(core);
-    }
-
-    /// Where guests' own threads run, and others that work: on the CPUs of the process on which no I/O core polls, if there is one.
-    pub(in super::super) fn other_cpus(&self) -> CpuSet {
-        let all = sched_getaffinity(None).unwrap_or_default();
-        let mut others = all;
-        if self.config.mode != Mode::Trap {
-            self.config.io_cores.cpus.iter().for_each(|cpu| others.unset(cpu.0 as usize));
-        }
-        if others.count() == 0 { all } else { others }
     }
 }
