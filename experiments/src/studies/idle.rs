@@ -26,6 +26,8 @@ const GUESTS: [usize; 5] = [2, 16, TRAP_GUESTS, 256, 1000];
 const TRAP_GUESTS: usize = 63;
 /// Packets a second of the guest that sends: the switch has long been asleep when the next one comes.
 const RATE: f64 = 250.0;
+/// Times that first packets and bare wake-ups take turns beside a sleeping switch.
+const SWAPS: usize = 3;
 /// What it takes until nobody thinks of what was before.
 const CALM: Duration = Duration::from_millis(250);
 /// What connecting all guests may take.
@@ -41,6 +43,8 @@ struct Turn {
     waking: f64,
     /// Microseconds from guest to guest: median and 99th percentile.
     latency: [f64; 2],
+    /// The same of a thread's bare wake-up, where the switch has I/O cores that sleep.
+    bare: Option<[f64; 2]>,
 }
 
 impl Turn {
@@ -60,23 +64,24 @@ impl Place {
     fn all(&self, of: impl Fn(&Turn) -> f64) -> Vec<f64> {
         self.turns.iter().map(of).collect()
     }
+
+    fn bare(&self, which: usize) -> Vec<f64> {
+        self.turns.iter().filter_map(|turn| Some(turn.bare?[which])).collect()
+    }
 }
 
 /// Makes the experiment.
 pub fn run(lab: &Lab) -> Result<Finding> {
     let counts = counts(lab.effort);
     let places = measure(lab, counts)?;
-    let bare = lab.rounds(&[()], |()| wake_up(lab))?.concat();
     let busy = busy(lab)?;
-    let [wakes, wakes_late] =
-        [0, 1].map(|which| stats::estimate(&bare.iter().map(|bare| bare[which]).collect::<Vec<_>>()));
     let mut finding = Finding {
         name: "idle".to_owned(),
         title: "Idle: what the switch costs when guests are silent, and how late it wakes".to_owned(),
         question: "How much of a CPU does a switch use whose guests send nothing, and how long does a packet take that comes then: with cores that \
                    poll, that sleep, and with a thread for each guest (traditional)? And what does the ability to sleep cost under load?"
             .to_owned(),
-        setup: setup(wakes, wakes_late),
+        setup: setup(),
         repeat: "make experiments ONLY=idle".to_owned(),
         conditions: lab.conditions(),
         ..Finding::default()
@@ -87,14 +92,16 @@ pub fn run(lab: &Lab) -> Result<Finding> {
     finding.charts.push(chart(cpu, (counts, &places), Axis::log("% of a CPU"), |turn| turn.cpu() * 100.0));
     let latency = ("latency", "First packet after a silence, 99th percentile");
     finding.charts.push(chart(latency, (counts, &places), Axis::log("µs"), |turn| turn.latency[1]));
-    judge(&mut finding, &places, counts[counts.len() - 1], (&busy, wakes_late));
+    judge_cpu(&mut finding, &places, counts[counts.len() - 1]);
+    judge_latency(&mut finding, &places, counts[1]);
+    judge_busy(&mut finding, &busy);
     finding.raw = json!({
         "places": places.iter().map(|place| (place.mode, place.guests)).collect::<Vec<_>>(),
         "cpu": places.iter().map(|place| place.all(Turn::cpu)).collect::<Vec<_>>(),
         "cpu_by_thread": places.iter().map(|place| place.turns.iter().map(|turn| &turn.silent).collect::<Vec<_>>()).collect::<Vec<_>>(),
         "latency_us": places.iter().map(|place| place.turns.iter().map(|turn| turn.latency).collect::<Vec<_>>()).collect::<Vec<_>>(),
+        "bare_wake_up_us": places.iter().map(|place| place.turns.iter().map(|turn| turn.bare).collect::<Vec<_>>()).collect::<Vec<_>>(),
         "busy_pps": busy,
-        "bare_wake_up_us": bare,
     });
     Ok(finding)
 }
@@ -123,8 +130,8 @@ fn measure(lab: &Lab, counts: &[usize]) -> Result<Vec<Place>> {
     Ok(places.into_iter().zip(turns).map(|((mode, guests), turns)| Place { mode, guests, turns }).collect())
 }
 
-/// How it is measured. `wakes`, `wakes_late`: microseconds of a bare wake-up, median and 99th percentile.
-fn setup(wakes: Option<Ratio>, wakes_late: Option<Ratio>) -> Vec<String> {
+/// How it is measured.
+fn setup() -> Vec<String> {
     vec![
         format!(
             "One I/O core; all guests are connected. CPU time is that of all threads of the switch, as the scheduler of Linux counts it, while \
@@ -137,10 +144,9 @@ fn setup(wakes: Option<Ratio>, wakes_late: Option<Ratio>) -> Vec<String> {
              ring of its own to every other, so that all take memory with the square of their number. More guests were not measured there."
         ),
         format!(
-            "What waking up costs here whatever the program: a thread on the I/O core's CPU that waits in read() for an eventfd, written to {RATE} \
-             times a second from the generator's CPU, goes on after {} µs in the median and {} µs at the 99th percentile.",
-            shown(wakes),
-            shown(wakes_late),
+            "A bare wake-up is what waking up costs here whatever the program: a thread on the I/O core's CPU waits in read() for an eventfd, written \
+             to {RATE} times a second from the generator's CPU. It is measured beside the same sleeping switch, in turns with first packets, so that \
+             both meet what else that machine does."
         ),
         format!(
             "Under load: {PAIRS} pairs of guests send {LONG} B as fast as their rings take them, in modes poll and adaptive in turn."
@@ -148,13 +154,23 @@ fn setup(wakes: Option<Ratio>, wakes_late: Option<Ratio>) -> Vec<String> {
     ]
 }
 
-/// Microseconds from an eventfd's write until a thread that waits for it on the I/O core's CPU goes on: median and 99th percentile.
-fn wake_up(lab: &Lab) -> Result<[f64; 2]> {
+/// Microseconds from an eventfd's write until a thread that waits for it on the I/O core's CPU goes on, for some seconds.
+fn bare_wake_ups(lab: &Lab, seconds: f64) -> Result<Vec<f64>> {
     let mut cpu = CpuSet::new();
     cpu.set(*lab.cpus.io_cores(1).first().context("no CPU")?);
-    let count = (2.0 * lab.effort.seconds * RATE).ceil() as usize;
-    let written: Vec<AtomicU64> = (0..count).map(|_| AtomicU64::new(0)).collect();
-    let mut late = wake_ups(&written, Duration::from_secs_f64(1.0 / RATE), || Ok(sched_setaffinity(None, &cpu)?))?;
+    let written: Vec<AtomicU64> = (0..(seconds * RATE).ceil() as usize).map(|_| AtomicU64::new(0)).collect();
+    wake_ups(&written, Duration::from_secs_f64(1.0 / RATE), || Ok(sched_setaffinity(None, &cpu)?))
+}
+
+/// First packets and bare wake-ups, in turns; of the latter, median and 99th percentile.
+fn compare_with_bare(lab: &Lab, streams: &Streams) -> Result<[f64; 2]> {
+    let mut late = Vec::new();
+    for _ in 0..SWAPS {
+        streams.set(&[RATE])?;
+        std::thread::sleep(Duration::from_secs_f64(lab.effort.seconds));
+        streams.set(&[0.0])?;
+        late.extend(bare_wake_ups(lab, lab.effort.seconds)?);
+    }
     late.sort_by(f64::total_cmp);
     let at = |share| quantile(&late, share).context("nobody slept");
     Ok([at(0.5)?, at(0.99)?])
@@ -235,9 +251,10 @@ fn turn(lab: &Lab, mode: &str, guests: usize) -> Result<Turn> {
     streams.set(&[0.0])?;
     let silent = after_silence.since(&before);
     let waking = Used::until_now(pid)?.since(&after_silence).values().sum();
+    let bare = (mode == "adaptive").then(|| compare_with_bare(lab, &streams)).transpose()?;
     let report = streams.finish()?;
     let latency = report.latency_ns.context("no packet was timed")?;
-    Ok(Turn { silent, waking, latency: [latency.p50 / 1e3, latency.p99 / 1e3] })
+    Ok(Turn { silent, waking, latency: [latency.p50 / 1e3, latency.p99 / 1e3], bare })
 }
 
 /// All guests but the first two: connected, and silent.
@@ -296,10 +313,20 @@ fn shown(figure: Option<Ratio>) -> String {
 }
 
 fn table(places: &[Place]) -> Table {
-    let head = ["mode", "guests", "CPU, silent, %", "CPU, some packets, %", "latency p50, µs", "latency p99, µs"];
+    let head = [
+        "mode",
+        "guests",
+        "CPU, silent, %",
+        "CPU, some packets, %",
+        "latency p50, µs",
+        "latency p99, µs",
+        "bare wake-up p50, µs",
+        "bare wake-up p99, µs",
+    ];
     let mut table = Table::new("Idle", &head);
     for place in places {
         let cell = |of: &dyn Fn(&Turn) -> f64| shown(stats::estimate(&place.all(of)));
+        let bare = |which: usize| shown(stats::estimate(&place.bare(which)));
         table.row([
             place.mode.to_owned(),
             place.guests.to_string(),
@@ -307,6 +334,8 @@ fn table(places: &[Place]) -> Table {
             cell(&|turn| turn.waking * 100.0),
             cell(&|turn| turn.latency[0]),
             cell(&|turn| turn.latency[1]),
+            bare(0),
+            bare(1),
         ]);
     }
     table
@@ -358,32 +387,50 @@ fn chart(
     }
 }
 
-fn judge(finding: &mut Finding, places: &[Place], most: usize, (busy, bare): (&[Vec<f64>; 2], Option<Ratio>)) {
-    let of = |mode: &str, of: fn(&Turn) -> f64| {
-        let place = places.iter().find(|place| place.mode == mode && place.guests == most);
-        place.map(|place| place.all(of)).unwrap_or_default()
-    };
-    let cpu = ["poll", "adaptive"].map(|mode| stats::estimate(&of(mode, |turn| turn.cpu() * 100.0)));
-    let text = format!("CPU of an adaptive switch with {most} silent guests, all threads");
-    finding.claims.push(Claim::new(&text, cpu[1], "%", Bound::AtMost(1.0), true));
-    let p99 = ["poll", "adaptive"].map(|mode| of(mode, |turn| turn.latency[1]));
-    let late: Vec<f64> = p99[1].iter().zip(&p99[0]).map(|(adaptive, poll)| adaptive - poll).collect();
-    let late = stats::estimate(&late);
-    let text = format!("latency p99 that sleeping adds to a first packet, with {most} guests");
-    let remark = format!("a bare wake-up takes {} µs here", shown(bare));
-    finding.claims.push(Claim::new(&text, late, "µs", Bound::AtMost(50.0), true).but(&remark));
-    let [poll, adaptive] = busy;
+/// Figures of a mode with so many guests, by round.
+fn figures(places: &[Place], mode: &str, guests: usize, of: impl Fn(&Place) -> Vec<f64>) -> Vec<f64> {
+    places.iter().find(|place| place.mode == mode && place.guests == guests).map(of).unwrap_or_default()
+}
+
+fn judge_cpu(finding: &mut Finding, places: &[Place], guests: usize) {
+    let cpu = |mode| stats::estimate(&figures(places, mode, guests, |place| place.all(|turn| turn.cpu() * 100.0)));
+    let [polling, adaptive] = ["poll", "adaptive"].map(cpu);
+    let text = format!("CPU of an adaptive switch with {guests} silent guests, all threads");
+    finding.claims.push(Claim::new(&text, adaptive, "%", Bound::AtMost(1.0), true));
+    finding.answer.push(format!(
+        "With {guests} silent guests a switch that polls uses {} % of a CPU, an adaptive one {} %.",
+        shown(polling),
+        shown(adaptive),
+    ));
+}
+
+fn judge_latency(finding: &mut Finding, places: &[Place], guests: usize) {
+    let p99 = |mode| figures(places, mode, guests, |place| place.all(|turn| turn.latency[1]));
+    let [polling, adaptive] = ["poll", "adaptive"].map(p99);
+    let bare = figures(places, "adaptive", guests, |place| place.bare(1));
+    let less = |by: &[f64]| stats::estimate(&adaptive.iter().zip(by).map(|(late, by)| late - by).collect::<Vec<_>>());
+    let (added, beyond) = (less(&polling), less(&bare));
+    let text = format!("latency p99 that sleeping adds to a first packet, with {guests} guests");
+    let remark = format!("a bare wake-up takes {} µs here", shown(stats::estimate(&bare)));
+    finding.claims.push(Claim::new(&text, added, "µs", Bound::AtMost(50.0), true).but(&remark));
+    let text = format!("latency p99 of a first packet beyond that of a bare wake-up, with {guests} guests");
+    finding.claims.push(Claim::new(&text, beyond, "µs", Bound::AtMost(50.0), true));
+    finding.answer.push(format!(
+        "With {guests} guests sleeping adds {} µs to the first packet after a silence, at the 99th percentile; that packet takes {} µs longer than a \
+         bare wake-up of a thread, which takes {} µs on this machine.",
+        shown(added),
+        shown(beyond),
+        shown(stats::estimate(&bare)),
+    ));
+}
+
+fn judge_busy(finding: &mut Finding, [poll, adaptive]: &[Vec<f64>; 2]) {
     let speed = stats::ratio(adaptive, poll);
     let text = "throughput under load, adaptive to poll";
     finding.claims.push(Claim::new(text, speed, "times", Bound::AtLeast(0.98), true));
     finding.answer.push(format!(
-        "With {most} silent guests a switch that polls uses {} % of a CPU, an adaptive one {} %. Sleeping adds {} µs to the first packet after a \
-         silence, at the 99th percentile; a bare wake-up of a thread takes {} µs on this machine. Under load an adaptive core forwards {} times what one forwards that only polls.",
-        shown(cpu[0]),
-        shown(cpu[1]),
-        shown(late),
-        shown(bare),
-        shown(speed),
+        "Under load an adaptive core forwards {} times what one forwards that only polls.",
+        shown(speed)
     ));
 }
 
