@@ -7,15 +7,17 @@ use vm_ports::{Burst, Offload, QueuePair, TxQueue};
 
 use super::super::accounting::SourceId;
 use super::super::forwarder::Origin;
+use super::super::handover::Token;
 use super::super::held::HeldCall;
 use super::super::mailbox::{Limits, Message, UplinkShare};
+use super::super::reply::Reply;
 use super::super::turns::{Credit, Share};
 use super::super::uplink::UplinkTx;
 use super::super::waiting::Waiting;
 use super::super::xcore::set_from;
 use super::moves::Part;
 use super::{Attached, GuestTx, IoCore, UplinkRx};
-use crate::forwarding::{Entry, MacAddr, PortId, PortKind, TokenBucket};
+use crate::forwarding::{Entry, MacAddr, PortId, PortKind, TokenBucket, VlanId};
 
 impl IoCore {
     /// Does what it was told since the last round. False: stop.
@@ -39,10 +41,7 @@ impl IoCore {
             Message::TakeBack { port, queue, reply } => {
                 reply.give(self.take_back(port, queue).map(|(pair, _)| Box::new(pair)));
             }
-            Message::AttachUplink(share) => {
-                let rx = self.attach_uplink_tx(*share);
-                self.uplinks.push(rx);
-            }
+            Message::AttachUplink(share) => self.attach_uplink(*share),
             Message::TakeUplink { port, reply } => reply.give(self.take_uplink(port)),
             Message::HoldUplink { port, queue, until, reply } => {
                 if let Some(uplink) = self.uplink_rx(port, queue) {
@@ -50,20 +49,10 @@ impl IoCore {
                 }
                 reply.iter().for_each(|reply| reply.give(()));
             }
-            Message::EmptyUplink { port, queue, token, reply } => match self.uplink_rx(port, queue) {
-                Some(uplink) => {
-                    if let Some((token, reply)) = uplink.asked.replace((token, reply)) {
-                        // Whoever asked before has given up; the token is not freed here.
-                        reply.give(token);
-                    }
-                }
-                None => reply.give(token),
-            },
+            Message::EmptyUplink { port, queue, token, reply } => self.note_asked(port, queue, token, reply),
             Message::Table { table, moving, reply } => {
                 let old = std::mem::replace(&mut self.forwarder.table, table);
-                if let Some(moving) = moving {
-                    self.mark(&moving);
-                }
+                moving.iter().for_each(|moving| self.mark(moving));
                 reply.give(old);
             }
             Message::Give { handed, reply } => {
@@ -85,15 +74,8 @@ impl IoCore {
             Message::FlushPort(port) => self.forwarder.fdb.flush_port(port),
             Message::Generation { port, generation } => self.forwarder.fdb.resume(port, generation),
             Message::Learn(message) => _ = self.forwarder.fdb.apply(&message),
-            Message::ClosePort(port) => {
-                self.policed.retain(|policed| *policed != port);
-                self.forwarder.fdb.close_port(port);
-            }
-            Message::FixStation { vlan, mac, port } => {
-                if let Err(refusal) = self.forwarder.fdb.insert_fixed(vlan, mac, port) {
-                    self.counters.learn_refusals[refusal.index()].add(1);
-                }
-            }
+            Message::ClosePort(port) => self.close_port(port),
+            Message::FixStation { vlan, mac, port } => self.fix_station(vlan, mac, port),
             Message::Announce { port, source, mac } => self.announce(port, source, mac),
             Message::Stations { from, count, reply } => reply.give(self.stations(from, count)),
             Message::Foresee { mut question, reply } => {
@@ -125,6 +107,17 @@ impl IoCore {
         if let Some(bucket) = self.forwarder.floods.get_mut(port.index()) {
             *bucket = policer;
             self.policed.extend((kind == PortKind::Guest).then_some(port));
+        }
+    }
+
+    fn close_port(&mut self, port: PortId) {
+        self.policed.retain(|policed| *policed != port);
+        self.forwarder.fdb.close_port(port);
+    }
+
+    fn fix_station(&mut self, vlan: VlanId, mac: MacAddr, port: PortId) {
+        if let Err(refusal) = self.forwarder.fdb.insert_fixed(vlan, mac, port) {
+            self.counters.learn_refusals[refusal.index()].add(1);
         }
     }
 
@@ -205,6 +198,11 @@ impl IoCore {
         Some((pair, waiting))
     }
 
+    fn attach_uplink(&mut self, share: UplinkShare) {
+        let rx = self.attach_uplink_tx(share);
+        self.uplinks.push(rx);
+    }
+
     /// Sends through the TX queue of an uplink's queue pair; its other half is to be served, too.
     pub(super) fn attach_uplink_tx(&mut self, share: UplinkShare) -> UplinkRx {
         let UplinkShare { port, source, queues, pool, limits, counters } = share;
@@ -223,6 +221,18 @@ impl IoCore {
 
     fn uplink_rx(&mut self, port: PortId, queue: u16) -> Option<&mut UplinkRx> {
         self.uplinks.iter_mut().find(|uplink| uplink.origin.port == port && uplink.rx.id() == queue)
+    }
+
+    /// Somebody wants to know when an uplink's RX queue is empty.
+    fn note_asked(&mut self, port: PortId, queue: u16, token: Token, reply: Reply<Token>) {
+        let unanswered = match self.uplink_rx(port, queue) {
+            // Whoever asked before has given up; the token is not freed here.
+            Some(uplink) => uplink.asked.replace((token, reply)),
+            None => Some((token, reply)),
+        };
+        if let Some((token, reply)) = unanswered {
+            reply.give(token);
+        }
     }
 
     /// Gives an uplink's queue pair up. Between bursts everything that was staged has been sent.
