@@ -1,6 +1,7 @@
 //! One I/O core with more and more busy guests, up to its limit and beyond.
 
 mod guests;
+mod limit;
 mod load;
 
 use anyhow::Result;

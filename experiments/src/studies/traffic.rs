@@ -49,6 +49,12 @@ impl Streams {
         Self::start(lab, stage, load, rates, 1)
     }
 
+    /// Starts pairs of guests that send packets of so many bytes, and waits until they flow.
+    pub fn packets(lab: &Lab, stage: &Stage, size: usize, rates: &[f64]) -> Result<Self> {
+        let load = Load::new("stream", 2 * rates.len(), ENDLESS_S).option("size", size).option("backlog", BACKLOG);
+        Self::start(lab, stage, load, rates, FLOWING)
+    }
+
     /// Starts pairs of guests at the first ports of a stage, each sender at its rate, and waits for the first packets.
     fn start(lab: &Lab, stage: &Stage, load: Load, rates: &[f64], flowing: u64) -> Result<Self> {
         let (file, live, json) = (stage.file("rates"), stage.file("live"), stage.file("streams.json"));

@@ -5,13 +5,15 @@ use serde_json::json;
 
 use super::super::finding::{Axis, Bound, Chart, Claim, Finding, Point, Series, Table, Verdict};
 use super::super::stage::Load;
+use super::super::traffic::BACKLOG;
 use super::super::{Lab, jain};
+use super::limit::Limit;
 use super::{BUSY, cell, estimate, stage};
 use crate::ringgen::Report;
 use crate::stats::{self, Ratio, median};
 
 /// Bytes of a packet on the wire, and the share of a CPU that the core gets, so that the core is the limit and not the generator.
-const SIZE: usize = 64;
+pub(super) const SIZE: usize = 64;
 const SHARE: f64 = 0.5;
 /// Loads, in parts of what the core can do.
 const LOADS: [f64; 6] = [0.25, 0.5, 1.0, 2.0, 4.0, 16.0];
@@ -56,38 +58,41 @@ pub(super) fn find(lab: &Lab, finding: &mut Finding) -> Result<()> {
     let rate = |load: f64| load * most / BUSY as f64;
     let reports = lab.rounds(&LOADS, |load| stage.play(lab, &streams(lab, rate(*load))))?;
     let places: Vec<Place> = LOADS.iter().zip(&reports).map(|(load, reports)| Place::new(*load, reports)).collect();
-    let size = |place: &Place| median(&place.delivered).unwrap_or(0.0);
-    let peak = places.iter().max_by(|one, other| size(one).total_cmp(&size(other))).context("no loads")?;
-    finding.tables.push(table(&places, peak));
+    let limit = Limit::find(lab, &stage, |load| [rate(load); BUSY])?;
+    finding.tables.push(table(&places));
+    finding.tables.push(limit.table());
     finding.charts.push(chart(&places, most));
     finding.setup.push(match limited {
         Ok(()) => format!(
             "For the load beyond the limit the I/O core's thread has {SHARE} of its CPU (a control group; a millisecond in two), so that the \
-             switch is the limit and not the generator, which idles as the table says. At the limit itself the guests' rings do not bridge all \
-             of the gaps: packets stay with the guest there although the core could have taken them a little later."
+             switch is the limit and not the generator, which idles as the table says. Guests have a queue of {BACKLOG} packets before their \
+             rings, as Linux has, so that what they ask for while the core has no CPU is asked for afterwards."
         ),
         Err(error) => format!("No limit could be set for the I/O core's thread, so that the generator may have been the limit: {error:#}"),
     });
     finding.setup.push(streams(lab, rate(LOADS[LOADS.len() - 1])).shown());
-    judge(finding, &places, peak);
+    finding.setup.push(limit.setup());
+    judge(finding, &places, &limit);
     let delivered: Vec<&Vec<f64>> = places.iter().map(|place| &place.delivered).collect();
-    finding.raw["load"] = json!({ "most_pps": most, "loads": LOADS, "delivered_pps": delivered });
+    finding.raw["load"] = json!({ "most_pps": most, "loads": LOADS, "delivered_pps": delivered, "limit": limit });
     Ok(())
 }
 
 /// Guests that send so many packets a second each; 0: as many as they can.
 fn streams(lab: &Lab, rate: f64) -> Load {
-    Load::new("stream", 2 * BUSY, lab.effort.seconds).option("size", SIZE).option("rate", format!("{rate:.0}"))
+    Load::new("stream", 2 * BUSY, lab.effort.seconds)
+        .option("size", SIZE)
+        .option("rate", format!("{rate:.0}"))
+        .option("backlog", BACKLOG)
 }
 
-fn table(places: &[Place], peak: &Place) -> Table {
-    let head = ["load", "delivered, Mpps", "to the peak", "Jain's index", "generator idle, %"];
+fn table(places: &[Place]) -> Table {
+    let head = ["load", "delivered, Mpps", "Jain's index", "generator idle, %"];
     let mut table = Table::new("More and more load", &head);
     for place in places {
         table.row([
             place.load.to_string(),
             estimate(&place.parts_of(1e6)),
-            cell(stats::ratio(&place.delivered, &peak.delivered)),
             estimate(&place.fairness),
             format!("{:.0}", place.idle * 100.0),
         ]);
@@ -113,9 +118,9 @@ fn chart(places: &[Place], most: f64) -> Chart {
     }
 }
 
-fn judge(finding: &mut Finding, places: &[Place], peak: &Place) {
+fn judge(finding: &mut Finding, places: &[Place], limit: &Limit) {
     let past = || places.iter().filter(|place| place.load >= 2.0);
-    let bound = past().any(|place| place.idle < 0.1);
+    let bound = past().map(|place| place.idle).fold(limit.idle, f64::min) < 0.1;
     let remark = if bound { "the generator was the limit: this does not count" } else { "" };
     let mut last = None;
     let mut claims = Vec::new();
@@ -124,7 +129,7 @@ fn judge(finding: &mut Finding, places: &[Place], peak: &Place) {
         let mut claim = |text: String, figure, least| {
             claims.push(Claim::new(&text, figure, "", Bound::AtLeast(least), !bound).but(remark));
         };
-        last = stats::ratio(&place.delivered, &peak.delivered);
+        last = stats::estimate(&limit.to_peak(load));
         claim(format!("throughput at {load} times the load that saturates, to the peak"), last, 0.97);
         let fair = stats::estimate(&place.fairness);
         claim(format!("fairness at {load} times the load that saturates (Jain's index)"), fair, 0.99);

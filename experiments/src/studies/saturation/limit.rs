@@ -1,0 +1,113 @@
+//! Throughput at the limit and past it, side by side: the same guests' load changes many times a second, so that what changes the speed of the machine,
+//! from one second to the next or with the memory that a generator happens to get, changes all of them.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use serde::Serialize;
+
+use super::super::Lab;
+use super::super::finding::Table;
+use super::super::stage::Stage;
+use super::super::traffic::Streams;
+use super::load::SIZE;
+use super::{BUSY, estimate};
+use crate::stats::median;
+
+/// Loads, in parts of what the core can do.
+const LOADS: [f64; 4] = [1.0, 2.0, 4.0, 16.0];
+/// Rounds, with a generator each, for each round of other measurements; in one each load has so many turns, …
+const ROUNDS: usize = 2;
+const TURNS: usize = 8;
+/// … of which so long settles, and so long is measured.
+const SETTLE: Duration = Duration::from_millis(20);
+const TURN: Duration = Duration::from_millis(60);
+
+/// What all rounds came to.
+#[derive(Serialize)]
+pub(super) struct Limit {
+    /// Packets a second, by load, round by round.
+    delivered: [Vec<f64>; LOADS.len()],
+    /// Part of the time in which the generator had nothing to do: the least of all rounds.
+    pub(super) idle: f64,
+}
+
+impl Limit {
+    /// Measures; `rates` are those of all guests that send, at a load.
+    pub(super) fn find(lab: &Lab, stage: &Stage, rates: impl Fn(f64) -> [f64; BUSY]) -> Result<Self> {
+        let mut limit = Self { delivered: Default::default(), idle: 1.0 };
+        for _ in 0..ROUNDS * lab.effort.rounds {
+            let streams = Streams::packets(lab, stage, SIZE, &rates(LOADS[0]))?;
+            let (mut packets, mut seconds) = ([0; LOADS.len()], [0.0; LOADS.len()]);
+            for turn in 0..TURNS * LOADS.len() {
+                // Each of them is the first in its turn.
+                let load = (turn + turn / LOADS.len()) % LOADS.len();
+                streams.set(&rates(LOADS[load]))?;
+                std::thread::sleep(SETTLE);
+                let (before, begin) = (streams.received(), Instant::now());
+                std::thread::sleep(TURN);
+                let (after, length) = (streams.received(), begin.elapsed());
+                packets[load] += after.iter().sum::<u64>() - before.iter().sum::<u64>();
+                seconds[load] += length.as_secs_f64();
+            }
+            for ((delivered, packets), seconds) in limit.delivered.iter_mut().zip(packets).zip(seconds) {
+                delivered.push(packets as f64 / seconds);
+            }
+            limit.idle = limit.idle.min(streams.finish()?.generator_idle);
+        }
+        Ok(limit)
+    }
+
+    /// The load at which most is delivered: in parts of its round, so that a slow round says as much as a fast one.
+    fn peak(&self) -> usize {
+        let size = |load: &usize| {
+            let all = |round: usize| self.delivered.iter().map(|delivered| delivered[round]).sum::<f64>();
+            let parts = self.delivered[*load].iter().enumerate().map(|(round, delivered)| delivered / all(round));
+            median(&parts.collect::<Vec<_>>()).unwrap_or(0.0)
+        };
+        (0..LOADS.len()).max_by(|one, other| size(one).total_cmp(&size(other))).unwrap_or(0)
+    }
+
+    /// What was delivered at a load in parts of the peak, round by round.
+    pub(super) fn to_peak(&self, load: f64) -> Vec<f64> {
+        let at = LOADS.iter().position(|other| *other == load);
+        let peak = &self.delivered[self.peak()];
+        at.map_or(Vec::new(), |at| self.delivered[at].iter().zip(peak).map(|(here, peak)| here / peak).collect())
+    }
+
+    pub(super) fn setup(&self) -> String {
+        format!(
+            "Throughput past the limit is held against the peak, which is at {} times the load, within {} rounds of one generator each, in which \
+             loads take turns of {} ms. It is the peak of these rounds, so that it is rather too high than too low. The generator idles {:.0} % at \
+             least.",
+            LOADS[self.peak()],
+            self.delivered[0].len(),
+            (SETTLE + TURN).as_millis(),
+            self.idle * 100.0
+        )
+    }
+
+    pub(super) fn table(&self) -> Table {
+        let mut table =
+            Table::new("At the limit and past it, side by side", &["load", "delivered, Mpps", "to the peak"]);
+        for (load, delivered) in LOADS.iter().zip(&self.delivered) {
+            let mpps: Vec<f64> = delivered.iter().map(|pps| pps / 1e6).collect();
+            table.row([load.to_string(), estimate(&mpps), estimate(&self.to_peak(*load))]);
+        }
+        table
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_round_changes_no_ratio() {
+        let rounds = |part: f64| [100.0, 50.0, 80.0].map(|speed| speed * part).to_vec();
+        let limit = Limit { delivered: [rounds(0.5), rounds(0.9), rounds(1.0), rounds(0.95)], idle: 0.5 };
+        assert_eq!(LOADS[limit.peak()], 4.0);
+        assert!(limit.to_peak(2.0).iter().all(|part| (part - 0.9).abs() < 1e-9));
+        assert_eq!(limit.to_peak(4.0), [1.0; 3]);
+    }
+}
