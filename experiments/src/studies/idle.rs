@@ -233,6 +233,8 @@ fn turn(lab: &Lab, mode: &str, guests: usize) -> Result<Turn> {
     };
     let _crowd = if guests > 2 { Some(crowd(lab, &mut stage, guests)?) } else { None };
     let streams = Streams::timed(lab, &stage, &[RATE])?;
+    // Looks at a thousand threads take the generator's CPU: nobody sends meanwhile.
+    streams.set(&[0.0])?;
     let seconds = Duration::from_secs_f64(lab.effort.seconds);
     let pid = stage.switch.process().pid();
     if mode != "trap" {
@@ -240,8 +242,6 @@ fn turn(lab: &Lab, mode: &str, guests: usize) -> Result<Turn> {
         let core = threads.iter().find(|thread| thread.name.starts_with("io-core")).context("no I/O core")?;
         threads::give_way(&threads, core)?;
     }
-    // Looks at a thousand threads take the generator's CPU: nobody sends meanwhile.
-    streams.set(&[0.0])?;
     std::thread::sleep(CALM);
     let before = Used::until_now(pid)?;
     std::thread::sleep(seconds);
