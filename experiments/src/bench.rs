@@ -98,7 +98,7 @@ impl Bench {
     #[must_use]
     pub fn shown(&self, row: &Row) -> String {
         let sockets: Vec<String> = (0..row.guests).map(|guest| format!("vm{guest}.sock")).collect();
-        let seconds = self.options.seconds;
+        let seconds = self.options.turn_seconds();
         let run = Run { row, sockets: &sockets, seconds, verify: Verify::Order, background_pps: None };
         format!("ringgen {}", self.generator.arguments(&run).join(" "))
     }
@@ -225,17 +225,7 @@ impl Bench {
     /// All rounds, or, where that may help, only so many as show that the generator is the limit: then the answer is false.
     fn rounds(&self, row: &Row, lanes: &mut [Lane], background: Option<f64>, may_begin_again: bool) -> Result<bool> {
         for round in 1..=self.options.rounds {
-            let mut shown = Vec::new();
-            for lane in lanes.iter_mut().filter(|lane| lane.is_in()) {
-                let turn = self.turn(row, lane, self.options.seconds, Verify::Order, background)?;
-                let Some((figures, report)) = turn else { continue };
-                for (all, figure) in lane.series.rounds.iter_mut().zip(&figures) {
-                    all.push(*figure);
-                }
-                lane.series.idle.push(report.generator_idle);
-                let figures: Vec<String> = figures.iter().map(|figure| format!("{figure:.3}")).collect();
-                shown.push(format!("{} {}", lane.kind, figures.join(" ")));
-            }
+            let shown = self.round(row, lanes, background)?;
             let units: Vec<&str> = row.metrics().iter().map(|metric| metric.unit()).collect();
             println!("  round {round:2}: {} ({})", shown.join(", "), units.join(", "));
             let enough = round >= ROUNDS_TO_JUDGE.min(self.options.rounds);
@@ -244,6 +234,31 @@ impl Bench {
             }
         }
         Ok(true)
+    }
+
+    /// One round, in which each system has several turns: its figures are their means. Returns them in words.
+    fn round(&self, row: &Row, lanes: &mut [Lane], background: Option<f64>) -> Result<Vec<String>> {
+        let (turns, seconds) = (self.options.turns, self.options.turn_seconds());
+        // Of each system: its figures, and how long the generator idled.
+        let mut sums: Vec<Vec<f64>> = lanes.iter().map(|lane| vec![0.0; lane.series.rounds.len() + 1]).collect();
+        for _ in 0..turns {
+            for (lane, sums) in lanes.iter_mut().zip(&mut sums).filter(|(lane, _)| lane.is_in()) {
+                let Some((figures, report)) = self.turn(row, lane, seconds, Verify::Order, background)? else {
+                    continue;
+                };
+                let figures = figures.iter().chain([&report.generator_idle]);
+                sums.iter_mut().zip(figures).for_each(|(sum, figure)| *sum += figure);
+            }
+        }
+        let mut shown = Vec::new();
+        for (lane, sums) in lanes.iter_mut().zip(&sums).filter(|(lane, _)| lane.is_in()) {
+            let mut means: Vec<f64> = sums.iter().map(|sum| sum / turns as f64).collect();
+            lane.series.idle.extend(means.pop());
+            lane.series.rounds.iter_mut().zip(&means).for_each(|(all, figure)| all.push(*figure));
+            let figures: Vec<String> = means.iter().map(|figure| format!("{figure:.3}")).collect();
+            shown.push(format!("{} {}", lane.kind, figures.join(" ")));
+        }
+        Ok(shown)
     }
 
     /// One system's turn: it runs, the others are halted. None: it is out now. An error: the user has had enough.

@@ -35,6 +35,11 @@ pub struct Options {
     #[arg(long, env = "SECONDS_PER_ROUND", default_value_t = 2.0)]
     pub seconds: f64,
 
+    /// Turns of each system in each round, of which the round's figure is the mean: a machine whose state changes within a round is then
+    /// more alike for all of them.
+    #[arg(long, default_value_t = 3)]
+    pub turns: usize,
+
     /// The CPU that forwards.
     #[arg(long, default_value_t = 1)]
     pub switch_cpu: usize,
@@ -91,6 +96,12 @@ impl Options {
         self.other_cpu.unwrap_or(if cpus > 2 { 2 } else { self.generator_cpu })
     }
 
+    /// Measured seconds of a turn.
+    #[must_use]
+    pub fn turn_seconds(&self) -> f64 {
+        (self.seconds / self.turns as f64 * 1e3).round() / 1e3
+    }
+
     /// Refuses what cannot be measured on a machine with so many CPUs.
     pub fn check(&self, cpus: usize) -> Result<()> {
         ensure!(cpus >= 2, "this machine has one CPU: the switch and the generator need one each");
@@ -100,7 +111,12 @@ impl Options {
         ensure!(self.switch_cpu != self.generator_cpu, "the switch and the generator need a CPU each");
         ensure!(self.switch_cpu != self.other_cpu(cpus), "nothing else may run on the switch's CPU");
         ensure!(self.rounds > 0, "--rounds: at least one");
-        ensure!(self.seconds >= 0.1 && self.seconds <= 3600.0, "--seconds: from 0.1 to 3600");
+        ensure!(self.turns > 0, "--turns: at least one in a round");
+        ensure!(
+            (0.1..=3600.0).contains(&self.turn_seconds()),
+            "--seconds: from 0.1 to 3600 for each of {} turns",
+            self.turns
+        );
         ensure!((0.0..1.0).contains(&self.quota), "--quota: from 0 (none) to less than 1");
         Ok(())
     }
@@ -140,5 +156,7 @@ mod tests {
         assert!(parse(&["--switch-cpu=2"]).check(4).is_err(), "the others would be there");
         assert!(parse(&["--switch-cpu=7"]).check(4).unwrap_err().to_string().contains("no CPU 7"));
         assert!(parse(&["--rounds=0"]).check(2).is_err());
+        assert!(parse(&["--turns=0"]).check(2).is_err());
+        assert!(parse(&["--turns=5", "--seconds=0.4"]).check(2).unwrap_err().to_string().contains("5 turns"));
     }
 }

@@ -63,6 +63,7 @@ fn run(options: &Options) -> Result<bool> {
         machine: Machine::detect(hugepages.is_some()),
         rounds: options.rounds,
         seconds: options.seconds,
+        turns: options.turns,
         cpus: [options.switch_cpu, options.generator_cpu, other_cpu],
         generator: Vec::new(),
     };

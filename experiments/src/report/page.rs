@@ -19,6 +19,8 @@ pub struct Conditions {
     pub rounds: usize,
     /// Measured seconds of each system in each round.
     pub seconds: f64,
+    /// Turns in which it has them.
+    pub turns: usize,
     /// CPUs of the switch, the generator and everything else.
     pub cpus: [usize; 3],
     /// The generator's command line in every row, as a round had it.
@@ -40,7 +42,7 @@ pub fn render(entries: &[Entry], conditions: &Conditions) -> String {
 fn introduction(conditions: &Conditions) -> String {
     let [switch, generator, other] = conditions.cpus;
     format!(
-        "{}.\n{}.\n\n{} rounds of {} s for each system, taking turns; all other systems are halted meanwhile. The switch \
+        "{}.\n{}.\n\n{} rounds of {} s for each system, in {} turns each; all other systems are halted meanwhile. The switch \
          forwards on CPU {switch}, the generator runs on CPU {generator}, everything else on CPU {other}. Figures are medians over \
          rounds. A ratio is Sidecore's median divided by the peer's, in brackets its 95 % interval (bootstrap over paired \
          rounds). The end of the interval that counts against us decides whether a goal is reached.\n\n",
@@ -48,6 +50,7 @@ fn introduction(conditions: &Conditions) -> String {
         conditions.machine.versions.join("; "),
         conditions.rounds,
         conditions.seconds,
+        conditions.turns,
     )
 }
 
@@ -229,6 +232,7 @@ mod tests {
             machine: Machine { machine: vec!["2 CPUs".to_owned()], versions: vec!["sidecore 0.1.0".to_owned()] },
             rounds: 12,
             seconds: 2.0,
+            turns: 3,
             cpus: [1, 0, 0],
             generator: vec![("v2v-64-split".to_owned(), "ringgen stream".to_owned())],
         }
