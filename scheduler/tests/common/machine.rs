@@ -12,7 +12,7 @@ pub(crate) struct Guest {
     /// Percent of a core.
     pub(crate) demand: u64,
     /// What it keeps of earlier ticks, in percent of a core's tick.
-    waiting: u64,
+    pub(crate) waiting: u64,
     pub(crate) pinned: bool,
     pub(crate) node: Option<u16>,
     /// Whom it sends to.
