@@ -6,7 +6,7 @@
 mod rig;
 
 use rig::shift::Shift;
-use scheduler::{IoCore, Thresholds};
+use scheduler::{IoCore, Move, Thresholds};
 
 /// Loads of both cores, in parts of what one can do.
 const LOADS: [f64; 2] = [1.3, 0.1];
@@ -33,5 +33,7 @@ fn two_cores_do_together_what_one_of_them_cannot_do_alone() {
     let (service, load, moves) = on;
     assert!(service.part() > 0.95, "{service:?} {moves:?}");
     assert!(!moves.is_empty() && moves.iter().all(|step| (step.from, step.to) == (IoCore(0), IoCore(1))), "{moves:?}");
+    let together = |pair: &[Move]| pair.len() == 2 && pair[0].queue.port.0 / 2 == pair[1].queue.port.0 / 2;
+    assert!(moves.chunks(2).all(together), "those who talk move together: {moves:?}");
     assert!(load.cores.iter().all(|core| core.busy_ratio() < Thresholds::default().busy), "{load:?}");
 }

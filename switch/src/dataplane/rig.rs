@@ -6,7 +6,7 @@ use std::sync::Arc;
 pub use config::Mode;
 use pmd_bindings::{Eal, Mbuf, Mempool, Port, tsc};
 use scheduler::{Load, QueueId};
-use vm_ports::QueuePair;
+use vm_ports::{QueueCounters, QueuePair};
 
 use super::accounting::{CoreCounters, SourceId, UplinkCounters};
 use super::capture::RigTaps;
@@ -89,7 +89,9 @@ impl RigCapture {
 /// Some I/O cores, connected to each other, and their ports.
 pub struct Rig {
     cores: Vec<RigCore>,
+    /// Where each queue pair is, and what it counts.
     places: Vec<Place>,
+    counters: Vec<Arc<QueueCounters>>,
     meter: LoadMeter,
     /// Of the interval that [`Rig::load`] ends next.
     interval: u64,
@@ -168,6 +170,7 @@ impl Rig {
         Self {
             cores: cores.collect(),
             places: Vec::new(),
+            counters: Vec::new(),
             meter: LoadMeter::new(cycles_per_s),
             interval: 0,
             table: PortTable::default(),
@@ -196,6 +199,7 @@ impl Rig {
             let node = pair.counters().node();
             let place = Place { queue: queue_id(port, queue), source, core, pinned: false, packets: 0, node };
             self.places.push(place);
+            self.counters.push(Arc::clone(pair.counters()));
             self.tell(core, Message::Attach { port, queue, source, share, pair: Box::new(pair) });
         }
         self.publish(port, Way::Guest(receivers));
@@ -346,6 +350,9 @@ impl Rig {
     /// What all cores and queue pairs did since this was asked last, at the time `now`; nothing in the first answer.
     pub fn load(&mut self, now: u64) -> Load {
         let cores: Vec<&CoreCounters> = self.cores.iter().map(|core| &*core.counters).collect();
+        for (place, counters) in self.places.iter_mut().zip(&self.counters) {
+            place.packets = counters.tx.packets.get();
+        }
         let reading = Reading::take(&cores, &self.places, self.interval, now);
         self.interval += 1;
         self.meter.tick(&reading, &[], None)
