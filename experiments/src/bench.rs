@@ -9,7 +9,7 @@ use crate::judge::{self, Limit};
 use crate::options::Options;
 use crate::quota::Quota;
 use crate::results::{Outcome, Series};
-use crate::ringgen::{Generator, Report, Run, Verify};
+use crate::ringgen::{Generator, Report, Run, Session, Verify};
 use crate::stats::median;
 use crate::systems::{Contender, Kind, Setup};
 use crate::work::{Row, Work};
@@ -43,7 +43,15 @@ pub struct Bench {
 struct Lane {
     kind: Kind,
     contender: Option<Contender>,
+    /// The generator's guests, for a round.
+    guests: Option<Guests>,
     series: Series,
+}
+
+/// Guests that are connected, and what the NIC had been given before.
+struct Guests {
+    session: Session,
+    nic_sent: Option<u64>,
 }
 
 impl Lane {
@@ -55,7 +63,7 @@ impl Lane {
     fn fail(&mut self, why: String) {
         println!("  {}: {}", self.kind, why.lines().next().unwrap_or_default());
         self.series.error = Some(why);
-        self.contender = None;
+        (self.contender, self.guests) = (None, None);
     }
 }
 
@@ -100,13 +108,14 @@ impl Bench {
         let sockets: Vec<String> = (0..row.guests).map(|guest| format!("vm{guest}.sock")).collect();
         let seconds = self.options.turn_seconds();
         let run = Run { row, sockets: &sockets, seconds, verify: Verify::Order, background_pps: None };
-        format!("ringgen {}", self.generator.arguments(&run).join(" "))
+        format!("ringgen {}", self.generator.session_arguments(&run).join(" "))
     }
 
     fn start(&self, kind: Kind, row: &Row) -> Lane {
         let mut lane = Lane {
             kind,
             contender: None,
+            guests: None,
             series: Series { rounds: vec![Vec::new(); row.metrics().len()], ..Series::default() },
         };
         match self.try_start(kind, row) {
@@ -236,19 +245,24 @@ impl Bench {
         Ok(true)
     }
 
-    /// One round, in which each system has several turns: its figures are their means. Returns them in words.
+    /// One round, in which each system has several turns: its figures are their means. Guests stay connected for a round, so that turns can be
+    /// short, and connect anew for the next one: where their memory lies is not the same in all of them. Returns the figures in words.
     fn round(&self, row: &Row, lanes: &mut [Lane], background: Option<f64>) -> Result<Vec<String>> {
-        let (turns, seconds) = (self.options.turns, self.options.turn_seconds());
+        let turns = self.options.turns;
         // Of each system: its figures, and how long the generator idled.
         let mut sums: Vec<Vec<f64>> = lanes.iter().map(|lane| vec![0.0; lane.series.rounds.len() + 1]).collect();
         for _ in 0..turns {
             for (lane, sums) in lanes.iter_mut().zip(&mut sums).filter(|(lane, _)| lane.is_in()) {
-                let Some((figures, report)) = self.turn(row, lane, seconds, Verify::Order, background)? else {
-                    continue;
-                };
+                self.interrupt.check()?;
+                let measured = self.measure_connected(row, lane, background);
+                let Some((figures, report)) = self.take(lane, measured)? else { continue };
                 let figures = figures.iter().chain([&report.generator_idle]);
                 sums.iter_mut().zip(figures).for_each(|(sum, figure)| *sum += figure);
             }
+        }
+        for lane in lanes.iter_mut().filter(|lane| lane.is_in()) {
+            let left = disconnect(row, lane);
+            self.take(lane, left)?;
         }
         let mut shown = Vec::new();
         for (lane, sums) in lanes.iter_mut().zip(&sums).filter(|(lane, _)| lane.is_in()) {
@@ -261,7 +275,7 @@ impl Bench {
         Ok(shown)
     }
 
-    /// One system's turn: it runs, the others are halted. None: it is out now. An error: the user has had enough.
+    /// A run of the generator from connecting to leaving, while only this system runs. None: it is out now. An error: the user has had enough.
     fn turn(
         &self,
         row: &Row,
@@ -274,32 +288,86 @@ impl Bench {
         let Some(contender) = lane.contender.as_mut() else { return Ok(None) };
         let sockets = contender.sockets.clone();
         let run = Run { row, sockets: &sockets, seconds, verify, background_pps };
-        match self.measure(contender, &run) {
-            Ok(turn) => Ok(Some(turn)),
-            Err(error) => {
-                // A run that was broken off is not the system's fault.
-                self.interrupt.check()?;
-                let tail = contender.tail();
-                lane.fail(format!("{error:#}\n{tail}"));
-                Ok(None)
-            }
-        }
+        let measured = self.measure(contender, &run);
+        self.take(lane, measured)
+    }
+
+    /// What came of a system's turn. None: it is out now. An error: the user has had enough.
+    fn take<T>(&self, lane: &mut Lane, outcome: Result<T>) -> Result<Option<T>> {
+        let Err(error) = outcome else { return outcome.map(Some) };
+        // A run that was broken off is not the system's fault.
+        self.interrupt.check()?;
+        let tail = lane.contender.as_mut().map(Contender::tail).unwrap_or_default();
+        lane.fail(format!("{error:#}\n{tail}"));
+        Ok(None)
     }
 
     fn measure(&self, contender: &mut Contender, run: &Run) -> Result<(Vec<f64>, Report)> {
-        let to_nic = run.row.work.ends_at_nic();
         contender.resume()?;
-        let before = if to_nic { contender.nic_sent()? } else { 0 };
+        let before = nic_sent(run.row, contender)?;
         let report = self.generator.run(run, &self.folder, &self.interrupt);
         std::thread::sleep(SETTLE);
-        let after = if to_nic { contender.nic_sent()? } else { 0 };
+        let after = nic_sent(run.row, contender)?;
         contender.halt()?;
         let report = report?;
-        let loss = if to_nic { judge::loss(&report, after.saturating_sub(before)) } else { None };
-        if let Some(fault) = judge::fault(run.row.work, &report).or(loss) {
-            bail!("void: {fault}");
-        }
-        let figures = run.row.metrics().iter().map(|metric| report.figure(*metric)).collect::<Result<_>>()?;
-        Ok((figures, report))
+        check_loss(&report, before, after)?;
+        Ok((figures(run.row, &report)?, report))
     }
+
+    /// The same with guests that stay connected afterwards, and connect first if they are not.
+    fn measure_connected(
+        &self,
+        row: &Row,
+        lane: &mut Lane,
+        background_pps: Option<f64>,
+    ) -> Result<(Vec<f64>, Report)> {
+        let Lane { kind, contender: Some(contender), guests, .. } = lane else { bail!("it is out") };
+        contender.resume()?;
+        let guests = match guests {
+            Some(guests) => guests,
+            None => {
+                let (sockets, seconds) = (contender.sockets.clone(), self.options.turn_seconds());
+                let run = Run { row, sockets: &sockets, seconds, verify: Verify::Order, background_pps };
+                let nic_sent = nic_sent(row, contender)?;
+                let session = self.generator.session(&run, &self.folder.join(kind.name()))?;
+                guests.insert(Guests { session, nic_sent })
+            }
+        };
+        let report = guests.session.turn(&self.interrupt);
+        contender.halt()?;
+        let report = report?;
+        Ok((figures(row, &report)?, report))
+    }
+}
+
+/// A round's guests leave: whatever they have sent to the NIC has to have got there.
+fn disconnect(row: &Row, lane: &mut Lane) -> Result<()> {
+    let (Some(contender), Some(guests)) = (&mut lane.contender, lane.guests.take()) else { return Ok(()) };
+    contender.resume()?;
+    let report = guests.session.end();
+    std::thread::sleep(SETTLE);
+    let after = nic_sent(row, contender)?;
+    contender.halt()?;
+    check_loss(&report?, guests.nic_sent, after)
+}
+
+/// Packets that the NIC was given, in a row that ends there.
+fn nic_sent(row: &Row, contender: &mut Contender) -> Result<Option<u64>> {
+    row.work.ends_at_nic().then(|| contender.nic_sent()).transpose()
+}
+
+fn check_loss(report: &Report, before: Option<u64>, after: Option<u64>) -> Result<()> {
+    let reached = before.zip(after).map(|(before, after)| after.saturating_sub(before));
+    match reached.and_then(|reached| judge::loss(report, reached)) {
+        Some(loss) => bail!("void: {loss}"),
+        None => Ok(()),
+    }
+}
+
+/// The figures of a turn, if no packet was spoilt.
+fn figures(row: &Row, report: &Report) -> Result<Vec<f64>> {
+    if let Some(fault) = judge::fault(row.work, report) {
+        bail!("void: {fault}");
+    }
+    row.metrics().iter().map(|metric| report.figure(*metric)).collect()
 }

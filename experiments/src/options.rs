@@ -37,7 +37,7 @@ pub struct Options {
 
     /// Turns of each system in each round, of which the round's figure is the mean: a machine whose state changes within a round is then
     /// more alike for all of them.
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, env = "TURNS", default_value_t = 10)]
     pub turns: usize,
 
     /// The CPU that forwards.

@@ -14,6 +14,12 @@ use sidecore_tests::interrupt::Interrupt;
 /// What setting up, warming up and draining may take beyond the measured time.
 const OVERHEAD: Duration = Duration::from_secs(40);
 
+/// Seconds before each turn of a session that are not measured: what the others did to the caches is undone by then.
+pub const WARM_UP_S: f64 = 0.03;
+
+/// Seconds after each turn for what is under way; a quarter of it without a packet is enough.
+pub const DRAIN_S: f64 = 0.04;
+
 const POLL: Duration = Duration::from_millis(20);
 
 /// What one run of the generator counted. Keys that are not needed are left out.
@@ -110,6 +116,13 @@ impl Report {
     /// Reads what `ringgen --json` wrote.
     pub fn parse(text: &str) -> Result<Self> {
         serde_json::from_str(text).with_context(|| format!("unexpected report of ringgen: {text}"))
+    }
+
+    /// An error if a packet was duplicated, reordered or corrupted.
+    pub fn ensure_unspoiled(&self) -> Result<()> {
+        let spoiled: u64 = [self.duplicated, self.reordered, self.corrupted].into_iter().flatten().sum();
+        ensure!(spoiled == 0, "{spoiled} packets were duplicated, reordered or corrupted: {self:?}");
+        Ok(())
     }
 
     /// The figure of a metric.
@@ -210,9 +223,72 @@ impl Generator {
         args
     }
 
+    /// The arguments of a session.
+    #[must_use]
+    pub fn session_arguments(&self, run: &Run) -> Vec<String> {
+        let mut args = self.arguments(run);
+        let values = [("--warmup-s", WARM_UP_S), ("--drain-s", DRAIN_S)];
+        args.extend(values.iter().flat_map(|(name, value)| [(*name).to_owned(), value.to_string()]));
+        args
+    }
+
+    /// Starts a session of the generator. What it writes is kept in a folder of its own.
+    pub fn session(&self, run: &Run, folder: &Path) -> Result<Session> {
+        Session::start(&self.binary, self.session_arguments(run), run.seconds, folder)
+    }
+
     /// Runs the generator to its end.
     pub fn run(&self, run: &Run, folder: &Path, interrupt: &Interrupt) -> Result<Report> {
         self::run(&self.binary, &self.arguments(run), run.seconds, folder, interrupt)
+    }
+}
+
+/// A generator that measures whenever it is asked to; its guests stay connected in between.
+#[derive(Debug)]
+pub struct Session {
+    process: Process,
+    seconds: f64,
+    answers: usize,
+    last: Option<Report>,
+}
+
+impl Session {
+    /// Starts a generator, with arguments for so many measured seconds a turn. Its guests connect in the first one. What it writes is kept in
+    /// a folder.
+    pub fn start(binary: &Path, mut args: Vec<String>, seconds: f64, folder: &Path) -> Result<Self> {
+        args.extend(["--on-request", "--json", "-"].map(str::to_owned));
+        let process = Process::spawn("ringgen", binary, &args, &folder.join("ringgen.log"))?;
+        Ok(Self { process, seconds, answers: 0, last: None })
+    }
+
+    /// Measures once. In the first turn the guests connect first; the report counts packets from then on, and has the
+    /// rates and times of this turn.
+    pub fn turn(&mut self, interrupt: &Interrupt) -> Result<Report> {
+        self.process.say("")?;
+        let turn = Duration::from_secs_f64(self.seconds);
+        // Nobody looks before there can be an answer: the generator may have to share its CPU with who does.
+        let due = Instant::now() + turn;
+        let text = self.process.wait_until("report", turn + OVERHEAD, |process| {
+            interrupt.check()?;
+            if Instant::now() < due {
+                return Ok(None);
+            }
+            let output = process.output();
+            let mut whole = output.split_inclusive('\n').filter(|line| line.starts_with('{') && line.ends_with('\n'));
+            Ok(whole.nth(self.answers).map(str::to_owned))
+        })?;
+        self.answers += 1;
+        let report = Report::parse(&text)?;
+        self.last = Some(report.clone());
+        Ok(report)
+    }
+
+    /// The guests leave. Returns the last report.
+    pub fn end(mut self) -> Result<Report> {
+        self.process.close_stdin();
+        let (status, _) = self.process.wait(OVERHEAD)?;
+        ensure!(status.success(), "ringgen ({status})\n{}", self.process.tail());
+        self.last.context("ringgen was not asked for anything")
     }
 }
 

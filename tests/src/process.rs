@@ -70,6 +70,11 @@ impl Process {
         Ok(())
     }
 
+    /// Ends the child's standard input.
+    pub fn close_stdin(&mut self) {
+        self.child.stdin = None;
+    }
+
     /// All the process has printed up to now.
     #[must_use]
     pub fn output(&self) -> String {

@@ -238,6 +238,43 @@ fn counts_can_be_read_meanwhile_and_a_run_ends_when_it_is_told_to() {
 }
 
 #[test]
+fn guests_stay_connected_between_measurements() {
+    for workload in ["stream --ring packed --verify full", "pingpong"] {
+        let rig = Rig::new(2, &[]);
+        let command = rig.command(&format!("{workload} --warmup-s 0.02 --duration-s 0.1 --on-request"), 0..2, "");
+        let mut process = Process::spawn("ringgen", &command[0], &command[1..], &rig.dir.path().join("log")).unwrap();
+        let mut reports: Vec<Value> = Vec::new();
+        for turn in 0..3 {
+            process.say("").unwrap();
+            let text = process
+                .wait_until("report", LIMIT, |process| {
+                    Ok(process.output().split_inclusive('\n').nth(turn).filter(|t| t.ends_with('\n')).map(str::to_owned))
+                })
+                .unwrap();
+            reports.push(serde_json::from_str(&text).unwrap());
+            // Nobody sends anything while nobody asks.
+            let pulled = || rig.switch.quiet_status().unwrap().accounting.pulled;
+            let before = pulled();
+            std::thread::sleep(Duration::from_millis(100));
+            assert_eq!(pulled(), before);
+        }
+        process.close_stdin();
+        assert!(process.wait(LIMIT).unwrap().0.success(), "{}", process.tail());
+        for pair in reports.windows(2) {
+            // Counts are of all turns, rates and times of one.
+            assert!(count(&pair[1], "sent") > count(&pair[0], "sent"), "{pair:?}");
+            assert!(pair[1]["duration_s"].as_f64().unwrap() < 0.2, "{pair:?}");
+        }
+        if workload == "pingpong" {
+            let timed = count(&reports[2]["latency_ns"], "count");
+            assert!((1..=count(&reports[2], "sent") - count(&reports[1], "sent")).contains(&timed), "{reports:?}");
+        }
+        assert_clean(&reports[2]);
+        rig.switch.stop().unwrap();
+    }
+}
+
+#[test]
 fn mesh_of_four_guests_with_many_flows_and_addresses() {
     let rig = Rig::new(4, &[]);
     let report = rig.ringgen("mesh --flows 6 --macs 3 --verify full --rate 20000 --duration-s 0.5");
@@ -420,6 +457,7 @@ fn what_cannot_be_run_is_said() {
     fails("stream --queue-pairs 4", 0..2, "MQ");
     fails("stream --cpu 9999", 0..2, "CPU 9999");
     fails("sink --expect-peer --connect-timeout-s 0.3", 0..1, "nobody has sent anything");
+    fails("stream --on-request", 0..2, "standard input");
     rig.switch.stop().unwrap();
 }
 

@@ -20,8 +20,8 @@ use sidecore_tests::hugepages::Reservation;
 use sidecore_tests::interrupt::Interrupt;
 use sidecore_tests::{paths, rules};
 
-/// MiB of hugepages for the generator's guests.
-const GUESTS_MIB: u64 = 192;
+/// MiB of hugepages for each system's guests.
+const GUESTS_MIB: u64 = 64;
 
 /// Attempts to have them: the kernel finds more once it has moved other pages out of the way.
 const ATTEMPTS: usize = 4;
@@ -105,7 +105,7 @@ fn pin(cpu: usize) -> Result<()> {
 }
 
 fn reserve(systems: &[Kind]) -> Result<Option<Reservation>> {
-    let mib = GUESTS_MIB + systems.iter().map(|kind| kind.memory_mib()).sum::<u64>();
+    let mib = systems.iter().map(|kind| GUESTS_MIB + kind.memory_mib()).sum::<u64>();
     for _ in 0..ATTEMPTS {
         if let Some(reservation) = Reservation::at_least(mib)? {
             return Ok(Some(reservation));

@@ -35,6 +35,8 @@ const CONNECTED: Duration = Duration::from_secs(60);
 /// Busy pairs, and the size of their packets: copying makes the core the limit.
 const PAIRS: usize = 4;
 const LONG: usize = 1518;
+/// Turns that two switches take for each figure under load.
+const BUSY_TURNS: usize = 10;
 
 /// What a turn came to.
 struct Turn {
@@ -149,7 +151,8 @@ fn setup() -> Vec<String> {
              both meet what else that machine does."
         ),
         format!(
-            "Under load: {PAIRS} pairs of guests send {LONG} B as fast as their rings take them, in modes poll and adaptive in turn."
+            "Under load: {PAIRS} pairs of guests send {LONG} B as fast as their rings take them, to two switches, one in \
+             mode poll and one in mode adaptive, which take {BUSY_TURNS} short turns for each figure and are halted in between."
         ),
     ]
 }
@@ -207,22 +210,46 @@ fn wake_ups(written: &[AtomicU64], pause: Duration, begin: impl FnOnce() -> Resu
     })
 }
 
-/// Packets a second under load, in modes `poll` and `adaptive`, each time of a switch that was started for it: where its memory happens to be makes
-/// more of a difference than its mode.
+/// Packets a second under load, in modes `poll` and `adaptive`. Each time of switches that were started for it: where their memory happens to be
+/// makes more of a difference than their mode.
 fn busy(lab: &Lab) -> Result<[Vec<f64>; 2]> {
-    let load = Load::new("stream", 2 * PAIRS, lab.effort.seconds).option("size", LONG);
     // Whoever comes first has an advantage in no round.
-    let turns = lab.rounds(&["poll", "adaptive", "adaptive", "poll"], |mode| {
-        let mut stage = Stage::start(lab, 1, |config| {
+    let rounds = lab.rounds(&[["poll", "adaptive"], ["adaptive", "poll"]], |modes| compete(lab, *modes))?;
+    let both = |mode: usize| {
+        let (first, second) = (&rounds[0], &rounds[1]);
+        first.iter().map(|pps| pps[mode]).chain(second.iter().map(|pps| pps[1 - mode])).collect()
+    };
+    Ok([both(0), both(1)])
+}
+
+/// Packets a second under load of two switches, in these modes, that take short turns: what changes the speed of the machine changes both.
+fn compete(lab: &Lab, modes: [&str; 2]) -> Result<[f64; 2]> {
+    let load = Load::in_turns("stream", 2 * PAIRS, lab.effort.seconds / BUSY_TURNS as f64).option("size", LONG);
+    let mut sides = Vec::new();
+    for mode in modes {
+        let stage = Stage::start(lab, 1, |config| {
             let config = config.key(&format!("mode = \"{mode}\"")).without_rebalancing().scheduler("tick_ms = 1000");
             (0..2 * PAIRS).fold(config, |config, guest| config.guest(&name(guest), &[]))
         })?;
-        Ok(stage.play(lab, &load)?.pps)
-    })?;
-    let both = |one: usize, other: usize| {
-        turns[one].iter().zip(&turns[other]).map(|(one, other)| (one + other) / 2.0).collect()
-    };
-    Ok([both(0, 3), both(1, 2)])
+        stage.halt(true)?;
+        let session = stage.session(lab, &load)?;
+        sides.push((stage, session));
+    }
+    let mut sums = [0.0; 2];
+    for _ in 0..BUSY_TURNS {
+        for ((stage, session), sum) in sides.iter_mut().zip(&mut sums) {
+            stage.halt(false)?;
+            let report = session.turn(&lab.interrupt).with_context(|| stage.switch.process().tail())?;
+            stage.halt(true)?;
+            report.ensure_unspoiled()?;
+            *sum += report.pps;
+        }
+    }
+    for (stage, session) in sides {
+        stage.halt(false)?;
+        session.end()?;
+    }
+    Ok(sums.map(|sum| sum / BUSY_TURNS as f64))
 }
 
 fn turn(lab: &Lab, mode: &str, guests: usize) -> Result<Turn> {

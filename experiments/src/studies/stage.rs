@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use sidecore_tests::paths;
@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use super::Lab;
 use crate::quota::Quota;
-use crate::ringgen::Report;
+use crate::ringgen::{self, Report, Session};
 use crate::threads;
 
 /// Seconds before the measured time, and the longest wait after it.
@@ -54,8 +54,18 @@ impl Load {
     /// The same with guests at these ports, by number.
     #[must_use]
     pub fn at(workload: &str, ports: Vec<usize>, seconds: f64) -> Self {
+        Self::with_waits(workload, ports, [seconds, WARM_UP_S, DRAIN_S])
+    }
+
+    /// The same for a session of turns, each of so many seconds.
+    #[must_use]
+    pub fn in_turns(workload: &str, guests: usize, seconds: f64) -> Self {
+        Self::with_waits(workload, (0..guests).collect(), [seconds, ringgen::WARM_UP_S, ringgen::DRAIN_S])
+    }
+
+    fn with_waits(workload: &str, ports: Vec<usize>, [seconds, warm_up, drain]: [f64; 3]) -> Self {
         let load = Self { args: vec![workload.to_owned()], ports, seconds };
-        load.option("duration-s", seconds).option("warmup-s", WARM_UP_S).option("drain-s", DRAIN_S)
+        load.option("duration-s", seconds).option("warmup-s", warm_up).option("drain-s", drain)
     }
 
     /// Adds an option.
@@ -159,12 +169,16 @@ impl Stage {
     /// Runs the generator to its end. Nothing may have been spoiled, and the switch still runs.
     pub fn play(&mut self, lab: &Lab, load: &Load) -> Result<Report> {
         let args = self.arguments(lab, load);
-        let report = crate::ringgen::run(&lab.ringgen, &args, load.seconds, self.folder.path(), &lab.interrupt)
+        let report = ringgen::run(&lab.ringgen, &args, load.seconds, self.folder.path(), &lab.interrupt)
             .with_context(|| self.switch.process().tail())?;
         self.switch.process().ensure_running()?;
-        let spoiled = [report.duplicated, report.reordered, report.corrupted].into_iter().flatten().sum::<u64>();
-        ensure!(spoiled == 0, "{spoiled} packets were duplicated, reordered or corrupted: {report:?}");
+        report.ensure_unspoiled()?;
         Ok(report)
+    }
+
+    /// Starts a generator that measures whenever it is asked to.
+    pub fn session(&self, lab: &Lab, load: &Load) -> Result<Session> {
+        Session::start(&lab.ringgen, self.arguments(lab, load), load.seconds, self.folder.path())
     }
 
     /// All that the switch says about itself.

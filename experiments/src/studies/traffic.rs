@@ -98,8 +98,7 @@ impl Streams {
         let (status, _) = self.process.stop(Signal::INT, LIMIT)?;
         ensure!(status.success(), "ringgen ended with {status}\n{}", self.process.tail());
         let report = Report::parse(&fs::read_to_string(&self.json)?)?;
-        let spoiled = [report.duplicated, report.reordered, report.corrupted].into_iter().flatten().sum::<u64>();
-        ensure!(spoiled == 0, "{spoiled} packets were duplicated, reordered or corrupted: {report:?}");
+        report.ensure_unspoiled()?;
         Ok(report)
     }
 }

@@ -57,6 +57,9 @@ pub(crate) enum Error {
         /// What went wrong.
         source: std::io::Error,
     },
+    /// Nobody said when to measure.
+    #[error("standard input: {0} (--on-request measures once for every line of it)")]
+    Input(std::io::Error),
     /// The report could not be written.
     #[error("cannot write {}: {source}", path.display())]
     Output {

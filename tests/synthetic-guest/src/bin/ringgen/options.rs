@@ -20,6 +20,9 @@ use crate::pacing::Pace;
 /// warm-up to the end of that wait (--drain-s), so that lost = sent - received is exact; rates are of the measured time
 /// alone. SIGINT or SIGTERM ends the measured time at once, and the run as always; a second one ends ringgen.
 ///
+/// With --on-request the guests stay connected, and there is such a warm-up, measured time and wait for every line on
+/// standard input.
+///
 /// Addresses: guest G, address N has the MAC address 02:5c:0H:GG:NN:01 (in hexadecimal, HGG being G) and the IPv4 address
 /// 10.G.N.1 (10.(G mod 256).N.(1 + G / 256) for guests from 256 on).
 ///
@@ -156,6 +159,10 @@ pub(crate) struct Options {
     /// Guest memory on 2 MiB hugepages; auto: where enough are free.
     #[arg(long, value_enum, default_value = "auto", help_heading = "Run")]
     pub(crate) hugepages: Hugepages,
+    /// Measure once for every line on standard input, asleep before it, and report each time: packets are counted from the first time
+    /// on, rates and times are of the last one. The end of the input ends ringgen.
+    #[arg(long, help_heading = "Run")]
+    pub(crate) on_request: bool,
     /// Keep counts in this file, for others to read while packets flow: five little-endian 64-bit words for each flow, which
     /// are its sender, the queue pair it is sent on, its receiver, packets sent and packets received (stream, duplex, mesh,
     /// bursty).

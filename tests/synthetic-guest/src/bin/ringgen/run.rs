@@ -1,7 +1,7 @@
 //! A run, from the first connection to the report.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -49,7 +49,9 @@ pub(crate) fn run(options: Options) -> Result<Report, Error> {
         let nodes = Node::connect_all(&options, &plan)?;
         measure(&options, &plan, nodes, Elsewhere, stop)?
     };
-    report.write(options.json.as_deref())?;
+    if !options.on_request {
+        report.write(options.json.as_deref())?;
+    }
     Ok(report)
 }
 
@@ -85,6 +87,18 @@ pub(crate) fn measure<B: Backend>(
     if options.expect_peer {
         expect_peer(&mut engine, options)?;
     }
+    let report = if options.on_request { on_request(options, plan, &mut engine)? } else { turn(options, plan, &mut engine)? };
+    for (number, node) in engine.nodes.into_iter().enumerate() {
+        // The counts are made: a switch that fails at stopping does not change them, but somebody should know.
+        if let Err(error) = node.stop(number) {
+            eprintln!("ringgen: warning: stopping: {error}");
+        }
+    }
+    Ok(report)
+}
+
+/// Warms up, measures, waits for what is under way, and reports.
+fn turn<B: Backend>(options: &Options, plan: &Plan, engine: &mut Engine<B>) -> Result<Report, Error> {
     engine.run(options.warmup_s, true, None);
     engine.receivers.iter_mut().for_each(|r| r.latency.reset());
     if let Task::Pingpong(pingpong) = &mut engine.task {
@@ -93,20 +107,28 @@ pub(crate) fn measure<B: Backend>(
     let before = engine.totals(options.workload);
     let spent = engine.run(options.duration_s, true, None);
     let after = engine.totals(options.workload);
-    let latencies = latencies(&mut engine);
+    let latencies = latencies(engine);
     engine.run(options.drain_s, false, Some(options.drain_s * SILENCE));
     let end = engine.totals(options.workload);
     if let Some(lost) = engine.nodes.iter().position(Node::is_lost) {
         return Err(Error::Lost(lost));
     }
-    let report = Report::new(&mut Facts { options, plan, engine: &mut engine, before, after, end, spent, latencies });
-    for (number, node) in engine.nodes.into_iter().enumerate() {
-        // The counts are made: a switch that fails at stopping does not change them, but somebody should know.
-        if let Err(error) = node.stop(number) {
-            eprintln!("ringgen: warning: stopping: {error}");
+    Ok(Report::new(&mut Facts { options, plan, engine, before, after, end, spent, latencies }))
+}
+
+/// A turn for every line of standard input, each with its report; returns the last one.
+fn on_request<B: Backend>(options: &Options, plan: &Plan, engine: &mut Engine<B>) -> Result<Report, Error> {
+    let mut last = None;
+    for line in std::io::stdin().lines() {
+        line.map_err(Error::Input)?;
+        let report = turn(options, plan, engine)?;
+        report.write(options.json.as_deref())?;
+        last = Some(report);
+        if engine.stop.load(Ordering::Relaxed) {
+            break;
         }
     }
-    Ok(report)
+    last.ok_or_else(|| Error::Input(std::io::ErrorKind::UnexpectedEof.into()))
 }
 
 /// What was timed in the measured stretch.
