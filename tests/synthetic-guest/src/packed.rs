@@ -135,13 +135,7 @@ impl PackedRing {
     pub(crate) fn add_ones(&mut self, count: usize, mut next: impl FnMut(usize) -> (u32, Segment)) -> usize {
         let count = count.min(usize::from(self.free_descriptors));
         if self.options.indirect == Indirect::Always || self.options.in_order || count == 0 {
-            for n in 0..count {
-                let (token, segment) = next(n);
-                if !self.add(token, &[segment]) {
-                    return n;
-                }
-            }
-            return count;
+            return self.add_each(count, &mut next);
         }
         // Positions are local: half words that are neighbours in memory would be read together, and wait for stores.
         let (mut at, mut wrap, size) = (self.next_avail, self.avail_wrap, self.size);
@@ -170,6 +164,18 @@ impl PackedRing {
         self.in_flight += count;
         self.free_descriptors -= count as u16;
         self.unpublished += count as u16;
+        count
+    }
+
+    /// The same, one by one.
+    #[inline(never)]
+    fn add_each(&mut self, count: usize, next: &mut dyn FnMut(usize) -> (u32, Segment)) -> usize {
+        for n in 0..count {
+            let (token, segment) = next(n);
+            if !self.add(token, &[segment]) {
+                return n;
+            }
+        }
         count
     }
 

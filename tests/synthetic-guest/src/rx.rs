@@ -66,7 +66,8 @@ pub struct Received<'a> {
     /// (offset in `memory`, bytes) of each piece.
     pieces: &'a [(usize, usize)],
     len: usize,
-    header: [u8; 12],
+    /// Where in `memory` the header is, and its length: 0 when nobody looks at it.
+    header: (usize, usize),
 }
 
 impl Received<'_> {
@@ -78,7 +79,10 @@ impl Received<'_> {
 
     /// The virtio-net header; `num_buffers` is 0 with a 10-byte header.
     pub fn header(&self) -> Offload {
-        Offload::from_bytes(self.header)
+        let (at, len) = self.header;
+        let mut bytes = [0; 12];
+        self.memory.read(at, &mut bytes[..len]);
+        Offload::from_bytes(bytes)
     }
 
     /// Number of ring buffers the frame spans.
@@ -256,7 +260,7 @@ impl RxQueue {
     /// Hands up to `max` frames to `take`, puts their buffers back and returns how many there were.
     #[inline]
     pub fn recv_burst(&mut self, max: usize, mut take: impl FnMut(&Received<'_>)) -> usize {
-        let mut count = 0;
+        let (mut count, mut bytes) = (0, 0);
         let mut polled = 0;
         if self.attention == Attention::Asleep {
             return 0;
@@ -267,12 +271,17 @@ impl RxQueue {
             polled += found;
             let mut rest = batch[..found].iter();
             while let Some(used) = rest.next() {
-                count += usize::from(self.hand_out(*used, &mut rest, &mut take));
+                if let Some(len) = self.hand_out(*used, &mut rest, &mut take) {
+                    count += 1;
+                    bytes += len;
+                }
             }
             if found < BATCH {
                 break;
             }
         }
+        self.stats.frames += count as u64;
+        self.stats.bytes += bytes as u64;
         if polled > 0 {
             if self.auto_refill && self.free.len() >= self.refill_at {
                 self.fill(usize::MAX);
@@ -329,46 +338,46 @@ impl RxQueue {
         found
     }
 
-    /// Hands the frame that starts in buffer `first` to `take`; `false` when the device got it wrong.
+    /// Hands the frame that starts in buffer `first` to `take`; its length, or `None` when the device got it wrong.
     #[inline]
     fn hand_out(
         &mut self,
         first: Used,
         rest: &mut std::slice::Iter<'_, Used>,
         take: &mut impl FnMut(&Received<'_>),
-    ) -> bool {
+    ) -> Option<usize> {
         let (at, len) = (first.token as usize * self.stride, first.len as usize);
         if len < self.header_len || len > self.buffer_len {
             self.stats.bad_frames += 1;
-            return false;
+            return None;
         }
-        let piece = (at + self.header_len, len - self.header_len);
-        let mut header = [0; 12];
-        if !self.blind {
-            header = self.header(at);
-            let buffers = num_buffers(&header);
+        let single = [(at + self.header_len, len - self.header_len)];
+        let (mut pieces, mut len, mut header_len) = (single.as_slice(), single[0].1, self.header_len);
+        if self.blind {
+            header_len = 0;
+        } else {
+            let buffers = self.num_buffers(at);
             if self.mergeable && buffers != 1 {
-                return self.hand_out_pieces(piece, header, rest, take);
+                len = self.gather(single[0], buffers, rest)?;
+                pieces = &self.pieces;
+            } else {
+                // virtio 1.2 §5.1.6.4.1 wants num_buffers to be 1 where it exists. Drivers do not care, and DPDK leaves what
+                // was there.
+                self.stats.bad_num_buffers += u64::from(header_len == 12 && buffers != 1);
             }
-            // virtio 1.2 §5.1.6.4.1 wants num_buffers to be 1 where it exists. Drivers do not care, and DPDK leaves what
-            // was there.
-            self.stats.bad_num_buffers += u64::from(self.header_len == 12 && buffers != 1);
         }
-        self.stats.frames += 1;
-        self.stats.bytes += piece.1 as u64;
-        take(&Received { memory: &self.memory, pieces: &[piece], len: piece.1, header });
-        true
+        take(&Received { memory: &self.memory, pieces, len, header: (at, header_len) });
+        Some(len)
     }
 
-    #[inline]
-    fn header(&self, at: usize) -> [u8; 12] {
-        let mut bytes = [0; 12];
-        // Lengths that the compiler knows: no call to memcpy.
-        match self.header_len {
-            12 => self.memory.read(at, &mut bytes),
-            _ => self.memory.read(at, &mut bytes[..10]),
+    /// What the header at `at` says of the buffers that its frame is in; 0 where headers do not say it.
+    #[inline(always)]
+    fn num_buffers(&self, at: usize) -> u16 {
+        let mut bytes = [0; 2];
+        if self.header_len == 12 {
+            self.memory.read(at + 10, &mut bytes);
         }
-        bytes
+        u16::from_le_bytes(bytes)
     }
 
     /// Takes up to `max` frames of one buffer each and lends the buffers to `lend`, which gets the buffer's number, its
@@ -387,7 +396,7 @@ impl RxQueue {
         for used in &batch[..found] {
             let (at, len) = (used.token as usize * self.stride, used.len as usize);
             let sound = (self.header_len..=self.buffer_len).contains(&len);
-            let buffers = if sound && self.mergeable { num_buffers(&self.header(at)) } else { 1 };
+            let buffers = if sound && self.mergeable { self.num_buffers(at) } else { 1 };
             let kept = if skip > 0 {
                 skip -= 1;
                 false
@@ -433,35 +442,30 @@ impl RxQueue {
         self.header_len
     }
 
-    /// The same for a frame in several buffers.
-    fn hand_out_pieces(
+    /// Takes the other buffers of a frame that is in several, which begins with the piece `first`: its length.
+    #[inline(never)]
+    fn gather(
         &mut self,
         first: (usize, usize),
-        header: [u8; 12],
+        buffers: u16,
         rest: &mut std::slice::Iter<'_, Used>,
-        take: &mut impl FnMut(&Received<'_>),
-    ) -> bool {
+    ) -> Option<usize> {
         self.pieces.clear();
         self.pieces.push(first);
-        let buffers = num_buffers(&header);
         let mut good = buffers > 0;
         for _ in 1..buffers {
             let Some(used) = rest.next().copied().or_else(|| self.take_another()) else {
                 self.stats.incomplete += 1;
-                return false;
+                return None;
             };
             good &= used.len > 0 && used.len as usize <= self.buffer_len;
             self.pieces.push((used.token as usize * self.stride, (used.len as usize).min(self.buffer_len)));
         }
         if !good {
             self.stats.bad_frames += 1;
-            return false;
+            return None;
         }
-        let len = self.pieces.iter().map(|p| p.1).sum();
-        self.stats.frames += 1;
-        self.stats.bytes += len as u64;
-        take(&Received { memory: &self.memory, pieces: &self.pieces, len, header });
-        true
+        Some(self.pieces.iter().map(|p| p.1).sum())
     }
 
     fn take_another(&mut self) -> Option<Used> {
@@ -515,11 +519,6 @@ impl RxQueue {
     pub(crate) fn parts(&self) -> (&Ring, &Bell) {
         (&self.ring, &self.bell)
     }
-}
-
-#[inline(always)]
-fn num_buffers(header: &[u8; 12]) -> u16 {
-    u16::from_le_bytes([header[10], header[11]])
 }
 
 #[inline]

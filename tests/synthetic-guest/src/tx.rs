@@ -104,6 +104,8 @@ pub struct TxStats {
 
 /// Buffers at the beginning of a burst whose first lines are fetched before any is filled.
 const PREFETCH: usize = 32;
+/// Frames that are written before their descriptors are.
+const BATCH: usize = 32;
 
 /// The transmit queue of a queue pair.
 pub struct TxQueue {
@@ -190,20 +192,11 @@ impl TxQueue {
         let count = count.min(self.free.len());
         let mut queued = 0;
         if self.shape == TxShape::OneBuffer {
+            let count = count.min(self.ring.free_descriptors());
             self.fetch(count);
-            let (free, buffers, header_len) = (&self.free, &self.buffers, self.header_len);
-            let (slot_size, mut bytes) = (self.slot_size, 0);
-            queued = self.ring.add_ones(count, |number| {
-                let index = free.peek(number);
-                let at = index as usize * slot_size;
-                let mut slot = Slot { buffers, at, capacity: slot_size - FRAME_AT, header_len, index };
-                let len = fill(number, &mut slot);
-                assert!(len <= slot.capacity, "a frame does not fit into its transmit buffer");
-                bytes += len as u64;
-                let addr = buffers.guest() + (at + FRAME_AT - header_len) as u64;
-                (index, Segment { addr, len: (header_len + len) as u32, writable: false })
-            });
-            self.stats.bytes += bytes;
+            while queued < count {
+                queued += self.queue_some(queued, (count - queued).min(BATCH), &mut fill);
+            }
         } else {
             while queued < count && self.queue_shaped(queued, &mut fill) {
                 queued += 1;
@@ -214,8 +207,36 @@ impl TxQueue {
         queued
     }
 
+    /// Queues `count` frames of one segment, at most [`BATCH`], in the free buffers from the `first`th on: first all frames, then all descriptors.
+    #[inline(always)]
+    fn queue_some(
+        &mut self,
+        first: usize,
+        count: usize,
+        fill: &mut impl FnMut(usize, &mut Slot<'_>) -> usize,
+    ) -> usize {
+        let (free, buffers, header_len, slot_size) = (&self.free, &self.buffers, self.header_len, self.slot_size);
+        let (mut lens, mut bytes) = ([0; BATCH], 0);
+        for (number, place) in (first..).zip(&mut lens[..count]) {
+            let index = free.peek(number);
+            let at = index as usize * slot_size;
+            let mut slot = Slot { buffers, at, capacity: slot_size - FRAME_AT, header_len, index };
+            let len = fill(number, &mut slot);
+            assert!(len <= slot.capacity, "a frame does not fit into its transmit buffer");
+            *place = (header_len + len) as u32;
+            bytes += len as u64;
+        }
+        self.stats.bytes += bytes;
+        let base = buffers.guest() + (FRAME_AT - header_len) as u64;
+        self.ring.add_ones(count, |number| {
+            let index = free.peek(first + number);
+            (index, Segment { addr: base + (index as usize * slot_size) as u64, len: lens[number], writable: false })
+        })
+    }
+
     /// Queues a frame of several segments in the `number`th free buffer; `false` when the ring is full.
-    fn queue_shaped(&mut self, number: usize, fill: &mut impl FnMut(usize, &mut Slot<'_>) -> usize) -> bool {
+    #[inline(never)]
+    fn queue_shaped(&mut self, number: usize, fill: &mut dyn FnMut(usize, &mut Slot<'_>) -> usize) -> bool {
         let index = self.free.peek(number);
         let at = index as usize * self.slot_size;
         let capacity = self.slot_size - FRAME_AT;

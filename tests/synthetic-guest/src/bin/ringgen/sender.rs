@@ -22,6 +22,17 @@ impl Filled {
     pub(crate) fn new(buffers: u32) -> Self {
         Filled { kinds: vec![u32::MAX; buffers as usize], known: 0 }
     }
+
+    /// Has a buffer hold the frame of this kind, but for the stamp.
+    #[inline(always)]
+    fn hold(&mut self, slot: &mut Slot<'_>, kind: u32, template: &Template) {
+        let holds = &mut self.kinds[slot.index() as usize];
+        if *holds != kind {
+            slot.header(template.offload());
+            slot.write(0, template.bytes());
+            *holds = kind;
+        }
+    }
 }
 
 /// A frame of the round.
@@ -180,7 +191,10 @@ impl Sender {
             self.announce_probe(receivers, now);
         }
         let time_ns = if self.verify == Verify::Full { clock.ns(0, now) } else { 0 };
-        let sent = tx.send_with(count, |_, slot| self.fill(slot, filled, time_ns));
+        let sent = match (&self.kinds[..], &mut self.streams[..], self.verify) {
+            ([kind], [stream], Verify::Order) => send_alike(tx, filled, count, (kind, self.first_kind), stream, self.stamp_at),
+            _ => tx.send_with(count, |_, slot| self.fill(slot, filled, time_ns)),
+        };
         self.pacer.sent(sent);
         self.sent += sent as u64;
         sent
@@ -218,23 +232,13 @@ impl Sender {
         let number = self.cursor;
         let kind = &self.kinds[number];
         self.cursor = if number + 1 == self.kinds.len() { 0 } else { number + 1 };
-        let holds = &mut filled.kinds[slot.index() as usize];
-        let number = self.first_kind + number as u32;
-        if *holds != number {
-            slot.header(kind.template.offload());
-            slot.write(0, kind.template.bytes());
-            *holds = number;
-        }
+        filled.hold(slot, self.first_kind + number as u32, &kind.template);
         let stream = &mut self.streams[kind.flow];
         let sequence = stream.next;
         stream.next += 1;
         match self.verify {
             Verify::None => {}
-            Verify::Order => {
-                let (word, sum) = ShortStamp { flow: stream.id, sequence }.to_words(stream.key);
-                slot.write(self.stamp_at, &word.to_le_bytes());
-                slot.write(self.stamp_at + 8, &sum.to_le_bytes());
-            }
+            Verify::Order => write_short_stamp(slot, self.stamp_at, ShortStamp { flow: stream.id, sequence }, stream.key),
             Verify::Full => slot.write(self.stamp_at, &kind.template.stamp_bytes(sequence, time_ns)),
         }
         kind.len
@@ -258,6 +262,33 @@ impl Sender {
     pub(crate) fn flows(&self) -> impl Iterator<Item = (Option<usize>, u16, u64)> + '_ {
         self.streams.iter().map(|s| (s.to, s.id, s.next))
     }
+}
+
+/// Sends up to `count` frames of a sender that has only one, which is `kind`: nothing of the sender is looked up for each of them.
+#[inline]
+fn send_alike(
+    tx: &mut TxQueue,
+    filled: &mut Filled,
+    count: usize,
+    (kind, number): (&Kind, u32),
+    stream: &mut Stream,
+    stamp_at: usize,
+) -> usize {
+    let (flow, key, first) = (stream.id, stream.key, stream.next);
+    let sent = tx.send_with(count, |nth, slot| {
+        filled.hold(slot, number, &kind.template);
+        write_short_stamp(slot, stamp_at, ShortStamp { flow, sequence: first + nth as u64 }, key);
+        kind.len
+    });
+    stream.next += sent as u64;
+    sent
+}
+
+#[inline(always)]
+fn write_short_stamp(slot: &mut Slot<'_>, at: usize, stamp: ShortStamp, key: u64) {
+    let (word, sum) = stamp.to_words(key);
+    slot.write(at, &word.to_le_bytes());
+    slot.write(at + 8, &sum.to_le_bytes());
 }
 
 /// Frames in the round of a sender of so many flows.
