@@ -40,7 +40,7 @@ pub use interrupt::{interrupt, join};
 pub use memory::{GuestMemory, GuestSlice, MemoryError, MemorySlot, RingWatch, Source, full_fence as fence};
 pub use moderation::{FIXED_BATCH, Moderation};
 pub use net_header::{Gso, NET_HEADER_MAX, Offload};
-pub use packet::{BURST_BYTES, BURST_PACKETS, Burst, BurstBuffer, FRAME_MAX, FRAME_MIN, Packet, Run, View};
+pub use packet::{BURST_BYTES, BURST_PACKETS, Burst, BurstBuffer, FRAME_MAX, FRAME_MIN, Packet, Run, SHORT_MAX, View};
 pub use queue::QueuePair;
 pub use ring::{RingError, RingSetup};
 pub use rx::RxQueue;

@@ -125,6 +125,12 @@ impl Offload {
         !self.needs_csum && !self.data_valid && self.gso == Gso::None
     }
 
+    /// The same, but equal to [`Offload::NONE`] where there is nothing to be done and nothing to be said.
+    #[inline]
+    pub fn essence(&self) -> Self {
+        if self.is_plain() { Self::NONE } else { *self }
+    }
+
     /// Moves the checksum's place when `delta` bytes of VLAN tag were put in (or, negative, taken out) before it.
     #[inline]
     pub fn shift(&mut self, delta: i16) {

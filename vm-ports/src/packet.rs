@@ -26,6 +26,8 @@ pub(crate) const CHAIN_SEGMENTS: usize = 256;
 pub(crate) const SNAPSHOT_MAX: usize = 192;
 /// Header bytes kept of any other packet: enough to classify it and to hash its flow.
 const SNAPSHOT_PLAIN: usize = 64;
+/// Bytes of the longest packet that [`Packet::short`] gives as it is: one of which the snapshot is all, and a line of the CPU's caches.
+pub const SHORT_MAX: usize = SNAPSHOT_PLAIN;
 /// Room before the snapshot to push one VLAN tag into.
 const HEADROOM: usize = VLAN_BYTES;
 /// A snapshot begins before this: room to take a few tags off.
@@ -99,6 +101,16 @@ impl Packet {
     #[inline]
     pub fn is_short(&self) -> bool {
         self.short
+    }
+
+    /// The whole frame and, after it, whatever lies behind it there, where it [is short](Packet::is_short) and has no more than
+    /// [`SHORT_MAX`] bytes: what is always as long takes four moves to copy.
+    #[inline]
+    pub fn short(&self) -> Option<&[u8; SHORT_MAX]> {
+        if !self.short || self.len() > SHORT_MAX {
+            return None;
+        }
+        self.head[self.start()..].first_chunk()
     }
 
     /// The snapshot: the first bytes of the frame, at least its Ethernet header.
@@ -319,6 +331,43 @@ impl<'a> Burst<'a> {
             self.segments.truncate(first);
         }
         sealed
+    }
+
+    /// Appends frames that lie in this process's own memory, in one piece each, and of which the same is to be said; up to the first that
+    /// [`Burst::push_frame`] would refuse. Returns how many.
+    #[inline]
+    pub fn push_frames(&mut self, frames: impl Iterator<Item = &'a [u8]>, offload: Offload) -> usize {
+        if !self.has_segments() {
+            return 0;
+        }
+        // A loop of its own where there is nothing to be said: it does not look at what.
+        if offload == Offload::NONE {
+            self.seal_frames(frames, Offload::NONE)
+        } else {
+            self.seal_frames(frames, offload)
+        }
+    }
+
+    #[inline(always)]
+    fn seal_frames(&mut self, frames: impl Iterator<Item = &'a [u8]>, offload: Offload) -> usize {
+        let (mut count, mut bytes) = (0, self.bytes);
+        for (packet, frame) in self.packets[self.count..self.most].iter_mut().zip(frames) {
+            if bytes >= BURST_BYTES || !(FRAME_MIN..=FRAME_MAX).contains(&frame.len()) {
+                break;
+            }
+            let tail = packet.take(frame.into(), offload, self.segments.len());
+            if !packet.checksum_is_inside() {
+                break;
+            }
+            if !tail.is_empty() {
+                self.segments.push(tail);
+            }
+            count += 1;
+            bytes += frame.len();
+        }
+        self.count += count;
+        self.bytes = bytes;
+        count
     }
 
     /// Where a source appends the parts of the next packet, before it calls [`Burst::seal`].

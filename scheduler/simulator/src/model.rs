@@ -12,8 +12,8 @@ pub struct Model {
     /// Nanoseconds of a packet that stays on one core: 1518 B, split rings, 7.02 Mpps from guest to guest (`make bench-peers` on 2 CPUs of an Intel Xeon,
     /// commit 2109831: experiments/README.md, "Sidecore beside others"). On the machine of README's table it would be 172 (5.81 Mpps).
     pub packet_ns: f64,
-    /// Nanoseconds more on the sending core for a packet to a guest of another core. ARCHITECTURE, "What is left": across cores takes 2.7 to 2.8 times
-    /// as long; here 2.75 times, the difference in equal parts on both cores.
+    /// Nanoseconds more on the sending core for a packet to a guest of another core: across cores took 2.75 times as long when policies were compared
+    /// (less by now: ARCHITECTURE, "What is left"), the difference in equal parts on both cores.
     pub send_ns: f64,
     /// The same on the receiving core.
     pub receive_ns: f64,

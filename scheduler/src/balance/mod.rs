@@ -50,7 +50,7 @@ impl Default for Settings {
             moves: 16,
             send_cycles: 150,
             receive_cycles: 150,
-            // Across cores takes 2.75 times as long (ARCHITECTURE, "Speed").
+            // Across cores took 2.75 times as long when this was set. It is less by now (ARCHITECTURE, "Speed").
             crossing: 0.87,
             remote: 0.3,
             sibling: 0.5,

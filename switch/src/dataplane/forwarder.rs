@@ -14,7 +14,7 @@ use super::accounting::{Charge, SourceId};
 use super::held::HeldCall;
 use super::ports::{PortEntry, PortTable};
 use super::turns::cost;
-use super::xcore::{Errand, Label};
+use super::xcore::{Errand, Group, Groups, Label};
 use crate::forwarding::{
     DropReason, Fdb, Frame, Ingress, Learned, MacAddr, Now, PortId, Tables, Target, TokenBucket, VlanId, decide,
 };
@@ -172,12 +172,8 @@ impl Forwarder {
             out.deliver(entry, receiver, burst, index, &mut ingress, (origin.source, Charge::Unicast));
             return;
         }
-        let label = out.label(Errand::Deliver(port), table.version(), origin, ingress, burst.view(index));
-        if out.hand_over(usize::from(receiver.core), burst.view(index), label) {
-            out.counters.source(origin.source).handed.add(1);
-        } else {
-            out.counters.source(origin.source).settle(Charge::Unicast, Err(DropReason::XcoreFull));
-        }
+        let way = (usize::from(receiver.core), port);
+        out.hand_over_run(way, table.version(), burst, index..index + 1, origin, ingress);
     }
 
     /// Copies to every other port of the VLAN: here for the ports this core serves, through one copy to each other core for the rest.
@@ -202,8 +198,8 @@ impl Forwarder {
         let floods = others.into_iter().enumerate().filter(|(_, copies)| *copies > 0);
         let floods = floods.map(|(core, copies)| (core, copies, Errand::Flood { copies }));
         for (core, copies, errand) in floods.chain(awaited.map(|port| (out.me, 1, Errand::Copy(port)))) {
-            let label = out.label(errand, table.version(), origin, ingress, burst.view(index));
-            if !out.hand_over(core, burst.view(index), label) {
+            let label = out.label(errand, table.version(), origin, ingress);
+            if out.hand_over(core, burst.view(index).into(), &label) == 0 {
                 out.drop_copies(origin.source, copies, DropReason::XcoreFull);
             }
         }
@@ -230,50 +226,72 @@ impl Forwarder {
     pub(super) fn receive(
         &mut self,
         burst: &mut Burst<'_>,
-        labels: &ArrayVec<Label, BURST_PACKETS>,
+        groups: &Groups<'_>,
         from: usize,
     ) -> ArrayVec<(usize, Errand), BURST_PACKETS> {
-        let Self { table, out, .. } = self;
         let mut parked = ArrayVec::new();
+        let mut groups = groups.iter().peekable();
         let mut next = 0;
-        while let Some(label) = labels.get(next) {
-            let index = next;
-            next += 1;
-            let mut ingress = label.ingress;
+        while let Some(&Group { label, packets }) = groups.next() {
+            let Self { table, out, .. } = &mut *self;
+            let first = next;
+            next += packets;
             let (port, charge) = match label.errand {
                 Errand::Deliver(port) => (port, Charge::Arrived),
                 Errand::Copy(port) => (port, Charge::Copy),
                 Errand::Flood { copies } => {
-                    let awaited = out.receive_flood(table, burst, index, (label, copies), from);
-                    parked.extend(awaited.map(|port| (index, Errand::Copy(port))));
+                    for index in first..next {
+                        let awaited = out.receive_flood(table, burst, index, (label, copies), from);
+                        parked.extend(awaited.map(|port| (index, Errand::Copy(port))));
+                    }
                     continue;
                 }
             };
             if let Some(exit @ (Exit::Guest(_) | Exit::Uplink(_))) =
-                table.get(port).and_then(|entry| out.exit(entry, ingress, from))
+                table.get(port).and_then(|entry| out.exit(entry, label.ingress, from))
             {
-                next += labels[next..].iter().take_while(|other| other.goes_with(label)).count();
-                out.leave(exit, burst, index..next, label.source, charge);
+                while let Some(other) = groups.next_if(|other| other.label.goes_with(label)) {
+                    next += other.packets;
+                }
+                out.leave(exit, burst, first..next, label.source, charge);
                 continue;
             }
-            let found = match table.get(port) {
-                Some(entry) => out.receiver(entry, burst.view(index), from).map(|receiver| (entry, receiver)),
-                None => Err(DropReason::PortGone),
-            };
-            match found {
-                Ok((entry, receiver)) if out.owner(entry.id, receiver, label.table) == out.me => {
-                    if out.awaits(entry.id, receiver.queue) {
-                        parked.push((index, label.errand));
-                    } else {
-                        out.deliver(entry, receiver, burst, index, &mut ingress, (label.source, charge));
-                    }
+            for index in first..next {
+                if self.receive_one(burst, index, label, (port, charge), from) {
+                    parked.push((index, label.errand));
                 }
-                // The receiver left this core while the packet was under way.
-                Ok(_) => out.counters.source(label.source).settle(charge, Err(DropReason::ReceiverNotReady)),
-                Err(reason) => out.counters.source(label.source).settle(charge, Err(reason)),
             }
         }
         parked
+    }
+
+    /// Delivers one packet of it through one port. Whether it has to wait instead.
+    fn receive_one(
+        &mut self,
+        burst: &mut Burst<'_>,
+        index: usize,
+        label: &Label,
+        (port, charge): (PortId, Charge),
+        from: usize,
+    ) -> bool {
+        let Self { table, out, .. } = self;
+        let found = match table.get(port) {
+            Some(entry) => out.receiver(entry, burst.view(index), from).map(|receiver| (entry, receiver)),
+            None => Err(DropReason::PortGone),
+        };
+        match found {
+            Ok((entry, receiver)) if out.owner(entry.id, receiver, label.table) == out.me => {
+                if out.awaits(entry.id, receiver.queue) {
+                    return true;
+                }
+                let mut ingress = label.ingress;
+                out.deliver(entry, receiver, burst, index, &mut ingress, (label.source, charge));
+            }
+            // The receiver left this core while the packet was under way.
+            Ok(_) => out.counters.source(label.source).settle(charge, Err(DropReason::ReceiverNotReady)),
+            Err(reason) => out.counters.source(label.source).settle(charge, Err(reason)),
+        }
+        false
     }
 }
 

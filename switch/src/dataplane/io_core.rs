@@ -9,7 +9,6 @@ mod uplinks;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use arrayvec::ArrayVec;
 use config::Mode;
 use pmd_bindings::tsc;
 use ringbuf::HeapCons;
@@ -28,7 +27,7 @@ use super::rota::Rota;
 use super::sleep::{Bed, Bells, Patience};
 use super::turns::{BurstLength, Credit, Rounds, Share, cost};
 use super::waiting::Waiting;
-use super::xcore::{FromCore, Label, Links};
+use super::xcore::{FromCore, Groups, Links};
 use crate::forwarding::{Fdb, Now, PortId, TokenBucket};
 
 /// Every so many rounds a few buckets of the FDB are aged, so that its cost is spread thin.
@@ -427,23 +426,25 @@ impl IoCore {
     fn receive(&mut self, core: usize, clock: &impl Fn() -> u64) -> bool {
         let Self { from, forwarder, buffer, counters, progress, sampler, done_at, burst_length, .. } = self;
         let Some(Some(link)) = from.get_mut(core) else { return false };
-        let mut labels = ArrayVec::<Label, BURST_PACKETS>::new();
-        let mut burst = Burst::up_to(burst_length.packets(), buffer);
-        let chunks = link.pull(&mut burst, &mut labels);
-        counters.received_packets.add(labels.len() as u64);
+        let mut groups = Groups::new();
+        // While packets may have to be parked, chunks are emptied whole.
+        let most = if forwarder.out.awaits_any() { BURST_PACKETS } else { burst_length.packets() };
+        let mut burst = Burst::up_to(most, buffer);
+        let taken = link.pull(&mut burst, &mut groups);
+        let (packets, since) = (burst.len(), groups.first().map_or(*done_at, |group| group.label.since));
+        counters.received_packets.add(packets as u64);
         let sampled = sampler.is_due();
         forwarder.out.taps.begin_burst(*done_at);
-        let parked = forwarder.receive(&mut burst, &labels, core);
-        drop(burst);
+        let parked = forwarder.receive(&mut burst, &groups, core);
+        drop((burst, groups));
         if sampled {
             forwarder.out.note_buffers();
         }
         forwarder.finish(None, *done_at);
-        let place = if parked.is_empty() { link.release(chunks) } else { link.release_or_park(chunks, &parked) };
+        let place = if parked.is_empty() { link.release(taken) } else { link.release_or_park(taken, &parked) };
         progress.delivered(core, forwarder.out.me(), place);
         if sampled {
-            let since = labels.first().map_or(self.done_at, |label| label.since);
-            self.note_latency((since, clock()), labels.len(), self.counters.handed_over.get());
+            self.note_latency((since, clock()), packets, self.counters.handed_over.get());
         }
         true
     }

@@ -1,10 +1,12 @@
 //! From one I/O core to another: an arena of fixed chunks that go round between the two, full one way and empty the other.
 //!
-//! The sending core copies a packet into chunks and is done with it; no guest pointer crosses. The chunks come back when the
-//! packet has been delivered. When none is left the packet is dropped and counted: no core ever waits for another.
+//! The sending core copies packets into chunks and is done with them; no guest pointer crosses. A chunk comes back when its
+//! packets have been delivered. When none is left the packet is dropped and counted: no core ever waits for another.
 //!
 //! While a queue pair moves, what comes for it to its new core is *parked* there until the pair has arrived: the chunks wait beside the ring,
 //! in their order, and what is behind them goes on. A core has a ring to itself too, for what it forwards to such a queue pair.
+
+mod chunk;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,22 +14,21 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 use ringbuf::traits::{Consumer, Observer, Producer, Split};
 use ringbuf::{HeapCons, HeapProd, HeapRb};
-use vm_ports::{BURST_PACKETS, Burst, FRAME_MAX, Offload, View};
+use vm_ports::{BURST_BYTES, BURST_PACKETS, Burst, FRAME_MAX, Run, View};
 
+use self::chunk::{CHUNK_BYTES, Chunk};
 use super::accounting::SourceId;
 use super::handover::{Progress, TableVersion};
 use super::mailbox::Handed;
 use crate::forwarding::{Ingress, LearnMessage, PortId};
 
-/// Bytes of one chunk: a standard frame fits into one.
-const CHUNK_BYTES: usize = 2048;
 /// Chunks between all pairs of cores together, about.
 const CHUNKS_TOTAL: usize = 16 << 10;
 /// Chunks between two cores, at the least (two of the largest packets) and at the most.
 const CHUNKS_MIN: usize = 2 * FRAME_MAX.div_ceil(CHUNK_BYTES);
 const CHUNKS_MAX: usize = 2048;
 /// Chunks between an I/O thread of a guest and another core, at the most, and all of these together, about, in a switch of as many cores as
-/// there are then. Where most cores are such threads all of them together have more, up to 850 MiB for 63 of them: each was made for those before it.
+/// there are then. Where most cores are such threads all of them together have more, up to 900 MiB for 63 of them: each was made for those before it.
 const TRAP_CHUNKS_MAX: usize = 256;
 const TRAP_CHUNKS_TOTAL: usize = 128 << 10;
 /// Learn messages that can be under way between two cores.
@@ -44,8 +45,8 @@ pub(super) enum Errand {
     Copy(PortId),
 }
 
-/// Everything about a packet but its bytes.
-#[derive(Clone, Copy, Debug)]
+/// Everything about a packet but its bytes and what is to be done to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Label {
     pub(super) errand: Errand,
     pub(super) source: SourceId,
@@ -56,7 +57,6 @@ pub(super) struct Label {
     /// The port table it was sent by.
     pub(super) table: TableVersion,
     pub(super) ingress: Ingress,
-    pub(super) offload: Offload,
 }
 
 impl Label {
@@ -70,18 +70,30 @@ impl Label {
     }
 }
 
-/// A piece of a packet. The label of its first piece is the packet's.
-struct Chunk {
-    label: Option<Label>,
-    /// Whether the packet ends here.
-    last: bool,
-    len: u16,
-    bytes: [u8; CHUNK_BYTES],
+/// Packets of a burst with one label.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Group<'a> {
+    pub(super) label: &'a Label,
+    /// How many: one at least.
+    pub(super) packets: usize,
 }
 
-impl Chunk {
-    fn boxed() -> Box<Self> {
-        Box::new(Self { label: None, last: true, len: 0, bytes: [0; CHUNK_BYTES] })
+/// The groups of a burst, in its order.
+pub(super) type Groups<'a> = ArrayVec<Group<'a>, BURST_PACKETS>;
+
+/// What a burst was made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Taken {
+    /// Whole chunks.
+    chunks: usize,
+    /// Packets of the chunk after them. None, where a burst may have [`BURST_PACKETS`]: as many as are in a chunk fit into it.
+    packets: usize,
+}
+
+impl Taken {
+    /// Whether there was nothing.
+    pub(super) fn is_nothing(self) -> bool {
+        self == Self::default()
     }
 }
 
@@ -192,10 +204,24 @@ pub(super) fn connect(cores: usize) -> (Vec<Links>, Arc<Progress>) {
 }
 
 impl ToCore {
-    /// Copies a packet for the other core, which sees it after [`ToCore::flush`]. False, and nothing done, where there is no room.
-    pub(super) fn push(&mut self, view: View<'_>, label: Label) -> bool {
-        let len = view.packet().len();
-        let needed = chunks(len);
+    /// Copies packets that go the same way for the other core, which sees them after [`ToCore::flush`]. Returns for how many there was room.
+    #[inline]
+    pub(super) fn push_run(&mut self, run: Run<'_>, label: &Label) -> usize {
+        let (mut rest, mut pushed) = (run, 0);
+        loop {
+            let appended = self.filled.last_mut().map_or(0, |chunk| chunk.append(rest, label));
+            pushed += appended;
+            rest = rest.after(appended);
+            let Some(view) = rest.views().next() else { return pushed };
+            pushed += usize::from(self.push(view, label));
+            rest = rest.after(1);
+        }
+    }
+
+    /// Copies a packet into chunks that nothing is in. False, and nothing done, where there are too few.
+    #[inline]
+    fn push(&mut self, view: View<'_>, label: &Label) -> bool {
+        let needed = chunks(view.packet().len());
         if self.filled.is_empty() || self.empty.len() < needed {
             // At the beginning of each burst, so that the chunks used last are used next: few of them go round, and stay in the caches.
             self.empty.extend(self.empty_ring.pop_iter());
@@ -205,13 +231,7 @@ impl ToCore {
         }
         for piece in 0..needed {
             let Some(mut chunk) = self.empty.pop() else { return false };
-            let copied = match piece {
-                0 => view.read(&mut chunk.bytes),
-                _ => view.copy_to(piece * CHUNK_BYTES, &mut chunk.bytes),
-            };
-            chunk.len = copied as u16;
-            chunk.last = piece + 1 == needed;
-            chunk.label = (piece == 0).then_some(label);
+            chunk.begin(view, label, piece);
             self.filled.push(chunk);
         }
         true
@@ -271,57 +291,64 @@ impl FromCore {
         self.pairs.try_pop()
     }
 
-    /// Makes a burst of what is waiting. Returns how many chunks it is in, for [`FromCore::release`].
-    pub(super) fn pull<'a>(&'a self, burst: &mut Burst<'a>, labels: &mut ArrayVec<Label, BURST_PACKETS>) -> usize {
+    /// Makes a burst of what is waiting. Returns what it is made of, for [`FromCore::release`].
+    pub(super) fn pull<'a>(&'a self, burst: &mut Burst<'a>, groups: &mut Groups<'a>) -> Taken {
         let (first, second) = self.full_ring.as_slices();
-        gather(first.iter().chain(second), burst, labels)
+        gather(first.iter().chain(second), burst, groups)
     }
 
-    /// Sends the first `chunks` chunks back: their packets have been delivered. Returns the ring's place: chunks delivered or parked, ever.
-    pub(super) fn release(&mut self, chunks: usize) -> u64 {
+    /// Sends chunks back whose packets have been delivered. Returns the ring's place: chunks delivered or parked, ever.
+    pub(super) fn release(&mut self, taken: Taken) -> u64 {
         let Self { full_ring, empty_ring, .. } = self;
-        empty_ring.push_iter(full_ring.pop_iter().take(chunks));
-        self.delivered += chunks as u64;
-        self.delivered
-    }
-
-    /// The same, but for packets that are to be parked: their numbers in the burst, rising, and what they are for.
-    pub(super) fn release_or_park(&mut self, chunks: usize, parked: &[(usize, Errand)]) -> u64 {
-        let mut parked = parked.iter().peekable();
-        let mut packet = 0;
-        for mut chunk in self.full_ring.pop_iter().take(chunks) {
-            let last = chunk.last;
-            match parked.peek().filter(|(index, _)| *index == packet) {
-                Some((_, errand)) => {
-                    if let Some(label) = &mut chunk.label {
-                        label.errand = *errand;
-                    }
-                    self.parked.push_back(chunk);
-                    parked.next_if(|_| last);
-                }
-                None => {
-                    // There is a place for every chunk.
-                    let _ = self.empty_ring.try_push(chunk);
-                }
-            }
-            packet += usize::from(last);
+        empty_ring.push_iter(full_ring.pop_iter().take(taken.chunks));
+        if taken.packets > 0
+            && let Some(chunk) = full_ring.first_mut()
+        {
+            chunk.take(taken.packets);
         }
-        self.delivered += chunks as u64;
+        self.delivered += taken.chunks as u64;
         self.delivered
     }
 
-    /// The same as [`FromCore::pull`], of what was parked; [`FromCore::release_parked`] comes next.
-    pub(super) fn pull_parked<'a>(
-        &'a self,
-        burst: &mut Burst<'a>,
-        labels: &mut ArrayVec<Label, BURST_PACKETS>,
-    ) -> usize {
-        gather(self.parked.iter(), burst, labels)
+    /// The same, but for packets that are to be parked: their numbers in the burst, rising, and what they are for. It is one of whole chunks.
+    pub(super) fn release_or_park(&mut self, taken: Taken, parked: &[(usize, Errand)]) -> u64 {
+        debug_assert!(taken.packets == 0, "what is left of a chunk cannot be parked with it");
+        let mut parked = parked.iter().peekable();
+        let (mut first, mut parks) = (0, false);
+        for mut chunk in self.full_ring.pop_iter().take(taken.chunks) {
+            // A piece that goes on with a packet goes where the packet went.
+            let end = first + chunk.left();
+            if let Some(label) = &mut chunk.label {
+                let mut kept = 0u32;
+                while let Some((index, errand)) = parked.next_if(|(index, _)| *index < end) {
+                    kept |= 1 << (index - first);
+                    label.errand = *errand;
+                }
+                parks = kept != 0;
+                if parks {
+                    chunk.keep(|nth| kept & 1 << nth != 0);
+                }
+                first = end;
+            }
+            if parks {
+                self.parked.push_back(chunk);
+            } else {
+                // There is a place for every chunk.
+                let _ = self.empty_ring.try_push(chunk);
+            }
+        }
+        self.delivered += taken.chunks as u64;
+        self.delivered
     }
 
-    /// Sends the first `chunks` parked chunks back.
-    pub(super) fn release_parked(&mut self, chunks: usize) {
-        self.empty_ring.push_iter(self.parked.drain(..chunks));
+    /// The same as [`FromCore::pull`], of what was parked; [`FromCore::release_parked`] comes next. The burst may have [`BURST_PACKETS`].
+    pub(super) fn pull_parked<'a>(&'a self, burst: &mut Burst<'a>, groups: &mut Groups<'a>) -> Taken {
+        gather(self.parked.iter(), burst, groups)
+    }
+
+    /// Sends parked chunks back.
+    pub(super) fn release_parked(&mut self, taken: Taken) {
+        self.empty_ring.push_iter(self.parked.drain(..taken.chunks));
     }
 }
 
@@ -331,128 +358,75 @@ fn chunks(len: usize) -> usize {
     len.div_ceil(CHUNK_BYTES)
 }
 
-/// Makes a burst of whole packets, with their labels; returns in how many chunks they are.
+/// Makes a burst of whole packets, with their labels. Only the first chunk of a burst may have more packets than fit into it.
+#[inline]
 fn gather<'a>(
     mut waiting: impl Iterator<Item = &'a Box<Chunk>>,
     burst: &mut Burst<'a>,
-    labels: &mut ArrayVec<Label, BURST_PACKETS>,
-) -> usize {
-    let mut consumed = 0;
-    while burst.has_room() && !labels.is_full() {
-        let mut parts = ArrayVec::<&'a [u8], { FRAME_MAX.div_ceil(CHUNK_BYTES) }>::new();
-        let mut label = None;
-        let mut complete = false;
-        for chunk in waiting.by_ref() {
-            label = label.or(chunk.label);
-            if parts.try_push(&chunk.bytes[..usize::from(chunk.len)]).is_err() {
-                break;
+    groups: &mut Groups<'a>,
+) -> Taken {
+    let mut taken = Taken::default();
+    while burst.has_room() && !groups.is_full() {
+        let Some(chunk) = waiting.next() else { break };
+        let (before, left) = (burst.len(), chunk.left());
+        let chunks = if chunk.more {
+            push_pieces(chunk, &mut waiting, burst)
+        } else {
+            let fits = left <= burst.most() - before && burst.bytes() <= BURST_BYTES - CHUNK_BYTES;
+            if fits || groups.is_empty() {
+                push_chunk(chunk, burst);
             }
-            if chunk.last {
-                complete = true;
-                break;
-            }
-        }
-        // Packets are published whole, so an incomplete one is the end of what is there.
-        let (true, Some(label)) = (complete, label) else { break };
-        let pieces = parts.len();
-        let taken = burst.push_frame(parts, label.offload);
-        if taken {
-            labels.push(label);
-        } else if !labels.is_empty() {
+            1
+        };
+        let packets = burst.len() - before;
+        if packets == 0 && !groups.is_empty() {
+            // There is room in the next burst.
             break;
         }
-        // What was pushed was a packet, so it is one here, too. If it were not, it would not have to stay for that.
-        consumed += pieces;
-        if !taken {
+        if packets > 0
+            && let Some(label) = &chunk.label
+        {
+            groups.push(Group { label, packets });
+        }
+        if packets < left && packets == burst.most() {
+            taken.packets = packets;
             break;
         }
+        // What was pushed were packets, so they are here, too. If they were not, they would not have to stay for that.
+        taken.chunks += chunks;
     }
-    consumed
+    taken
+}
+
+/// Appends what is left of the packets of a chunk.
+#[inline]
+fn push_chunk<'a>(chunk: &'a Chunk, burst: &mut Burst<'a>) {
+    if let Some(only) = chunk.only() {
+        burst.push_frame([only], chunk.offload);
+    } else if let Some(frames) = chunk.short_frames() {
+        burst.push_frames(frames, chunk.offload);
+    } else {
+        burst.push_frames(chunk.frames(), chunk.offload);
+    }
+}
+
+/// Appends a packet that is in several chunks. Returns in how many.
+fn push_pieces<'a>(
+    first: &'a Chunk,
+    others: &mut impl Iterator<Item = &'a Box<Chunk>>,
+    burst: &mut Burst<'a>,
+) -> usize {
+    let mut parts = ArrayVec::<&'a [u8], { FRAME_MAX.div_ceil(CHUNK_BYTES) }>::new();
+    let mut chunk = first;
+    while parts.try_push(chunk.piece()).is_ok() && chunk.more {
+        // Packets are shown whole, so the rest is there.
+        let Some(next) = others.next() else { break };
+        chunk = next;
+    }
+    let pieces = parts.len();
+    burst.push_frame(parts, first.offload);
+    pieces
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::forwarding::{PortVlans, VlanId};
-    use vm_ports::BurstBuffer;
-
-    fn label() -> Label {
-        let vlans = PortVlans::access(VlanId::DEFAULT);
-        Label {
-            since: 0,
-            errand: Errand::Deliver(PortId(1)),
-            source: SourceId(0),
-            port: PortId(0),
-            table: 0,
-            ingress: vlans.ingress(None).expect("untagged is let in"),
-            offload: Offload::NONE,
-        }
-    }
-
-    fn send(to: &mut ToCore, frame: &[u8]) -> bool {
-        let mut buffer = BurstBuffer::default();
-        let mut burst = Burst::new(&mut buffer);
-        assert!(burst.push_frame([frame], Offload::NONE));
-        to.push(burst.view(0), label())
-    }
-
-    fn receive(from: &mut FromCore) -> Vec<Vec<u8>> {
-        let mut buffer = BurstBuffer::default();
-        let mut burst = Burst::new(&mut buffer);
-        let mut labels = ArrayVec::new();
-        let chunks = from.pull(&mut burst, &mut labels);
-        assert_eq!(labels.len(), burst.len());
-        let frames = (0..burst.len())
-            .map(|i| {
-                let mut bytes = vec![0; burst.view(i).packet().len()];
-                burst.view(i).copy_to(0, &mut bytes);
-                bytes
-            })
-            .collect();
-        drop(burst);
-        from.release(chunks);
-        frames
-    }
-
-    #[test]
-    fn packets_of_every_size_arrive_whole_and_in_order() {
-        let (mut to, mut from) = channel(2);
-        for len in [14, 64, 2047, 2048, 2049, 9000, 65_535, FRAME_MAX] {
-            let frame: Vec<u8> = (0..len).map(|i| (i * 7) as u8).collect();
-            assert!(send(&mut to, &frame));
-            assert!(!from.has_work(), "nothing is shown before the flush");
-            to.flush();
-            assert_eq!(receive(&mut from), [frame]);
-        }
-    }
-
-    #[test]
-    fn a_full_arena_refuses_and_recovers_without_losing_a_chunk() {
-        let (mut to, mut from) = channel(2);
-        for round in 0..3 {
-            let mut sent = 0;
-            while send(&mut to, &[round; 64]) {
-                sent += 1;
-            }
-            assert_eq!(sent, CHUNKS_MAX, "round {round}");
-            to.flush();
-            let mut received = 0;
-            while from.has_work() {
-                received += receive(&mut from).len();
-            }
-            assert_eq!(received, sent);
-        }
-    }
-
-    #[test]
-    fn a_burst_takes_no_more_than_its_room() {
-        let (mut to, mut from) = channel(2);
-        for _ in 0..BURST_PACKETS + 5 {
-            assert!(send(&mut to, &[1; 60]));
-        }
-        to.flush();
-        assert_eq!(receive(&mut from).len(), BURST_PACKETS);
-        assert_eq!(receive(&mut from).len(), 5);
-        assert_eq!(receive(&mut from).len(), 0);
-    }
-}
+mod tests;

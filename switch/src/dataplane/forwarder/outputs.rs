@@ -5,7 +5,7 @@ mod publish;
 use std::ops::Range;
 use std::sync::Arc;
 
-use vm_ports::{Burst, Packet, RxDrop, RxQueue, View};
+use vm_ports::{Burst, Packet, Run, RxDrop, RxQueue, View};
 
 use super::super::accounting::{Charge, CoreCounters, SOURCES_MAX, SourceId};
 use super::super::capture::{Direction, Taps};
@@ -154,6 +154,12 @@ impl Outputs {
         self.awaits = moving.is_some_and(|moving| usize::from(moving.to) == self.me);
     }
 
+    /// Whether a queue pair will be on this core soon.
+    #[inline]
+    pub(in super::super) fn awaits_any(&self) -> bool {
+        self.awaits
+    }
+
     /// The queue pair that was to come is here.
     pub(in super::super) fn has_arrived(&mut self) {
         self.awaits = false;
@@ -277,38 +283,28 @@ impl Outputs {
         origin: &Origin,
         ingress: Ingress,
     ) {
-        let mut handed = 0;
-        for index in run {
-            let view = burst.view(index);
-            if self.hand_over(core, view, self.label(Errand::Deliver(port), version, origin, ingress, view)) {
-                handed += 1;
-            } else {
-                self.counters.source(origin.source).settle(Charge::Unicast, Err(DropReason::XcoreFull));
-            }
+        let label = self.label(Errand::Deliver(port), version, origin, ingress);
+        let (most, handed) = (run.len(), self.hand_over(core, burst.run(run), &label));
+        let account = self.counters.source(origin.source);
+        account.handed.add(handed as u64);
+        if handed < most {
+            account.settle_many(Charge::Unicast, Err(DropReason::XcoreFull), most - handed);
         }
-        self.counters.source(origin.source).handed.add(handed);
     }
 
     #[inline]
-    pub(super) fn label(
-        &self,
-        errand: Errand,
-        table: TableVersion,
-        origin: &Origin,
-        ingress: Ingress,
-        view: View<'_>,
-    ) -> Label {
-        let (since, offload) = (self.since, *view.packet().offload());
-        Label { errand, source: origin.source, port: origin.port, since, table, ingress, offload }
+    pub(super) fn label(&self, errand: Errand, table: TableVersion, origin: &Origin, ingress: Ingress) -> Label {
+        Label { errand, source: origin.source, port: origin.port, since: self.since, table, ingress }
     }
 
+    /// Copies these packets for another core. Returns for how many there was room.
     #[inline]
-    pub(super) fn hand_over(&mut self, core: usize, view: View<'_>, label: Label) -> bool {
-        let Some(Some(to)) = self.to.get_mut(core) else { return false };
-        let pushed = to.push(view, label);
-        if pushed {
+    pub(super) fn hand_over(&mut self, core: usize, run: Run<'_>, label: &Label) -> usize {
+        let Some(Some(to)) = self.to.get_mut(core) else { return 0 };
+        let pushed = to.push_run(run, label);
+        if pushed > 0 {
             self.to_touched |= 1 << core;
-            self.counters.handed_over.add(1);
+            self.counters.handed_over.add(pushed as u64);
         }
         pushed
     }

@@ -1,12 +1,12 @@
 //! A core's part in a move: giving a queue pair up, and taking one over (see [`handover`](super::super::handover)).
 
-use arrayvec::ArrayVec;
 use pmd_bindings::tsc;
 use vm_ports::{Burst, TxQueue};
 
 use super::super::handover::Move;
 use super::super::mailbox::{Handed, Pair};
 use super::super::waiting::Waiting;
+use super::super::xcore::Groups;
 use super::{IoCore, UplinkRx};
 
 /// The move that a core has a part in.
@@ -105,16 +105,16 @@ impl IoCore {
     fn deliver_some_parked(&mut self, core: usize) -> bool {
         let Self { from, forwarder, buffer, done_at, .. } = self;
         let Some(Some(link)) = from.get_mut(core) else { return false };
-        let mut labels = ArrayVec::new();
+        let mut groups = Groups::new();
         let mut burst = Burst::new(buffer);
-        let chunks = link.pull_parked(&mut burst, &mut labels);
+        let taken = link.pull_parked(&mut burst, &mut groups);
         forwarder.out.taps.begin_burst(*done_at);
         // The queue pair is here: nothing is parked again.
-        forwarder.receive(&mut burst, &labels, core);
-        drop(burst);
+        forwarder.receive(&mut burst, &groups, core);
+        drop((burst, groups));
         forwarder.finish(None, *done_at);
-        link.release_parked(chunks);
-        chunks > 0
+        link.release_parked(taken);
+        !taken.is_nothing()
     }
 
     fn release(&mut self, mut handed: Box<Handed>, intake: Option<Intake>) -> Option<Part> {
