@@ -315,12 +315,7 @@ impl Bench {
     }
 
     /// The same with guests that stay connected afterwards, and connect first if they are not.
-    fn measure_connected(
-        &self,
-        row: &Row,
-        lane: &mut Lane,
-        background_pps: Option<f64>,
-    ) -> Result<(Vec<f64>, Report)> {
+    fn measure_connected(&self, row: &Row, lane: &mut Lane, background_pps: Option<f64>) -> Result<(Vec<f64>, Report)> {
         let Lane { kind, contender: Some(contender), guests, .. } = lane else { bail!("it is out") };
         contender.resume()?;
         let guests = match guests {

@@ -248,7 +248,12 @@ fn guests_stay_connected_between_measurements() {
             process.say("").unwrap();
             let text = process
                 .wait_until("report", LIMIT, |process| {
-                    Ok(process.output().split_inclusive('\n').nth(turn).filter(|t| t.ends_with('\n')).map(str::to_owned))
+                    Ok(process
+                        .output()
+                        .split_inclusive('\n')
+                        .nth(turn)
+                        .filter(|t| t.ends_with('\n'))
+                        .map(str::to_owned))
                 })
                 .unwrap();
             reports.push(serde_json::from_str(&text).unwrap());

@@ -444,12 +444,7 @@ impl RxQueue {
 
     /// Takes the other buffers of a frame that is in several, which begins with the piece `first`: its length.
     #[inline(never)]
-    fn gather(
-        &mut self,
-        first: (usize, usize),
-        buffers: u16,
-        rest: &mut std::slice::Iter<'_, Used>,
-    ) -> Option<usize> {
+    fn gather(&mut self, first: (usize, usize), buffers: u16, rest: &mut std::slice::Iter<'_, Used>) -> Option<usize> {
         self.pieces.clear();
         self.pieces.push(first);
         let mut good = buffers > 0;

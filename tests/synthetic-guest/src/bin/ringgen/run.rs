@@ -87,7 +87,8 @@ pub(crate) fn measure<B: Backend>(
     if options.expect_peer {
         expect_peer(&mut engine, options)?;
     }
-    let report = if options.on_request { on_request(options, plan, &mut engine)? } else { turn(options, plan, &mut engine)? };
+    let report =
+        if options.on_request { on_request(options, plan, &mut engine)? } else { turn(options, plan, &mut engine)? };
     for (number, node) in engine.nodes.into_iter().enumerate() {
         // The counts are made: a switch that fails at stopping does not change them, but somebody should know.
         if let Err(error) = node.stop(number) {

@@ -192,7 +192,9 @@ impl Sender {
         }
         let time_ns = if self.verify == Verify::Full { clock.ns(0, now) } else { 0 };
         let sent = match (&self.kinds[..], &mut self.streams[..], self.verify) {
-            ([kind], [stream], Verify::Order) => send_alike(tx, filled, count, (kind, self.first_kind), stream, self.stamp_at),
+            ([kind], [stream], Verify::Order) => {
+                send_alike(tx, filled, count, (kind, self.first_kind), stream, self.stamp_at)
+            }
             _ => tx.send_with(count, |_, slot| self.fill(slot, filled, time_ns)),
         };
         self.pacer.sent(sent);
@@ -238,7 +240,9 @@ impl Sender {
         stream.next += 1;
         match self.verify {
             Verify::None => {}
-            Verify::Order => write_short_stamp(slot, self.stamp_at, ShortStamp { flow: stream.id, sequence }, stream.key),
+            Verify::Order => {
+                write_short_stamp(slot, self.stamp_at, ShortStamp { flow: stream.id, sequence }, stream.key)
+            }
             Verify::Full => slot.write(self.stamp_at, &kind.template.stamp_bytes(sequence, time_ns)),
         }
         kind.len
