@@ -321,13 +321,14 @@ impl PackedRing {
         }
         self.claim(most);
         let (mut at, mut wrap, size) = (self.next_used, self.used_wrap, self.size);
+        let mut freed = 0;
         while done < most {
-            let index = usize::from(at);
-            if !self.is_used(index, wrap) {
+            // Length, id and flags in one load. Pairs with the device's release store of the flags, as in `is_used`.
+            let tail = self.descriptor_table.load_u64::<8>(at.into(), Acquire);
+            if (tail >> 48) as u16 & (AVAIL | USED) != used_flags(wrap) {
                 break;
             }
-            let id = self.descriptor_table.load_u16::<12>(index, Relaxed);
-            let len = self.descriptor_table.load_u32::<8>(index, Relaxed);
+            let (id, len) = ((tail >> 32) as u16, tail as u32);
             let Some(chain) = self.chains.get_mut(usize::from(id)).filter(|c| c.descriptors > 0) else {
                 // Nobody can say how far to skip: the ring stays where it is, like a driver's that declares it broken.
                 self.violations += 1;
@@ -336,7 +337,7 @@ impl PackedRing {
             let descriptors = std::mem::take(&mut chain.descriptors);
             out[done] = Used { token: chain.token, len };
             self.ids.put(done, id);
-            self.free_descriptors += descriptors;
+            freed += descriptors;
             at += 1;
             if descriptors != 1 {
                 at += further(descriptors);
@@ -346,6 +347,7 @@ impl PackedRing {
             }
             done += 1;
         }
+        self.free_descriptors += freed;
         self.ids.extend(done);
         self.in_flight -= done;
         (self.next_used, self.used_wrap) = (at, wrap);
@@ -356,7 +358,7 @@ impl PackedRing {
     fn is_used(&self, index: usize, wrap: bool) -> bool {
         // Pairs with the device's release store of these flags: id, length and buffers are then visible.
         let flags = self.descriptor_table.load_u16::<FLAGS>(index, Acquire);
-        flags & (AVAIL | USED) == if wrap { AVAIL | USED } else { 0 }
+        flags & (AVAIL | USED) == used_flags(wrap)
     }
 
     /// Takes the lines of the next `count` descriptors, at least one, over from the device's processor, if it has used all of them: they are
@@ -440,6 +442,12 @@ impl PackedRing {
 #[inline(never)]
 fn further(descriptors: u16) -> u16 {
     descriptors - 1
+}
+
+/// AVAIL and USED of a used descriptor.
+#[inline(always)]
+fn used_flags(wrap: bool) -> u16 {
+    if wrap { AVAIL | USED } else { 0 }
 }
 
 /// The second half of a packed descriptor: length, buffer id, flags.

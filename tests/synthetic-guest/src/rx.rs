@@ -266,12 +266,15 @@ impl RxQueue {
             return 0;
         }
         while count < max {
-            let mut batch = [NOTHING; BATCH];
-            let found = self.take_batch(&mut batch, max - count);
+            if self.waiting_at == self.waiting_end {
+                self.pop(max - count);
+            }
+            let found = self.waiting_end - self.waiting_at;
             polled += found;
-            let mut rest = batch[..found].iter();
-            while let Some(used) = rest.next() {
-                if let Some(len) = self.hand_out(*used, &mut rest, &mut take) {
+            while count < max
+                && let Some(used) = self.next_waiting()
+            {
+                if let Some(len) = self.hand_out(used, &mut take) {
                     count += 1;
                     bytes += len;
                 }
@@ -299,53 +302,39 @@ impl RxQueue {
     #[inline]
     pub fn look(&mut self) {
         if self.waiting_at == self.waiting_end && self.attention != Attention::Asleep {
-            let mut batch = [NOTHING; BATCH];
-            (self.waiting_at, self.waiting_end) = (0, self.pop(&mut batch));
-            self.waiting = batch;
+            self.pop(BATCH);
         }
     }
 
+    /// Takes up to `most` used buffers, a batch at most, out of the ring: they wait, where nothing else does.
     #[inline]
-    fn pop(&mut self, batch: &mut [Used]) -> usize {
-        let found = self.ring.pop_burst(batch);
-        for used in &batch[..found] {
+    fn pop(&mut self, most: usize) {
+        let found = self.ring.pop_burst(&mut self.waiting[..most.min(BATCH)]);
+        for used in &self.waiting[..found] {
             if !self.is_inside {
                 self.memory.prefetch(used.token as usize * self.stride);
             }
             self.is_inside = self.mergeable && used.len as usize == self.buffer_len;
         }
-        found
+        (self.waiting_at, self.waiting_end) = (0, found);
+        self.stats.buffers += found as u64;
     }
 
-    /// The next used buffers, up to `max`: those that wait, or else those in the ring.
+    /// The next buffer that waits. It is free again, once what is in it was looked at.
     #[inline]
-    fn take_batch(&mut self, batch: &mut [Used; BATCH], max: usize) -> usize {
-        let max = max.min(BATCH);
-        let waiting = &self.waiting[self.waiting_at..self.waiting_end];
-        let found = match waiting.len().min(max) {
-            0 => self.pop(&mut batch[..max]),
-            found => {
-                batch[..found].copy_from_slice(&waiting[..found]);
-                self.waiting_at += found;
-                found
-            }
-        };
-        for (n, used) in batch[..found].iter().enumerate() {
-            self.free.put(n, used.token);
+    fn next_waiting(&mut self) -> Option<Used> {
+        if self.waiting_at == self.waiting_end {
+            return None;
         }
-        self.free.extend(found);
-        self.stats.buffers += found as u64;
-        found
+        let used = self.waiting[self.waiting_at];
+        self.waiting_at += 1;
+        self.free.push_back(used.token);
+        Some(used)
     }
 
     /// Hands the frame that starts in buffer `first` to `take`; its length, or `None` when the device got it wrong.
     #[inline]
-    fn hand_out(
-        &mut self,
-        first: Used,
-        rest: &mut std::slice::Iter<'_, Used>,
-        take: &mut impl FnMut(&Received<'_>),
-    ) -> Option<usize> {
+    fn hand_out(&mut self, first: Used, take: &mut impl FnMut(&Received<'_>)) -> Option<usize> {
         let (at, len) = (first.token as usize * self.stride, first.len as usize);
         if len < self.header_len || len > self.buffer_len {
             self.stats.bad_frames += 1;
@@ -358,7 +347,7 @@ impl RxQueue {
         } else {
             let buffers = self.num_buffers(at);
             if self.mergeable && buffers != 1 {
-                len = self.gather(single[0], buffers, rest)?;
+                len = self.gather(single[0], buffers)?;
                 pieces = &self.pieces;
             } else {
                 // virtio 1.2 §5.1.6.4.1 wants num_buffers to be 1 where it exists. Drivers do not care, and DPDK leaves what
@@ -389,11 +378,12 @@ impl RxQueue {
         if self.attention == Attention::Asleep {
             return 0;
         }
-        let mut batch = [NOTHING; BATCH];
         let max = max.min(BATCH);
-        let found = self.pop(&mut batch[..max]);
+        self.pop(max);
+        let found = self.waiting_end;
         let mut skip = 0;
-        for used in &batch[..found] {
+        for n in 0..found {
+            let used = self.waiting[n];
             let (at, len) = (used.token as usize * self.stride, used.len as usize);
             let sound = (self.header_len..=self.buffer_len).contains(&len);
             let buffers = if sound && self.mergeable { self.num_buffers(at) } else { 1 };
@@ -416,7 +406,7 @@ impl RxQueue {
                 self.free.push_back(used.token);
             }
         }
-        self.stats.buffers += found as u64;
+        self.waiting_at = found;
         if found < max {
             self.interrupts().rest();
         }
@@ -444,12 +434,12 @@ impl RxQueue {
 
     /// Takes the other buffers of a frame that is in several, which begins with the piece `first`: its length.
     #[inline(never)]
-    fn gather(&mut self, first: (usize, usize), buffers: u16, rest: &mut std::slice::Iter<'_, Used>) -> Option<usize> {
+    fn gather(&mut self, first: (usize, usize), buffers: u16) -> Option<usize> {
         self.pieces.clear();
         self.pieces.push(first);
         let mut good = buffers > 0;
         for _ in 1..buffers {
-            let Some(used) = rest.next().copied().or_else(|| self.take_another()) else {
+            let Some(used) = self.take_another() else {
                 self.stats.incomplete += 1;
                 return None;
             };
@@ -464,15 +454,10 @@ impl RxQueue {
     }
 
     fn take_another(&mut self) -> Option<Used> {
-        let used = if self.waiting_at < self.waiting_end {
-            self.waiting_at += 1;
-            self.waiting[self.waiting_at - 1]
-        } else {
-            self.ring.pop_used()?
-        };
-        self.free.push_back(used.token);
-        self.stats.buffers += 1;
-        Some(used)
+        if self.waiting_at == self.waiting_end {
+            self.pop(BATCH);
+        }
+        self.next_waiting()
     }
 
     /// Whether a used buffer waits.
