@@ -37,7 +37,9 @@ pub use counters::{Counter, QueueCounters, RingFault, RxCounters, RxDrop, TxCoun
 pub use egress::{FrameSink, deliver};
 pub use features::Features;
 pub use interrupt::{interrupt, join};
-pub use memory::{GuestMemory, GuestSlice, MemoryError, MemorySlot, RingWatch, Source, full_fence as fence};
+pub use memory::{
+    GuestMemory, GuestSlice, MemoryError, MemorySlot, RingWatch, Source, fetch, fetch_to_write, full_fence as fence,
+};
 pub use moderation::{FIXED_BATCH, Moderation};
 pub use net_header::{Gso, NET_HEADER_MAX, Offload};
 pub use packet::{BURST_BYTES, BURST_PACKETS, Burst, BurstBuffer, FRAME_MAX, FRAME_MIN, Packet, Run, SHORT_MAX, View};

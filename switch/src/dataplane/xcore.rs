@@ -403,11 +403,13 @@ fn gather<'a>(
 fn push_chunk<'a>(chunk: &'a Chunk, burst: &mut Burst<'a>) {
     if let Some(only) = chunk.only() {
         burst.push_frame([only], chunk.offload);
-    } else if let Some(frames) = chunk.short_frames() {
-        burst.push_frames(frames, chunk.offload);
-    } else {
-        burst.push_frames(chunk.frames(), chunk.offload);
+        return;
     }
+    chunk.fetch();
+    match chunk.short_frames() {
+        Some(frames) => burst.push_frames(frames, chunk.offload),
+        None => burst.push_frames(chunk.frames(), chunk.offload),
+    };
 }
 
 /// Appends a packet that is in several chunks. Returns in how many.

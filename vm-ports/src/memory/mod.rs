@@ -25,7 +25,7 @@ mod ring;
 mod truncated;
 
 pub use self::bytes::{GuestSlice, Source};
-pub use self::hints::full_fence;
+pub use self::hints::{fetch, fetch_to_write, full_fence};
 pub use self::map::GuestMemory;
 pub(crate) use self::map::Window;
 pub use self::region::{MemoryError, MemorySlot};

@@ -3,7 +3,7 @@
 //! Packets that go the same way share a chunk, and one label. Each begins on a cache line of its own, behind what is said of all of them: so a
 //! burst of the shortest packets is one chunk, and each of them one line that the other CPU has to fetch.
 
-use vm_ports::{BURST_PACKETS, Offload, Packet, Run, SHORT_MAX, View};
+use vm_ports::{BURST_PACKETS, Offload, Packet, Run, SHORT_MAX, View, fetch, fetch_to_write};
 
 use super::Label;
 
@@ -54,6 +54,8 @@ impl Chunk {
     #[inline]
     pub(super) fn begin(&mut self, view: View<'_>, label: &Label, piece: usize) {
         let bytes = self.lines.0.as_flattened_mut();
+        let len = view.packet().len().saturating_sub(piece * CHUNK_BYTES).min(CHUNK_BYTES);
+        fetch_to_write(&mut bytes[..len]);
         let (copied, label) = match piece {
             0 => (view.read(bytes), Some(*label)),
             _ => (view.copy_to(piece * CHUNK_BYTES, bytes), None),
@@ -135,6 +137,12 @@ impl Chunk {
             &frame.as_flattened()[..usize::from(*len)]
         });
         frames.skip(self.taken.into())
+    }
+
+    /// Has the CPU fetch all packets at once.
+    #[inline]
+    pub(super) fn fetch(&self) {
+        fetch(self.lines.0[..usize::from(self.used).min(LINES)].as_flattened());
     }
 
     /// The bytes of the only packet.
