@@ -54,6 +54,8 @@ pub struct PackedRing {
     /// Last id and length of an IN_ORDER batch that is being taken apart.
     batch: Option<(u16, u32)>,
     violations: u64,
+    /// When it wants to be called, as the device was told last.
+    wish: Option<u32>,
 }
 
 impl PackedRing {
@@ -91,6 +93,7 @@ impl PackedRing {
             unpublished: 0,
             batch: None,
             violations: 0,
+            wish: None,
         };
         ring.arm_calls();
         Ok(ring)
@@ -395,9 +398,14 @@ impl PackedRing {
             CallMode::Event if self.options.event_idx => EVENT_DESC,
             CallMode::Always | CallMode::Event => EVENT_ENABLE,
         };
-        let position = self.next_used | u16::from(self.used_wrap) << 15;
+        let position = if flags == EVENT_DESC { self.next_used | u16::from(self.used_wrap) << 15 } else { 0 };
+        let wish = u32::from(position) | u32::from(flags) << 16;
+        // The device has that line, as long as nothing changes.
+        if self.wish.replace(wish) == Some(wish) {
+            return;
+        }
         // One store for both fields: the device sees a position together with the flags that make it count.
-        self.driver_event.store_u32(0, u32::from(position) | u32::from(flags) << 16, Relaxed);
+        self.driver_event.store_u32(0, wish, Relaxed);
         if flags != EVENT_DISABLE {
             // The caller looks at the ring once more; pairs with the device's fence between its used descriptors and
             // its read of the above.

@@ -62,6 +62,8 @@ pub struct SplitRing {
     /// Last head and length of an IN_ORDER batch that is being taken apart.
     batch: Option<(u16, u32)>,
     violations: u64,
+    /// When it wants to be called, as the device was told last.
+    wish: Option<u16>,
 }
 
 impl SplitRing {
@@ -105,6 +107,7 @@ impl SplitRing {
             used_seen: 0,
             batch: None,
             violations: 0,
+            wish: None,
         };
         ring.arm_calls();
         Ok(ring)
@@ -390,15 +393,20 @@ impl SplitRing {
 
     pub(crate) fn arm_calls(&mut self) {
         let wants = self.options.calls != CallMode::Never;
-        if self.options.event_idx {
+        let (at, wish) = if self.options.event_idx {
             // used_event: called when the used index passes it. Half of the index space ahead is out of the device's
             // reach until the ring is polled again. Just behind the used index would not do: a device between its used
             // index and its look at used_event would find the event inside what it has just used.
             let event = if wants { self.used_idx } else { self.used_idx.wrapping_add(1 << 15) };
-            self.avail.store_u16(4 + 2 * usize::from(self.size), event, Relaxed);
+            (4 + 2 * usize::from(self.size), event)
         } else {
-            self.avail.store_u16(0, if wants { 0 } else { AVAIL_NO_INTERRUPT }, Relaxed);
+            (0, if wants { 0 } else { AVAIL_NO_INTERRUPT })
+        };
+        // The device has that line, as long as nothing changes.
+        if self.wish.replace(wish) == Some(wish) {
+            return;
         }
+        self.avail.store_u16(at, wish, Relaxed);
         if wants {
             // The caller looks at the ring once more; pairs with the device's fence between its used index and its
             // read of the above.

@@ -189,25 +189,28 @@ impl TxQueue {
         if self.free.len() < count || self.ring.free_descriptors() < count * usize::from(self.shape.segments()) {
             self.reclaim();
         }
-        let count = count.min(self.free.len());
+        let (most, descriptors) = match self.shape {
+            TxShape::OneBuffer => (BATCH, self.ring.free_descriptors()),
+            // Whether it has room for another one, the ring says.
+            _ => (1, usize::MAX),
+        };
+        let count = count.min(self.free.len()).min(descriptors);
+        self.fetch(count);
         let mut queued = 0;
-        if self.shape == TxShape::OneBuffer {
-            let count = count.min(self.ring.free_descriptors());
-            self.fetch(count);
-            while queued < count {
-                queued += self.queue_some(queued, (count - queued).min(BATCH), &mut fill);
+        while queued < count {
+            let added = self.queue_some(queued, (count - queued).min(most), &mut fill);
+            if added == 0 {
+                break;
             }
-        } else {
-            while queued < count && self.queue_shaped(queued, &mut fill) {
-                queued += 1;
-            }
+            queued += added;
         }
         self.free.remove(queued);
         self.stats.frames += queued as u64;
         queued
     }
 
-    /// Queues `count` frames of one segment, at most [`BATCH`], in the free buffers from the `first`th on: first all frames, then all descriptors.
+    /// Queues `count` frames in the free buffers from the `first`th on: first all frames, then all descriptors. At most [`BATCH`] of one segment, or
+    /// one of several. Returns how many there was room for.
     #[inline(always)]
     fn queue_some(
         &mut self,
@@ -223,30 +226,29 @@ impl TxQueue {
             let mut slot = Slot { buffers, at, capacity: slot_size - FRAME_AT, header_len, index };
             let len = fill(number, &mut slot);
             assert!(len <= slot.capacity, "a frame does not fit into its transmit buffer");
-            *place = (header_len + len) as u32;
+            *place = len as u32;
             bytes += len as u64;
         }
-        self.stats.bytes += bytes;
-        let base = buffers.guest() + (FRAME_AT - header_len) as u64;
-        self.ring.add_ones(count, |number| {
-            let index = free.peek(first + number);
-            (index, Segment { addr: base + (index as usize * slot_size) as u64, len: lens[number], writable: false })
-        })
+        let added = if self.shape == TxShape::OneBuffer {
+            let base = buffers.guest() + (FRAME_AT - header_len) as u64;
+            self.ring.add_ones(count, |number| {
+                let index = free.peek(first + number);
+                let addr = base + (index as usize * slot_size) as u64;
+                (index, Segment { addr, len: header_len as u32 + lens[number], writable: false })
+            })
+        } else {
+            usize::from(self.add_shaped(free.peek(first), lens[0] as usize))
+        };
+        self.stats.bytes += if added > 0 { bytes } else { 0 };
+        added
     }
 
-    /// Queues a frame of several segments in the `number`th free buffer; `false` when the ring is full.
+    /// Adds a frame of `len` bytes in a buffer, in several segments; `false` when the ring is full.
     #[inline(never)]
-    fn queue_shaped(&mut self, number: usize, fill: &mut dyn FnMut(usize, &mut Slot<'_>) -> usize) -> bool {
-        let index = self.free.peek(number);
-        let at = index as usize * self.slot_size;
-        let capacity = self.slot_size - FRAME_AT;
-        let mut slot = Slot { buffers: &self.buffers, at, capacity, header_len: self.header_len, index };
-        let len = fill(number, &mut slot);
-        assert!(len <= capacity, "a frame does not fit into its transmit buffer");
-        layout(&mut self.segments, self.shape, self.buffers.guest() + at as u64, self.header_len, len);
-        let added = self.ring.add(index, &self.segments);
-        self.stats.bytes += if added { len as u64 } else { 0 };
-        added
+    fn add_shaped(&mut self, index: u32, len: usize) -> bool {
+        let addr = self.buffers.guest() + (index as usize * self.slot_size) as u64;
+        layout(&mut self.segments, self.shape, addr, self.header_len, len);
+        self.ring.add(index, &self.segments)
     }
 
     /// Queues `len` bytes, header included, at `addr`: receive buffer `index`, which is the device's until
