@@ -35,8 +35,9 @@ const CONNECTED: Duration = Duration::from_secs(60);
 /// Busy pairs, and the size of their packets: copying makes the core the limit.
 const PAIRS: usize = 4;
 const LONG: usize = 1518;
-/// Turns that two switches take for each figure under load.
+/// Turns that two switches take for each figure under load, and how often each of them comes first in a round.
 const BUSY_TURNS: usize = 10;
+const BUSY_PAIRS: usize = 2;
 
 /// What a turn came to.
 struct Turn {
@@ -214,12 +215,10 @@ fn wake_ups(written: &[AtomicU64], pause: Duration, begin: impl FnOnce() -> Resu
 /// makes more of a difference than their mode.
 fn busy(lab: &Lab) -> Result<[Vec<f64>; 2]> {
     // Whoever comes first has an advantage in no round.
-    let rounds = lab.rounds(&[["poll", "adaptive"], ["adaptive", "poll"]], |modes| compete(lab, *modes))?;
-    let both = |mode: usize| {
-        let (first, second) = (&rounds[0], &rounds[1]);
-        first.iter().map(|pps| pps[mode]).chain(second.iter().map(|pps| pps[1 - mode])).collect()
-    };
-    Ok([both(0), both(1)])
+    let orders = [["poll", "adaptive"], ["adaptive", "poll"]].repeat(BUSY_PAIRS);
+    let rounds = lab.rounds(&orders, |modes| compete(lab, *modes))?;
+    let all = || orders.iter().zip(&rounds).flat_map(|(modes, rounds)| rounds.iter().map(move |pps| (modes, pps)));
+    Ok(["poll", "adaptive"].map(|mode| all().map(|(modes, pps)| pps[usize::from(modes[0] != mode)]).collect()))
 }
 
 /// Packets a second under load of two switches, in these modes, that take short turns: what changes the speed of the machine changes both.
