@@ -2,7 +2,7 @@
 
 use super::{Config, OVS_WINDOW_NS, Scheduler};
 use crate::Detector;
-use crate::ovs::AutoLoadBalance;
+use crate::ovs::{AutoLoadBalance, Keys};
 
 impl Scheduler {
     /// Goes by another configuration from the next tick on. What it knows of the loads, and what it decided, stays; what was planned and not
@@ -23,7 +23,7 @@ impl Scheduler {
 /// OVS's auto load balance, where the policy has it.
 pub(super) fn auto_of(config: &Config) -> Option<AutoLoadBalance> {
     match config.policy.as_ovs() {
-        Some((assignment, true)) => Some(AutoLoadBalance::new(assignment, None, None, None)),
+        Some((assignment, true)) => Some(AutoLoadBalance::new(assignment, &Keys::default())),
         _ => None,
     }
 }
