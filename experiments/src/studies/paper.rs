@@ -7,7 +7,7 @@ use super::Lab;
 use super::finding::{Bound, Claim, Finding, Table, number};
 use crate::stats::Ratio;
 
-/// What ELI and its successors gained with exitless I/O: throughput, and round trips in microseconds.
+/// What "Towards exitless and efficient paravirtual I/O" (SYSTOR 2012) gained: throughput, and round trips in microseconds.
 const PAPER: &str = "the paper: 45 % more throughput, 25 µs less for a round trip";
 
 /// The file that `make exits` writes, where the results go.
