@@ -49,6 +49,12 @@ fn a_saturated_core_is_shared_evenly_and_does_not_collapse() {
     // Whoever polls answers sooner than a thread that has to be kicked, woken and called again.
     let alone = ["rtt_us", "traditional_rtt_us"].map(|key| finding.raw["guests"][key][0][0][0].as_f64().unwrap());
     assert!(alone[0] < alone[1], "median round trips, exitless and traditional: {alone:?}");
+    // And streams get more from it. All counts of busy guests together: others may have had the machine in one of these turns.
+    let streams = ["delivered_pps", "traditional_delivered_pps"].map(|key| {
+        let turns = finding.raw["guests"][key].as_array().unwrap().iter().flat_map(|turns| turns.as_array().unwrap());
+        turns.flat_map(|guests| guests.as_array().unwrap()).map(|pps| pps.as_f64().unwrap()).sum::<f64>()
+    });
+    assert!(streams[0] > streams[1], "packets a second, exitless and traditional: {streams:?}");
     let delivered = finding.raw["load"]["delivered_pps"].as_array().unwrap();
     let most = delivered.iter().map(largest).fold(0.0, f64::max);
     // A fifth: others may have had the machine in that turn. A livelock leaves next to nothing.
@@ -61,6 +67,20 @@ fn round_trips_of_class_latency_are_shorter() {
     let medians: Vec<f64> = table(&finding, "Round trips").rows.iter().map(|row| figure(&row[2])).collect();
     let [_, latency, throughput, ..] = medians[..] else { panic!("{finding:?}") };
     assert!(latency < throughput, "medians beside busy neighbours: {medians:?}");
+}
+
+/// Pairs of guests on two I/O cores get more than on one. Here alone, and not with all of `answer`: what the scheduler does there takes time to show.
+#[test]
+fn two_cores_beat_one() {
+    if std::thread::available_parallelism().unwrap().get() < 3 {
+        return rules::skip("two_cores_beat_one", "two I/O cores and a generator need three CPUs");
+    }
+    let _alone = rules::Machine::exclusive().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let lab = Lab::new(Effort { rounds: 3, ..Effort::CHECK }, folder.path().to_owned()).unwrap();
+    let capacity = studies::answer::capacity(&lab).unwrap();
+    let [one, two] = [0, 1].map(|cores| capacity.iter().map(|pps| pps[cores]).sum::<f64>());
+    assert!(two > one, "packets a second on one core and on two: {capacity:?}");
 }
 
 #[test]

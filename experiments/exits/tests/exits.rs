@@ -54,6 +54,9 @@ fn a_polling_guest_does_not_exit() {
         let trap = find(&rows, "trap", "busy", ring, false);
         assert!(exits(trap) >= 0.9, "a kick is an exit: {trap}");
         assert!(number(trap, "kicks_per_packet") >= 0.9, "{trap}");
+        // Times are the machine's, so that only their order counts: a stream that polls is faster, and a ping is back sooner.
+        assert!(number(poll, "stream_pps") > number(trap, "stream_pps"), "streams: {poll} {trap}");
+        assert!(number(poll, "rtt_p50_us") < number(trap, "rtt_p50_us"), "round trips: {poll} {trap}");
         // The switch got every kick that the guest sent; a few more were sent before anything was counted.
         assert!(number(trap, "switch_kicks") >= number(trap, "packets") * number(trap, "kicks_per_packet"), "{trap}");
         let idle = find(&rows, "adaptive", "idle", ring, false);

@@ -14,7 +14,8 @@ use super::traffic::NAP_US;
 use crate::stats::{self, Ratio, median, quantile};
 use charts::charts;
 use model::{compare, simulated};
-use pairs::{PAIRS, capacity};
+use pairs::PAIRS;
+pub use pairs::capacity;
 use turn::{Case, Turn, turn};
 
 /// Loads of both cores, in parts of what each can do, before and after the shift.

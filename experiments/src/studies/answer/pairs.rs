@@ -36,7 +36,7 @@ pub(super) fn ensure_together(stage: &Stage, cores: usize) -> Result<()> {
 }
 
 /// Packets a second that one core and two deliver, in every round: pairs are together, and send as fast as they can.
-pub(super) fn capacity(lab: &Lab) -> Result<Vec<[f64; 2]>> {
+pub fn capacity(lab: &Lab) -> Result<Vec<[f64; 2]>> {
     let measured = lab.rounds(&[1, 2], |cores| {
         let stage = stage(lab, *cores)?;
         let streams = Streams::segments(lab, &stage, &[FASTEST; PAIRS])?;
