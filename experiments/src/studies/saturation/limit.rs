@@ -10,22 +10,26 @@ use super::super::Lab;
 use super::super::finding::Table;
 use super::super::stage::Stage;
 use super::super::traffic::Streams;
-use super::load::SIZE;
+use super::load::{PAST, SIZE};
 use super::{BUSY, estimate};
 use crate::stats::median;
 
-/// Loads, in parts of what the core can do.
+/// Loads, in parts of what the core can do in that round.
 const LOADS: [f64; 4] = [1.0, 2.0, 4.0, 16.0];
-/// Rounds, with a generator each, for each round of other measurements; in one each load has so many turns, …
+/// Rounds, with a generator each, for each round of other measurements. In one each load has so many turns, …
 const ROUNDS: usize = 2;
 const TURNS: usize = 8;
-/// … of which so long settles, and so long is measured.
+/// … after a first one that shows what the core can do, and is so many times as long.
+const FIRST: u32 = 8;
+/// In each turn so long settles, and so long is measured.
 const SETTLE: Duration = Duration::from_millis(20);
 const TURN: Duration = Duration::from_millis(60);
 
 /// What all rounds came to.
 #[derive(Serialize)]
 pub(super) struct Limit {
+    /// Packets a second that the core can do, round by round: load 1.
+    most: Vec<f64>,
     /// Packets a second, by load, round by round.
     delivered: [Vec<f64>; LOADS.len()],
     /// Part of the time in which the generator had nothing to do: the least of all rounds.
@@ -33,23 +37,23 @@ pub(super) struct Limit {
 }
 
 impl Limit {
-    /// Measures; `rates` are those of all guests that send, at a load.
-    pub(super) fn find(lab: &Lab, stage: &Stage, rates: impl Fn(f64) -> [f64; BUSY]) -> Result<Self> {
-        let mut limit = Self { delivered: Default::default(), idle: 1.0 };
+    /// Measures; `most`: packets a second that the core could do before.
+    pub(super) fn find(lab: &Lab, stage: &Stage, most: f64) -> Result<Self> {
+        let mut limit = Self { most: Vec::new(), delivered: Default::default(), idle: 1.0 };
         for _ in 0..ROUNDS * lab.effort.rounds {
-            let streams = Streams::packets(lab, stage, SIZE, &rates(LOADS[0]))?;
+            let streams = Streams::packets(lab, stage, SIZE, &[PAST * most / BUSY as f64; BUSY])?;
+            let most = over(&streams, FIRST * TURN).pps();
+            let rates = |load: f64| [load * most / BUSY as f64; BUSY];
             let (mut packets, mut seconds) = ([0; LOADS.len()], [0.0; LOADS.len()]);
             for turn in 0..TURNS * LOADS.len() {
                 // Each of them is the first in its turn.
                 let load = (turn + turn / LOADS.len()) % LOADS.len();
                 streams.set(&rates(LOADS[load]))?;
-                std::thread::sleep(SETTLE);
-                let (before, begin) = (streams.received(), Instant::now());
-                std::thread::sleep(TURN);
-                let (after, length) = (streams.received(), begin.elapsed());
-                packets[load] += after.iter().sum::<u64>() - before.iter().sum::<u64>();
-                seconds[load] += length.as_secs_f64();
+                let turn = over(&streams, TURN);
+                packets[load] += turn.packets;
+                seconds[load] += turn.seconds;
             }
+            limit.most.push(most);
             for ((delivered, packets), seconds) in limit.delivered.iter_mut().zip(packets).zip(seconds) {
                 delivered.push(packets as f64 / seconds);
             }
@@ -77,9 +81,10 @@ impl Limit {
 
     pub(super) fn setup(&self) -> String {
         format!(
-            "Throughput past the limit is held against the peak, which is at {} times the load, within {} rounds of one generator each, in which \
-             loads take turns of {} ms. It is the peak of these rounds, so that it is rather too high than too low. The generator idles {:.0} % at \
-             least.",
+            "Throughput past the limit is held against the peak, which is at {} times the load that saturates, within {} rounds of one generator \
+             each, in which loads take turns of {} ms. The load that saturates is what the core delivered at the beginning of the round, asked \
+             for {PAST} times what it could do before. The peak is that of these rounds, rather too high than too low. The generator idles \
+             {:.0} % at least.",
             LOADS[self.peak()],
             self.delivered[0].len(),
             (SETTLE + TURN).as_millis(),
@@ -98,6 +103,27 @@ impl Limit {
     }
 }
 
+/// What arrived in a while.
+struct Arrived {
+    packets: u64,
+    seconds: f64,
+}
+
+impl Arrived {
+    fn pps(&self) -> f64 {
+        self.packets as f64 / self.seconds
+    }
+}
+
+/// Lets streams settle, and counts for so long.
+fn over(streams: &Streams, length: Duration) -> Arrived {
+    std::thread::sleep(SETTLE);
+    let (before, begin) = (streams.received(), Instant::now());
+    std::thread::sleep(length);
+    let (after, length) = (streams.received(), begin.elapsed());
+    Arrived { packets: after.iter().sum::<u64>() - before.iter().sum::<u64>(), seconds: length.as_secs_f64() }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,7 +131,8 @@ mod tests {
     #[test]
     fn a_slow_round_changes_no_ratio() {
         let rounds = |part: f64| [100.0, 50.0, 80.0].map(|speed| speed * part).to_vec();
-        let limit = Limit { delivered: [rounds(0.5), rounds(0.9), rounds(1.0), rounds(0.95)], idle: 0.5 };
+        let limit =
+            Limit { most: Vec::new(), delivered: [rounds(0.5), rounds(0.9), rounds(1.0), rounds(0.95)], idle: 0.5 };
         assert_eq!(LOADS[limit.peak()], 4.0);
         assert!(limit.to_peak(2.0).iter().all(|part| (part - 0.9).abs() < 1e-9));
         assert_eq!(limit.to_peak(4.0), [1.0; 3]);

@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use serde_json::json;
 
 use super::super::finding::{Axis, Bound, Chart, Claim, Finding, Point, Series, Table, Verdict};
-use super::super::stage::Load;
+use super::super::stage::{Load, Stage};
 use super::super::traffic::BACKLOG;
 use super::super::{Lab, jain};
 use super::limit::Limit;
@@ -17,6 +17,8 @@ pub(super) const SIZE: usize = 64;
 const SHARE: f64 = 0.5;
 /// Loads, in parts of what the core can do.
 const LOADS: [f64; 6] = [0.25, 0.5, 1.0, 2.0, 4.0, 16.0];
+/// What the core can do is what it delivers when it is asked for so many times what was thought that it can.
+pub(super) const PAST: f64 = 4.0;
 
 /// What all rounds with one load came to.
 struct Place {
@@ -53,12 +55,11 @@ impl Place {
 pub(super) fn find(lab: &Lab, finding: &mut Finding) -> Result<()> {
     let mut stage = stage(lab, 2 * BUSY, |_| vec![])?;
     let limited = stage.limit(SHARE);
-    let most: Vec<f64> = (0..3).map(|_| Ok(stage.play(lab, &streams(lab, 0.0))?.pps)).collect::<Result<_>>()?;
-    let most = median(&most).context("nothing was measured")?;
+    let most = most(lab, &mut stage)?;
     let rate = |load: f64| load * most / BUSY as f64;
     let reports = lab.rounds(&LOADS, |load| stage.play(lab, &streams(lab, rate(*load))))?;
     let places: Vec<Place> = LOADS.iter().zip(&reports).map(|(load, reports)| Place::new(*load, reports)).collect();
-    let limit = Limit::find(lab, &stage, |load| [rate(load); BUSY])?;
+    let limit = Limit::find(lab, &stage, most)?;
     finding.tables.push(table(&places));
     finding.tables.push(limit.table());
     finding.charts.push(chart(&places, most));
@@ -76,6 +77,15 @@ pub(super) fn find(lab: &Lab, finding: &mut Finding) -> Result<()> {
     let delivered: Vec<&Vec<f64>> = places.iter().map(|place| &place.delivered).collect();
     finding.raw["load"] = json!({ "most_pps": most, "loads": LOADS, "delivered_pps": delivered, "limit": limit });
     Ok(())
+}
+
+/// Packets a second that the core can do. Guests ask for several times as much as they get when they just send as fast as they can: what they cannot
+/// send while the core has no CPU is then asked for afterwards, which nobody does who has no rate.
+fn most(lab: &Lab, stage: &mut Stage) -> Result<f64> {
+    let first = stage.play(lab, &streams(lab, 0.0))?.pps;
+    let past = streams(lab, PAST * first / BUSY as f64);
+    let most: Vec<f64> = (0..3).map(|_| Ok(stage.play(lab, &past)?.pps)).collect::<Result<_>>()?;
+    median(&most).context("nothing was measured")
 }
 
 /// Guests that send so many packets a second each; 0: as many as they can.
