@@ -6,7 +6,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 # The demo makes namespaces, interfaces and AF_XDP sockets; `run-tests` does the same for the end-to-end tests.
 AS_ROOT := $(shell [ "$$(id -u)" -eq 0 ] || echo --config "\"target.'cfg(unix)'.runner='sudo -E'\"")
 
-.PHONY: help build release demo lint test test-full soak-handover screenshots bench-instr bench-timing bench-capture bench-peers exits experiments simulate dashboards-up docs clean
+.PHONY: help build release demo lint test test-full soak-handover soak-sleeps screenshots bench-instr bench-timing bench-capture bench-peers exits experiments simulate dashboards-up docs clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1|/p' Makefile | while IFS='|' read -r name text; do printf '  make %-13s %s\n' "$$name" "$$text"; done
@@ -62,6 +62,13 @@ soak-handover: ## Move queue pairs under verified traffic, MOVES=10000 times; a 
 	@"$(BUILT)/soak-handover" --moves 600 --seed $(SEED) --without-token
 	@echo "As it is:"
 	@"$(BUILT)/soak-handover" --moves $(MOVES) --seed $(SEED)
+
+soak-sleeps: export SIDECORE_SLEEPS ?= 250000
+soak-sleeps: ## Have packets end millions of sleeps, SIDECORE_SLEEPS=250000 in each of ten cases; none may be missed
+	@scripts/check-rust.sh
+	@scripts/install-deps.sh build
+	cargo build -p sidecore
+	cargo test -p sidecore-tests --test switching -- --nocapture --test-threads 1 _hear
 
 bench-instr: ## Count the instructions a packet costs, and hold them against their budgets
 	@scripts/check-rust.sh

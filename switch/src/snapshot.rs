@@ -400,6 +400,8 @@ pub(crate) struct CoreSnapshot {
     pub(crate) wakes: BTreeMap<String, u64>,
     /// Cycles of those sleeps, which are idle cycles too.
     pub(crate) slept_cycles: u64,
+    /// Sleeps that only a timer ended although something was to be done: a wake-up that was lost.
+    pub(crate) missed_wakeups: u64,
     /// Nanoseconds in which it was ready to run and something else had its CPU: part of its cycles, busy or idle.
     pub(crate) cpu_wait_ns: u64,
     /// Transmit rings that it does not look at because their drivers were asked to kick.

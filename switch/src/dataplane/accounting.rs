@@ -80,6 +80,8 @@ pub(super) struct CoreCounters {
     pub(super) wakes: [Counter; WakeCause::ALL.len()],
     /// Cycles of that, which are idle ones too.
     pub(super) slept_cycles: Counter,
+    /// Sleeps that ended in time only because a timer did, with something to do that nobody had rung for.
+    pub(super) missed_wakeups: Counter,
     /// Transmit rings that are not looked at because their drivers kick, now.
     pub(super) armed: Counter,
     /// Cycles spent on delivering what other cores handed over.
@@ -120,6 +122,7 @@ impl CoreCounters {
             messages: Counter::default(),
             wakes: Default::default(),
             slept_cycles: Counter::default(),
+            missed_wakeups: Counter::default(),
             armed: Counter::default(),
             received_cycles: Counter::default(),
             received_packets: Counter::default(),

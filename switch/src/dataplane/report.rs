@@ -374,6 +374,7 @@ fn core_snapshot(core: usize, view: &CoreView<'_>) -> CoreSnapshot {
         fdb_moves: counters.fdb_moves.get(),
         wakes: named(WakeCause::ALL.iter().map(|cause| cause.as_str()).zip(counters.wakes.iter().map(Counter::get))),
         slept_cycles: counters.slept_cycles.get(),
+        missed_wakeups: counters.missed_wakeups.get(),
         cpu_wait_ns: cpu_wait.total().as_nanos() as u64,
         armed_rings: counters.armed.get(),
         queue_pairs: counters.queue_pairs.get() as usize,

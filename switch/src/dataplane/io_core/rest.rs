@@ -17,6 +17,8 @@ use super::{GuestTx, IoCore};
 const BLIND_SLEEP: Duration = Duration::from_millis(1);
 /// How long any other sleeps at most: stations age all the time.
 const SLEEP: Duration = Duration::from_millis(100);
+/// What its timer finds that nobody has rung for was lost, if nobody does within this time: whoever made it may be just about to.
+const GRACE: Duration = Duration::from_millis(20);
 /// Buckets of the FDB that are aged after a sleep.
 const AGEING_BUCKETS: usize = 64;
 /// Pauses between two looks of a core that will sleep soon.
@@ -214,7 +216,13 @@ impl IoCore {
         // Both: a ring in which something is found is looked at again.
         let woken = (!(self.look_again() | self.is_wanted())).then(|| {
             let blind = !self.uplinks.is_empty() || self.needs.timer > 0;
-            bed.sleep(if blind { BLIND_SLEEP } else { SLEEP })
+            let woken = bed.sleep(if blind { BLIND_SLEEP } else { SLEEP });
+            if blind || woken.by_anybody() || !self.is_wanted() {
+                return woken;
+            }
+            let late = bed.sleep(GRACE);
+            self.counters.missed_wakeups.add(u64::from(!late.by_anybody()));
+            late
         });
         bell.get_up();
         self.bed = Some(bed);

@@ -57,6 +57,13 @@ pub(in crate::dataplane) struct Woken {
     pub(in crate::dataplane) kicked: ArrayVec<SourceId, EVENTS>,
 }
 
+impl Woken {
+    /// Whether it was anybody, and not the timer.
+    pub(in crate::dataplane) fn by_anybody(&self) -> bool {
+        self.rung || !self.kicked.is_empty()
+    }
+}
+
 impl Bed {
     /// With this bell.
     pub(in crate::dataplane) fn new(bell: BorrowedFd<'_>) -> io::Result<Self> {

@@ -24,6 +24,8 @@ pub(super) const ENTRIES: &[Entry] = &[
         .labelled(&["cause"], WakeCause::ALL.len()),
     counter("sidecore_core_slept_seconds_total", Core(|c, out| out.cycles(c.slept_cycles)),
         "Time an I/O core slept; it is idle time, too."),
+    counter("sidecore_core_missed_wakeups_total", Core(|c, out| out.count(c.missed_wakeups)),
+        "Sleeps of an I/O core whose end only a timer brought while packets or messages waited for it. Always 0: anything else is a lost wake-up."),
     counter("sidecore_core_cpu_wait_seconds_total", Core(|c, out| out.nanoseconds(c.cpu_wait_ns)),
         "Time an I/O core was ready to run and something else had its CPU; its busy and idle times contain it. 0 where the kernel does not say."),
     gauge("sidecore_core_armed_rings", Core(|c, out| out.count(c.armed_rings)),
