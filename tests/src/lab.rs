@@ -20,7 +20,7 @@ pub const UPLINK: &str = "wan";
 #[derive(Debug)]
 pub struct LabPlan {
     dir: TempDir,
-    machine: Machine,
+    machine: Option<Machine>,
     config: SwitchConfig,
     guests: Vec<GuestOptions>,
     uplink: Option<String>,
@@ -30,10 +30,18 @@ pub struct LabPlan {
 impl LabPlan {
     /// Nothing yet but the right to the machine.
     pub fn new() -> Result<Self> {
-        let machine = Machine::exclusive()?;
+        Ok(Self { machine: Some(Machine::exclusive()?), ..Self::empty()? })
+    }
+
+    /// The same for somebody who has the machine already.
+    pub fn on(_machine: &Machine) -> Result<Self> {
+        Self::empty()
+    }
+
+    fn empty() -> Result<Self> {
         let dir = SwitchProcess::folder()?;
         let config = SwitchConfig::new(dir.path());
-        Ok(Self { dir, machine, config, guests: Vec::new(), uplink: None, mtu: 1500 })
+        Ok(Self { dir, machine: None, config, guests: Vec::new(), uplink: None, mtu: 1500 })
     }
 
     /// Changes the switch's configuration.
@@ -117,7 +125,7 @@ pub struct Lab {
     /// Guests' sockets that the switch made, not QEMU.
     switch_sockets: Vec<PathBuf>,
     _dir: TempDir,
-    _machine: Machine,
+    _machine: Option<Machine>,
 }
 
 impl Lab {

@@ -14,6 +14,7 @@
 //! | [`browser`] | a headless Chromium, for the page that the switch serves |
 //! | [`http`] | single requests to a server on this machine |
 //! | [`circuit`] | packets that testpmd sends round through the switch |
+//! | [`tcp`] | TCP between Linux guests: a stream, or requests and their answers |
 //! | [`traffic`] | pings, transfers whose SHA-256 is compared, iperf3 |
 //! | [`process`], [`hugepages`], [`paths`], [`rules`], [`interrupt`] | processes, memory, places, the rules of a test run, Ctrl-C |
 #![forbid(unsafe_code)]
@@ -31,5 +32,6 @@ pub mod paths;
 pub mod process;
 pub mod rules;
 pub mod switch;
+pub mod tcp;
 pub mod testpmd;
 pub mod traffic;

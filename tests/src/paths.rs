@@ -39,6 +39,11 @@ pub fn simulator() -> Result<PathBuf> {
     built("sidecore-simulate", "sidecore-simulator", "SIDECORE_SIMULATE_BIN")
 }
 
+/// The program `guest-traffic`, which runs in Linux guests: `GUEST_TRAFFIC_BIN`, or the one built beside the running binary.
+pub fn guest_traffic() -> Result<PathBuf> {
+    built("guest-traffic", "sidecore-tests --bin guest-traffic", "GUEST_TRAFFIC_BIN")
+}
+
 fn built(binary: &str, package: &str, variable: &str) -> Result<PathBuf> {
     if let Some(path) = std::env::var_os(variable) {
         return Ok(PathBuf::from(path));

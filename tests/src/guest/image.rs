@@ -54,6 +54,34 @@ impl GuestImage {
         }
         Ok(Self { kernel, initramfs, version })
     }
+
+    /// The same with more programs of this machine in /bin, made at `initramfs`. The kernel unpacks archives that follow each other.
+    pub(super) fn with_programs(&self, programs: &[PathBuf], initramfs: &Path) -> Result<Self> {
+        if programs.is_empty() {
+            return Ok(self.clone());
+        }
+        let mut more = Archive::default();
+        let mut libraries = BTreeSet::new();
+        for program in programs {
+            let name = program.file_name().with_context(|| format!("{} is no program", program.display()))?;
+            more.file(&format!("bin/{}", name.display()), &read(program)?);
+            libraries.extend(shared_libraries(&program.display().to_string())?);
+        }
+        add_libraries(&mut more, &libraries)?;
+        fs::write(initramfs, [read(&self.initramfs)?, more.finish()].concat())?;
+        Ok(Self { initramfs: initramfs.to_owned(), ..self.clone() })
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| path.display().to_string())
+}
+
+fn add_libraries(archive: &mut Archive, libraries: &BTreeSet<String>) -> Result<()> {
+    for library in libraries {
+        archive.file(library.trim_start_matches('/'), &read(Path::new(library))?);
+    }
+    Ok(())
 }
 
 /// Removes images that were built from something else.
@@ -120,9 +148,7 @@ fn build(modules: &Path) -> Result<Vec<u8>> {
     let mut libraries = shared_libraries(IPERF3)?;
     // A busybox that is not the static one will do as well.
     libraries.extend(shared_libraries(BUSYBOX)?);
-    for library in libraries {
-        archive.file(library.trim_start_matches('/'), &fs::read(&library).with_context(|| library.clone())?);
-    }
+    add_libraries(&mut archive, &libraries)?;
     let mut order = String::new();
     let mut files = BTreeMap::new();
     index_modules(modules, &mut files)?;

@@ -7,9 +7,11 @@ mod image;
 mod options;
 mod qemu;
 mod qmp;
+mod stats;
 
-pub use accel::Accel;
+pub use accel::{Accel, Tried};
 pub use image::{DIGEST_PORT, GuestImage};
 pub use options::{GuestOptions, SocketMode, VirtioOptions};
 pub use qemu::{GUEST_INTERFACE, QemuGuest};
 pub use qmp::Qmp;
+pub use stats::{Counters, VcpuStats};

@@ -79,6 +79,10 @@ pub struct GuestOptions {
     pub memory_mib: u32,
     /// Memory that may be plugged in later, in MiB, in two slots.
     pub hotplug_mib: u32,
+    /// Programs of this machine that the guest has in /bin.
+    pub programs: Vec<PathBuf>,
+    /// CPUs of this machine that QEMU, with its virtual CPUs, keeps to; all if there is none.
+    pub host_cpus: Vec<usize>,
 }
 
 impl GuestOptions {
@@ -97,6 +101,8 @@ impl GuestOptions {
             cpus: 1,
             memory_mib: 192,
             hotplug_mib: 0,
+            programs: Vec::new(),
+            host_cpus: Vec::new(),
         }
     }
 

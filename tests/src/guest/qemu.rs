@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
@@ -36,7 +36,8 @@ impl QemuGuest {
     pub fn start(options: &GuestOptions) -> Result<Self> {
         let image = GuestImage::get()?;
         let accel = Accel::detect(&image)?;
-        Self::launch(&options.name, &image, accel, &options.arguments(accel))
+        let around = Around { programs: &options.programs, host_cpus: &options.host_cpus };
+        Self::launch(&options.name, &image, accel, around, &options.arguments(accel))
     }
 
     /// Starts guests side by side and waits for all.
@@ -45,17 +46,19 @@ impl QemuGuest {
         guests.into_iter().map(|mut guest| guest.wait_ready().map(|()| guest)).collect()
     }
 
-    fn launch(name: &str, image: &GuestImage, accel: Accel, more: &[String]) -> Result<Self> {
+    fn launch(name: &str, image: &GuestImage, accel: Accel, around: Around, more: &[String]) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("sidecore-qemu-").tempdir()?;
         // QEMU drops what a guest writes while nobody is connected, so the listener is ours and there first.
         let agent = dir.path().join("agent.sock");
         let listener = UnixListener::bind(&agent)?;
         listener.set_nonblocking(true)?;
 
-        let mut args = machine_arguments(image, accel, dir.path());
-        args.extend(more.iter().cloned());
-        let process =
-            Process::spawn(&format!("guest {name}"), "qemu-system-x86_64", &args, &dir.path().join("qemu.log"))?;
+        let image = image.with_programs(around.programs, &dir.path().join("initramfs.cpio"))?;
+        let mut command = around.command();
+        command.extend(machine_arguments(&image, accel, dir.path()));
+        command.extend(more.iter().cloned());
+        let log = dir.path().join("qemu.log");
+        let process = Process::spawn(&format!("guest {name}"), &command[0], &command[1..], &log)?;
         Ok(Self { name: name.to_owned(), process, listener, console: Mutex::new(None), dir, ready: false })
     }
 
@@ -156,10 +159,41 @@ impl Drop for QemuGuest {
     }
 }
 
-/// Boots a guest without a network and ends it.
-pub(super) fn boot_probe(image: &GuestImage, accel: Accel, timeout: Duration) -> Result<()> {
+/// What a guest is given beside QEMU's arguments.
+#[derive(Clone, Copy, Default)]
+struct Around<'a> {
+    programs: &'a [PathBuf],
+    host_cpus: &'a [usize],
+}
+
+impl Around<'_> {
+    /// The beginning of the command line.
+    fn command(self) -> Vec<String> {
+        let qemu = "qemu-system-x86_64".to_owned();
+        if self.host_cpus.is_empty() {
+            return vec![qemu];
+        }
+        let cpus: Vec<String> = self.host_cpus.iter().map(usize::to_string).collect();
+        vec!["taskset".to_owned(), "-c".to_owned(), cpus.join(","), qemu]
+    }
+}
+
+/// Boots a guest without a network, ends it, and returns how long it took to boot. The error says in one line what it did instead.
+pub(super) fn boot_probe(image: &GuestImage, accel: Accel, timeout: Duration) -> Result<Duration> {
     let memory = ["-m", "192M", "-object", "memory-backend-memfd,id=memory,size=192M,share=on"].map(str::to_owned);
-    QemuGuest::launch("probe", image, accel, &memory)?.wait_ready_within(timeout)
+    let begin = Instant::now();
+    let mut guest = QemuGuest::launch("probe", image, accel, Around::default(), &memory)?;
+    if guest.wait_ready_within(timeout).is_ok() {
+        return Ok(begin.elapsed());
+    }
+    // A QEMU that ends closes the serial line first, and is gone a moment later.
+    match guest.process.wait(Duration::from_secs(1)) {
+        Ok((status, _)) => {
+            let output = guest.process.output();
+            bail!("QEMU ended ({status}): {}", output.lines().next().unwrap_or("without a word"))
+        }
+        Err(_) => bail!("no sign of life within {} s", timeout.as_secs()),
+    }
 }
 
 fn boot_messages(dir: &Path) -> String {
