@@ -93,8 +93,8 @@ bench-peers: ## Compare with OVS-DPDK and testpmd (FULL=1: everything; ROWS=v2v-
 
 exits: ## Count VM exits per packet with KVM's own counters: a table, and target/experiments/exits.json
 	@scripts/check-rust.sh
-	@scripts/install-deps.sh build
-	cargo build --release -p sidecore -p sidecore-exits
+	@scripts/install-deps.sh $(if $(wildcard /dev/kvm),demo,build)
+	cargo build --release -p sidecore -p sidecore-exits -p sidecore-tests --bin sidecore --bin exits --bin guest-traffic
 	@cargo run -q --release $(AS_ROOT) -p sidecore-exits --bin exits
 
 experiments: ## How Sidecore behaves with many guests, with a report (QUICK=1: under ten minutes; ONLY=saturation,answer: only these)

@@ -5,6 +5,8 @@
 //! rings ask for can make it exit: a kick is a store to an MMIO address (ioeventfd), a call is an interrupt (irqfd).
 //! For x86-64 only.
 //!
+//! Where stock guests run under KVM, the same is counted of Linux guests, whose exits QEMU tells (QMP `query-stats`).
+//!
 //! | module | what it is |
 //! |---|---|
 //! | [`vmm`] | the virtual machine, and KVM's counters. The only module with `unsafe` |
@@ -12,9 +14,11 @@
 //! | [`machine`] | where the program runs: the virtual machine, or a thread where there is no KVM |
 //! | [`scene`] | a switch and the guest's two devices |
 //! | [`measure`] | a row of the table |
+//! | [`linux`] | the same for Linux guests |
 //! | [`report`] | the table, the JSON, and whether the figures are to be believed |
 #![deny(unsafe_code)]
 
+pub mod linux;
 pub mod machine;
 pub mod measure;
 pub mod program;

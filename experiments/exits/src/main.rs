@@ -1,4 +1,5 @@
-//! `make exits`: VM exits per packet, by KVM's own count, in every mode of the switch.
+//! `make exits`: VM exits per packet, by KVM's own count, in every mode of the switch: of a guest in ring 3, and of Linux guests
+//! where stock guests run under KVM.
 #![forbid(unsafe_code)]
 
 use std::path::PathBuf;
@@ -7,7 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
-use sidecore_exits::measure::{Bench, Clock, Mode, RingFormat, Row};
+use sidecore_exits::linux::{self, StockGuests};
+use sidecore_exits::measure::{Bench, Clock, Mode, Outcome, RingFormat, Row};
 use sidecore_exits::{report, vmm};
 use sidecore_tests::interrupt::Interrupt;
 use sidecore_tests::{paths, rules};
@@ -15,7 +17,8 @@ use sidecore_tests::{paths, rules};
 /// Time from an answer to the next packet in an idle row: a switch that sleeps at all is asleep by then.
 const PAUSE_MS: u64 = 3;
 
-/// Measures VM exits per packet with KVM's own counters: a guest of ring 3 drives two virtio-net devices of the switch.
+/// Measures VM exits per packet with KVM's own counters: a guest of ring 3 drives two virtio-net devices of the switch. Where stock
+/// guests run under KVM, which is tried, two Linux guests do the same, with TCP between them.
 ///
 /// Exit status: 0 when a polling guest of a polling switch shows 0.00 exits a packet above what it shows without packets, and the
 /// same counter shows at least 0.9 in mode trap; 1 otherwise.
@@ -59,9 +62,49 @@ fn run(options: &Options) -> Result<bool> {
         None => paths::target("experiments")?.join("exits.json"),
     };
     let interrupt = Interrupt::install()?;
-    let _alone = rules::Machine::exclusive()?;
+    let alone = rules::Machine::exclusive()?;
+    let (with_kvm, hardware) = look_for_kvm(!options.no_kvm);
+    let stock_guests =
+        if with_kvm { StockGuests::try_out() } else { StockGuests::untried("there is no KVM, or none is wanted") };
+    println!("{stock_guests}");
+    let enough = || interrupt.is_set();
+    let bench = Bench {
+        switch_cpu,
+        guest_cpu: options.guest_cpu,
+        with_kvm,
+        hardware,
+        stock_guests: stock_guests.clone(),
+        clock: Clock::calibrate(),
+        enough: &enough,
+    };
+    let mut outcomes = Vec::new();
+    // After each row, so that a run that is broken off has results.
+    let mut keep = |outcome: Outcome| {
+        println!("{}", report::line(&outcome));
+        outcomes.push(outcome);
+        let json = serde_json::to_string_pretty(&outcomes)? + "\n";
+        std::fs::write(&out, json).with_context(|| out.display().to_string())
+    };
+    println!("\n{}", report::head());
+    for row in rows(options.quick) {
+        interrupt.check()?;
+        keep(bench.row(&row).with_context(|| format!("{row:?}"))?)?;
+    }
+    if stock_guests.run_under_kvm == Some(true) {
+        linux_rows(options.quick, switch_cpu, &alone, &interrupt, |row, turns| {
+            keep(linux::outcome(row, turns, &stock_guests))
+        })?;
+    }
+    println!("\nresults: {}", out.display());
+    let objections = report::objections(&outcomes, if options.quick { report::FEW } else { report::NONE });
+    objections.iter().for_each(|objection| println!("NOT AS CLAIMED: {objection}"));
+    Ok(objections.is_empty())
+}
+
+/// Whether there is KVM, and whether hardware virtualisation is behind it; says so.
+fn look_for_kvm(wanted: bool) -> (bool, bool) {
     let with_kvm = match vmm::available() {
-        _ if options.no_kvm => false,
+        _ if !wanted => false,
         Ok(()) => true,
         Err(error) => {
             println!("{error}");
@@ -78,29 +121,7 @@ fn run(options: &Options) -> Result<bool> {
                 "KVM without hardware virtualisation: ring 3 runs as it is, ring 0 is emulated instruction by instruction.",
         }
     );
-    let enough = || interrupt.is_set();
-    let bench = Bench {
-        switch_cpu,
-        guest_cpu: options.guest_cpu,
-        with_kvm,
-        hardware,
-        clock: Clock::calibrate(),
-        enough: &enough,
-    };
-    let mut outcomes = Vec::new();
-    println!("\n{}", report::head());
-    for row in rows(options.quick) {
-        interrupt.check()?;
-        outcomes.push(bench.row(&row).with_context(|| format!("{row:?}"))?);
-        outcomes.last().into_iter().for_each(|outcome| println!("{}", report::line(outcome)));
-        // After each row, so that a run that is broken off has results.
-        let json = serde_json::to_string_pretty(&outcomes)? + "\n";
-        std::fs::write(&out, json).with_context(|| out.display().to_string())?;
-    }
-    println!("\nresults: {}", out.display());
-    let objections = report::objections(&outcomes, if options.quick { report::FEW } else { report::NONE });
-    objections.iter().for_each(|objection| println!("NOT AS CLAIMED: {objection}"));
-    Ok(objections.is_empty())
+    (with_kvm, hardware)
 }
 
 /// The rows. In the short form a row takes about a tenth of the time.
@@ -123,4 +144,30 @@ fn rows(quick: bool) -> Vec<Row> {
         }
     }
     rows
+}
+
+/// Measures the rows of Linux guests. Their rounds take turns; in the short form there is one, with split rings.
+fn linux_rows(
+    quick: bool,
+    switch_cpu: usize,
+    machine: &rules::Machine,
+    interrupt: &Interrupt,
+    mut keep: impl FnMut(&linux::Row, &[linux::Turn]) -> Result<()>,
+) -> Result<()> {
+    let (rounds, millis) = if quick { (1, 500) } else { (5, 1000) };
+    let bench = linux::Bench { machine, switch_cpu, window: Duration::from_millis(millis) };
+    let rings = [RingFormat::Split, RingFormat::Packed];
+    for ring in &rings[..if quick { 1 } else { 2 }] {
+        let row = |mode, pause| linux::Row { mode, ring: *ring, pause: Duration::from_millis(pause) };
+        let rows = [row(Mode::Poll, 0), row(Mode::Adaptive, 0), row(Mode::Adaptive, PAUSE_MS), row(Mode::Trap, 0)];
+        let mut turns = rows.map(|_| Vec::new());
+        for _ in 0..rounds {
+            for (row, turns) in rows.iter().zip(&mut turns) {
+                interrupt.check()?;
+                turns.push(bench.turn(row).with_context(|| format!("{row:?}"))?);
+            }
+        }
+        rows.iter().zip(&turns).try_for_each(|(row, turns)| keep(row, turns))?;
+    }
+    Ok(())
 }

@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde::Serialize;
 
+use crate::linux::{StockGuests, Tcp};
 use crate::program::{Job, Totals};
 use crate::scene::Scene;
 use crate::vmm::{Counters, cycles};
@@ -94,6 +95,55 @@ pub struct Cost {
     pub seconds: f64,
 }
 
+/// What was counted while packets went, and in as much time without packets.
+#[derive(Debug, Clone, Default)]
+pub struct Counted {
+    /// Packets.
+    pub packets: u64,
+    /// Kicks.
+    pub kicks: u64,
+    /// Interrupts.
+    pub calls: u64,
+    /// KVM's counters; empty where there is no KVM.
+    pub busy: Counters,
+    /// The same without packets.
+    pub idle: Counters,
+    /// How long the packets took.
+    pub time: Duration,
+}
+
+impl Counted {
+    /// Adds what was counted in another round.
+    pub fn add(&mut self, other: &Self) {
+        self.packets += other.packets;
+        self.kicks += other.kicks;
+        self.calls += other.calls;
+        self.time += other.time;
+        for (sums, counters) in [(&mut self.busy, &other.busy), (&mut self.idle, &other.idle)] {
+            counters.iter().for_each(|(name, count)| *sums.entry(name.clone()).or_default() += count);
+        }
+    }
+
+    /// What a packet has cost.
+    #[must_use]
+    pub fn cost(&self) -> Cost {
+        let per_packet = |count: f64| count / self.packets as f64;
+        let above = |name: &String| per_packet(self.busy[name] as f64 - self.idle[name] as f64);
+        let exits = "exits".to_owned();
+        let causes = self.busy.keys().filter(|name| **name != exits).map(|name| (name.clone(), above(name)));
+        Cost {
+            packets: self.packets,
+            exits_raw: self.busy.get(&exits).copied(),
+            exits_baseline: self.idle.get(&exits).copied(),
+            exits_per_packet: self.busy.contains_key(&exits).then(|| above(&exits)),
+            exits_by_cause: causes.filter(|(_, count)| count.abs() >= 0.005).collect(),
+            kicks_per_packet: per_packet(self.kicks as f64),
+            interrupts_per_packet: per_packet(self.calls as f64),
+            seconds: self.time.as_secs_f64(),
+        }
+    }
+}
+
 /// A row's results.
 #[derive(Debug, Clone, Serialize)]
 pub struct Outcome {
@@ -120,10 +170,15 @@ pub struct Outcome {
     pub switch_kicks: u64,
     /// As above.
     pub switch_calls: u64,
-    /// `kvm`, or `thread` where there is no KVM.
+    /// The guest's program in ring 3: `kvm`, or `thread` where there is no KVM. A Linux guest: `linux`.
     pub guest: &'static str,
     /// Whether hardware virtualisation is behind /dev/kvm.
     pub hardware_virtualisation: bool,
+    /// TCP, in a Linux guest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tcp: Option<Tcp>,
+    /// Whether there are rows of Linux guests, and why not.
+    pub stock_guests: StockGuests,
 }
 
 /// How long the guest waits for a packet before it gives up.
@@ -183,6 +238,8 @@ pub struct Bench<'a> {
     pub with_kvm: bool,
     /// Whether hardware virtualisation is behind it.
     pub hardware: bool,
+    /// What is known of Linux guests.
+    pub stock_guests: StockGuests,
     /// The clock.
     pub clock: Clock,
     /// Asked whether the user has had enough.
@@ -223,6 +280,8 @@ impl Bench<'_> {
             switch_calls,
             guest: if self.with_kvm { "kvm" } else { "thread" },
             hardware_virtualisation: self.with_kvm && self.hardware,
+            tcp: None,
+            stock_guests: self.stock_guests.clone(),
         })
     }
 
@@ -230,20 +289,8 @@ impl Bench<'_> {
     fn cost(&self, scene: &mut Scene, job: Job) -> Result<Cost> {
         let (busy, totals, time) = self.run(scene, job)?;
         let (idle, _, _) = self.run(scene, Job::Idle { cycles: self.clock.cycles(time) })?;
-        let per_packet = |count: f64| count / totals.packets as f64;
-        let above = |name: &String| per_packet(busy[name] as f64 - idle[name] as f64);
-        let exits = "exits".to_owned();
-        let causes = busy.keys().filter(|name| **name != exits).map(|name| (name.clone(), above(name)));
-        Ok(Cost {
-            packets: totals.packets,
-            exits_raw: busy.get(&exits).copied(),
-            exits_baseline: idle.get(&exits).copied(),
-            exits_per_packet: busy.contains_key(&exits).then(|| above(&exits)),
-            exits_by_cause: causes.filter(|(_, count)| count.abs() >= 0.005).collect(),
-            kicks_per_packet: per_packet(totals.kicks as f64),
-            interrupts_per_packet: per_packet(totals.calls as f64),
-            seconds: time.as_secs_f64(),
-        })
+        let (packets, kicks, calls) = (totals.packets, totals.kicks, totals.calls);
+        Ok(Counted { packets, kicks, calls, busy, idle, time }.cost())
     }
 
     /// Runs a job; returns what KVM and the guest have counted meanwhile, and the time.

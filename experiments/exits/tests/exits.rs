@@ -42,6 +42,15 @@ fn a_polling_guest_does_not_exit() {
     }
     let rows = rows(&[]);
     let exits = |row: &Value| number(row, "exits_per_packet");
+    let stock = &rows[0]["stock_guests"];
+    assert!(!stock["found"].as_str().unwrap().is_empty(), "how it was found: {stock}");
+    let linux: Vec<&Value> = rows.iter().filter(|row| row["guest"] == "linux").collect();
+    assert_eq!(
+        !linux.is_empty(),
+        stock["run_under_kvm"] == true,
+        "rows of Linux guests where they run, and nowhere else"
+    );
+    assert!(linux.iter().all(|row| exits(row) > 0.0), "{linux:?}");
     for ring in ["split", "packed"] {
         let poll = find(&rows, "poll", "busy", ring, false);
         assert!(number(poll, "packets") >= 100_000.0, "{poll}");
