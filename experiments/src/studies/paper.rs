@@ -1,10 +1,12 @@
 //! The paper's table: a guest that exits for its packets, and one that does not, as `make exits` has measured them.
 
+mod tcp;
+
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::Lab;
-use super::finding::{Bound, Claim, Finding, Table, number};
+use super::finding::{Bound, Claim, Conditions, Finding, Table, number};
 use crate::stats::Ratio;
 
 /// What "Towards exitless and efficient paravirtual I/O" (SYSTOR 2012) gained: throughput, and round trips in microseconds.
@@ -20,6 +22,11 @@ pub fn run(lab: &Lab) -> Result<Finding> {
         .with_context(|| format!("no {}: `make exits` counts VM exits first", path.display()))?;
     let rows: Vec<Value> = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
     ensure!(!rows.is_empty(), "{} is empty", path.display());
+    Ok(find(&rows, Conditions { rounds: 1, ..lab.conditions() }))
+}
+
+fn find(rows: &[Value], conditions: Conditions) -> Finding {
+    let (linux, ring_3): (Vec<&Value>, Vec<&Value>) = rows.iter().partition(|row| row["guest"] == "linux");
     let mut finding = Finding {
         name: "paper".to_owned(),
         title: "The paper's table: traditional against exitless".to_owned(),
@@ -37,13 +44,22 @@ pub fn run(lab: &Lab) -> Result<Finding> {
             },
         ],
         repeat: "make exits && make experiments ONLY=paper".to_owned(),
-        conditions: lab.conditions(),
+        conditions,
         ..Finding::default()
     };
-    finding.conditions.rounds = 1;
+    finding.tables.push(all(rows));
+    judge(&mut finding, &ring_3);
+    tcp::judge(&mut finding, &linux, rows);
+    finding.raw = rows.into();
+    finding
+}
+
+/// All that `make exits` has counted.
+fn all(rows: &[Value]) -> Table {
     let mut table = Table::new(
         "Exits, notifications and speed",
         &[
+            "guest",
             "mode",
             "load",
             "ring",
@@ -56,12 +72,13 @@ pub fn run(lab: &Lab) -> Result<Finding> {
             "RTT p50, µs",
         ],
     );
-    for row in &rows {
+    for row in rows {
         let word = |key: &str| row[key].as_str().unwrap_or("-").to_owned();
         let yes = |key: &str| if row[key] == true { "on" } else { "off" }.to_owned();
         let figure =
             |key: &str, scale: f64| row[key].as_f64().map_or("-".to_owned(), |f| number(f * scale, (f * scale).abs()));
         table.row([
+            if row["guest"] == "kvm" { "ring 3".to_owned() } else { word("guest") },
             word("mode"),
             word("load"),
             word("ring"),
@@ -74,14 +91,11 @@ pub fn run(lab: &Lab) -> Result<Finding> {
             figure("rtt_p50_us", 1.0),
         ]);
     }
-    finding.tables.push(table);
-    judge(&mut finding, &rows);
-    finding.raw = rows.into();
-    Ok(finding)
+    table
 }
 
-fn judge(finding: &mut Finding, rows: &[Value]) {
-    let find = |wanted: &dyn Fn(&Value) -> bool| rows.iter().find(|row| row["ring"] == "split" && wanted(row));
+fn judge(finding: &mut Finding, rows: &[&Value]) {
+    let find = |wanted: &dyn Fn(&Value) -> bool| rows.iter().find(|row| row["ring"] == "split" && wanted(row)).copied();
     let exitless = find(&|row| row["mode"] == "poll" && row["interrupts"] == false);
     let traditional =
         find(&|row| row["mode"] == "trap" && row["interrupts"] == true).or_else(|| find(&|row| row["mode"] == "trap"));
@@ -111,4 +125,61 @@ fn judge(finding: &mut Finding, rows: &[Value]) {
         none.map_or("?".to_owned(), |exits| format!("{exits:.2}")),
         exits(traditional).map_or("?".to_owned(), |exits| format!("{exits:.2}")),
     ));
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::page;
+    use super::*;
+
+    fn ring_3(mode: &str, interrupts: bool, exits: f64) -> Value {
+        json!({ "guest": "kvm", "mode": mode, "load": "busy", "ring": "split", "interrupts": interrupts, "packets": 1000, "exits_per_packet": exits,
+            "kicks_per_packet": 1.0, "interrupts_per_packet": 1.0, "stream_pps": 1e6, "rtt_p50_us": 10.0,
+            "stock_guests": { "run_under_kvm": false, "found": "a guest was tried & QEMU ended" } })
+    }
+
+    fn linux(mode: &str, mbit_s: f64, rtt: f64) -> Value {
+        let three = |figure: f64| json!([figure, figure * 1.1, figure * 0.9]);
+        json!({ "guest": "linux", "mode": mode, "load": "busy", "ring": "split", "interrupts": true, "packets": 1000, "exits_per_packet": 9.0,
+            "stock_guests": { "run_under_kvm": true, "found": "it booted" }, "hardware_virtualisation": true,
+            "tcp": { "stream_mbit_s": three(mbit_s), "rtt_p50_us": three(rtt), "rtt_p99_us": three(rtt * 2.0) } })
+    }
+
+    #[test]
+    fn where_no_stock_guest_runs_the_page_says_how_that_was_found() {
+        let rows = [ring_3("poll", false, 0.0), ring_3("trap", true, 2.99)];
+        let finding = find(&rows, Conditions::default());
+        let page = page::html(std::slice::from_ref(&finding));
+        let said = "no stock guest runs under KVM here (a guest was tried &amp; QEMU ended)";
+        assert!(page.contains(said) && page::markdown(&finding).contains("QEMU ended"), "{page}");
+        assert!(!finding.claims.iter().any(|claim| claim.text.contains("TCP")) && finding.charts.is_empty());
+        assert_eq!((finding.claims.len(), finding.raw.as_array().unwrap().len()), (4, 2));
+    }
+
+    #[test]
+    fn linux_guests_are_beside_the_paper_and_not_taken_for_ring_3() {
+        let mut rows = vec![linux("trap", 2000.0, 60.0), linux("poll", 4000.0, 30.0), linux("adaptive", 3000.0, 40.0)];
+        rows.extend([ring_3("poll", false, 0.0), ring_3("trap", true, 2.99)]);
+        let finding = find(&rows, Conditions::default());
+        let claim = |text: &str| finding.claims.iter().find(|claim| claim.text.contains(text)).unwrap();
+        assert_eq!(claim("VM exits a packet, traditional").measured, "2.99");
+        assert!(claim("TCP stream, Linux guests: poll to trap").measured.starts_with("2.00"));
+        assert!(claim("TCP stream, Linux guests: adaptive to trap").measured.starts_with("1.50"));
+        assert!(claim("median TCP round trip, Linux guests: trap less poll").measured.starts_with("30.0 ["));
+        assert!(claim("trap less adaptive").remark.contains("the paper"));
+        assert_eq!(finding.charts.len(), 2);
+        assert!(page::html(&[finding]).contains("4000 [3600, 4400]"));
+    }
+
+    #[test]
+    fn a_run_that_was_broken_off_says_so() {
+        let mut row = ring_3("poll", false, 0.0);
+        row["stock_guests"]["run_under_kvm"] = true.into();
+        let finding = find(&[row], Conditions::default());
+        assert!(finding.answer.iter().any(|answer| answer.contains("broken off")), "{finding:?}");
+        let finding = find(&[json!({ "mode": "poll" })], Conditions::default());
+        assert!(finding.answer.iter().any(|answer| answer.contains("says nothing")), "{finding:?}");
+    }
 }

@@ -1,0 +1,104 @@
+//! TCP in Linux guests: traditional against exitless, where stock guests run under KVM.
+
+use serde_json::Value;
+
+use super::PAPER;
+use crate::stats;
+use crate::studies::finding::{Axis, Bound, Chart, Claim, Finding, Kind, Point, Series, Table, show};
+
+/// The modes of the switch, the traditional one last.
+const MODES: [&str; 3] = ["poll", "adaptive", "trap"];
+
+/// Adds what rows of Linux guests show; where there is none, why.
+pub(super) fn judge(finding: &mut Finding, linux: &[&Value], rows: &[Value]) {
+    if linux.is_empty() {
+        finding.answer.push(format!("TCP in Linux guests was not measured: {}.", why_not(rows)));
+        return;
+    }
+    let rounds = figures(linux[0], "rtt_p50_us").len();
+    finding.setup.push(format!(
+        "TCP between two Linux guests under QEMU and KVM, whose own virtio-net drivers kick, and take interrupts, as the device asks: a stream, \
+         and requests of 64 B with their answers, one at a time; {rounds} rounds that take turns. Traditional: mode trap. Exitless: poll, adaptive."
+    ));
+    finding.tables.push(table(linux));
+    finding.charts.push(chart(linux, "tcp-stream", "TCP stream between two Linux guests", "Mbit/s", "stream_mbit_s"));
+    finding.charts.push(chart(linux, "tcp-rtt", "Median TCP round trip of two Linux guests", "µs", "rtt_p50_us"));
+    for mode in &MODES[..2] {
+        let of = |mode: &str, key: &str| row(linux, "split", mode).map(|row| figures(row, key)).unwrap_or_default();
+        let gain = stats::ratio(&of(mode, "stream_mbit_s"), &of("trap", "stream_mbit_s"));
+        let text = format!("TCP stream, Linux guests: {mode} to trap");
+        finding.claims.push(Claim::new(&text, gain, "times", Bound::AtLeast(1.45), false).but(PAPER));
+        let (ours, theirs) = (of(mode, "rtt_p50_us"), of("trap", "rtt_p50_us"));
+        let less: Vec<f64> = theirs.iter().zip(&ours).map(|(theirs, ours)| theirs - ours).collect();
+        let less = stats::estimate(&less);
+        let text = format!("median TCP round trip, Linux guests: trap less {mode}");
+        finding.claims.push(Claim::new(&text, less, "µs", Bound::AtLeast(25.0), false).but(PAPER));
+        let shown = |figure: Option<stats::Ratio>| figure.map_or("-".to_owned(), show);
+        finding.answer.push(format!(
+            "With {mode}, TCP between Linux guests has {} times the throughput that it has with trap, and a round trip takes {} µs less.",
+            shown(gain),
+            shown(less)
+        ));
+    }
+}
+
+fn why_not(rows: &[Value]) -> String {
+    let stock = rows.iter().map(|row| &row["stock_guests"]).find(|stock| stock.is_object());
+    match stock {
+        None => "this exits.json, of an older version, says nothing of them".to_owned(),
+        Some(stock) if stock["run_under_kvm"] == true => "make exits was broken off before their rows".to_owned(),
+        Some(stock) => {
+            let found = stock["found"].as_str().unwrap_or("?");
+            match stock["run_under_kvm"].is_null() {
+                true => format!("whether stock guests run under KVM was not tried ({found})"),
+                false => format!("no stock guest runs under KVM here ({found})"),
+            }
+        }
+    }
+}
+
+/// The figure of every round.
+fn figures(row: &Value, key: &str) -> Vec<f64> {
+    row["tcp"][key].as_array().into_iter().flatten().filter_map(Value::as_f64).collect()
+}
+
+fn row<'v>(linux: &[&'v Value], ring: &str, mode: &str) -> Option<&'v Value> {
+    linux.iter().find(|row| row["ring"] == ring && row["mode"] == mode && row["load"] == "busy").copied()
+}
+
+fn table(linux: &[&Value]) -> Table {
+    let head = ["mode", "load", "ring", "stream, Mbit/s", "exits a packet of it", "RTT p50, µs", "RTT p99, µs"];
+    let mut table = Table::new("TCP in Linux guests", &head);
+    for row in linux {
+        let word = |key: &str| row[key].as_str().unwrap_or("-").to_owned();
+        let figure = |key: &str| stats::estimate(&figures(row, key)).map_or("-".to_owned(), show);
+        let exits = row["stream"]["exits_per_packet"].as_f64();
+        table.row([
+            word("mode"),
+            word("load"),
+            word("ring"),
+            figure("stream_mbit_s"),
+            exits.map_or("-".to_owned(), |exits| format!("{exits:.2}")),
+            figure("rtt_p50_us"),
+            figure("rtt_p99_us"),
+        ]);
+    }
+    table
+}
+
+fn chart(linux: &[&Value], name: &str, title: &str, unit: &str, key: &str) -> Chart {
+    let series = ["split", "packed"].map(|ring| {
+        let of = |mode: &str| row(linux, ring, mode).map(|row| figures(row, key));
+        let points = MODES.iter().enumerate().filter_map(|(at, mode)| Some(Point::new(at as f64, &of(mode)?)));
+        Series::new(&format!("{ring} rings"), points.collect())
+    });
+    Chart {
+        name: name.to_owned(),
+        title: title.to_owned(),
+        x: Axis::names("mode of the switch", &MODES),
+        y: Axis::linear(unit),
+        kind: Kind::Bars,
+        series: series.into_iter().filter(|series| !series.points.is_empty()).collect(),
+        ..Chart::default()
+    }
+}
