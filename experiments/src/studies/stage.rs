@@ -155,12 +155,18 @@ impl Stage {
         self.folder.path().join(name)
     }
 
+    /// The vhost-user socket of a port.
+    #[must_use]
+    pub fn socket(&self, port: usize) -> PathBuf {
+        self.config.socket(&name(port))
+    }
+
     /// The generator's arguments for a load.
     #[must_use]
     pub fn arguments(&self, lab: &Lab, load: &Load) -> Vec<String> {
         let mut args = load.args.clone();
         for port in &load.ports {
-            args.extend(["--guest".to_owned(), self.config.socket(&name(*port)).display().to_string()]);
+            args.extend(["--guest".to_owned(), self.socket(*port).display().to_string()]);
         }
         args.extend(["--cpu".to_owned(), lab.cpus.generator.to_string(), "--hugepages".to_owned(), "off".to_owned()]);
         args

@@ -43,12 +43,6 @@ impl Streams {
         Self::start(lab, stage, load.option("rx-buffer", WHOLE).option("backlog", BACKLOG), rates, FLOWING)
     }
 
-    /// Starts pairs of guests that send short packets which carry their time, and waits until the first has come.
-    pub fn timed(lab: &Lab, stage: &Stage, rates: &[f64]) -> Result<Self> {
-        let load = Load::new("stream", 2 * rates.len(), ENDLESS_S).option("verify", "full");
-        Self::start(lab, stage, load, rates, 1)
-    }
-
     /// Starts pairs of guests that send packets of so many bytes, and waits until they flow.
     pub fn packets(lab: &Lab, stage: &Stage, size: usize, rates: &[f64]) -> Result<Self> {
         let load = Load::new("stream", 2 * rates.len(), ENDLESS_S).option("size", size).option("backlog", BACKLOG);
