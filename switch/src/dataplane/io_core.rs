@@ -131,6 +131,8 @@ pub(super) struct IoCore {
     needs: Needs,
     /// Drivers that were just asked to kick, by place, and are to be looked at once more.
     asked: Vec<u16>,
+    /// Those of class latency among them, while the core sleeps.
+    urgent_armed: Vec<u16>,
     /// When there was last something to do, and when idle rings were last thought of, in cycles.
     worked_at: u64,
     cleared_at: u64,
@@ -189,6 +191,7 @@ impl IoCore {
             has_chores: false,
             needs: Needs::default(),
             asked: Vec::with_capacity(SOURCES_MAX),
+            urgent_armed: Vec::with_capacity(SOURCES_MAX),
             worked_at: epoch,
             cleared_at: epoch,
         }

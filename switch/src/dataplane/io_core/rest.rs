@@ -37,8 +37,6 @@ pub(super) struct Needs {
     kicks: usize,
     /// Of those, how many were asked.
     armed: usize,
-    /// Of all, those of class latency.
-    urgent: usize,
 }
 
 impl Needs {
@@ -55,7 +53,6 @@ impl IoCore {
     /// A transmit ring comes.
     pub(super) fn hear(&mut self, guest: &GuestTx) {
         *self.needs.of(guest) += 1;
-        self.needs.urgent += usize::from(guest.share.latency);
         // Before anybody is asked for a kick.
         self.bells.set_owner(guest.origin.source, self.forwarder.out.me());
         if guest.share.mode != Mode::Poll
@@ -69,7 +66,6 @@ impl IoCore {
     /// A transmit ring goes, as it came: without kicks.
     pub(super) fn hear_no_more(&mut self, guest: &mut GuestTx) {
         *self.needs.of(guest) -= 1;
-        self.needs.urgent -= usize::from(guest.share.latency);
         if std::mem::take(&mut guest.armed) {
             guest.tx.suppress_kicks();
             self.bells.set_asked(guest.origin.source, false, self.now.cycles);
@@ -161,6 +157,9 @@ impl IoCore {
             let Some(guest) = self.guests.get_mut(place) else { continue };
             guest.armed = true;
             self.needs.armed += 1;
+            if guest.share.latency {
+                self.urgent_armed.push(place as u16);
+            }
             if guest.tx.has_work() {
                 found = true;
                 self.wake(place);
@@ -263,17 +262,15 @@ impl IoCore {
         self.needs.kicks > 0 && self.bells.any_kicked(self.forwarder.out.me())
     }
 
-    /// Guests of class latency do not wait for a kick while their core is awake.
+    /// Guests of class latency do not wait for a kick while their core is awake. Only they are looked for: the first packet waits meanwhile.
     fn wake_urgent(&mut self) {
-        if self.needs.urgent == 0 {
-            // A look at a thousand guests would be what the first packet waits for.
-            return;
-        }
-        for place in 0..self.guests.len() {
-            if self.guests[place].armed && self.guests[place].share.latency {
+        let mut urgent = std::mem::take(&mut self.urgent_armed);
+        for place in urgent.drain(..).map(usize::from) {
+            if self.guests.get(place).is_some_and(|guest| guest.armed) {
                 self.wake(place);
             }
         }
+        self.urgent_armed = urgent;
     }
 }
 
