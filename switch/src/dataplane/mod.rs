@@ -38,6 +38,8 @@ mod histogram;
 mod interval;
 mod io_core;
 mod load;
+#[cfg(test)]
+mod loom_finding;
 mod mailbox;
 mod ports;
 mod reply;

@@ -8,12 +8,17 @@ use loom::sync::{Arc, Mutex};
 use loom::thread;
 
 use super::{Cell, Move, Progress, Token};
+use crate::dataplane::loom_finding::finding;
 use crate::forwarding::PortId;
 
 const A: usize = 0;
 const B: usize = 1;
 const X: usize = 2;
 const CORES: usize = 3;
+
+/// What is wrong where something is left out.
+const OUT_OF_ORDER: &str = "what left the guest arrived in another order";
+const NOT_ALL: &str = "the guest has not received what was sent to it, in order";
 
 const OLD: u32 = 7;
 const MOVING: Move = Move { port: PortId(1), queue: 0, from: A as u16, to: B as u16, since: OLD + 1 };
@@ -114,7 +119,7 @@ fn out_of_the_guest(heeds_token: bool) {
     }
     giver.join().unwrap();
     taker.join().unwrap();
-    assert_eq!(received, [1, 2]);
+    assert_eq!(received, [1, 2], "{OUT_OF_ORDER}");
 }
 
 /// Two packets from core X go to the guest; X takes over the table in which its queue pair is B's when it has sent `by_old` of them. A and B
@@ -175,12 +180,12 @@ fn into_the_guest(by_old: usize, waits_for_marks: bool) {
         progress.mark(X, A, MOVING.since, places[A]);
     }
     giver.join().unwrap();
-    assert_eq!(taker.join().unwrap(), [1, 2]);
+    assert_eq!(taker.join().unwrap(), [1, 2], "{NOT_ALL}");
 }
 
-/// Whether the check finds something wrong in some interleaving.
-fn fails(check: impl Fn() + Sync + Send + std::panic::UnwindSafe + 'static) -> bool {
-    std::panic::catch_unwind(|| loom::model(check)).is_err()
+/// Whether loom finds this wrong in some interleaving.
+fn fails(check: impl Fn() + Sync + Send + std::panic::UnwindSafe + 'static, words: &str) -> bool {
+    finding(|| loom::model(check)).contains(words)
 }
 
 #[test]
@@ -190,7 +195,7 @@ fn what_leaves_the_guest_keeps_its_order() {
 
 #[test]
 fn without_the_ordering_token_what_leaves_the_guest_is_reordered() {
-    assert!(fails(|| out_of_the_guest(false)));
+    assert!(fails(|| out_of_the_guest(false), OUT_OF_ORDER));
 }
 
 #[test]
@@ -200,5 +205,5 @@ fn what_goes_to_the_guest_arrives_once_and_in_order() {
 
 #[test]
 fn without_the_marks_what_goes_to_the_guest_is_lost() {
-    assert!(fails(|| into_the_guest(1, false)));
+    assert!(fails(|| into_the_guest(1, false), NOT_ALL));
 }
