@@ -421,13 +421,16 @@ def cores():
              thresholds=steps((0, GREEN), (1, RED))),
         stat("Paused", "1 while the scheduler moves nothing by itself.", f"max(sidecore_scheduler_paused{{{INSTANCE}}})",
              thresholds=steps((0, GREEN), (1, YELLOW))),
-        graph("Decisions", "By kind, in the last minute; `sidecore scheduler status` has the reasons.",
-              [(f"sum by (kind) (increase(sidecore_scheduler_decisions_total{{{INSTANCE}}}[1m])) > 0", "{{kind}}")], width=8),
+        graph("Decisions", "By kind and reason, in the last minute; `sidecore scheduler status` has all that is known of the last ones.",
+              [(f"sum by (kind, reason) (increase(sidecore_scheduler_decisions_total{{{INSTANCE}}}[1m])) > 0", "{{kind}}: {{reason}}")], width=8),
         graph("Pause of a move", "Time in which nobody served the queue pair.", [
             (f"histogram_quantile({q}, sum by (le) ({rate('sidecore_move_pause_seconds_bucket', INSTANCE)}))", name)
             for q, name in ((0.5, "p50"), (0.99, "p99"))], "s", width=8),
-        graph("Queue pairs", "How many each I/O core serves.", [(f"sidecore_core_queue_pairs{{{core}}}", "I/O core {{core}}")], stack=True),
-        table("Where queue pairs are", "The I/O core that serves each.", pairs, {"port": "Port", "queue": "Queue", "Value": "I/O core"},
+        graph("What moves gained", "I/O cores by which the fullest of those concerned became less full, in the last minute: as expected, as measured, and where a move made it fuller.", [
+            (f"sum(increase(sidecore_scheduler_{what}_cores_total{{{INSTANCE}}}[1m]))", name)
+            for what, name in (("expected_gain", "expected"), ("measured_gain", "measured"), ("measured_loss", "made worse"))], width=8),
+        graph("Queue pairs", "How many each I/O core serves.", [(f"sidecore_core_queue_pairs{{{core}}}", "I/O core {{core}}")], width=8, stack=True),
+        table("Where queue pairs are", "The I/O core that serves each.", pairs, {"port": "Port", "queue": "Queue", "Value": "I/O core"}, width=8,
               link=TO_GUEST_ROW),
     ]
     return dashboard("sidecore-cores", "I/O cores and scheduler", "How full the I/O cores are, and what the scheduler does about it.", [chosen], panels)

@@ -13,7 +13,7 @@ mod policy;
 mod saturation;
 
 pub use balance::{Balance, Hopeless, Move, Planned, Settings, balance};
-pub use engine::{Config, Decision, Elastic, Order, Outcome, Patience, Scheduler, Status, What, Why};
+pub use engine::{Config, Decision, Elastic, Gains, Order, Outcome, Patience, Scheduler, Status, What, Why};
 pub use load::{CoreLoad, Cpu, Load, QueueLoad, Talk, Topology};
 pub use placement::{Demand, PlaceError, Placement, Plan, Reason, Rule, Site, place, place_by};
 pub use policy::{Policy, UnknownPolicy};

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::scheduler::{DecisionSnapshot, SchedulerSnapshot, StepSnapshot};
+pub(crate) use self::scheduler::{DecisionSnapshot, GainsSnapshot, SchedulerSnapshot, StepSnapshot};
 use crate::control::protocol::CaptureDirection;
 
 /// Everything.

@@ -20,6 +20,7 @@ mod watch;
 
 pub use config::{Config, Elastic, Patience};
 pub use log::{Decision, What, Why};
+pub use watch::Gains;
 
 use std::collections::VecDeque;
 
@@ -84,6 +85,8 @@ pub struct Status {
     pub failed: u64,
     /// Moves back.
     pub rolled_back: u64,
+    /// What its steps gained.
+    pub gains: Gains,
     /// What cannot be fixed, as of now.
     pub hopeless: Option<Hopeless>,
 }
@@ -114,6 +117,7 @@ pub struct Scheduler {
     moves: u64,
     failed: u64,
     rolled_back: u64,
+    gains: Gains,
 }
 
 impl Scheduler {
@@ -139,6 +143,7 @@ impl Scheduler {
             moves: 0,
             failed: 0,
             rolled_back: 0,
+            gains: Gains::default(),
             config,
             topology,
         }
@@ -282,6 +287,7 @@ impl Scheduler {
             moves: self.moves,
             failed: self.failed,
             rolled_back: self.rolled_back,
+            gains: self.gains,
             hopeless: self.planning.reported(),
         }
     }

@@ -98,7 +98,7 @@ impl Scheduler {
                 self.planning.ease(before.cores(), until);
             }
             let until = self.tick + self.config.ticks(self.config.patience.settle_ns);
-            self.watches.push(Watch { done: step.done, before, until });
+            self.watches.push(Watch { done: step.done, before, expected: step.expected.unwrap_or(0.0), until });
         }
     }
 

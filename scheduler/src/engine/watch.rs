@@ -16,12 +16,33 @@ pub(super) struct Before {
     queues: BTreeMap<QueueId, Rate>,
 }
 
+/// What the steps gained that were judged, in all: by how much the fullest of the cores of each became less full, in parts of a core.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Gains {
+    /// What they should have gained.
+    pub expected: f64,
+    /// What those gained that did.
+    pub gained: f64,
+    /// By how much the others made things worse.
+    pub lost: f64,
+}
+
+impl Gains {
+    fn add(&mut self, expected: f64, measured: f64) {
+        self.expected += expected.max(0.0);
+        self.gained += measured.max(0.0);
+        self.lost += (-measured).max(0.0);
+    }
+}
+
 /// A step that is done and has to settle.
 #[derive(Debug, Clone)]
 pub(super) struct Watch {
     /// The moves, and the numbers of their decisions.
     pub(super) done: Vec<(Move, u64)>,
     pub(super) before: Before,
+    /// What it should gain.
+    pub(super) expected: f64,
     /// The tick in which it is judged.
     pub(super) until: u64,
 }
@@ -88,6 +109,7 @@ impl Scheduler {
         let loads = self.history.loads(Over::Short);
         for watch in settled {
             let measured = watch.before.fullest - fullest(&watch.before.cores, &loads);
+            self.gains.add(watch.expected, measured);
             for (_, number) in &watch.done {
                 if let Some(decision) = self.log.get_mut(*number) {
                     decision.measured = Some(measured);

@@ -30,8 +30,9 @@ pub(super) enum SchedulerCommand {
     Resume,
 }
 
-/// Decisions shown to people.
+/// Decisions shown to people who ask for them, and beside all else that the switch is doing.
 const SHOWN: usize = 20;
+pub(super) const SHOWN_BRIEFLY: usize = 5;
 
 pub(super) fn execute(client: &Client, command: SchedulerCommand) -> Result<()> {
     match command {
@@ -39,7 +40,7 @@ pub(super) fn execute(client: &Client, command: SchedulerCommand) -> Result<()> 
             let Answer::Status(snapshot) = client.ask(&Request::Status)? else { return Err(unexpected()) };
             match json {
                 true => super::print_json(&snapshot.scheduler),
-                false => super::print(&status(&snapshot.scheduler, SystemTime::now())),
+                false => super::print(&status(&snapshot.scheduler, SHOWN, SystemTime::now())),
             }
         }
         SchedulerCommand::Plan { json } => {
@@ -67,13 +68,14 @@ pub(super) fn summary(scheduler: &SchedulerSnapshot) -> String {
     line + "\n"
 }
 
-fn status(scheduler: &SchedulerSnapshot, now: SystemTime) -> String {
+/// How things stand, and the last decisions, this many at most.
+pub(super) fn status(scheduler: &SchedulerSnapshot, shown: usize, now: SystemTime) -> String {
     let mut text = summary(scheduler);
     if scheduler.decisions.is_empty() {
         return text + "no decisions yet\n";
     }
     let now_ms = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
-    let last = scheduler.decisions.iter().rev().take(SHOWN).rev();
+    let last = scheduler.decisions.iter().rev().take(shown).rev();
     let rows: Vec<_> = last.map(|decision| row(decision, now_ms)).collect();
     text.push('\n');
     text + &table::render(&["#NO", "#AGO", "WHAT", "WHY", "#EXPECTED", "#MEASURED", "#PAUSE"], &rows)
@@ -141,6 +143,7 @@ mod tests {
             number: 3,
             time_ms: 1000,
             kind: "move".into(),
+            reason: "saturated".into(),
             what: "queue pair 0 of guest a from I/O core 0 to I/O core 1".into(),
             step: None,
             why: "I/O core 0 is saturated".into(),
@@ -156,7 +159,7 @@ mod tests {
             decisions: vec![decision],
             ..SchedulerSnapshot::default()
         };
-        let text = status(&scheduler, UNIX_EPOCH + Duration::from_secs(3));
+        let text = status(&scheduler, SHOWN, UNIX_EPOCH + Duration::from_secs(3));
         assert!(text.starts_with("scheduler: balance, 1 moves; saturated: I/O core 0\n"), "{text}");
         let line = text.lines().last().unwrap();
         assert!(["3", "2.0 s", "I/O core 0 is saturated", "25.0 %", "12.5 us"].iter().all(|cell| line.contains(cell)));

@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
 use config::{RawTrunk, RawVlan};
 
 use super::client::{Client, unexpected};
-use super::table;
 use super::units::{bytes, duration, micros, percent};
+use super::{scheduler, table};
 use crate::control::protocol::{Answer, CaptureDirection, Origin, Request};
 use crate::rates::{self, CoreRates, Interval, PortRates};
 use crate::snapshot::{Accounting, CaptureSnapshot, CoreSnapshot, PortSnapshot, PortState, Snapshot};
@@ -122,7 +122,8 @@ fn render(before: &Snapshot, now: &Snapshot) -> String {
         &cores.collect::<Vec<_>>(),
     ));
     text.push('\n');
-    text.push_str(&super::scheduler::summary(&now.scheduler));
+    text.push_str(&scheduler::status(&now.scheduler, scheduler::SHOWN_BRIEFLY, SystemTime::now()));
+    text.push('\n');
     text.push_str(&accounting(&now.accounting));
     now.captures.running.iter().for_each(|capture| text.push_str(&capture_line(capture)));
     for port in &now.ports {
@@ -233,6 +234,7 @@ fn notes(port: &PortSnapshot, text: &mut String) {
 mod tests {
     use super::*;
     use crate::metrics::tests::snapshot as example;
+    use crate::snapshot::DecisionSnapshot;
 
     #[test]
     fn status_shows_rates_and_what_is_wrong() {
@@ -261,6 +263,32 @@ mod tests {
         assert!(text.contains("packets: 5 pulled = 2 forwarded + 3 dropped + 0 in flight\n"));
         assert!(text.contains("vm1: dropped: 3 rx_full\n"));
         assert!(!text.contains("floods"));
+        assert!(text.contains("\nscheduler: balance, 0 moves\nno decisions yet\n"), "{text}");
+    }
+
+    #[test]
+    fn status_shows_the_last_decisions() {
+        let mut now = example();
+        let decision = |number: u64| DecisionSnapshot {
+            number,
+            time_ms: 0,
+            kind: "move".to_owned(),
+            reason: "saturated".to_owned(),
+            what: format!("queue pair {number} of guest vm1 from I/O core 0 to I/O core 1"),
+            step: None,
+            why: "I/O core 0 is saturated".to_owned(),
+            expected_gain: Some(0.25),
+            measured_gain: Some(0.21),
+            pause_us: Some(12.5),
+            failed: None,
+        };
+        now.scheduler.decisions = (0..9).map(decision).collect();
+        let text = render(&example(), &now);
+        let lines: Vec<_> = text.lines().filter(|line| line.contains("of guest vm1 from")).collect();
+        assert_eq!(lines.len(), scheduler::SHOWN_BRIEFLY, "{text}");
+        let last = lines.last().unwrap();
+        let cells = ["queue pair 8", "I/O core 0 is saturated", "25.0 %", "21.0 %", "12.5 us"];
+        assert!(cells.iter().all(|cell| last.contains(cell)), "{text}");
     }
 
     #[test]

@@ -77,7 +77,7 @@ pub(crate) use self::histogram::{LATENCY_BOUNDS_US, PAUSE_BOUNDS_US};
 use self::load::{Loads, queue_id};
 use self::ports::{PORTS_MAX, PortEntry, Way};
 use self::report::SourceTotals;
-pub(crate) use self::scheduling::DECISION_KINDS;
+pub(crate) use self::scheduling::DECISIONS;
 use self::scheduling::Scheduling;
 pub(crate) use self::sleep::WakeCause;
 use self::steering::Steering;

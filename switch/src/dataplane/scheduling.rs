@@ -1,6 +1,8 @@
 //! The scheduler at work: a thread that reads the loads once a tick and carries out what [`scheduler::Scheduler`] orders.
 
-use std::collections::VecDeque;
+mod decisions;
+
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -10,20 +12,19 @@ use scheduler::{
     Settings, Thresholds, Topology, What,
 };
 
+pub(crate) use self::decisions::DECISIONS;
+use self::decisions::{kind, reason};
 use super::fabric::Fabric;
 use super::load::{LoadReader, Loads, ns};
 use super::uplink_queues::Uplinks;
 use crate::control::protocol::PlanReport;
-use crate::snapshot::{DecisionSnapshot, SchedulerSnapshot, StepSnapshot};
+use crate::snapshot::{DecisionSnapshot, GainsSnapshot, SchedulerSnapshot, StepSnapshot};
 
 /// Decisions that are remembered.
-const DECISIONS: usize = 256;
+const REMEMBERED: usize = 256;
 
 /// How long loads are not looked at while all I/O cores sleep: so late is it seen that one which was woken is saturated.
 const REST: Duration = Duration::from_millis(100);
-
-/// What decisions there are, in the order of [`kind`].
-pub(crate) const DECISION_KINDS: [&str; 7] = ["move", "roll_back", "park", "wake", "cannot_fix", "pause", "resume"];
 
 /// The scheduler, from outside of its thread.
 pub(crate) struct Scheduling {
@@ -47,8 +48,8 @@ struct State {
     ends: bool,
     /// When decisions were made: number and time. As many as the scheduler remembers.
     times: VecDeque<(u64, SystemTime)>,
-    /// How many there were, by kind.
-    decided: [u64; DECISION_KINDS.len()],
+    /// How many there were, by kind and reason.
+    decided: BTreeMap<(&'static str, &'static str), u64>,
 }
 
 impl Scheduling {
@@ -70,7 +71,7 @@ impl Scheduling {
             cores: cores.clone(),
             ends: false,
             times: VecDeque::new(),
-            decided: [0; DECISION_KINDS.len()],
+            decided: BTreeMap::new(),
         };
         let shared = Arc::new(Shared {
             loads: Arc::clone(loads),
@@ -143,8 +144,13 @@ impl Scheduling {
             moves: status.moves,
             failed: status.failed,
             rolled_back: status.rolled_back,
+            gains: GainsSnapshot {
+                expected: status.gains.expected,
+                gained: status.gains.gained,
+                lost: status.gains.lost,
+            },
             cannot_fix: status.hopeless.map(|why| self.shared.with_names(&why.to_string())),
-            decided: DECISION_KINDS.iter().map(|kind| (*kind).to_owned()).zip(state.decided).collect(),
+            decided: by_kind(&state.decided),
             decisions,
         }
     }
@@ -264,7 +270,8 @@ impl Shared {
         DecisionSnapshot {
             number: decision.number,
             time_ms: since.as_millis() as u64,
-            kind: DECISION_KINDS[kind(&decision.what)].to_owned(),
+            kind: kind(decision).to_owned(),
+            reason: reason(decision).to_owned(),
             what: self.with_names(&decision.what.to_string()),
             step: self.step(&decision.what),
             why: self.with_names(&decision.why.to_string()),
@@ -300,25 +307,21 @@ impl State {
                 Some(StepSnapshot { guest, .. }) => tracing::info!(guest, "scheduler: {what}: {why}"),
                 None => tracing::info!("scheduler: {what}: {why}"),
             }
-            self.decided[kind(&decision.what)] += 1;
+            *self.decided.entry((kind(decision), reason(decision))).or_default() += 1;
             self.times.push_back((decision.number, now));
         }
-        let more = self.times.len().saturating_sub(DECISIONS);
+        let more = self.times.len().saturating_sub(REMEMBERED);
         self.times.drain(..more);
     }
 }
 
-/// The place of a decision in [`DECISION_KINDS`].
-fn kind(what: &What) -> usize {
-    match what {
-        What::Move(_) => 0,
-        What::RollBack(_) => 1,
-        What::Park(_) => 2,
-        What::Wake(_) => 3,
-        What::CannotFix(_) => 4,
-        What::Pause => 5,
-        What::Resume => 6,
+/// Counts of kinds and reasons, by kind and then by reason.
+fn by_kind(decided: &BTreeMap<(&str, &str), u64>) -> BTreeMap<String, BTreeMap<String, u64>> {
+    let mut kinds: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
+    for ((kind, reason), count) in decided {
+        kinds.entry((*kind).to_owned()).or_default().insert((*reason).to_owned(), *count);
     }
+    kinds
 }
 
 /// The text with `to` for each `from` that no digit follows: port 1 is not meant where port 10 is.
@@ -348,7 +351,7 @@ fn made_of(settings: &config::SchedulerConfig, cores: &config::IoCores) -> sched
         },
         balance: Settings { gain: settings.gain, ..Settings::default() },
         elastic: (cores.min < cores.cpus.len()).then(|| Elastic { min: cores.min, ..Elastic::default() }),
-        decisions: DECISIONS,
+        decisions: REMEMBERED,
         ..scheduler::Config::default()
     }
 }

@@ -80,7 +80,8 @@ pub(crate) fn snapshot() -> Snapshot {
     Snapshot {
         scheduler: SchedulerSnapshot {
             policy: "balance".to_owned(),
-            decided: BTreeMap::from([("move".to_owned(), 3)]),
+            decided: BTreeMap::from([("move".to_owned(), BTreeMap::from([("saturated".to_owned(), 3)]))]),
+            gains: GainsSnapshot { expected: 0.75, gained: 0.5, lost: 0.125 },
             ..SchedulerSnapshot::default()
         },
         pauses: HistogramSnapshot { count: 3, seconds: 0.5, within_s: vec![(0.001, 2), (1.0, 3)] },
@@ -147,8 +148,12 @@ fn prometheus_text() {
             "# TYPE sidecore_uplink_device_stat untyped",
             "sidecore_info{version=\"0.1.0\"} 1",
             "sidecore_uptime_seconds 1.5",
-            "sidecore_scheduler_decisions_total{kind=\"move\"} 3",
-            "sidecore_scheduler_decisions_total{kind=\"park\"} 0",
+            "sidecore_scheduler_decisions_total{kind=\"move\",reason=\"saturated\"} 3",
+            "sidecore_scheduler_decisions_total{kind=\"move\",reason=\"uneven\"} 0",
+            "sidecore_scheduler_decisions_total{kind=\"cannot_fix\",reason=\"pinned\"} 0",
+            "sidecore_scheduler_expected_gain_cores_total 0.75",
+            "sidecore_scheduler_measured_gain_cores_total 0.5",
+            "sidecore_scheduler_measured_loss_cores_total 0.125",
             "sidecore_captures_total 2",
             "sidecore_capture_missed_packets_total{reason=\"rate\"} 5",
             "sidecore_capture_missed_packets_total{reason=\"slow_reader\"} 0",

@@ -25,12 +25,26 @@ pub(crate) struct SchedulerSnapshot {
     pub(crate) failed: u64,
     /// Queue pairs it moved back.
     pub(crate) rolled_back: u64,
+    /// What its moves gained.
+    #[serde(default)]
+    pub(crate) gains: GainsSnapshot,
     /// Why a saturated core cannot be helped.
     pub(crate) cannot_fix: Option<String>,
-    /// Decisions by [`DecisionSnapshot::kind`], since the start.
-    pub(crate) decided: BTreeMap<String, u64>,
+    /// Decisions by [`DecisionSnapshot::kind`] and [`DecisionSnapshot::reason`], since the start.
+    pub(crate) decided: BTreeMap<String, BTreeMap<String, u64>>,
     /// The last decisions, the oldest first.
     pub(crate) decisions: Vec<DecisionSnapshot>,
+}
+
+/// What moves gained, in all; those that belong together count once. Parts of an I/O core by which the fullest of those concerned is less full.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct GainsSnapshot {
+    /// What those should have gained that have settled.
+    pub(crate) expected: f64,
+    /// What those of them gained that did.
+    pub(crate) gained: f64,
+    /// By how much the others made the fullest core fuller.
+    pub(crate) lost: f64,
 }
 
 /// Something the scheduler decided. Gains are parts of an I/O core by which the fullest of those concerned is less full.
@@ -42,6 +56,9 @@ pub(crate) struct DecisionSnapshot {
     pub(crate) time_ms: u64,
     /// `move`, `roll_back`, `park`, `wake`, `cannot_fix`, `pause` or `resume`.
     pub(crate) kind: String,
+    /// Why, in one word: there are few for each kind.
+    #[serde(default)]
+    pub(crate) reason: String,
     /// What was decided, in words.
     pub(crate) what: String,
     /// `move` and `roll_back`, while the guest is there: the same for programs.

@@ -370,6 +370,7 @@ mod tests {
             number: 1,
             time_ms: 0,
             kind: kind.to_owned(),
+            reason: "saturated".to_owned(),
             what: what.to_owned(),
             step: None,
             why: "I/O core 0 is saturated".to_owned(),

@@ -39,6 +39,7 @@ fn snapshots() -> (Snapshot, Snapshot) {
         number: 4,
         time_ms: 0,
         kind: "move".to_owned(),
+        reason: "saturated".to_owned(),
         what: "queue pair 0 of guest vm3 from I/O core 0 to I/O core 1".to_owned(),
         step: None,
         why: "I/O core 0 is saturated".to_owned(),

@@ -1,7 +1,9 @@
 //! Metrics of the switch as a whole, its scheduler included.
 
-use crate::dataplane::{DECISION_KINDS, Missed, PAUSE_BOUNDS_US};
+use crate::dataplane::{DECISIONS, Missed, PAUSE_BOUNDS_US};
 use crate::metrics::entry::{Entry, Read::Switch, counter, gauge, histogram, info};
+use crate::metrics::text::Out;
+use crate::snapshot::Snapshot;
 
 #[rustfmt::skip]
 pub(super) const ENTRIES: &[Entry] = &[
@@ -19,9 +21,15 @@ pub(super) const ENTRIES: &[Entry] = &[
         "The scheduler's policy."),
     gauge("sidecore_scheduler_paused", Switch(|s, out| out.flag(s.scheduler.paused)),
         "1 while the scheduler moves nothing by itself."),
-    counter("sidecore_scheduler_decisions_total", Switch(|s, out| out.each(&s.scheduler.decided, DECISION_KINDS)),
-        "Decisions of the scheduler, by kind; `sidecore scheduler status` shows the last ones, with reasons.")
-        .labelled(&["kind"], DECISION_KINDS.len()),
+    counter("sidecore_scheduler_decisions_total", Switch(decisions),
+        "Decisions of the scheduler, by kind and reason; `sidecore scheduler status` shows the last ones.")
+        .labelled(&["kind", "reason"], DECISIONS.len()),
+    counter("sidecore_scheduler_expected_gain_cores_total", Switch(|s, out| out.value(s.scheduler.gains.expected)),
+        "What moves of the scheduler should have gained that have settled: I/O cores by which the fullest of those concerned was to be less full. Moves that belong together count once."),
+    counter("sidecore_scheduler_measured_gain_cores_total", Switch(|s, out| out.value(s.scheduler.gains.gained)),
+        "What those of them gained that did."),
+    counter("sidecore_scheduler_measured_loss_cores_total", Switch(|s, out| out.value(s.scheduler.gains.lost)),
+        "By how much the others made the fullest I/O core fuller."),
     counter("sidecore_scheduler_moves_total", Switch(|s, out| out.count(s.scheduler.moves)),
         "Queue pairs that the scheduler moved, those moved back included."),
     counter("sidecore_scheduler_rolled_back_total", Switch(|s, out| out.count(s.scheduler.rolled_back)),
@@ -45,3 +53,11 @@ pub(super) const ENTRIES: &[Entry] = &[
     histogram("sidecore_move_pause_seconds", PAUSE_BOUNDS_US.len(), Switch(|s, out| out.histogram(&s.pauses)),
         "Time in which no I/O core served a queue pair while it moved from one to another."),
 ];
+
+/// With a zero for what was not decided yet: a series that begins with its first decision hides that from `increase()`.
+fn decisions(snapshot: &Snapshot, out: &mut Out<'_>) {
+    let decided = |kind: &str, reason: &str| snapshot.scheduler.decided.get(kind)?.get(reason).copied();
+    for (kind, reason) in DECISIONS {
+        out.labelled(&[kind, reason], decided(kind, reason).unwrap_or(0) as f64);
+    }
+}
