@@ -35,6 +35,9 @@ pub(crate) struct Snapshot {
     pub(crate) fdb_capacity: u64,
     /// How long queue pairs were not served while they moved.
     pub(crate) pauses: HistogramSnapshot,
+    /// Requests of guests' frontends that came while one of the guest's queue pairs was on its way.
+    #[serde(default)]
+    pub(crate) move_waits: u64,
     /// Who decides on them.
     pub(crate) scheduler: SchedulerSnapshot,
     /// Who talks to whom.
@@ -410,6 +413,9 @@ pub(crate) struct CoreSnapshot {
     pub(crate) queue_pairs: usize,
     /// Packets it handed to other cores.
     pub(crate) handed_over: u64,
+    /// Packets that waited here for a queue pair on its way, copies of floods included.
+    #[serde(default)]
+    pub(crate) parked_packets: u64,
     /// Packets that other cores handed to it.
     pub(crate) received: u64,
     /// Cycles spent on delivering those.

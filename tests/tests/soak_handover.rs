@@ -43,6 +43,7 @@ fn moves_under_verified_traffic_lose_nothing() {
     }
     let count = |key: &str| result[key].as_u64().unwrap();
     assert!(count("moves") >= 240 && count("packets") > 10_000, "{result}");
+    assert!(count("parked") > 0, "{result}");
     assert!(count("in_flight_moves") * 10 >= count("moves") * 9, "{result}");
     assert!(result["directions"].as_array().unwrap().iter().all(|moves| moves.as_u64() >= Some(40)), "{result}");
     assert!(result["pause_p99_us"].as_f64().unwrap() > 0.0, "{result}");

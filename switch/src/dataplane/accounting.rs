@@ -98,6 +98,8 @@ pub(super) struct CoreCounters {
     pub(super) parked: Counter,
     /// Packets handed to other cores, copies of floods included.
     pub(super) handed_over: Counter,
+    /// Packets that waited here for a queue pair on its way, copies of floods included.
+    pub(super) parked_packets: Counter,
     /// Stations in this core's replica of the FDB, now.
     pub(super) fdb_entries: Counter,
     /// Stations learnt from packets that came in here.
@@ -131,6 +133,7 @@ impl CoreCounters {
             uplinks: Counter::default(),
             parked: Counter::default(),
             handed_over: Counter::default(),
+            parked_packets: Counter::default(),
             fdb_entries: Counter::default(),
             fdb_learned: Counter::default(),
             fdb_moves: Counter::default(),

@@ -57,6 +57,8 @@ pub(super) struct Fabric {
     /// Held while a queue pair moves: one at a time.
     moves: Mutex<()>,
     pub(super) pauses: Pauses,
+    /// How often the end of a queue pair's move was waited for by its guest's session.
+    pub(super) move_waits: AtomicU64,
     sources: Mutex<Vec<bool>>,
     bells: Arc<Bells>,
     /// Frees cores that a frontend has made to wait, for as long as there are cores.
@@ -110,6 +112,7 @@ impl Fabric {
             placements: AtomicU64::new(0),
             moves: Mutex::new(()),
             pauses: Pauses::default(),
+            move_waits: AtomicU64::new(0),
             sources: Mutex::new(vec![false; SOURCES_MAX]),
             rescue: Rescue::start(Arc::clone(&bells)).map_err(DataplaneError::Rescue)?,
             bells,

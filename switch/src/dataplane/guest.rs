@@ -1,6 +1,6 @@
 //! A guest's port: its session on one side, the I/O cores on the other.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -57,6 +57,8 @@ pub(super) struct GuestHost {
     state: Mutex<GuestState>,
     /// Held by whoever attaches, takes back or moves a queue pair: each of these ends before the next begins.
     changes: Mutex<()>,
+    /// Whether one of its queue pairs is on its way from core to core.
+    moving: AtomicBool,
 }
 
 /// A queue pair's place, and what it counts.
@@ -153,6 +155,7 @@ impl Guest {
             queues,
             state: Mutex::default(),
             changes: Mutex::default(),
+            moving: AtomicBool::new(false),
         });
         let session = spawn(settings(config), Arc::<GuestHost>::clone(&host))
             .map_err(|source| DataplaneError::Session { name, source })?;
@@ -259,6 +262,14 @@ impl GuestHost {
         self.changes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The same for the session, whose request waits for the end of a move that is under way.
+    fn change_by_session(&self) -> MutexGuard<'_, ()> {
+        if self.moving.load(Ordering::Relaxed) {
+            self.fabric.move_waits.fetch_add(1, Ordering::Relaxed);
+        }
+        self.change()
+    }
+
     /// Moves a queue pair to an I/O core that there is; one whose rings are not started will start there. `None` where there is no such
     /// queue pair, or where the switch ends.
     pub(super) fn move_queue(&self, index: usize, to: usize) -> Option<Moved> {
@@ -287,7 +298,10 @@ impl GuestHost {
             };
             let what = (queue.source, self.share);
             let moves = self.fabric.moves();
-            pause = Some(self.fabric.move_pair(&moves, (self.port, index), what, (from, to), change)?);
+            self.moving.store(true, Ordering::Relaxed);
+            let moved = self.fabric.move_pair(&moves, (self.port, index), what, (from, to), change);
+            self.moving.store(false, Ordering::Relaxed);
+            pause = Some(moved?);
             self.put(queue, to);
             queue.note_move();
         }
@@ -299,7 +313,7 @@ impl GuestHost {
 impl QueueHost for GuestHost {
     fn attach(&self, index: usize, pair: QueuePair) {
         let Some(queue) = self.queues.get(index) else { return };
-        let _change = self.change();
+        let _change = self.change_by_session();
         let core = queue.home();
         let receives = pair.rx.as_ref().is_some_and(|rx| rx.is_ready());
         let (port, source, share) = (self.port, queue.source, self.share);
@@ -313,7 +327,7 @@ impl QueueHost for GuestHost {
 
     fn take_back(&self, index: usize) -> Option<QueuePair> {
         let queue = self.queues.get(index)?;
-        let _change = self.change();
+        let _change = self.change_by_session();
         let core = queue.io_core()?;
         // First nobody sends to it any more, then it leaves its core.
         self.set_receiver(index, None);

@@ -444,7 +444,12 @@ impl IoCore {
             forwarder.out.note_buffers();
         }
         forwarder.finish(None, *done_at);
-        let place = if parked.is_empty() { link.release(taken) } else { link.release_or_park(taken, &parked) };
+        let place = if parked.is_empty() {
+            link.release(taken)
+        } else {
+            counters.parked_packets.add(parked.len() as u64);
+            link.release_or_park(taken, &parked)
+        };
         progress.delivered(core, forwarder.out.me(), place);
         if sampled {
             self.note_latency((since, clock()), packets, self.counters.handed_over.get());

@@ -1,6 +1,7 @@
 //! Counters into a [`Snapshot`].
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 
 use pmd_bindings::{Link, tsc, tsc_hz};
 use scheduler::QueueId;
@@ -137,6 +138,7 @@ impl Dataplane {
             fdb_entries,
             fdb_capacity: self.fdb_capacity.into(),
             pauses: self.fabric.pauses.snapshot(),
+            move_waits: self.fabric.move_waits.load(Ordering::Relaxed),
             scheduler,
             talks: self.talks(),
             captures: self.captures.snapshot(),
@@ -379,6 +381,7 @@ fn core_snapshot(core: usize, view: &CoreView<'_>) -> CoreSnapshot {
         armed_rings: counters.armed.get(),
         queue_pairs: counters.queue_pairs.get() as usize,
         handed_over: counters.handed_over.get(),
+        parked_packets: counters.parked_packets.get(),
         received: counters.received_packets.get(),
         received_cycles: counters.received_cycles.get(),
         learn_refusals: named(

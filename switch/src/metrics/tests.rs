@@ -84,6 +84,7 @@ pub(crate) fn snapshot() -> Snapshot {
             gains: GainsSnapshot { expected: 0.75, gained: 0.5, lost: 0.125 },
             ..SchedulerSnapshot::default()
         },
+        move_waits: 4,
         pauses: HistogramSnapshot { count: 3, seconds: 0.5, within_s: vec![(0.001, 2), (1.0, 3)] },
         talks: TalksSnapshot {
             interval_ms: 100.0,
@@ -110,6 +111,7 @@ pub(crate) fn snapshot() -> Snapshot {
             queue_pairs: 2,
             saturated: true,
             handed_over: 1,
+            parked_packets: 5,
             received: 2,
             received_cycles: 40,
             oldest_wait_ns: 10_000,
@@ -154,6 +156,8 @@ fn prometheus_text() {
             "sidecore_scheduler_expected_gain_cores_total 0.75",
             "sidecore_scheduler_measured_gain_cores_total 0.5",
             "sidecore_scheduler_measured_loss_cores_total 0.125",
+            "sidecore_move_waits_total 4",
+            "sidecore_core_parked_packets_total{core=\"0\"} 5",
             "sidecore_captures_total 2",
             "sidecore_capture_missed_packets_total{reason=\"rate\"} 5",
             "sidecore_capture_missed_packets_total{reason=\"slow_reader\"} 0",

@@ -137,6 +137,9 @@ pub struct Core {
     pub busy_cycles: u64,
     /// Cycles in empty polls.
     pub idle_cycles: u64,
+    /// Packets that waited there for a queue pair on its way.
+    #[serde(default)]
+    pub parked_packets: u64,
 }
 
 /// pulled = forwarded + dropped + in flight; copies = delivered + copy drops.

@@ -22,6 +22,9 @@ const DIRECTIONS: [(usize, usize); 6] = [(0, 1), (1, 2), (2, 0), (1, 0), (0, 2),
 /// Moves of the short form: a few hundred.
 const MOVES: usize = 300;
 
+/// Requests that have to come in the middle of a move.
+const OVERLAPS: u64 = 5;
+
 /// Numbers of the guests in a VLAN of their own, which are disturbed.
 const EVE: u32 = 3;
 const VICTIM: u32 = 4;
@@ -155,7 +158,24 @@ fn while_moving(rig: Rig, log: &[&str], disturb: impl FnOnce(&Rig) + Send) {
         disturber.join().unwrap();
         assert!(moves > 50 && refused < moves, "{moves} moves, {refused} were refused");
     });
+    assert!(in_the_middle(&rig) >= OVERLAPS);
     finish(rig, &mut runner, ["a", "b"], &mut [&mut a, &mut b], log);
+}
+
+/// How often a queue pair was to be taken back, or handed out, while one of its guest was on its way: by now.
+fn in_the_middle(rig: &Rig) -> u64 {
+    rig.json()["move_waits"].as_u64().unwrap()
+}
+
+/// Does it so many times, and again until enough has come in the middle of a move.
+fn repeat(rig: &Rig, times: usize, mut what: impl FnMut(usize)) {
+    let deadline = Instant::now() + 3 * LIMIT;
+    let mut round = 0;
+    while round < times || in_the_middle(rig) < OVERLAPS {
+        what(round);
+        round += 1;
+        assert!(Instant::now() < deadline, "{} in the middle of moves after {round} rounds", in_the_middle(rig));
+    }
 }
 
 /// Moves one queue pair after the other to the next core until it is over. Returns how many moved, and how often there was no victim.
@@ -216,17 +236,17 @@ fn victim(rig: &Rig) -> Node {
 fn a_guest_disconnects_in_the_middle_of_moves() {
     while_moving(neighbours(), &[], |rig| {
         let mut eve = rig.guest_with("eve", |_| ());
-        for round in 0..25 {
+        repeat(rig, 25, |round| {
             let mut victim = victim(rig);
             for _ in 0..1 + round % 4 {
-                std::thread::sleep(Duration::from_micros(700 * round));
+                std::thread::sleep(Duration::from_micros(700 * (round % 25) as u64));
                 send_some(&mut victim, VICTIM, EVE);
                 send_some(&mut eve, EVE, VICTIM);
             }
             victim.guest.disconnect();
             drop(victim);
             rig.switch.wait_for_port("victim", "an end of the connection", |port| port.state == "waiting").unwrap();
-        }
+        });
         talk(&mut eve, &mut victim(rig));
     });
 }
@@ -236,7 +256,7 @@ fn a_guest_changes_its_memory_and_its_rings_in_the_middle_of_moves() {
     while_moving(neighbours(), &[], |rig| {
         let mut eve = rig.guest_with("eve", |_| ());
         let mut victim = victim(rig);
-        for round in 0..60 {
+        repeat(rig, 60, |round| {
             send_some(&mut eve, EVE, VICTIM);
             send_some(&mut victim, VICTIM, EVE);
             let guest = &mut victim.guest;
@@ -256,7 +276,7 @@ fn a_guest_changes_its_memory_and_its_rings_in_the_middle_of_moves() {
                     guest.session().add_region(region).unwrap();
                 }
             }
-        }
+        });
         // Whatever became of packets that met no memory, a driver that starts anew is served.
         victim.guest.stop().unwrap();
         victim.guest.start_rings(Base::Fresh).unwrap();
@@ -269,11 +289,11 @@ fn rings_that_are_stopped_in_the_middle_of_moves_go_on_where_they_stood() {
     while_moving(neighbours(), &[], |rig| {
         let mut eve = rig.guest_with("eve", |_| ());
         let mut victim = victim(rig);
-        for _ in 0..20 {
+        repeat(rig, 20, |_| {
             talk(&mut eve, &mut victim);
             victim.guest.stop().unwrap();
             victim.guest.start_rings(Base::Stopped).unwrap();
-        }
+        });
         assert_eq!(rig.drops("victim"), BTreeMap::new());
         assert_eq!(rig.drops("eve"), BTreeMap::new());
     });
@@ -284,7 +304,7 @@ fn a_guest_is_removed_in_the_middle_of_moves() {
     while_moving(neighbours(), &["request refused"], |rig| {
         let mut eve = rig.guest_with("eve", |_| ());
         let socket = rig.config("victim").session.socket.display().to_string();
-        for _ in 0..15 {
+        repeat(rig, 15, |_| {
             let mut node = victim(rig);
             for _ in 0..3 {
                 send_some(&mut node, VICTIM, EVE);
@@ -294,7 +314,7 @@ fn a_guest_is_removed_in_the_middle_of_moves() {
             assert!(node.guest.stop().is_err(), "its backend is gone");
             let add = ["guest", "add", "victim", "--socket", &socket, "--queue-pairs", "2", "--vlan", "7"];
             rig.switch.must(&add).unwrap();
-        }
+        });
         talk(&mut eve, &mut victim(rig));
     });
 }

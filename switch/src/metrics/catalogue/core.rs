@@ -41,6 +41,8 @@ pub(super) const ENTRIES: &[Entry] = &[
     histogram("sidecore_core_latency_seconds", LATENCY_BOUNDS_US.len(), Core(|c, out| out.histogram(&c.latency)),
         "Time packets spend in the switch, of one burst in 64: from when their core first saw them (where work was left over in \
          the ring, when that was noted; else the end of the burst before theirs) until their receivers were shown them, on the core that did."),
+    counter("sidecore_core_parked_packets_total", Core(|c, out| out.count(c.parked_packets)),
+        "Packets that waited at an I/O core for a queue pair on its way to it, copies of floods included."),
     counter("sidecore_core_handed_over_packets_total", Core(|c, out| out.count(c.handed_over)),
         "Packets an I/O core handed to other cores."),
     counter("sidecore_core_received_packets_total", Core(|c, out| out.count(c.received)),

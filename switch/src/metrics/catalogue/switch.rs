@@ -52,6 +52,8 @@ pub(super) const ENTRIES: &[Entry] = &[
         .labelled(&["reason"], Missed::ALL.len()),
     histogram("sidecore_move_pause_seconds", PAUSE_BOUNDS_US.len(), Switch(|s, out| out.histogram(&s.pauses)),
         "Time in which no I/O core served a queue pair while it moved from one to another."),
+    counter("sidecore_move_waits_total", Switch(|s, out| out.count(s.move_waits)),
+        "Times a guest's session waited for the end of a move of its queue pairs, to take one back or hand one out: the guest disconnected, say, in the middle of it."),
 ];
 
 /// With a zero for what was not decided yet: a series that begins with its first decision hides that from `increase()`.

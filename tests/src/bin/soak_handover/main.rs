@@ -39,11 +39,12 @@ const STOP_LIMIT: Duration = Duration::from_secs(20);
 /// phase.
 ///
 /// The last line of standard output is one JSON object. `in_flight_moves` are those at whose beginning at least 100 packets were under
-/// way that the queue pair had sent or that were for its guest; `cpus` are those of the three I/O cores, `shared_cpu` says whether they
+/// way that the queue pair had sent or that were for its guest; `parked` are packets that waited in the rings between the cores until
+/// the queue pair they were for had come to theirs; `cpus` are those of the three I/O cores, `shared_cpu` says whether they
 /// have to share them.
 ///
-/// Exit status: 0 when everything asked for was moved, nothing was lost, duplicated, reordered, corrupted or dropped, and 9 in 10 moves had
-/// packets under way; 1 otherwise.
+/// Exit status: 0 when everything asked for was moved, nothing was lost, duplicated, reordered, corrupted or dropped, 9 in 10 moves had
+/// packets under way, and some packets were parked; 1 otherwise.
 #[derive(Parser, Debug)]
 #[command(name = "soak-handover", version, verbatim_doc_comment)]
 struct Options {

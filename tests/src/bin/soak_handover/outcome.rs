@@ -56,6 +56,8 @@ pub(crate) struct Outcome {
     packets: u64,
     /// Moves at whose beginning 100 packets or more were under way from the queue pair or to its guest.
     in_flight_moves: u64,
+    /// Packets in the rings between I/O cores that had to wait there until the queue pair they were for had come.
+    parked: u64,
     /// CPUs of the I/O cores.
     cpus: Vec<usize>,
     /// Whether I/O cores and the generator had to share CPUs: then pauses say little.
@@ -108,6 +110,7 @@ impl Outcome {
     /// Adds what the switch says when all is over.
     pub(crate) fn close(&mut self, status: &Status, took: Duration) {
         self.drops = status.drops();
+        self.parked = status.cores.iter().map(|core| core.parked_packets).sum();
         self.unaccounted = status.accounting.unaccounted() + status.accounting.in_flight;
         self.kicks = status.ports.iter().map(|port| port.kicks_polling).sum();
         self.seconds = took.as_secs_f64();
@@ -137,6 +140,9 @@ impl Outcome {
         none(self.drops.values().sum(), &format!("packets were dropped by the switch ({:?})", self.drops));
         none(self.unaccounted, "packets are missing in the switch's accounting (sidecore status)");
         none(self.kicks, "kicks were counted while I/O cores polled");
+        if self.parked == 0 {
+            faults.push("no packet had to wait in a ring between I/O cores for a queue pair on its way".to_owned());
+        }
         if self.moves < asked {
             faults.push(format!("{} moves of {asked} were made", self.moves));
         }
@@ -171,14 +177,14 @@ mod tests {
     use super::*;
 
     fn good() -> Outcome {
-        Outcome { moves: 100, in_flight_moves: 95, packets: 5, seed: 9, ..Outcome::default() }
+        Outcome { moves: 100, in_flight_moves: 95, parked: 3, packets: 5, seed: 9, ..Outcome::default() }
     }
 
     #[test]
     fn every_fault_is_said() {
         assert_eq!(good().faults(100), Vec::<String>::new());
         type Change = fn(&mut Outcome);
-        let cases: [(Change, &str); 9] = [
+        let cases: [(Change, &str); 10] = [
             (|o| o.lost = 1, "lost"),
             (|o| o.duplicated = 1, "duplicated"),
             (|o| o.reordered = 1, "reordered"),
@@ -187,6 +193,7 @@ mod tests {
             (|o| o.kicks = 1, "kicks"),
             (|o| _ = o.drops.insert("rx_full".into(), 3), "rx_full"),
             (|o| o.in_flight_moves = 89, "89 %"),
+            (|o| o.parked = 0, "between I/O cores"),
             (|o| (o.moves, o.in_flight_moves) = (99, 99), "99 moves of 100"),
         ];
         for (change, words) in cases {
