@@ -36,6 +36,35 @@ impl SourceId {
     }
 }
 
+/// Which places have an owner.
+#[derive(Debug)]
+pub(super) struct Sources {
+    taken: Box<[bool]>,
+    /// Where the search for the next one begins.
+    next: usize,
+}
+
+impl Default for Sources {
+    fn default() -> Self {
+        Self { taken: vec![false; SOURCES_MAX].into_boxed_slice(), next: 0 }
+    }
+}
+
+impl Sources {
+    /// A place that nobody has. They go round: packets of the last owner may still be under way between two cores, and would be charged to the next one.
+    pub(super) fn take(&mut self) -> Option<SourceId> {
+        let free = (self.next..SOURCES_MAX).chain(0..self.next).find(|place| !self.taken[*place])?;
+        self.taken[free] = true;
+        self.next = (free + 1) % SOURCES_MAX;
+        Some(SourceId(free as u16))
+    }
+
+    /// Gives a place back.
+    pub(super) fn give_back(&mut self, source: SourceId) {
+        self.taken[source.index()] = false;
+    }
+}
+
 /// What one I/O core did with the packets of one source.
 #[derive(Debug, Default)]
 pub(super) struct SourceCounters {
@@ -223,4 +252,22 @@ pub(super) struct UplinkCounters {
     pub(super) rx_bytes: Counter,
     pub(super) tx_packets: Counter,
     pub(super) tx_bytes: Counter,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_that_was_given_back_is_the_last_to_be_taken_again() {
+        let mut sources = Sources::default();
+        let first = sources.take().unwrap();
+        sources.give_back(first);
+        let others: Vec<SourceId> = (1..SOURCES_MAX).map_while(|_| sources.take()).collect();
+        assert!(others.len() == SOURCES_MAX - 1 && !others.contains(&first));
+        assert_eq!(sources.take(), Some(first));
+        assert_eq!(sources.take(), None);
+        sources.give_back(others[7]);
+        assert_eq!(sources.take(), Some(others[7]));
+    }
 }

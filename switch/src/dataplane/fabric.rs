@@ -15,7 +15,7 @@ use rustix::thread::{sched_getaffinity, sched_setaffinity};
 use vm_ports::QueuePair;
 
 use self::own::Known;
-use super::accounting::{CoreCounters, SOURCES_MAX, SourceId};
+use super::accounting::{CoreCounters, SourceId, Sources};
 use super::cpu_wait::CpuWait;
 use super::error::DataplaneError;
 use super::handover::{Move, Progress, Token};
@@ -59,7 +59,7 @@ pub(super) struct Fabric {
     pub(super) pauses: Pauses,
     /// How often the end of a queue pair's move was waited for by its guest's session.
     pub(super) move_waits: AtomicU64,
-    sources: Mutex<Vec<bool>>,
+    sources: Mutex<Sources>,
     bells: Arc<Bells>,
     /// Frees cores that a frontend has made to wait, for as long as there are cores.
     rescue: Rescue,
@@ -113,7 +113,7 @@ impl Fabric {
             moves: Mutex::new(()),
             pauses: Pauses::default(),
             move_waits: AtomicU64::new(0),
-            sources: Mutex::new(vec![false; SOURCES_MAX]),
+            sources: Mutex::default(),
             rescue: Rescue::start(Arc::clone(&bells)).map_err(DataplaneError::Rescue)?,
             bells,
         };
@@ -327,15 +327,12 @@ impl Fabric {
 
     /// A source that nobody has.
     pub(super) fn take_source(&self) -> Option<SourceId> {
-        let mut taken = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
-        let free = taken.iter().position(|taken| !taken)?;
-        taken[free] = true;
-        Some(SourceId(free as u16))
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Gives a source back.
     pub(super) fn release_source(&self, source: SourceId) {
-        self.sources.lock().unwrap_or_else(PoisonError::into_inner)[source.index()] = false;
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner).give_back(source);
     }
 
     /// Ends every core and frees what it owned.
