@@ -280,6 +280,18 @@ fn guests_stay_connected_between_measurements() {
 }
 
 #[test]
+fn a_signal_ends_a_generator_that_waits_to_be_asked() {
+    let rig = Rig::new(2, &[]);
+    let command = rig.command("stream --warmup-s 0.02 --duration-s 0.1 --on-request", 0..2, "");
+    let mut process = Process::spawn("ringgen", &command[0], &command[1..], &rig.dir.path().join("log")).unwrap();
+    process.say("").unwrap();
+    process.wait_for_output("\n", LIMIT).unwrap();
+    let (status, _) = process.stop(rustix::process::Signal::INT, LIMIT).unwrap();
+    assert!(status.success(), "{}", process.tail());
+    rig.switch.stop().unwrap();
+}
+
+#[test]
 fn mesh_of_four_guests_with_many_flows_and_addresses() {
     let rig = Rig::new(4, &[]);
     let report = rig.ringgen("mesh --flows 6 --macs 3 --verify full --rate 20000 --duration-s 0.5");

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver as Receiving, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -25,6 +26,8 @@ use crate::settle::settle;
 
 /// Share of the longest wait for packets under way, at the end, that ends it when none has come for so long.
 const SILENCE: f64 = 0.25;
+/// How often a generator that nobody has asked for anything looks whether it is to end.
+const STOP_LOOK: Duration = Duration::from_millis(100);
 
 /// Makes the run that `options` describe and prints its report.
 pub(crate) fn run(options: Options) -> Result<Report, Error> {
@@ -120,16 +123,25 @@ fn turn<B: Backend>(options: &Options, plan: &Plan, engine: &mut Engine<B>) -> R
 /// A turn for every line of standard input, each with its report; returns the last one.
 fn on_request<B: Backend>(options: &Options, plan: &Plan, engine: &mut Engine<B>) -> Result<Report, Error> {
     let mut last = None;
-    for line in std::io::stdin().lines() {
-        line.map_err(Error::Input)?;
+    let lines = lines();
+    while !engine.stop.load(Ordering::Relaxed) {
+        match lines.recv_timeout(STOP_LOOK) {
+            Ok(line) => line.map_err(Error::Input)?,
+            Err(RecvTimeoutError::Timeout) => continue,
+            Err(RecvTimeoutError::Disconnected) => break,
+        };
         let report = turn(options, plan, engine)?;
         report.write(options.json.as_deref())?;
         last = Some(report);
-        if engine.stop.load(Ordering::Relaxed) {
-            break;
-        }
     }
     last.ok_or_else(|| Error::Input(std::io::ErrorKind::UnexpectedEof.into()))
+}
+
+/// The lines of standard input, read by a thread of its own: a signal does not end the wait for one. It ends with the process.
+fn lines() -> Receiving<std::io::Result<String>> {
+    let (to, lines) = sync_channel(0);
+    std::thread::spawn(move || std::io::stdin().lines().try_for_each(|line| to.send(line)));
+    lines
 }
 
 /// What was timed in the measured stretch.
