@@ -73,17 +73,17 @@ soak-sleeps: ## Have packets end millions of sleeps, SIDECORE_SLEEPS=250000 in e
 bench-instr: ## Count the instructions a packet costs, and hold them against their budgets
 	@scripts/check-rust.sh
 	@scripts/install-deps.sh bench-instr
-	cargo bench -p sidecore --bench instructions
+	cargo run --release -p sidecore-bench
 
 bench-timing: ## Time what idle neighbours and a second core cost
 	@scripts/check-rust.sh
 	@scripts/install-deps.sh build
-	cargo bench -p sidecore --bench instructions -- time
+	cargo run --release -p sidecore-bench -- time
 
 bench-capture: ## Time what a capture costs the core that forwards
 	@scripts/check-rust.sh
 	@scripts/install-deps.sh build
-	cargo bench -p sidecore --bench instructions -- capture
+	cargo run --release -p sidecore-bench -- capture
 
 bench-peers: ## Compare with OVS-DPDK and testpmd (FULL=1: everything; ROWS=v2v-tso,p2v-64: only these)
 	@scripts/check-rust.sh

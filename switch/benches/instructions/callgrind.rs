@@ -31,7 +31,7 @@ pub(crate) fn version() -> Result<String> {
 
 /// Where the profiles go. They stay, for `callgrind_annotate`.
 pub(crate) fn folder() -> Result<PathBuf> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/bench");
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../target/bench");
     std::fs::create_dir_all(path.join("callgrind")).with_context(|| format!("cannot create {}", path.display()))?;
     path.canonicalize().with_context(|| format!("no {}", path.display()))
 }

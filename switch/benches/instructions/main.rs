@@ -20,18 +20,19 @@ mod timing;
 
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use budget::Budgets;
 use cases::{CASES, Case};
 use report::{Figure, Row};
 
 fn main() -> ExitCode {
-    // Cargo adds "--bench" to whatever it is told to pass.
-    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let outcome = match *arguments.as_slice() {
         [] => measure_all(),
+        // What is scraped.
+        ["run", "--config", _] => return sidecore::main(),
         ["run", name, what] => run_here(name, what).map(|()| true),
         ["scrapes"] => scrape::measure().map(|scrapes| {
             print!("{}", scrapes.line());
@@ -39,9 +40,7 @@ fn main() -> ExitCode {
         }),
         ["time"] => timing::run().map(|()| true),
         ["capture"] => capture::run().map(|()| true),
-        _ => Err(anyhow::anyhow!(
-            "run `make bench-instr` to count instructions, `make bench-timing` or `make bench-capture`"
-        )),
+        _ => Err(anyhow!("run `make bench-instr` to count instructions, `make bench-timing` or `make bench-capture`")),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
@@ -58,19 +57,25 @@ fn measure_all() -> Result<bool> {
     let budgets = Budgets::read()?;
     budgets.check_names(CASES.iter().map(|case| case.name))?;
     let version = callgrind::version()?;
-    let mut rows = Vec::new();
-    for case in &CASES {
-        eprintln!("counting {}", case.name);
-        let measured = figure(case, "switch")?;
-        let limit = figure(case, "limit")?;
-        rows.push(Row { name: case.name, unit: case.unit, budget: budgets.get(case.name)?, measured, limit });
-    }
-    eprintln!("counting scrapes");
-    let scrapes = scrape::measure()?;
+    // Side by side: how many instructions something takes does not depend on what else runs.
+    let (rows, scrapes) = std::thread::scope(|scope| {
+        let scrapes = scope.spawn(|| {
+            eprintln!("counting scrapes");
+            scrape::measure()
+        });
+        (CASES.iter().map(|case| row(case, &budgets)).collect::<Result<Vec<Row>>>(), scrapes.join())
+    });
+    let (rows, scrapes) = (rows?, scrapes.map_err(|_| anyhow!("the thread that counts scrapes has panicked"))??);
     print!("{}{}", report::table(&rows), scrapes.line());
     let path = report::write_json(&rows, &scrapes, &version)?;
     println!("written to {}", path.display());
     Ok(scrapes.is_within() && rows.iter().all(|row| row.verdict() != report::Verdict::Over))
+}
+
+fn row(case: &Case, budgets: &Budgets) -> Result<Row> {
+    eprintln!("counting {}", case.name);
+    let (measured, limit) = (figure(case, "switch")?, figure(case, "limit")?);
+    Ok(Row { name: case.name, unit: case.unit, budget: budgets.get(case.name)?, measured, limit })
 }
 
 fn figure(case: &Case, what: &'static str) -> Result<Figure> {

@@ -1,5 +1,5 @@
-//! What scrapes of many guests make an I/O core execute. The built switch runs under callgrind, each of its threads counted by itself: once while nobody asks it
-//! anything, then while one scrape of `/metrics` follows the other. What a scrape itself executes is other threads' work.
+//! What scrapes of many guests make an I/O core execute. The switch that this program holds runs under callgrind, each of its threads counted by itself: once
+//! while nobody asks it anything, then while one scrape of `/metrics` follows the other. What a scrape itself executes is other threads' work.
 //!
 //! Threads take turns under valgrind, so that the core has more or fewer rounds in the same time; but a round is a round. What any function of the core's
 //! thread executed beyond its part of so many rounds, or for the first time, is put down to the scrapes. Guests are of class latency: their rings are looked
@@ -181,7 +181,7 @@ impl Switch {
         let child = Command::new("valgrind")
             .args(["--tool=callgrind", "--quiet", "--separate-threads=yes", "--fair-sched=yes", "--instr-atstart=no"])
             .arg(format!("--callgrind-out-file={}", dir.join("profile").display()))
-            .arg(env!("CARGO_BIN_EXE_sidecore"))
+            .arg(std::env::current_exe().context("cannot find the bench's own program")?)
             .args(["run", "--config"])
             .arg(config)
             .stdin(Stdio::null())
