@@ -265,16 +265,25 @@ fn guests_stay_connected_between_measurements() {
         }
         process.close_stdin();
         assert!(process.wait(LIMIT).unwrap().0.success(), "{}", process.tail());
+        let seconds = |report: &Value| report["duration_s"].as_f64().unwrap();
         for pair in reports.windows(2) {
             // Counts are of all turns, rates and times of one.
             assert!(count(&pair[1], "sent") > count(&pair[0], "sent"), "{pair:?}");
-            assert!(pair[1]["duration_s"].as_f64().unwrap() < 0.2, "{pair:?}");
+            assert!(seconds(&pair[1]) < 0.2, "{pair:?}");
         }
+        // At the end rates and times, too, are of all of them.
+        let all: Value = serde_json::from_str(process.output().lines().nth(3).unwrap()).unwrap();
+        assert_eq!(count(&all, "sent"), count(&reports[2], "sent"));
+        assert!((seconds(&all) - reports.iter().map(seconds).sum::<f64>()).abs() < 1e-6, "{all} {reports:?}");
+        let packets = |report: &Value| report["pps"].as_f64().unwrap() * seconds(report);
+        assert!((packets(&all) - reports.iter().map(packets).sum::<f64>()).abs() < 0.5, "{all} {reports:?}");
+        let timed = |report: &Value| count(&report["latency_ns"], "count");
+        assert_eq!(timed(&all), reports.iter().map(timed).sum::<u64>());
         if workload == "pingpong" {
-            let timed = count(&reports[2]["latency_ns"], "count");
-            assert!((1..=count(&reports[2], "sent") - count(&reports[1], "sent")).contains(&timed), "{reports:?}");
+            let most = count(&reports[2], "sent") - count(&reports[1], "sent");
+            assert!((1..=most).contains(&timed(&reports[2])), "{reports:?}");
         }
-        assert_clean(&reports[2]);
+        assert_clean(&all);
         rig.switch.stop().unwrap();
     }
 }

@@ -10,6 +10,7 @@ use synthetic_guest::{QueuePair, Window};
 use crate::calls::Calls;
 use crate::clock::Clock;
 use crate::live::Live;
+use crate::measured::{Spent, Totals};
 use crate::node::Node;
 use crate::options::Workload;
 use crate::pacing::Pace;
@@ -81,35 +82,6 @@ pub(crate) struct Engine<B> {
     pub(crate) rates: Option<Rates>,
     /// Calls that guests sleep for; `None`: they poll.
     pub(crate) calls: Option<Calls>,
-}
-
-/// Sums over all guests at one moment.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Totals {
-    pub(crate) sent: u64,
-    pub(crate) received: u64,
-    pub(crate) bytes: u64,
-    pub(crate) completed: u64,
-    pub(crate) completed_bytes: u64,
-    pub(crate) echoed: u64,
-    pub(crate) round_trips: u64,
-    /// Calls of the switch, and how often a guest found some.
-    pub(crate) calls: u64,
-    pub(crate) call_reads: u64,
-    /// Received, or what counts in its place, by guest.
-    pub(crate) by_guest: Vec<u64>,
-}
-
-/// How a stretch of time was spent.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Spent {
-    pub(crate) ticks: u64,
-    /// In rounds that found nothing to do, and asleep.
-    pub(crate) idle: u64,
-    /// What this thread had of a CPU, in seconds.
-    pub(crate) cpu_s: f64,
-    /// In a forwarder of this thread.
-    pub(crate) backend: u64,
 }
 
 impl<B: Backend> Engine<B> {

@@ -4,7 +4,7 @@
 //! - `node` is a guest, `sender` and `receiver` what it does, `engine` the loop that drives all of them from one thread;
 //!   `pingpong` and `ceiling` are loops of their own. `calls` is what guests sleep in that do not poll.
 //! - `settle` makes the switch learn the guests' addresses before anything is counted.
-//! - `report` is what comes out, `live` what others may read meanwhile.
+//! - `measured` is what counts of a run, `report` what comes out, `live` what others may read meanwhile.
 
 #![forbid(unsafe_code)]
 
@@ -16,6 +16,7 @@ mod error;
 #[cfg(test)]
 mod faults;
 mod live;
+mod measured;
 mod node;
 mod options;
 mod pacing;

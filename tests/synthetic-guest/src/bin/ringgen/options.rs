@@ -160,7 +160,8 @@ pub(crate) struct Options {
     #[arg(long, value_enum, default_value = "auto", help_heading = "Run")]
     pub(crate) hugepages: Hugepages,
     /// Measure once for every line on standard input, asleep before it, and report each time: packets are counted from the first time
-    /// on, rates and times are of the last one. The end of the input ends ringgen.
+    /// on, rates and times are of the last one. The end of the input ends ringgen, with a report in which rates and times, too, are of all
+    /// times together.
     #[arg(long, help_heading = "Run")]
     pub(crate) on_request: bool,
     /// Keep counts in this file, for others to read while packets flow: five little-endian 64-bit words for each flow, which

@@ -8,8 +8,9 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 use synthetic_guest::{QueuePair, verify};
 
-use crate::engine::{Backend, Engine, Spent, Task, Totals};
+use crate::engine::{Backend, Engine, Task};
 use crate::error::Error;
+use crate::measured::{Measured, Totals};
 use crate::node::Node;
 use crate::options::{GuestMode, Options, RingFormat, Verify, Workload};
 use crate::plan::Plan;
@@ -20,12 +21,7 @@ pub(crate) struct Facts<'a, B> {
     pub(crate) options: &'a Options,
     pub(crate) plan: &'a Plan,
     pub(crate) engine: &'a mut Engine<B>,
-    /// At the beginning and the end of the measured time, and when all is over.
-    pub(crate) before: Totals,
-    pub(crate) after: Totals,
-    pub(crate) end: Totals,
-    pub(crate) spent: Spent,
-    pub(crate) latencies: Histogram<u64>,
+    pub(crate) measured: &'a Measured,
 }
 
 /// Nanoseconds.
@@ -145,18 +141,20 @@ struct Outcome {
 impl Report {
     /// Puts the facts in order.
     pub(crate) fn new<B: Backend>(facts: &mut Facts<'_, B>) -> Report {
-        let Facts { options, before, after, end, spent, .. } = facts;
+        let Facts { options, measured, .. } = *facts;
+        let Measured { counts, spent, latencies } = measured;
+        let end = facts.engine.totals(options.workload);
         let seconds = facts.engine.clock.seconds(spent.ticks);
-        let (pps, gbps) = rates(options, before, after, seconds);
+        let (pps, gbps) = rates(options, counts, seconds);
         let share = |ticks: u64| ticks as f64 / spent.ticks.max(1) as f64;
         let busy = 1.0 - share(spent.backend);
-        let outcome = Outcome::of(facts.engine, options, end);
+        let outcome = Outcome::of(facts.engine, options, &end);
         let checked = |count: u64| (options.verify != Verify::None).then_some(count);
         let guest = |g: usize| GuestRow {
             guest: g,
             sent: facts.engine.senders.iter().filter(|s| s.guest == g).map(|s| s.sent()).sum(),
             received: end.by_guest[g],
-            pps: (after.by_guest[g] - before.by_guest[g]) as f64 / seconds,
+            pps: counts.by_guest[g] as f64 / seconds,
         };
         let guests = facts.engine.nodes.len();
         Report {
@@ -190,15 +188,15 @@ impl Report {
             generator_idle: share(spent.idle) / busy.max(f64::MIN_POSITIVE),
             generator_cpu: spent.cpu_s / seconds,
             guest_mode: options.guest_mode,
-            calls_per_packet: per_packet(options, (before, after), |totals| totals.calls),
-            call_reads_per_packet: per_packet(options, (before, after), |totals| totals.call_reads),
+            calls_per_packet: per_packet(options, counts, counts.calls),
+            call_reads_per_packet: per_packet(options, counts, counts.call_reads),
             kicks: sum_pairs(&mut facts.engine.nodes, |p| p.rx.bell().kicks_sent() + p.tx.bell().kicks_sent()),
             calls: sum_pairs(&mut facts.engine.nodes, |p| {
                 p.rx.bell().drain_calls();
                 p.tx.bell().drain_calls();
                 p.rx.bell().calls() + p.tx.bell().calls()
             }),
-            latency_ns: latency(&facts.latencies),
+            latency_ns: latency(latencies),
             background: background(facts.engine),
             ceiling: (options.workload == Workload::Ceiling).then(|| CeilingRow {
                 forwarder: "one copy, from the buffers of guest 0 into those of guest 1",
@@ -319,24 +317,20 @@ impl Outcome {
     }
 }
 
-fn rates(options: &Options, before: &Totals, after: &Totals, seconds: f64) -> (f64, f64) {
-    let count = |of: fn(&Totals) -> u64| (of(after) - of(before)) as f64;
+fn rates(options: &Options, counts: &Totals, seconds: f64) -> (f64, f64) {
     let (packets, bytes) = match options.workload {
-        Workload::Source => (count(|t| t.completed), count(|t| t.completed_bytes)),
-        Workload::Echo => (count(|t| t.echoed), count(|t| t.completed_bytes)),
-        Workload::Pingpong => (count(|t| t.round_trips), count(|t| t.bytes)),
-        _ => (count(|t| t.received), count(|t| t.bytes)),
+        Workload::Source => (counts.completed, counts.completed_bytes),
+        Workload::Echo => (counts.echoed, counts.completed_bytes),
+        Workload::Pingpong => (counts.round_trips, counts.bytes),
+        _ => (counts.received, counts.bytes),
     };
-    (packets / seconds, bytes * 8.0 / seconds / 1e9)
+    (packets as f64 / seconds, bytes as f64 * 8.0 / seconds / 1e9)
 }
 
-/// A count over packets, both of the measured time.
-fn per_packet(options: &Options, (before, after): (&Totals, &Totals), of: fn(&Totals) -> u64) -> f64 {
-    let packets = |totals: &Totals| match options.workload {
-        Workload::Source => totals.completed,
-        _ => totals.received,
-    };
-    (of(after) - of(before)) as f64 / (packets(after) - packets(before)).max(1) as f64
+/// So many for each packet.
+fn per_packet(options: &Options, counts: &Totals, of: u64) -> f64 {
+    let packets = if options.workload == Workload::Source { counts.completed } else { counts.received };
+    of as f64 / packets.max(1) as f64
 }
 
 fn latency(all: &Histogram<u64>) -> Option<Latency> {

@@ -14,6 +14,7 @@ use crate::clock::Clock;
 use crate::engine::{Backend, Echoes, Elsewhere, Engine, NEIGHBOURS, Task};
 use crate::error::Error;
 use crate::live::Live;
+use crate::measured::Measured;
 use crate::node::Node;
 use crate::options::{GuestMode, Options, Size, Switch, Verify, Workload};
 use crate::pingpong::{PINGING, Pingpong};
@@ -52,9 +53,7 @@ pub(crate) fn run(options: Options) -> Result<Report, Error> {
         let nodes = Node::connect_all(&options, &plan)?;
         measure(&options, &plan, nodes, Elsewhere, stop)?
     };
-    if !options.on_request {
-        report.write(options.json.as_deref())?;
-    }
+    report.write(options.json.as_deref())?;
     Ok(report)
 }
 
@@ -90,8 +89,9 @@ pub(crate) fn measure<B: Backend>(
     if options.expect_peer {
         expect_peer(&mut engine, options)?;
     }
-    let report =
-        if options.on_request { on_request(options, plan, &mut engine)? } else { turn(options, plan, &mut engine)? };
+    let measured =
+        if options.on_request { on_request(options, plan, &mut engine)? } else { turn(options, &mut engine)? };
+    let report = Report::new(&mut Facts { options, plan, engine: &mut engine, measured: &measured });
     for (number, node) in engine.nodes.into_iter().enumerate() {
         // The counts are made: a switch that fails at stopping does not change them, but somebody should know.
         if let Err(error) = node.stop(number) {
@@ -101,8 +101,8 @@ pub(crate) fn measure<B: Backend>(
     Ok(report)
 }
 
-/// Warms up, measures, waits for what is under way, and reports.
-fn turn<B: Backend>(options: &Options, plan: &Plan, engine: &mut Engine<B>) -> Result<Report, Error> {
+/// Warms up, measures, and waits for what is under way.
+fn turn<B: Backend>(options: &Options, engine: &mut Engine<B>) -> Result<Measured, Error> {
     engine.run(options.warmup_s, true, None);
     engine.receivers.iter_mut().for_each(|r| r.latency.reset());
     if let Task::Pingpong(pingpong) = &mut engine.task {
@@ -110,19 +110,18 @@ fn turn<B: Backend>(options: &Options, plan: &Plan, engine: &mut Engine<B>) -> R
     }
     let before = engine.totals(options.workload);
     let spent = engine.run(options.duration_s, true, None);
-    let after = engine.totals(options.workload);
+    let counts = engine.totals(options.workload).since(&before);
     let latencies = latencies(engine);
     engine.run(options.drain_s, false, Some(options.drain_s * SILENCE));
-    let end = engine.totals(options.workload);
-    if let Some(lost) = engine.nodes.iter().position(Node::is_lost) {
-        return Err(Error::Lost(lost));
+    match engine.nodes.iter().position(Node::is_lost) {
+        Some(lost) => Err(Error::Lost(lost)),
+        None => Ok(Measured { counts, spent, latencies }),
     }
-    Ok(Report::new(&mut Facts { options, plan, engine, before, after, end, spent, latencies }))
 }
 
-/// A turn for every line of standard input, each with its report; returns the last one.
-fn on_request<B: Backend>(options: &Options, plan: &Plan, engine: &mut Engine<B>) -> Result<Report, Error> {
-    let mut last = None;
+/// A turn for every line of standard input, each with its report; returns all turns together.
+fn on_request<B: Backend>(options: &Options, plan: &Plan, engine: &mut Engine<B>) -> Result<Measured, Error> {
+    let mut all = Measured::nothing(engine.nodes.len());
     let lines = lines();
     while !engine.stop.load(Ordering::Relaxed) {
         match lines.recv_timeout(STOP_LOOK) {
@@ -130,11 +129,11 @@ fn on_request<B: Backend>(options: &Options, plan: &Plan, engine: &mut Engine<B>
             Err(RecvTimeoutError::Timeout) => continue,
             Err(RecvTimeoutError::Disconnected) => break,
         };
-        let report = turn(options, plan, engine)?;
-        report.write(options.json.as_deref())?;
-        last = Some(report);
+        let measured = turn(options, engine)?;
+        Report::new(&mut Facts { options, plan, engine, measured: &measured }).write(options.json.as_deref())?;
+        all.add(&measured);
     }
-    last.ok_or_else(|| Error::Input(std::io::ErrorKind::UnexpectedEof.into()))
+    if all.spent.ticks == 0 { Err(Error::Input(std::io::ErrorKind::UnexpectedEof.into())) } else { Ok(all) }
 }
 
 /// The lines of standard input, read by a thread of its own: a signal does not end the wait for one. It ends with the process.
