@@ -324,7 +324,7 @@ impl Bench {
                 let (sockets, seconds) = (contender.sockets.clone(), self.options.turn_seconds());
                 let run = Run { row, sockets: &sockets, seconds, verify: Verify::Order, background_pps };
                 let nic_sent = nic_sent(row, contender)?;
-                let session = self.generator.session(&run, &self.folder.join(kind.name()))?;
+                let session = self.generator.session(&run, &self.folder.join(kind.name()).join("ringgen.log"))?;
                 guests.insert(Guests { session, nic_sent })
             }
         };

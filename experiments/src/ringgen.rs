@@ -20,6 +20,9 @@ pub const WARM_UP_S: f64 = 0.03;
 /// Seconds after each turn for what is under way; a quarter of it without a packet is enough.
 pub const DRAIN_S: f64 = 0.04;
 
+/// What Ctrl-C may wait for.
+const LONG: Duration = Duration::from_secs(1);
+
 const POLL: Duration = Duration::from_millis(20);
 
 /// What one run of the generator counted. Keys that are not needed are left out.
@@ -232,9 +235,9 @@ impl Generator {
         args
     }
 
-    /// Starts a session of the generator. What it writes is kept in a folder of its own.
-    pub fn session(&self, run: &Run, folder: &Path) -> Result<Session> {
-        Session::start(&self.binary, self.session_arguments(run), run.seconds, folder)
+    /// Starts a session of the generator. What it writes is kept in a file of its own.
+    pub fn session(&self, run: &Run, log: &Path) -> Result<Session> {
+        Session::start(&self.binary, self.session_arguments(run), WARM_UP_S + run.seconds, log)
     }
 
     /// Runs the generator to its end.
@@ -247,49 +250,51 @@ impl Generator {
 #[derive(Debug)]
 pub struct Session {
     process: Process,
-    seconds: f64,
+    least: Duration,
     answers: usize,
-    last: Option<Report>,
 }
 
 impl Session {
-    /// Starts a generator, with arguments for so many measured seconds a turn. Its guests connect in the first one. What it writes is kept in
-    /// a folder.
-    pub fn start(binary: &Path, mut args: Vec<String>, seconds: f64, folder: &Path) -> Result<Self> {
+    /// Starts a generator, with arguments for turns that take so many seconds at least. Its guests connect in the first one. What it writes is
+    /// kept in a file.
+    pub fn start(binary: &Path, mut args: Vec<String>, least: f64, log: &Path) -> Result<Self> {
         args.extend(["--on-request", "--json", "-"].map(str::to_owned));
-        let process = Process::spawn("ringgen", binary, &args, &folder.join("ringgen.log"))?;
-        Ok(Self { process, seconds, answers: 0, last: None })
+        let process = Process::spawn("ringgen", binary, &args, log)?;
+        Ok(Self { process, least: Duration::from_secs_f64(least), answers: 0 })
     }
 
     /// Measures once. In the first turn the guests connect first; the report counts packets from then on, and has the
     /// rates and times of this turn.
     pub fn turn(&mut self, interrupt: &Interrupt) -> Result<Report> {
         self.process.say("")?;
-        let turn = Duration::from_secs_f64(self.seconds);
-        // Nobody looks before there can be an answer: the generator may have to share its CPU with who does.
-        let due = Instant::now() + turn;
-        let text = self.process.wait_until("report", turn + OVERHEAD, |process| {
+        // Nobody looks before there can be an answer: the generator may have to share its CPU with who does. But for long turns: somebody may have
+        // had enough.
+        let due = Instant::now() + self.least;
+        std::thread::sleep(self.least.min(LONG));
+        let number = self.answers;
+        let text = self.process.wait_until("report", self.least + OVERHEAD, |process| {
             interrupt.check()?;
-            if Instant::now() < due {
-                return Ok(None);
-            }
-            let output = process.output();
-            let mut whole = output.split_inclusive('\n').filter(|line| line.starts_with('{') && line.ends_with('\n'));
-            Ok(whole.nth(self.answers).map(str::to_owned))
+            Ok(if Instant::now() < due { None } else { answer(process, number) })
         })?;
         self.answers += 1;
-        let report = Report::parse(&text)?;
-        self.last = Some(report.clone());
-        Ok(report)
+        Report::parse(&text)
     }
 
-    /// The guests leave. Returns the last report.
+    /// The guests leave. Returns a report of all turns together: rates are those of their whole time, and quantiles those of all that was
+    /// timed in any of them.
     pub fn end(mut self) -> Result<Report> {
         self.process.close_stdin();
         let (status, _) = self.process.wait(OVERHEAD)?;
         ensure!(status.success(), "ringgen ({status})\n{}", self.process.tail());
-        self.last.context("ringgen was not asked for anything")
+        Report::parse(&answer(&self.process, self.answers).context("ringgen has summed up nothing")?)
     }
+}
+
+/// The report of this number in what a generator has printed, if it is there.
+fn answer(process: &Process, number: usize) -> Option<String> {
+    let output = process.output();
+    let mut whole = output.split_inclusive('\n').filter(|line| line.starts_with('{') && line.ends_with('\n'));
+    whole.nth(number).map(str::to_owned)
 }
 
 /// Runs a generator to its end, with arguments for so many measured seconds. What it writes is kept in a folder.

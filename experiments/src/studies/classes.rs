@@ -6,14 +6,13 @@ use serde_json::json;
 use super::Lab;
 use super::finding::{Axis, Bound, Chart, Claim, Finding, Kind, Point, Series, Table, show};
 use super::saturation::stage;
-use super::stage::Load;
+use super::stage::{Load, Stage};
+use super::turns;
 use crate::ringgen::Report;
 use crate::stats::{self, Ratio};
 
-/// Ports: two of class latency, two of class throughput, and the busy ones.
-const LATENCY: [usize; 2] = [0, 1];
-const THROUGHPUT: [usize; 2] = [2, 3];
-const FIRST_BUSY: usize = 4;
+/// Guests that exchange pings: the first ones.
+const PINGING: usize = 2;
 /// Pairs of busy guests.
 const PAIRS: usize = 8;
 /// Sizes of all packets.
@@ -22,30 +21,46 @@ const SIZES: [usize; 2] = [1518, 64];
 /// Who has the core beside whom.
 struct Case {
     name: &'static str,
-    pinging: [usize; 2],
+    /// Lines in the sections of the two guests that exchange pings.
+    pinging: &'static [&'static str],
     beside: bool,
 }
+
+const LATENCY: &[&str] = &["class = \"latency\""];
 
 const CASES: [Case; 3] = [
     Case { name: "alone", pinging: LATENCY, beside: false },
     Case { name: "class latency, beside busy neighbours", pinging: LATENCY, beside: true },
-    Case { name: "class throughput, beside busy neighbours", pinging: THROUGHPUT, beside: true },
+    Case { name: "class throughput, beside busy neighbours", pinging: &[], beside: true },
 ];
+
+impl Case {
+    fn ports(&self) -> usize {
+        PINGING + if self.beside { 2 * PAIRS } else { 0 }
+    }
+
+    /// A switch for it alone, halted until its turn: nobody else is connected.
+    fn stage(&self, lab: &Lab) -> Result<Stage> {
+        let stage = stage(lab, self.ports(), |guest| if guest < PINGING { self.pinging.to_vec() } else { vec![] })?;
+        stage.halt(true)?;
+        Ok(stage)
+    }
+
+    fn load(&self, lab: &Lab, size: usize) -> Load {
+        Load::in_turns("pingpong", (0..self.ports()).collect(), lab.effort.seconds).option("size", size)
+    }
+}
 
 /// Makes the experiment.
 pub fn run(lab: &Lab) -> Result<Finding> {
-    let ports = FIRST_BUSY + 2 * PAIRS;
-    let mut stage =
-        stage(lab, ports, |guest| if LATENCY.contains(&guest) { vec!["class = \"latency\""] } else { vec![] })?;
-    let load = |case: &Case, size: usize| {
-        let busy = if case.beside { FIRST_BUSY..ports } else { 0..0 };
-        let ports = case.pinging.into_iter().chain(busy).collect();
-        Load::at("pingpong", ports, lab.effort.seconds).option("size", size)
-    };
+    let stages: Vec<Stage> = CASES.iter().map(|case| case.stage(lab)).collect::<Result<_>>()?;
+    let sizes = &SIZES[..if lab.effort.coarse { 1 } else { SIZES.len() }];
+    let reports = turns::rounds(lab, sizes, |size| {
+        let at_stage = |(case, stage): (&Case, _)| turns::Case { stage, load: case.load(lab, *size) };
+        turns::round(lab, &CASES.iter().zip(&stages).map(at_stage).collect::<Vec<_>>())
+    })?;
     let places: Vec<(usize, &Case)> =
-        SIZES.iter().flat_map(|size| CASES.iter().map(move |case| (*size, case))).collect();
-    let reports = lab.rounds(&places, |(size, case)| stage.play(lab, &load(case, *size)))?;
-
+        sizes.iter().flat_map(|size| CASES.iter().map(move |case| (*size, case))).collect();
     let mut finding = Finding {
         name: "classes".to_owned(),
         title: "Classes: a guest that minds latency, beside guests that fill the core".to_owned(),
@@ -58,7 +73,8 @@ pub fn run(lab: &Lab) -> Result<Finding> {
                  packets of the same size as fast as their rings take them. ringgen plays all on another CPU, in one thread, and looks at the \
                  pings after every 8 packets of the others, so that their time is the switch's rather than its own."
             ),
-            load(&CASES[1], SIZES[0]).shown(),
+            format!("Each case has a switch of its own, which is halted in the turns of the others. {}", turns::setup(lab)),
+            CASES[1].load(lab, SIZES[0]).shown(),
         ],
         repeat: "make experiments ONLY=classes".to_owned(),
         conditions: lab.conditions(),
@@ -66,14 +82,14 @@ pub fn run(lab: &Lab) -> Result<Finding> {
     };
     let mut table =
         Table::new("Round trips", &["packets", "guest", "p50, µs", "p99, µs", "p99 to alone", "neighbours, Mpps"]);
-    for (at, size) in SIZES.iter().enumerate() {
+    for (at, size) in sizes.iter().enumerate() {
         let of_size = &reports[at * CASES.len()..][..CASES.len()];
         for (case, reports) in CASES.iter().zip(of_size) {
             table.row(row(*size, case, reports, &of_size[0]));
         }
     }
     finding.tables.push(table);
-    finding.charts.push(chart(&reports));
+    finding.charts.push(chart(sizes, &reports));
     let [alone, latency, throughput] = [0, 1, 2].map(|case| &reports[case]);
     let to_alone = stats::ratio(&p99(latency), &p99(alone));
     let text =
@@ -113,7 +129,7 @@ fn p99(reports: &[Report]) -> Vec<f64> {
 }
 
 fn row(size: usize, case: &Case, reports: &[Report], alone: &[Report]) -> [String; 6] {
-    let busy = |report: &Report| report.per_guest.iter().skip(2).map(|guest| guest.pps).sum::<f64>() / 1e6;
+    let busy = |report: &Report| report.per_guest.iter().skip(PINGING).map(|guest| guest.pps).sum::<f64>() / 1e6;
     [
         format!("{size} B"),
         case.name.to_owned(),
@@ -128,11 +144,11 @@ fn row(size: usize, case: &Case, reports: &[Report], alone: &[Report]) -> [Strin
     ]
 }
 
-fn chart(reports: &[Vec<Report>]) -> Chart {
+fn chart(sizes: &[usize], reports: &[Vec<Report>]) -> Chart {
     let names: Vec<String> =
-        SIZES.iter().flat_map(|size| ["p50", "p99"].map(|quantile| format!("{size} B, {quantile}"))).collect();
+        sizes.iter().flat_map(|size| ["p50", "p99"].map(|quantile| format!("{size} B, {quantile}"))).collect();
     let series = CASES.iter().enumerate().map(|(case, Case { name, .. })| {
-        let points = SIZES.iter().enumerate().flat_map(|(at, _)| {
+        let points = sizes.iter().enumerate().flat_map(|(at, _)| {
             let of = &reports[at * CASES.len() + case];
             [Point::new(2.0 * at as f64, &p50(of)), Point::new(2.0 * at as f64 + 1.0, &p99(of))]
         });

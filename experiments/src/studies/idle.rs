@@ -14,6 +14,7 @@ use sidecore_tests::switch::SwitchConfig;
 use self::firsts::Pair;
 use super::finding::{Axis, Bound, Chart, Claim, Finding, Kind, Point, Series, Table, number, show};
 use super::stage::{Load, Stage, name};
+use super::turns::{self, Case, TURNS};
 use super::{Effort, Lab};
 use crate::stats::{self, Ratio, median};
 use crate::threads;
@@ -35,8 +36,7 @@ const CONNECTED: Duration = Duration::from_secs(60);
 /// Busy pairs, and the size of their packets: copying makes the core the limit.
 const PAIRS: usize = 4;
 const LONG: usize = 1518;
-/// Turns that two switches take for each figure under load, and how often each of them comes first in a round.
-const BUSY_TURNS: usize = 10;
+/// How often each of two switches under load comes first in a round.
 const BUSY_PAIRS: usize = 2;
 
 /// What a turn came to.
@@ -158,7 +158,7 @@ fn setup() -> Vec<String> {
         ),
         format!(
             "Under load: {PAIRS} pairs of guests send {LONG} B as fast as their rings take them, to two switches, one in \
-             mode poll and one in mode adaptive, which take {BUSY_TURNS} short turns for each figure and are halted in between."
+             mode poll and one in mode adaptive, which take {TURNS} short turns for each figure and are halted in between."
         ),
     ]
 }
@@ -175,32 +175,20 @@ fn busy(lab: &Lab) -> Result<[Vec<f64>; 2]> {
 
 /// Packets a second under load of two switches, in these modes, that take short turns: what changes the speed of the machine changes both.
 fn compete(lab: &Lab, modes: [&str; 2]) -> Result<[f64; 2]> {
-    let load = Load::in_turns("stream", 2 * PAIRS, lab.effort.seconds / BUSY_TURNS as f64).option("size", LONG);
-    let mut sides = Vec::new();
-    for mode in modes {
+    let start = |mode: &str| -> Result<Stage> {
         let stage = Stage::start(lab, 1, |config| {
             let config = config.key(&format!("mode = \"{mode}\"")).without_rebalancing().scheduler("tick_ms = 1000");
-            (0..2 * PAIRS).fold(config, |config, guest| config.guest(&name(guest), &[]))
+            ports(config, 2 * PAIRS)
         })?;
         stage.halt(true)?;
-        let session = stage.session(lab, &load)?;
-        sides.push((stage, session));
-    }
-    let mut sums = [0.0; 2];
-    for _ in 0..BUSY_TURNS {
-        for ((stage, session), sum) in sides.iter_mut().zip(&mut sums) {
-            stage.halt(false)?;
-            let report = session.turn(&lab.interrupt).with_context(|| stage.switch.process().tail())?;
-            stage.halt(true)?;
-            report.ensure_unspoiled()?;
-            *sum += report.pps;
-        }
-    }
-    for (stage, session) in sides {
-        stage.halt(false)?;
-        session.end()?;
-    }
-    Ok(sums.map(|sum| sum / BUSY_TURNS as f64))
+        Ok(stage)
+    };
+    let stages = [start(modes[0])?, start(modes[1])?];
+    let load = Load::in_turns("stream", (0..2 * PAIRS).collect(), lab.effort.seconds);
+    let load = load.option("size", LONG);
+    let cases = stages.each_ref().map(|stage| Case { stage, load: load.clone() });
+    let reports = turns::round(lab, &cases)?;
+    Ok([reports[0].pps, reports[1].pps])
 }
 
 /// So many guests' ports.

@@ -1,12 +1,13 @@
 //! Interrupt moderation: interrupts for each packet against latency, for a guest that sleeps until it is called.
 
-use anyhow::{Context, Result};
+use anyhow::{Result, ensure};
 use serde_json::json;
 
 use super::Lab;
 use super::finding::{Axis, Bound, Chart, Claim, Finding, Kind, Point, Series, Table, show};
 use super::saturation::stage;
-use super::stage::{Load, Stage};
+use super::stage::Load;
+use super::turns::{self, Case};
 use crate::ringgen::Report;
 use crate::stats::{self, Ratio};
 
@@ -58,7 +59,7 @@ const FULL_SPEED: &str = "full speed";
 const WORKS: [Work; 6] = [
     Work { name: ONE_PING, workload: "pingpong", options: &[("window", "1")], coarse: true },
     Work { name: PINGS, workload: "pingpong", options: &[("window", "16")], coarse: true },
-    Work { name: "10,000/s", workload: "stream", options: &[("rate", "10000"), ("verify", "full")], coarse: true },
+    Work { name: "10,000/s", workload: "stream", options: &[("rate", "10000"), ("verify", "full")], coarse: false },
     Work { name: MEDIUM, workload: "stream", options: &[("rate", "100000"), ("verify", "full")], coarse: true },
     Work { name: "500,000/s", workload: "stream", options: &[("rate", "500000"), ("verify", "full")], coarse: false },
     Work { name: FULL_SPEED, workload: "stream", options: &[], coarse: true },
@@ -115,7 +116,8 @@ pub fn run(lab: &Lab) -> Result<Finding> {
             "Packets of 64 B. Pings: round trips, with so many under way. Streams at a rate: one way, from when the sender made the packet. At full \
              speed latency is that of full rings."
                 .to_owned(),
-            load(&WORKS[0], 0, lab.effort.seconds).shown(),
+            format!("Each setting has a pair of guests at the same switch; the others are silent meanwhile. {}", turns::setup(lab)),
+            load(lab, &WORKS[0], 0).shown(),
         ],
         repeat: "make experiments ONLY=interrupts".to_owned(),
         conditions: lab.conditions(),
@@ -149,17 +151,20 @@ fn measure(lab: &Lab) -> Result<Measured> {
     let works: Vec<usize> = (0..WORKS.len()).filter(|work| !coarse || WORKS[*work].coarse).collect();
     let settings: Vec<usize> = (0..SETTINGS.len()).filter(|at| !coarse || SETTINGS[*at].coarse).collect();
     let places: Vec<Place> = works.iter().flat_map(|work| settings.iter().map(|setting| (*work, *setting))).collect();
-    let mut stage: Stage = stage(lab, 2 * SETTINGS.len(), |guest| SETTINGS[guest / 2].lines.to_vec())?;
-    let reports = lab.rounds(&places, |&(work, setting)| {
-        let report = stage.play(lab, &load(&WORKS[work], setting, lab.effort.seconds))?;
-        report.latency_ns.with_context(|| format!("no packet was timed at {}", WORKS[work].name))?;
-        Ok(report)
+    let stage = stage(lab, 2 * SETTINGS.len(), |guest| SETTINGS[guest / 2].lines.to_vec())?;
+    let reports = turns::rounds(lab, &works, |work| {
+        let cases: Vec<_> =
+            settings.iter().map(|at| Case { stage: &stage, load: load(lab, &WORKS[*work], *at) }).collect();
+        let reports = turns::round(lab, &cases)?;
+        let timed = reports.iter().all(|report| report.latency_ns.is_some());
+        ensure!(timed, "no packet was timed at {}", WORKS[*work].name);
+        Ok(reports)
     })?;
     Ok(Measured { works, settings, places, reports })
 }
 
-fn load(work: &Work, setting: usize, seconds: f64) -> Load {
-    let load = Load::at(work.workload, vec![2 * setting, 2 * setting + 1], seconds);
+fn load(lab: &Lab, work: &Work, setting: usize) -> Load {
+    let load = Load::in_turns(work.workload, vec![2 * setting, 2 * setting + 1], lab.effort.seconds);
     GUEST.iter().chain(work.options).fold(load, |load, (name, value)| load.option(name, value))
 }
 

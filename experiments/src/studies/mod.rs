@@ -5,6 +5,7 @@
 //! | [`finding`] | what an experiment found, as it is written to its JSON file |
 //! | [`chart`], [`page`] | the pictures and the report, made from that alone |
 //! | [`stage`] | the switch, its guests and the generator |
+//! | [`turns`] | cases that take short turns, so that all meet the same machine |
 //! | the others | an experiment each |
 
 pub mod answer;
@@ -20,6 +21,7 @@ pub mod scale;
 pub mod simulator;
 pub mod stage;
 pub mod traffic;
+pub mod turns;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -13,6 +13,7 @@ use sidecore_tests::switch::{SwitchConfig, SwitchProcess};
 use tempfile::TempDir;
 
 use super::Lab;
+use super::turns::TURNS;
 use crate::quota::Quota;
 use crate::ringgen::{self, Report, Session};
 use crate::threads;
@@ -20,6 +21,12 @@ use crate::threads;
 /// Seconds before the measured time, and the longest wait after it.
 const WARM_UP_S: f64 = 0.15;
 const DRAIN_S: f64 = 0.1;
+
+/// The same for each of several turns.
+const TURN_WARM_UP_S: f64 = 0.01;
+const TURN_DRAIN_S: f64 = 0.004;
+/// What the generator takes to report one.
+const REPORT_S: f64 = 0.001;
 
 const THREADS_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -57,10 +64,13 @@ impl Load {
         Self::with_waits(workload, ports, [seconds, WARM_UP_S, DRAIN_S])
     }
 
-    /// The same for a session of turns, each of so many seconds.
+    /// The same for a session of turns, of so many seconds together. There can be others at the stage: guests have their ports' numbers.
     #[must_use]
-    pub fn in_turns(workload: &str, guests: usize, seconds: f64) -> Self {
-        Self::with_waits(workload, (0..guests).collect(), [seconds, ringgen::WARM_UP_S, ringgen::DRAIN_S])
+    pub fn in_turns(workload: &str, ports: Vec<usize>, seconds: f64) -> Self {
+        let first = ports.first().copied().unwrap_or_default();
+        let seconds = (seconds / TURNS as f64 * 1e4).round() / 1e4;
+        let load = Self::with_waits(workload, ports, [seconds, TURN_WARM_UP_S, TURN_DRAIN_S]);
+        if first == 0 { load } else { load.option("first-guest", first) }
     }
 
     fn with_waits(workload: &str, ports: Vec<usize>, [seconds, warm_up, drain]: [f64; 3]) -> Self {
@@ -182,9 +192,17 @@ impl Stage {
         Ok(report)
     }
 
-    /// Starts a generator that measures whenever it is asked to.
+    /// Starts a generator that measures whenever it is asked to. There can be others, with other ports.
     pub fn session(&self, lab: &Lab, load: &Load) -> Result<Session> {
-        Session::start(&lab.ringgen, self.arguments(lab, load), load.seconds, self.folder.path())
+        let log = self.file(&format!("ringgen-{}.log", load.ports.first().context("no guests")?));
+        let least = TURN_WARM_UP_S + load.seconds + TURN_DRAIN_S + REPORT_S;
+        Session::start(&lab.ringgen, self.arguments(lab, load), least, &log)
+    }
+
+    /// The end of the switch's log, for an error message.
+    #[must_use]
+    pub fn tail(&self) -> String {
+        self.switch.tail()
     }
 
     /// All that the switch says about itself.

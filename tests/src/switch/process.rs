@@ -158,6 +158,12 @@ impl SwitchProcess {
         &mut self.process
     }
 
+    /// The end of what it has logged, for an error message.
+    #[must_use]
+    pub fn tail(&self) -> String {
+        self.process.tail()
+    }
+
     /// Everything the switch has logged.
     #[must_use]
     pub fn log(&self) -> String {
@@ -193,6 +199,8 @@ impl Drop for SwitchProcess {
     fn drop(&mut self) {
         // The way that leaves nothing behind, unless the switch is too broken for it; then Process kills it.
         if self.process.exited().is_ok_and(|status| status.is_none()) {
+            // One that is halted would not hear of it.
+            let _ = self.signal(Signal::CONT);
             let _ = self.process.stop(Signal::TERM, SWITCH_STOP_LIMIT * 2);
         }
     }

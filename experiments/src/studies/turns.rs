@@ -1,0 +1,68 @@
+//! Cases that take short turns.
+//!
+//! The machine changes its speed from one tenth of a second to the next, so that cases measured one after another meet different machines. Here the
+//! guests of all cases stay connected for a round, in which each case has many short turns; a switch is halted when none of its guests have theirs.
+
+use anyhow::{Context, Result};
+
+use super::Lab;
+use super::stage::{Load, Stage};
+use crate::ringgen::{Report, Session};
+
+/// What is held against others: guests at a switch, and what they do in their turns. Cases at one switch have ports of their own.
+pub struct Case<'s> {
+    /// The switch.
+    pub stage: &'s Stage,
+    /// The guests.
+    pub load: Load,
+}
+
+/// Turns of each case in a round.
+pub const TURNS: usize = 8;
+
+/// How cases are measured, for the report.
+#[must_use]
+pub fn setup(lab: &Lab) -> String {
+    format!(
+        "In a round all cases take {TURNS} turns each, of {:.0} ms, one after another, so that a machine which changes its speed changes it for all \
+         of them; guests stay connected, and connect anew for the next round. A round's figures are those of all turns of a case together: quantiles \
+         are of everything that was timed in any of them, and calls, packets and CPU time are counted in these turns alone.",
+        lab.effort.seconds / TURNS as f64 * 1e3
+    )
+}
+
+/// Rounds of cases at every place. Returns the reports of each case: those of the first place's cases, then those of the next one's.
+pub fn rounds<P>(lab: &Lab, places: &[P], round: impl FnMut(&P) -> Result<Vec<Report>>) -> Result<Vec<Vec<Report>>> {
+    let by_case = |rounds: Vec<Vec<Report>>| {
+        let cases = rounds.first().map_or(0, Vec::len);
+        (0..cases).map(move |case| rounds.iter().map(|reports| reports[case].clone()).collect::<Vec<_>>())
+    };
+    Ok(lab.rounds(places, round)?.into_iter().flat_map(by_case).collect())
+}
+
+/// One round. Each case is first in its turn, and its guests connect in the first one. Returns a report for each case, of all its turns together. No
+/// packet may have been spoiled. Switches are halted afterwards.
+pub fn round(lab: &Lab, cases: &[Case]) -> Result<Vec<Report>> {
+    let mut sessions: Vec<Option<Session>> = cases.iter().map(|_| None).collect();
+    cases.iter().try_for_each(|case| case.stage.halt(true))?;
+    for turn in 0..TURNS * cases.len() {
+        let at = (turn + turn / cases.len()) % cases.len();
+        let (case, session) = (&cases[at], &mut sessions[at]);
+        case.stage.halt(false)?;
+        let session = match session {
+            Some(session) => session,
+            None => session.insert(case.stage.session(lab, &case.load)?),
+        };
+        let report = session.turn(&lab.interrupt).with_context(|| case.stage.tail())?;
+        case.stage.halt(true)?;
+        report.ensure_unspoiled()?;
+    }
+    let end = |(case, session): (&Case, Option<Session>)| {
+        // Alone, too: guests leave one after another, and each waits for its I/O core.
+        case.stage.halt(false)?;
+        let report = session.context("there were no turns")?.end().with_context(|| case.stage.tail())?;
+        case.stage.halt(true)?;
+        Ok(report)
+    };
+    cases.iter().zip(sessions).map(end).collect()
+}
