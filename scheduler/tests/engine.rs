@@ -141,6 +141,37 @@ fn least_loaded_says_why_too() {
     assert_eq!(hopeless(&machine).len(), 1);
 }
 
+/// One of two guests has moved, and again each time an operator put it back, with these pauses; then a tenth of a core could be gained by a move.
+fn after_pauses(pauses: &[u64]) -> Machine {
+    let mut machine = Machine::new(2, &[(0, 60), (0, 60), (1, 20)], balance());
+    for (nth, pause_ns) in pauses.iter().enumerate() {
+        machine.guests[..2].iter_mut().for_each(|guest| guest.core = 0);
+        machine.pause_ns = *pause_ns;
+        // What an operator moved stays for a minute; the other one goes.
+        let seconds = if nth + 1 < pauses.len() { 61 } else { 10 };
+        assert_eq!(machine.run(seconds * SECOND).len(), 1, "pause {nth}");
+    }
+    machine.pause_ns = 20_000;
+    let moved = machine.guests[..2].iter().position(|guest| guest.core == 1).expect("one of them has moved");
+    machine.guests[moved].demand = 30;
+    machine.guests[2].demand = 75;
+    machine
+}
+
+#[test]
+fn a_move_has_to_pay_for_the_pauses_that_were_measured() {
+    for pause_ns in [0, 20_000, 1_000_000, 50_000_000] {
+        assert_eq!(after_pauses(&[pause_ns]).run(SECOND).len(), 1, "{pause_ns} ns of the second for which it stays");
+    }
+    let mut dear = after_pauses(&[200_000_000]);
+    assert!(dear.run(20 * SECOND).is_empty(), "what it costs is twice what it gains");
+    assert!(matches!(hopeless(&dear)[..], [Hopeless::Stuck { core: IoCore(1), .. }]), "{:?}", hopeless(&dear));
+    assert_eq!(dear.run(1000 * SECOND).len(), 1, "it is not believed for ever: nothing would be measured again");
+    let pauses = [20_000, 20_000, 20_000, 20_000, 20_000, 200_000_000];
+    assert_eq!(after_pauses(&pauses).run(SECOND).len(), 1, "one bad pause of six");
+    assert!(after_pauses(&[200_000_000; 6]).run(SECOND).is_empty(), "six of six");
+}
+
 #[test]
 fn a_move_that_makes_it_worse_is_undone_and_not_tried_again_soon() {
     let mut machine = Machine::new(2, &[(0, 60), (0, 50), (1, 20)], balance());

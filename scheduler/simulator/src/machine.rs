@@ -257,10 +257,10 @@ mod tests {
 
     #[test]
     fn a_move_costs_its_pause_and_its_work() {
-        let model = Model::default();
+        let model = Model { pause_ns: 50_000.0, ..Model::default() };
         let mut machine = machine(&model);
         let step = Move { queue: id(1), from: IoCore(0), to: IoCore(1) };
-        assert_eq!(machine.carry_out(Order::Move(step)), Outcome::Done { pause_ns: 50_000 });
+        assert_eq!(machine.carry_out(Order::Move(step)), Outcome::Done { pause_ns: model.pause_ns as u64 });
         let load = machine.tick(&[0.0; 3]);
         assert_eq!(load.cores.iter().map(|core| core.busy).collect::<Vec<_>>(), [model.cycles(model.move_ns); 2]);
         assert!(matches!(machine.carry_out(Order::Move(step)), Outcome::Failed { .. }));

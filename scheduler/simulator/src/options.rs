@@ -85,7 +85,7 @@ pub(crate) struct Options {
     /// The same on the receiving core
     #[arg(long, default_value_t = Model::default().receive_ns)]
     receive_ns: f64,
-    /// Nanoseconds for which a queue pair is unserved while it moves (assumed: the goal)
+    /// Nanoseconds for which a queue pair is unserved while it moves (measured: the median under load)
     #[arg(long, default_value_t = Model::default().pause_ns)]
     pause_ns: f64,
     /// Nanoseconds of work of a move on each of its cores (assumed)

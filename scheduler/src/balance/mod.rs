@@ -22,7 +22,7 @@ pub struct Settings {
     pub step: f64,
     /// Where one move leaves the fullest of its cores no fuller than this, nothing is looked for that takes more moves.
     pub enough: f64,
-    /// Cycles that a move costs on each of its two cores, spread over the ticks in which it has to pay.
+    /// Cycles that a move costs on each of its two cores, spread over the ticks in which it has to pay. The scheduler adds the pauses that were measured.
     pub move_cycles: u64,
     /// Queue pairs moved in one plan, at most.
     pub moves: usize,

@@ -14,6 +14,7 @@ mod history;
 mod holds;
 mod log;
 mod planning;
+mod price;
 mod settings;
 mod steps;
 mod watch;
@@ -110,6 +111,7 @@ pub struct Scheduler {
     outstanding: Option<(Order, u64)>,
     watches: Vec<Watch>,
     planning: planning::State,
+    price: price::Price,
     elastic: elastic::State,
     auto: Option<AutoLoadBalance>,
     /// Whose turn it is to get a new queue pair.
@@ -137,6 +139,7 @@ impl Scheduler {
             outstanding: None,
             watches: Vec::new(),
             planning: planning::State::default(),
+            price: price::Price::default(),
             elastic: elastic::State::default(),
             auto,
             turn: 0,
@@ -217,6 +220,9 @@ impl Scheduler {
                 Outcome::Done { pause_ns } => decision.pause_ns = matches!(order, Order::Move(_)).then_some(*pause_ns),
                 Outcome::Failed { reason } => decision.failed = Some(reason.clone()),
             }
+        }
+        if let (Order::Move(_), Outcome::Done { pause_ns }) = (order, &outcome) {
+            self.note_pause(*pause_ns);
         }
         let done = matches!(outcome, Outcome::Done { .. });
         self.failed += u64::from(!done);

@@ -226,12 +226,13 @@ impl Scheduler {
     fn plan_over(&self, over: Over, gain: f64, closed: &[bool], core: usize) -> Balance {
         let load = self.history.average(over, closed, |queue| self.holds.is_held(queue, self.tick));
         // With time, small steps are worth it; in a hurry, moves are better kept for those that gain much, and one that calms the core is enough.
+        let priced = self.priced();
         let settings = match over {
             Over::Short => {
-                let step = self.config.balance.step.max(gain / 2.0);
-                Settings { gain, step, enough: self.config.thresholds.calm, ..self.config.balance }
+                let step = priced.step.max(gain / 2.0);
+                Settings { gain, step, enough: self.config.thresholds.calm, ..priced }
             }
-            Over::Long => Settings { gain, ..self.config.balance },
+            Over::Long => Settings { gain, ..priced },
         };
         if self.config.policy == Policy::LeastLoaded {
             balance::one_move(&load, &self.topology, &settings, IoCore(core))

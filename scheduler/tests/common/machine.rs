@@ -38,6 +38,8 @@ pub(crate) struct Machine {
     /// Orders that fail.
     pub(crate) fails: fn(&Order) -> bool,
     pub(crate) ticks: u64,
+    /// What a move is said to have taken.
+    pub(crate) pause_ns: u64,
 }
 
 impl Guest {
@@ -73,6 +75,7 @@ impl Machine {
             orders: Vec::new(),
             fails: |_| false,
             ticks: 0,
+            pause_ns: 20_000,
         }
     }
 
@@ -188,7 +191,7 @@ impl Machine {
             }
             Order::Wake(core) => self.parked[core.0] = false,
         }
-        Outcome::Done { pause_ns: 20_000 }
+        Outcome::Done { pause_ns: self.pause_ns }
     }
 
     /// What each core would have to do, in percent.
