@@ -1,7 +1,8 @@
 //! When an I/O core is saturated: it is busy nearly all of the time, *and* work waits for it.
 //!
 //! Neither alone says so. A core that is busy in every round may be serving each ring in time, one small burst after the other; work that waits in
-//! a tick in which the core had time to spare was only bad luck.
+//! a tick in which the core had time to spare was only bad luck, unless the core is busy in all of the next one, with work that waits: then
+//! saturation began within it. So an onset is seen within two ticks, wherever in a tick it is.
 
 use crate::IoCore;
 use crate::load::CoreLoad;
@@ -13,7 +14,7 @@ pub struct Thresholds {
     pub busy: f64,
     /// … with work that has waited for so many nanoseconds at its end, …
     pub wait_ns: u64,
-    /// … in so many ticks in a row: saturated.
+    /// … in so many ticks in a row: saturated. The first of several need not be busy all the time: work only has to wait at its end, and not before.
     pub onset_ticks: u32,
     /// Busy less than this part of a tick, …
     pub calm: f64,
@@ -49,6 +50,8 @@ struct State {
     saturated: bool,
     /// Ticks in a row that speak against `saturated`.
     against: u32,
+    /// Whether work waited at the end of the last one.
+    waited: bool,
 }
 
 impl Detector {
@@ -79,15 +82,23 @@ impl State {
     /// Whether it changed.
     fn tick(&mut self, load: &CoreLoad, thresholds: &Thresholds) -> bool {
         let busy = load.busy_ratio();
+        let waits = load.oldest_ns >= thresholds.wait_ns;
+        let waited = std::mem::replace(&mut self.waited, waits);
+        let begins = waits && !waited;
         let (against, enough) = if self.saturated {
-            (busy < thresholds.calm, thresholds.calm_ticks)
+            (busy < thresholds.calm, thresholds.calm_ticks.max(1))
         } else {
-            (busy >= thresholds.busy && load.oldest_ns >= thresholds.wait_ns, thresholds.onset_ticks)
+            (busy >= thresholds.busy && waits, thresholds.onset_ticks.max(1))
         };
-        self.against = if against { self.against + 1 } else { 0 };
-        let changes = self.against >= enough.max(1);
+        self.against = match against {
+            true => self.against + 1,
+            // It may have begun within this tick, which is one of several then, but never the last.
+            false if begins && !self.saturated => (enough - 1).min(1),
+            false => 0,
+        };
+        let changes = self.against >= enough;
         if changes {
-            *self = Self { saturated: !self.saturated, against: 0 };
+            *self = Self { saturated: !self.saturated, against: 0, ..*self };
         }
         changes
     }
