@@ -5,7 +5,7 @@ mod common;
 use common::{CAPACITY, id, load, sums};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use scheduler::{Balance, Cpu, Hopeless, IoCore, Load, Move, Settings, Talk, Topology, balance};
+use scheduler::{Balance, Cpu, Hopeless, IoCore, Load, Move, PortId, QueueId, Settings, Talk, Topology, balance};
 
 fn plan(load: &Load) -> Balance {
     balance(load, &Topology::flat(load.cores.len()), &Settings::default())
@@ -57,6 +57,29 @@ fn a_move_has_to_pay_for_itself() {
     let dear = Settings { move_cycles: CAPACITY / 4, ..Settings::default() };
     assert_eq!(plan(&load).moves.len(), 1);
     assert!(balance(&load, &Topology::flat(2), &dear).moves.is_empty());
+}
+
+#[test]
+fn queue_pairs_of_one_guest_are_spread() {
+    let mut load = load(4, &[(0, 40), (0, 35), (0, 30), (0, 25), (1, 10)]);
+    for (queue, of) in (0..).zip(&mut load.queues[..4]) {
+        of.queue = QueueId { port: PortId(7), queue };
+    }
+    let plan = plan(&load);
+    assert!(plan.moves.iter().all(|step| step.queue.port == PortId(7)), "{plan:?}");
+    let mut spread = sums(&moved(&load, &plan));
+    spread.sort_unstable();
+    assert_eq!(spread, [30, 35, 35, 40]);
+    // One is pinned, by its own number: not the others.
+    load.queues[1].pinned = true;
+    let plan = balance(&load, &Topology::flat(4), &Settings::default());
+    assert!(!plan.moves.is_empty() && plan.moves.iter().all(|step| step.queue != load.queues[1].queue), "{plan:?}");
+    // Two of its queue pairs that talk to each other stay together, and the others go.
+    load.queues[1].pinned = false;
+    let [one, other] = [load.queues[0].queue, load.queues[3].queue];
+    load.talks = [(one, other), (other, one)].map(|(from, to)| Talk { from, to, packets: 2500 }).to_vec();
+    let after = moved(&load, &balance(&load, &Topology::flat(4), &Settings::default()));
+    assert_eq!(after.queues[0].core, after.queues[3].core);
 }
 
 #[test]

@@ -7,7 +7,8 @@ use common::machine::{Guest, Machine};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use scheduler::{
-    Config, Cpu, Demand, Elastic, Hopeless, IoCore, Move, Order, Policy, QueueId, Reason, Topology, What, Why,
+    Config, Cpu, Demand, Elastic, Hopeless, IoCore, Move, Order, Outcome, Policy, PortId, QueueId, Reason, Scheduler,
+    Topology, What, Why,
 };
 
 /// A tick is 5 ms.
@@ -53,6 +54,46 @@ fn a_saturated_core_is_relieved_in_the_second_tick() {
     assert_eq!(decision.pause_ns, Some(20_000));
     assert!((decision.expected.unwrap() - 0.5).abs() < 0.01 && (decision.measured.unwrap() - 0.4).abs() < 0.1);
     assert_eq!(machine.scheduler.status().moves, 1);
+}
+
+/// Queue pairs are told apart, moved, held and given up by both of their numbers.
+#[test]
+fn queue_pairs_of_one_guest_go_by_themselves() {
+    let of = |queue| QueueId { port: PortId(0), queue };
+    // Three queue pairs of a guest, of 40 % each, on these cores.
+    let load = |places: [usize; 3]| {
+        let mut load = common::load(2, &places.map(|core| (core, 40)));
+        for (queue, load) in (0..).zip(&mut load.queues) {
+            load.queue = of(queue);
+        }
+        for (core, load) in load.cores.iter_mut().enumerate() {
+            let here = places.iter().filter(|place| **place == core).count() as u64;
+            load.busy = (here * common::CAPACITY / 100 * 40).min(common::CAPACITY);
+            load.oldest_ns = if here > 2 { 1_000_000 } else { 0 };
+        }
+        load
+    };
+    let mut scheduler = Scheduler::new(balance(), Topology::flat(2));
+    scheduler.tick(&load([0; 3]));
+    assert_eq!(scheduler.next_order(), None);
+    scheduler.tick(&load([0; 3]));
+    let step = Move { queue: of(0), from: IoCore(0), to: IoCore(1) };
+    assert_eq!(scheduler.next_order(), Some(Order::Move(step)), "one of them");
+    scheduler.finished(Outcome::Failed { reason: "it would not".to_owned() });
+    // That one is left alone for a minute; the next goes.
+    let mut orders = Vec::new();
+    let mut places = [0; 3];
+    for _ in 0..2 * SECOND {
+        scheduler.tick(&load(places));
+        while let Some(order) = scheduler.next_order() {
+            let Order::Move(step) = order else { panic!("{order:?}") };
+            places[usize::from(step.queue.queue)] = step.to.0;
+            orders.push(order);
+            scheduler.finished(Outcome::Done { pause_ns: 20_000 });
+        }
+    }
+    assert_eq!(orders, [Order::Move(Move { queue: of(1), from: IoCore(0), to: IoCore(1) })]);
+    assert_eq!(places, [0, 1, 0]);
 }
 
 #[test]
