@@ -2,7 +2,6 @@
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
@@ -42,13 +41,13 @@ pub(crate) struct Options {
     /// Guests, 1 to 1,024, of one queue pair each; with a recording, as many as it has
     #[arg(long, default_value_t = 64)]
     guests: usize,
-    /// Simulated time, in seconds
-    #[arg(long, default_value_t = 600.0)]
-    seconds: f64,
-    /// Seconds at the beginning that do not count as converged
-    #[arg(long, default_value_t = 180.0)]
-    converged_s: f64,
-    /// Mean load, in parts of what all cores can serve; by default 0.85 (on-off 0.6, flash-crowd 0.5)
+    /// Simulated time, in seconds: by default 600; with a recording all of it
+    #[arg(long)]
+    seconds: Option<f64>,
+    /// Seconds at the beginning that do not count as converged: by default 180; with a recording 30 % of it
+    #[arg(long)]
+    converged_s: Option<f64>,
+    /// Mean load, in parts of what all cores can serve; by default 0.85 (on-off 0.6, flash-crowd 0.5). A recording has its own
     #[arg(long)]
     load: Option<f64>,
     /// The most that a guest sends, in parts of a core
@@ -138,36 +137,47 @@ impl Options {
         let policies = if self.policies.is_empty() { Policy::ALL.to_vec() } else { self.policies.clone() };
         ensure!(self.seeds > 0, "--seeds 0 runs nothing; 1 is the fewest");
         let Some(shape) = self.shape else { return Ok(self.usual(&policies)) };
-        let scenario = self.scenario(shape)?;
+        let scenario = self.scenario(shape, &self.model()?)?;
         Ok(vec![Job { scenario, policies, first_seed: self.first_seed, seeds: self.seeds }])
     }
 
-    fn scenario(&self, shape: Shape) -> Result<Scenario> {
-        let mut scenario = Scenario::new(shape, self.cores, self.guests);
-        if shape == Shape::Recorded {
-            let path = self.recording.as_deref().context("--shape recorded needs --recording FILE")?;
-            let recording = Recording::read(path)?;
-            scenario.guests = recording.guests();
-            scenario.recording = Some(Arc::new(recording));
-        }
+    fn scenario(&self, shape: Shape, model: &Model) -> Result<Scenario> {
         ensure!((1..=MOST_CORES).contains(&self.cores), "--cores {} is not from 1 to {MOST_CORES}", self.cores);
+        let scenario = match shape {
+            Shape::Recorded => self.recorded(model)?,
+            _ => Scenario::new(shape, self.cores, self.guests),
+        };
         ensure!(
             (1..=MOST_GUESTS).contains(&scenario.guests),
             "{} guests are not from 1 to {MOST_GUESTS}",
             scenario.guests
         );
+        let (seconds, converged_s) =
+            (self.seconds.unwrap_or(scenario.seconds), self.converged_s.unwrap_or(scenario.converged_s));
+        // Results are by the second.
         ensure!(
-            self.seconds > 0.0 && (0.0..self.seconds).contains(&self.converged_s),
-            "--converged-s {} has to be less than --seconds {}",
-            self.converged_s,
-            self.seconds
+            seconds.is_finite() && converged_s >= 0.0 && seconds >= converged_s.floor() + 1.0,
+            "of {seconds} s nothing is left after {converged_s} s for converging: --converged-s has to be less, by a second at least"
         );
         let load = self.load.unwrap_or(scenario.load);
         ensure!(load.is_finite() && load > 0.0, "--load {load} has to be a number above 0");
         ensure!(self.largest.is_finite() && self.largest > 0.0, "--largest {} has to be above 0", self.largest);
         let (talk, largest, elastic_min) = (self.talk, self.largest, self.elastic_min);
-        let (seconds, converged_s) = (self.seconds, self.converged_s);
         Ok(Scenario { talk, load, largest, seconds, converged_s, elastic_min, ..scenario })
+    }
+
+    fn recorded(&self, model: &Model) -> Result<Scenario> {
+        let path = self.recording.as_deref().context("--shape recorded needs --recording FILE")?;
+        ensure!(self.load.is_none(), "--load is not for --shape recorded: a recording has its own");
+        let scenario = Scenario::recorded(Recording::read(path)?, self.cores, model);
+        ensure!(
+            self.seconds.is_none_or(|seconds| seconds <= scenario.seconds),
+            "{} has {} s ({} ms a tick), and --seconds asks for more",
+            path.display(),
+            scenario.seconds,
+            model.tick_ms
+        );
+        Ok(scenario)
     }
 
     /// Every shape, pairs, and the largest switch there may be.
@@ -190,5 +200,39 @@ impl Options {
         };
         jobs.extend([large(Zipf), large(FlashCrowd)]);
         jobs
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What these options make of a recording of 30 s.
+    fn recorded(more: &[&str]) -> Result<Scenario> {
+        let directory = tempfile::tempdir()?;
+        let path = directory.path().join("two.csv");
+        std::fs::write(&path, "web,db\n".to_owned() + &"7042,3521\n".repeat(6000))?;
+        let usual = ["sidecore-simulate", "--shape", "recorded", "--cores", "2", "--recording"];
+        let options = Options::try_parse_from(usual.iter().copied().chain(path.to_str()).chain(more.iter().copied()))?;
+        let mut jobs = options.jobs()?;
+        Ok(jobs.remove(0).scenario)
+    }
+
+    #[test]
+    fn a_recording_says_how_long_it_is_and_how_much() {
+        let scenario = recorded(&[]).unwrap();
+        assert_eq!((scenario.guests, scenario.seconds, scenario.converged_s), (2, 30.0, 9.0));
+        // 7,042 packets of 142 ns are 20 % of 5 ms.
+        assert!((scenario.load - 0.15).abs() < 1e-3, "{}", scenario.load);
+        assert_eq!(recorded(&["--seconds", "20", "--tick-ms", "10"]).unwrap().seconds, 20.0);
+    }
+
+    #[test]
+    fn what_a_recording_cannot_be_is_refused() {
+        let error = |more: &[&str]| recorded(more).unwrap_err().to_string();
+        assert!(error(&["--converged-s", "180"]).contains("of 30 s nothing is left after 180 s"));
+        assert!(error(&["--seconds", "31"]).ends_with("has 30 s (5 ms a tick), and --seconds asks for more"));
+        assert!(error(&["--load", "0.5"]).contains("a recording has its own"));
+        assert!(recorded(&["--converged-s", "29"]).is_ok());
     }
 }

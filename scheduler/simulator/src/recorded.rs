@@ -52,6 +52,12 @@ impl Recording {
         self.ticks.len() as u64
     }
 
+    /// How many packets there are.
+    #[must_use]
+    pub fn packets(&self) -> f64 {
+        self.ticks.iter().flatten().sum()
+    }
+
     /// How many guests there are.
     #[must_use]
     pub fn guests(&self) -> usize {

@@ -1,6 +1,6 @@
 //! One run: a scenario, a policy, a seed; and what is measured in it.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use scheduler::{Config, Demand, Elastic, Order, Policy, Scheduler, Settings, Topology};
 use serde::Serialize;
 
@@ -35,6 +35,10 @@ pub struct Measured {
     pub moves_per_hour_converged: f64,
     /// The largest core load divided by max(mean core load, largest queue pair), in windows of a second after the time for converging: their mean.
     pub largest_to_bound: f64,
+    /// The 99th percentile of these windows.
+    pub largest_to_bound_p99: f64,
+    /// The window in which it is largest.
+    pub largest_to_bound_max: f64,
     /// The same after the first second in which this was at most 1.05 and stayed so for 10 s; `None` where that never happened.
     pub even_after_s: Option<f64>,
     /// Cores awake on average.
@@ -69,7 +73,7 @@ impl Second {
 /// Simulates.
 ///
 /// # Errors
-/// The scenario has no cores, or none for a guest.
+/// The scenario has no cores, or none for a guest, or ends before a second has passed after the time for converging.
 pub fn run(scenario: &Scenario, model: &Model, policy: Policy, seed: u64) -> Result<Measured> {
     let mut scheduler = Scheduler::new(config(scenario, model, policy), Topology::flat(scenario.cores));
     let demands: Vec<Demand> = (0..scenario.guests).map(|guest| Demand { queue: id(guest), pinned: None }).collect();
@@ -91,6 +95,12 @@ pub fn run(scenario: &Scenario, model: &Model, policy: Policy, seed: u64) -> Res
         }
         watch.tick(&machine, &packets);
     }
+    ensure!(
+        watch.seconds.len() > scenario.converged_s as usize,
+        "the load lasts {} s: nothing is left after {} s for converging",
+        watch.seconds.len(),
+        scenario.converged_s
+    );
     Ok(watch.measured(&machine, seed, scheduler.status().moves))
 }
 
@@ -164,6 +174,10 @@ impl<'a> Watch<'a> {
         let under_served = self.cycles(self.demanded - machine.served).max(0.0);
         let at_first = before.last().map_or(0.0, |second| second.under_served_cycles);
         let even = |seconds: &[Second]| seconds.iter().all(|second| second.ratio() <= 1.05);
+        let mut ratios: Vec<f64> = after.iter().map(Second::ratio).collect();
+        ratios.sort_by(f64::total_cmp);
+        let of_ratios =
+            |quantile: f64| ratios[((ratios.len() as f64 * quantile).ceil() as usize).clamp(1, ratios.len()) - 1];
         let quantile = |quantile| machine.delays.value_at_quantile(quantile) as f64 / 1000.0;
         Measured {
             seed,
@@ -176,7 +190,9 @@ impl<'a> Watch<'a> {
             moves,
             moves_per_hour_converged: after.iter().map(|second| second.moves).sum::<u64>() as f64 * 3600.0
                 / count(after),
-            largest_to_bound: after.iter().map(Second::ratio).sum::<f64>() / count(after),
+            largest_to_bound: ratios.iter().sum::<f64>() / count(after),
+            largest_to_bound_p99: of_ratios(0.99),
+            largest_to_bound_max: of_ratios(1.0),
             even_after_s: self.seconds.windows(10).position(even).map(|second| second as f64),
             awake: self.seconds.iter().map(|second| second.awake as f64).sum::<f64>() / count(&self.seconds),
             seconds: self.seconds,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use clap::ValueEnum;
 use serde::Serialize;
 
+use crate::model::Model;
 use crate::recorded::Recording;
 
 /// How load comes.
@@ -96,6 +97,18 @@ impl Scenario {
             elastic_min: None,
             recording: None,
         }
+    }
+}
+
+impl Scenario {
+    /// A recording, for as long as it goes and with the load that it has; as large a part of it is for converging as of the others.
+    #[must_use]
+    pub fn recorded(recording: Recording, cores: usize, model: &Model) -> Self {
+        let usual = Self::new(Shape::Recorded, cores, recording.guests());
+        let seconds = recording.ticks() as f64 * model.tick_ms / 1000.0;
+        let load = recording.packets() / recording.ticks() as f64 / model.packets_a_tick() / cores as f64;
+        let converged_s = seconds * usual.converged_s / usual.seconds;
+        Self { seconds, converged_s, load, recording: Some(Arc::new(recording)), ..usual }
     }
 }
 

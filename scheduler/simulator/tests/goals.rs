@@ -3,6 +3,7 @@
 use scheduler::Policy;
 use simulator::goals::{Block, Cell, EVEN};
 use simulator::model::Model;
+use simulator::recorded::Recording;
 use simulator::report;
 use simulator::run::run;
 use simulator::scenario::{Scenario, Shape, Talk};
@@ -64,6 +65,48 @@ fn the_same_seed_gives_the_same_result() {
     let scenario = short(Shape::OnOff);
     let one = block(scenario.clone(), &[Policy::Balance]);
     assert_eq!(one, block(scenario, &[Policy::Balance]));
+}
+
+/// So many seconds of two guests that fill the first of two cores, where they are placed with a third in turn, and of that one.
+fn recording(seconds: usize, model: &Model) -> Recording {
+    let full = model.packets_a_tick();
+    Recording::new(vec![vec![full * 0.6, full * 0.1, full * 0.6, 0.0]; seconds * 200]).unwrap()
+}
+
+#[test]
+fn a_recording_has_its_own_length_and_load() {
+    let model = Model::default();
+    let scenario = Scenario::recorded(recording(20, &model), 2, &model);
+    assert_eq!((scenario.guests, scenario.seconds, scenario.converged_s), (4, 20.0, 6.0));
+    assert!((scenario.load - 0.65).abs() < 1e-9, "{}", scenario.load);
+    let cell = |policy| Cell { policy, runs: vec![run(&scenario, &model, policy, 1).unwrap()] };
+    let cells = vec![cell(Policy::Static), cell(Policy::Balance)];
+    let [stays, moves] = [&cells[0].runs[0], &cells[1].runs[0]];
+    assert_eq!((stays.seconds.len(), moves.seconds.len()), (20, 20));
+    assert!(stays.under_served_converged_cycles > 0.0 && moves.under_served_converged_cycles < 1.0, "{moves:?}");
+    assert!((stays.largest_to_bound - 1.2 / 0.65).abs() < 1e-6 && moves.moves > 0, "{stays:?}");
+    let table = report::table(&[Block::new(scenario, cells)]);
+    assert!(table.contains("20 s, of which 6 s are for converging; 65 % load on average"), "{table}");
+}
+
+#[test]
+fn a_recording_that_ends_before_it_has_converged_shows_nothing() {
+    let model = Model::default();
+    let scenario = Scenario { converged_s: 180.0, ..Scenario::recorded(recording(2, &model), 2, &model) };
+    let error = run(&scenario, &model, Policy::Balance, 1).unwrap_err();
+    assert_eq!(error.to_string(), "the load lasts 2 s: nothing is left after 180 s for converging");
+}
+
+#[test]
+fn the_worst_second_is_told_besides_the_mean() {
+    let block = block(short(Shape::Poisson), &[Policy::Static, Policy::Balance]);
+    for run in block.cells.iter().flat_map(|cell| &cell.runs) {
+        let after = &run.seconds[75..];
+        let above = |ratio: f64| after.iter().filter(|second| second.ratio() > ratio).count();
+        assert_eq!((above(run.largest_to_bound_max), above(run.largest_to_bound_p99)), (0, after.len() / 100));
+        assert!(run.largest_to_bound < run.largest_to_bound_p99, "{run:?}");
+        assert!(after.iter().any(|second| second.ratio() == run.largest_to_bound_max));
+    }
 }
 
 #[test]
