@@ -2,9 +2,11 @@
 //! takes rules for later, so that they can be seen to come, change and go; what refuses them goes on without.
 
 use serde_json::{Value, json};
+use sidecore_tests::http;
 use sidecore_tests::process::eventually;
 use synthetic_guest::packet::FrameSpec;
 
+use crate::frames::{Packet, addressed};
 use crate::rig::{LIMIT, Plan, Rig};
 use crate::stream::{self, Stream};
 
@@ -57,7 +59,7 @@ fn rules_follow_guests_and_go_with_them() {
 }
 
 #[test]
-fn a_driver_without_rules_is_asked_once_and_cores_hand_over() {
+fn a_driver_without_rules_is_asked_once() {
     // A net_ring device gives back what it is sent: the guest, alone in its VLAN, hears its echo.
     let rig = Plan::three_still_cores()
         .guest("g", &["io_core = 2", "vlan = { access = 10 }", &format!("mac = \"{}\"", mac(1))])
@@ -81,4 +83,41 @@ fn a_driver_without_rules_is_asked_once_and_cores_hand_over() {
     let said = log.lines().filter(|line| line.contains("spread by RSS")).count();
     assert_eq!(said, 2, "once for each: {log}");
     rig.finish(&mut [&mut g]);
+}
+
+/// A pcap file: its header, and a header before each packet.
+fn pcap(packets: impl Iterator<Item = Packet>) -> Vec<u8> {
+    let words = |words: &[u32]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<_>>();
+    packets.fold(words(&[0xa1b2_c3d4, 0x0004_0002, 0, 0, 65535, 1]), |mut file, packet| {
+        let len = packet.bytes.len() as u32;
+        file.extend(words(&[0, 0, len, len]));
+        file.extend(packet.bytes);
+        file
+    })
+}
+
+#[test]
+fn what_no_rule_steers_is_handed_over_and_counted() {
+    const HERE: usize = 40;
+    const THERE: usize = 120;
+    let port = http::free_port().unwrap();
+    let rig = Plan::three_still_cores()
+        .key(&format!("http_listen = \"127.0.0.1:{port}\""))
+        .guest("here", &["io_core = 0", &format!("mac = \"{}\"", mac(1))])
+        .guest("there", &["io_core = 2", &format!("mac = \"{}\"", mac(2))])
+        .start();
+    let [mut here, mut there] = rig.guests(["here", "there"]);
+    // A net_pcap device receives what is in a file, once. Its only queue is the first core's.
+    let file = rig.dir().join("wire.pcap");
+    let for_guest = |number| addressed(9, [0x52, 0x54, 0, 0, 0, number]);
+    let packets = (0..HERE + THERE).map(|nth| for_guest(if nth % 4 == 0 { 1 } else { 2 }));
+    std::fs::write(&file, pcap(packets)).unwrap();
+    rig.switch.must(&["uplink", "add", "wan", "--device", &format!("net_pcap0,rx_pcap={}", file.display())]).unwrap();
+    assert_eq!((here.receive(HERE).len(), there.receive(THERE).len()), (HERE, THERE));
+    rig.settle();
+    assert_eq!(steering(&rig, "wan")["handed_over"], THERE);
+    let text = http::get(port, "/metrics").unwrap().body;
+    let line = format!("sidecore_uplink_handed_over_packets_total{{port=\"wan\"}} {THERE}");
+    assert!(text.lines().any(|other| other == line), "no {line} in {text}");
+    rig.finish(&mut [&mut here, &mut there]);
 }
