@@ -264,6 +264,7 @@ impl<B: Backend> Engine<B> {
             Task::Pingpong(pingpong) => {
                 totals.sent = pingpong.pings_sent();
                 totals.round_trips = pingpong.round_trips();
+                totals.background = pingpong.background().1;
             }
         }
         totals

@@ -221,7 +221,11 @@ fn a_truncated_frame_is_corrupted() {
 
 #[test]
 fn every_round_trip_is_timed_and_a_lost_one_is_not_waited_for_for_ever() {
-    for way in ["--window 1", "--window 16 --verify full", "--ring packed --background-pps 20000 --verify full"] {
+    for way in [
+        "--window 1",
+        "--window 16 --verify full",
+        "--ring packed --background-pps 20000 --background-burst 8 --verify full",
+    ] {
         let report = run_as("pingpong", way, |_| {});
         assert_eq!((report.lost, report.received), (0, report.sent), "{way}");
         assert!(report.is_clean(), "{way}: {report:?}");

@@ -14,6 +14,8 @@ pub(crate) struct Totals {
     pub(crate) completed_bytes: u64,
     pub(crate) echoed: u64,
     pub(crate) round_trips: u64,
+    /// Received beside pings.
+    pub(crate) background: u64,
     /// Calls of the switch, and how often a guest found some.
     pub(crate) calls: u64,
     pub(crate) call_reads: u64,
@@ -32,6 +34,7 @@ impl Totals {
             completed_bytes: of(self.completed_bytes, other.completed_bytes),
             echoed: of(self.echoed, other.echoed),
             round_trips: of(self.round_trips, other.round_trips),
+            background: of(self.background, other.background),
             calls: of(self.calls, other.calls),
             call_reads: of(self.call_reads, other.call_reads),
             by_guest: self.by_guest.iter().zip(&other.by_guest).map(|(one, other)| of(*one, *other)).collect(),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 use synthetic_guest::Features;
 
+use crate::engine::NEIGHBOURS;
 use crate::error::Error;
 use crate::pacing::Pace;
 
@@ -123,6 +124,9 @@ pub(crate) struct Options {
     /// pingpong: packets a second sent besides from guest 0 to guest 1, through the same rings.
     #[arg(long, default_value_t = 0.0, value_name = "PPS", help_heading = "Pace")]
     pub(crate) background_pps: f64,
+    /// pingpong: those are sent so many at a time, 1 to 8.
+    #[arg(long, default_value_t = 1, value_name = "N", help_heading = "Pace")]
+    pub(crate) background_burst: usize,
     /// Measured time.
     #[arg(long, default_value_t = 2.0, value_name = "SECONDS", help_heading = "Run")]
     pub(crate) duration_s: f64,
@@ -389,6 +393,9 @@ impl Options {
         }
         if self.burst == 0 || self.window == 0 || self.window > usize::from(self.ring_size) {
             return wrong("--burst is 1 at least, --window 1 to the ring size".into());
+        }
+        if !(1..=NEIGHBOURS).contains(&self.background_burst) {
+            return wrong(format!("--background-burst is 1 to {NEIGHBOURS}"));
         }
         let times = [self.duration_s, self.connect_timeout_s, self.on_us, self.drain_s];
         if times.iter().any(|t| !t.is_finite() || *t <= 0.0) {

@@ -5,6 +5,7 @@ use synthetic_guest::QueuePair;
 
 use crate::clock::Clock;
 use crate::node::Node;
+use crate::options::Options;
 use crate::pacing::Pace;
 use crate::receiver::{Receiver, histogram};
 use crate::sender::Sender;
@@ -45,12 +46,15 @@ impl Pingpong {
         pinger: Sender,
         ponger: Sender,
         mut background: Vec<Sender>,
-        window: usize,
-        background_pps: f64,
+        options: &Options,
         clock: &Clock,
     ) -> Self {
-        let share = background_pps / background.len().max(1) as f64;
-        background.iter_mut().for_each(|sender| sender.set_pace(Pace::Rate(share), clock));
+        let window = options.window;
+        let share = options.background_pps / background.len().max(1) as f64;
+        for sender in &mut background {
+            sender.set_pace(Pace::Rate(share), clock);
+            sender.set_batch(options.background_burst);
+        }
         Pingpong {
             pinger,
             ponger,

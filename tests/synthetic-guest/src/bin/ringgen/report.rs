@@ -61,6 +61,8 @@ struct Background {
     pub(crate) sent: u64,
     pub(crate) received: u64,
     pub(crate) lost: u64,
+    /// Packets received a second, in the measured time.
+    pub(crate) pps: f64,
 }
 
 /// The forwarder of `ceiling`.
@@ -197,7 +199,7 @@ impl Report {
                 p.rx.bell().calls() + p.tx.bell().calls()
             }),
             latency_ns: latency(latencies),
-            background: background(facts.engine),
+            background: background(facts.engine, counts.background as f64 / seconds),
             ceiling: (options.workload == Workload::Ceiling).then(|| CeilingRow {
                 forwarder: "one copy, from the buffers of guest 0 into those of guest 1",
                 forwarder_share: share(spent.backend),
@@ -261,7 +263,10 @@ impl Report {
             row(what, format!("p50 {p50:.1}, p99 {p99:.1}, p99.9 {p999:.1}, max {max:.1} ({} timed)", l.count));
         }
         if let Some(b) = &self.background {
-            row("background", format!("{} sent, {} received, {} lost", b.sent, b.received, b.lost));
+            row(
+                "background",
+                format!("{} sent, {} received, {} lost, {:.3} Mpps", b.sent, b.received, b.lost, b.pps / 1e6),
+            );
         }
         if let Some(c) = &self.ceiling {
             row("generator alone", format!("{:.3} Mpps", c.generator_pps / 1e6));
@@ -345,10 +350,10 @@ fn latency(all: &Histogram<u64>) -> Option<Latency> {
     })
 }
 
-fn background<B>(engine: &Engine<B>) -> Option<Background> {
+fn background<B>(engine: &Engine<B>, pps: f64) -> Option<Background> {
     let Task::Pingpong(pingpong) = &engine.task else { return None };
     let (sent, received) = pingpong.background();
-    (sent > 0).then(|| Background { sent, received, lost: sent.saturating_sub(received) })
+    (sent > 0).then(|| Background { sent, received, lost: sent.saturating_sub(received), pps })
 }
 
 fn negotiated(options: &Options, guest: usize, node: &Node) -> NegotiatedRow {

@@ -200,7 +200,7 @@ fn engine<B: Backend>(
         let (pinger, ponger) = (sender(&ping, 1), sender(&pong, 1));
         let (background, neighbours) = senders.into_iter().partition(|sender| sender.guest < PINGING);
         senders = neighbours;
-        let pingpong = Pingpong::new(pinger, ponger, background, options.window, options.background_pps, &clock);
+        let pingpong = Pingpong::new(pinger, ponger, background, options, &clock);
         task = Task::Pingpong(Box::new(pingpong));
     }
     let stop = Arc::default();

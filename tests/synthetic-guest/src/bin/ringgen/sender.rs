@@ -71,6 +71,8 @@ pub(crate) struct Sender {
     out_of_credit: bool,
     /// Packets that it may owe after a stall.
     backlog: usize,
+    /// With a rate: packets that are sent together.
+    batch: usize,
     least: usize,
     sent: u64,
 }
@@ -130,6 +132,7 @@ impl Sender {
             out_of_credit: false,
             burst,
             backlog: burst,
+            batch: 1,
             least: burst,
             sent: 0,
         }
@@ -144,6 +147,13 @@ impl Sender {
     /// Lets it owe so many packets after a stall, and never less than a burst.
     pub(crate) fn set_backlog(&mut self, packets: usize) {
         self.backlog = packets.max(self.burst);
+    }
+
+    /// Lets it wait, with a rate, until so many packets are due, at most a burst.
+    pub(crate) fn set_batch(&mut self, packets: usize) {
+        self.batch = packets.min(self.burst);
+        // A look that comes a little late loses nothing.
+        self.backlog = self.backlog.max(8 * self.batch);
     }
 
     /// Starts the pace anew.
@@ -171,6 +181,9 @@ impl Sender {
         now: u64,
     ) -> usize {
         let mut due = self.pacer.due(now, self.burst, self.backlog);
+        if due < self.batch {
+            due = 0;
+        }
         if self.credit.is_some() {
             let left = self.credit_left(receivers, now);
             self.out_of_credit = left == 0;
