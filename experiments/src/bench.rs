@@ -8,9 +8,8 @@ use anyhow::{Context, Result, bail};
 use crate::judge::{self, Limit};
 use crate::options::Options;
 use crate::quota::Quota;
-use crate::results::{Outcome, Series};
+use crate::results::{self, Outcome, Series};
 use crate::ringgen::{Generator, Report, Run, Session, Verify};
-use crate::stats::median;
 use crate::systems::{Contender, Kind, Setup};
 use crate::work::{Row, Work};
 use sidecore_tests::interrupt::Interrupt;
@@ -67,11 +66,16 @@ impl Lane {
     }
 }
 
-fn is_generator_bound(lanes: &[Lane]) -> bool {
-    let running = lanes.iter().filter(|lane| lane.is_in());
-    let figures: Vec<(f64, f64)> =
-        running.filter_map(|lane| Some((median(&lane.series.rounds[0])?, median(&lane.series.idle)?))).collect();
-    judge::limit(&figures, judge::LEAST_IDLE) == Limit::Generator
+fn is_generator_bound(row: &Row, lanes: &[Lane]) -> bool {
+    results::limit(row, 0, lanes.iter().map(|lane| &lane.series)) == Limit::Generator
+}
+
+/// What came of a turn.
+struct Turn {
+    figures: Vec<f64>,
+    report: Report,
+    /// The share of a CPU that the forwarding thread had.
+    cpu: f64,
 }
 
 impl Bench {
@@ -84,22 +88,22 @@ impl Bench {
             lanes.push(self.start(*kind, row));
         }
         let mut quota = if self.may_limit(row, &mut lanes)? { self.limit(&mut lanes) } else { None };
-        self.verify(row, &mut lanes)?;
         let background = self.background(row, &mut lanes)?;
+        self.verify(row, &mut lanes, background)?;
         let may_begin_again = quota.is_none() && self.has_quota(row);
         if !self.rounds(row, &mut lanes, background, may_begin_again)? {
             quota = self.limit(&mut lanes);
-            for series in lanes.iter_mut().map(|lane| &mut lane.series) {
-                series.rounds.iter_mut().for_each(Vec::clear);
-                series.idle.clear();
-            }
+            lanes.iter_mut().for_each(|lane| lane.series.begin_again());
             self.rounds(row, &mut lanes, background, false)?;
+        }
+        if let Some(asked) = background {
+            ensure_delivered(&mut lanes, asked);
         }
         let share = quota.is_some().then_some(self.options.quota);
         let systems = lanes.drain(..).map(|lane| (lane.kind, lane.series)).collect();
         // The threads are gone with their systems: nothing is left in the group.
         drop(quota);
-        Ok(Outcome { row: row.clone(), systems, quota: share })
+        Ok(Outcome { row: row.clone(), systems, quota: share, background })
     }
 
     /// The generator's command line in a round of a row, for the report.
@@ -154,7 +158,7 @@ impl Bench {
     fn fill(&self, contender: &mut Contender, row: &Row) -> Result<()> {
         let row = row.with_work(Work::GuestToNic);
         let sockets = contender.sockets.clone();
-        let run = Run { row: &row, sockets: &sockets, seconds: 0.3, verify: Verify::Order, background_pps: None };
+        let run = Run { row: &row, sockets: &sockets, seconds: 0.3, verify: Verify::Full, background_pps: None };
         contender.resume()?;
         self.generator.run(&run, &self.folder, &self.interrupt)?;
         std::thread::sleep(SETTLE);
@@ -173,11 +177,13 @@ impl Bench {
         }
         let mut figures = Vec::new();
         for lane in lanes.iter_mut().filter(|lane| lane.is_in()) {
-            if let Some((figure, report)) = self.turn(row, lane, PILOT_SECONDS, Verify::Order, None)? {
-                figures.push((figure[0], report.generator_idle));
+            if let Some(Turn { figures: all, report, cpu }) =
+                self.turn(row, lane, PILOT_SECONDS, Verify::Order, None)?
+            {
+                figures.push((all[0], judge::idle_while_running(report.generator_idle, cpu)));
             }
         }
-        Ok(judge::limit(&figures, judge::SAFE_IDLE) == Limit::Generator)
+        Ok(judge::limit(&figures) == Limit::Generator)
     }
 
     /// Gives every system the same share of a CPU.
@@ -191,13 +197,15 @@ impl Bench {
     }
 
     /// A run in which every packet is looked at; whoever spoils one is out. What was negotiated has to be the same.
-    fn verify(&self, row: &Row, lanes: &mut [Lane]) -> Result<()> {
+    fn verify(&self, row: &Row, lanes: &mut [Lane], background: Option<f64>) -> Result<()> {
         let seconds = self.options.seconds.min(1.0);
         for lane in lanes.iter_mut().filter(|lane| lane.is_in()) {
-            let Some((_, report)) = self.turn(row, lane, seconds, Verify::Full, None)? else { continue };
+            let Some(Turn { report, .. }) = self.turn(row, lane, seconds, Verify::Full, background)? else { continue };
             lane.series.negotiated.clone_from(&report.negotiated);
-            // Of packets to the NIC it is known that all arrived, of those from it nothing.
-            lane.series.verified = row.work != Work::NicToGuest && lane.is_in();
+            match judge::verified(row.work, lane.kind.shares_buffers(), &report) {
+                Ok(verified) => lane.series.verified = verified,
+                Err(fault) => lane.fail(format!("void: {fault}")),
+            }
         }
         let terms: Vec<_> = lanes
             .iter()
@@ -220,9 +228,8 @@ impl Bench {
         let stream = row.with_work(Work::GuestToGuest);
         let mut slowest = f64::INFINITY;
         for lane in lanes.iter_mut().filter(|lane| lane.is_in()) {
-            if let Some((figure, _)) = self.turn(&stream, lane, self.options.seconds.min(1.0), Verify::Order, None)? {
-                slowest = slowest.min(figure[0]);
-            }
+            let turn = self.turn(&stream, lane, self.options.seconds.min(1.0), Verify::Order, None)?;
+            slowest = turn.map_or(slowest, |turn| slowest.min(turn.figures[0]));
         }
         let half = slowest.is_finite().then_some(slowest * 1e6 / 2.0);
         if let Some(pps) = half {
@@ -238,7 +245,7 @@ impl Bench {
             let units: Vec<&str> = row.metrics().iter().map(|metric| metric.unit()).collect();
             println!("  round {round:2}: {} ({})", shown.join(", "), units.join(", "));
             let enough = round >= ROUNDS_TO_JUDGE.min(self.options.rounds);
-            if may_begin_again && enough && is_generator_bound(lanes) {
+            if may_begin_again && enough && is_generator_bound(row, lanes) {
                 return Ok(false);
             }
         }
@@ -249,14 +256,15 @@ impl Bench {
     /// short, and connect anew for the next one: where their memory lies is not the same in all of them. Returns the figures in words.
     fn round(&self, row: &Row, lanes: &mut [Lane], background: Option<f64>) -> Result<Vec<String>> {
         let turns = self.options.turns;
-        // Of each system: its figures, and how long the generator idled.
-        let mut sums: Vec<Vec<f64>> = lanes.iter().map(|lane| vec![0.0; lane.series.rounds.len() + 1]).collect();
+        // Of each system: its figures, how long the generator idled, what CPU the switch had, and what arrived beside round trips.
+        let mut sums: Vec<Vec<f64>> = lanes.iter().map(|lane| vec![0.0; lane.series.rounds.len() + 3]).collect();
         for _ in 0..turns {
             for (lane, sums) in lanes.iter_mut().zip(&mut sums).filter(|(lane, _)| lane.is_in()) {
                 self.interrupt.check()?;
                 let measured = self.measure_connected(row, lane, background);
-                let Some((figures, report)) = self.take(lane, measured)? else { continue };
-                let figures = figures.iter().chain([&report.generator_idle]);
+                let Some(Turn { figures, report, cpu }) = self.take(lane, measured)? else { continue };
+                let beside = report.background.unwrap_or_default().pps;
+                let figures = figures.into_iter().chain([report.generator_idle, cpu, beside]);
                 sums.iter_mut().zip(figures).for_each(|(sum, figure)| *sum += figure);
             }
         }
@@ -266,10 +274,11 @@ impl Bench {
         }
         let mut shown = Vec::new();
         for (lane, sums) in lanes.iter_mut().zip(&sums).filter(|(lane, _)| lane.is_in()) {
-            let mut means: Vec<f64> = sums.iter().map(|sum| sum / turns as f64).collect();
-            lane.series.idle.extend(means.pop());
-            lane.series.rounds.iter_mut().zip(&means).for_each(|(all, figure)| all.push(*figure));
-            let figures: Vec<String> = means.iter().map(|figure| format!("{figure:.3}")).collect();
+            let means: Vec<f64> = sums.iter().map(|sum| sum / turns as f64).collect();
+            let Series { rounds, idle, cpu, background, .. } = &mut lane.series;
+            let figures: Vec<String> = means[..rounds.len()].iter().map(|figure| format!("{figure:.3}")).collect();
+            let series = rounds.iter_mut().chain([idle, cpu, background]);
+            series.zip(&means).for_each(|(all, figure)| all.push(*figure));
             shown.push(format!("{} {}", lane.kind, figures.join(" ")));
         }
         Ok(shown)
@@ -283,7 +292,7 @@ impl Bench {
         seconds: f64,
         verify: Verify,
         background_pps: Option<f64>,
-    ) -> Result<Option<(Vec<f64>, Report)>> {
+    ) -> Result<Option<Turn>> {
         self.interrupt.check()?;
         let Some(contender) = lane.contender.as_mut() else { return Ok(None) };
         let sockets = contender.sockets.clone();
@@ -302,7 +311,7 @@ impl Bench {
         Ok(None)
     }
 
-    fn measure(&self, contender: &mut Contender, run: &Run) -> Result<(Vec<f64>, Report)> {
+    fn measure(&self, contender: &mut Contender, run: &Run) -> Result<Turn> {
         contender.resume()?;
         let before = nic_sent(run.row, contender)?;
         let report = self.generator.run(run, &self.folder, &self.interrupt);
@@ -310,12 +319,12 @@ impl Bench {
         let after = nic_sent(run.row, contender)?;
         contender.halt()?;
         let report = report?;
-        check_loss(&report, before, after)?;
-        Ok((figures(run.row, &report)?, report))
+        check_count(&report, before, after)?;
+        Ok(Turn { figures: figures(run.row, &report)?, report, cpu: contender.cpu() })
     }
 
     /// The same with guests that stay connected afterwards, and connect first if they are not.
-    fn measure_connected(&self, row: &Row, lane: &mut Lane, background_pps: Option<f64>) -> Result<(Vec<f64>, Report)> {
+    fn measure_connected(&self, row: &Row, lane: &mut Lane, background_pps: Option<f64>) -> Result<Turn> {
         let Lane { kind, contender: Some(contender), guests, .. } = lane else { bail!("it is out") };
         contender.resume()?;
         let guests = match guests {
@@ -331,7 +340,16 @@ impl Bench {
         let report = guests.session.turn(&self.interrupt);
         contender.halt()?;
         let report = report?;
-        Ok((figures(row, &report)?, report))
+        Ok(Turn { figures: figures(row, &report)?, report, cpu: contender.cpu() })
+    }
+}
+
+/// Whoever delivers less than all of a stream beside round trips has had less to do than the others.
+fn ensure_delivered(lanes: &mut [Lane], asked: f64) {
+    for lane in lanes.iter_mut().filter(|lane| lane.is_in()) {
+        if let Some(lack) = judge::lack(asked, &lane.series.background) {
+            lane.fail(format!("void: {lack}"));
+        }
     }
 }
 
@@ -343,7 +361,7 @@ fn disconnect(row: &Row, lane: &mut Lane) -> Result<()> {
     std::thread::sleep(SETTLE);
     let after = nic_sent(row, contender)?;
     contender.halt()?;
-    check_loss(&report?, guests.nic_sent, after)
+    check_count(&report?, guests.nic_sent, after)
 }
 
 /// Packets that the NIC was given, in a row that ends there.
@@ -351,10 +369,10 @@ fn nic_sent(row: &Row, contender: &mut Contender) -> Result<Option<u64>> {
     row.work.ends_at_nic().then(|| contender.nic_sent()).transpose()
 }
 
-fn check_loss(report: &Report, before: Option<u64>, after: Option<u64>) -> Result<()> {
+fn check_count(report: &Report, before: Option<u64>, after: Option<u64>) -> Result<()> {
     let reached = before.zip(after).map(|(before, after)| after.saturating_sub(before));
-    match reached.and_then(|reached| judge::loss(report, reached)) {
-        Some(loss) => bail!("void: {loss}"),
+    match reached.and_then(|reached| judge::miscount(report, reached)) {
+        Some(difference) => bail!("void: {difference}"),
         None => Ok(()),
     }
 }

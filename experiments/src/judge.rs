@@ -1,13 +1,15 @@
 //! What makes a row count: clean packets, equal terms, and a generator that was not the limit.
 
+use crate::results::{Part, Verified};
 use crate::ringgen::{Negotiated, Report};
+use crate::stats;
 use crate::work::Work;
 
-/// A generator that idled less than this, with the fastest system, was the limit.
+/// A generator that idled less than this part of the time in which the fastest system ran was the limit.
 pub const LEAST_IDLE: f64 = 0.10;
 
-/// A generator that idled less than this in a short run could be the limit in the rounds.
-pub const SAFE_IDLE: f64 = 0.20;
+/// The least part of a stream beside round trips that has to arrive, in the median of the rounds.
+pub const LEAST_BACKGROUND: f64 = 0.98;
 
 /// Whether a row's figures are the switch's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +33,10 @@ pub fn fault(work: Work, report: &Report) -> Option<String> {
         ("too late", report.late),
         ("for another guest", report.misdelivered),
     ];
+    if work == Work::NicToGuest {
+        // The NIC delivers the same buffers again and again.
+        return None;
+    }
     if is_verifiable(work)
         && let Some((what, _)) = counts[..3].iter().find(|(_, count)| count.is_none())
     {
@@ -44,12 +50,40 @@ pub fn fault(work: Work, report: &Report) -> Option<String> {
     (!wrong.is_empty()).then(|| format!("of {} packets received: {}", report.received, wrong.join(", ")))
 }
 
+/// What a run in which every packet was looked at has shown, or what was wrong. `known`: the NIC delivers packets that the generator has sent.
+pub fn verified(work: Work, known: bool, report: &Report) -> Result<Verified, String> {
+    match work {
+        Work::NicToGuest if known => {
+            let odd: u64 = [report.corrupted, report.misdelivered, report.foreign].into_iter().flatten().sum();
+            if odd > 0 {
+                return Err(format!(
+                    "of {} packets received: {odd} with other contents than were sent",
+                    report.received
+                ));
+            }
+            Ok(Verified::Partly(Part::Contents))
+        }
+        Work::NicToGuest => Ok(Verified::Wholly(false)),
+        // Those that reach the NIC are counted.
+        Work::GuestToNic | Work::NicEcho => Ok(Verified::Partly(Part::Count)),
+        Work::GuestToGuest | Work::Tso | Work::RttIdle | Work::RttHalfLoad => Ok(Verified::Wholly(true)),
+    }
+}
+
 /// What is wrong with packets that went to the NIC, which counted `reached`, or nothing. A switch gives a packet back to its
-/// guest whether it was sent or dropped, and this NIC takes all it is given.
+/// guest whether it was sent or dropped, and this NIC takes all it is given; nobody but the guest sends anything.
 #[must_use]
-pub fn loss(report: &Report, reached: u64) -> Option<String> {
-    (reached < report.sent)
+pub fn miscount(report: &Report, reached: u64) -> Option<String> {
+    (reached != report.sent)
         .then(|| format!("of {} packets taken from the guest, {reached} reached the NIC", report.sent))
+}
+
+/// What is wrong with a stream beside round trips, of which in every round so many packets a second arrived, or nothing.
+#[must_use]
+pub fn lack(asked: f64, rounds: &[f64]) -> Option<String> {
+    let arrived = stats::median(rounds)?;
+    (arrived < LEAST_BACKGROUND * asked)
+        .then(|| format!("of {:.3} Mpps beside the round trips {:.3} arrived", asked / 1e6, arrived / 1e6))
 }
 
 /// Whether the generator sees what becomes of packets in this work: not of those it sends into a NIC, nor of those that
@@ -103,13 +137,20 @@ fn list(names: &[String]) -> String {
     if names.is_empty() { "-".to_owned() } else { names.join(", ") }
 }
 
-/// Who was the limit, given each system's figure and how much the generator idled with it: less than `least` with the fastest
-/// means that it was.
+/// The part of the time in which a switch ran that the generator idled, when it idled `idle` of all the time and the switch had `cpu` of a CPU. The
+/// rest of the time is taken for idle, all of it: there the generator fills a ring once more at most.
 #[must_use]
-pub fn limit(systems: &[(f64, f64)], least: f64) -> Limit {
+pub fn idle_while_running(idle: f64, cpu: f64) -> f64 {
+    if cpu > 0.0 { ((idle - (1.0 - cpu)) / cpu).clamp(0.0, 1.0) } else { 0.0 }
+}
+
+/// Who was the limit, given how fast each system is and how much the generator idled while it ran: too little with the
+/// fastest means that it was.
+#[must_use]
+pub fn limit(systems: &[(f64, f64)]) -> Limit {
     let fastest = systems.iter().max_by(|one, other| one.0.total_cmp(&other.0));
     match fastest {
-        Some((_, idle)) if *idle < least => Limit::Generator,
+        Some((_, idle)) if *idle < LEAST_IDLE => Limit::Generator,
         _ => Limit::Switch,
     }
 }
@@ -146,18 +187,53 @@ mod tests {
         }
         let unseen = Report { reordered: None, ..clean.clone() };
         assert_eq!(fault(Work::GuestToGuest, &unseen), Some("nobody looked for reordered packets".to_owned()));
-        assert_eq!(fault(Work::NicToGuest, &unseen), None, "there is nothing to look at");
+        assert_eq!(fault(Work::GuestToNic, &unseen), None, "there is nothing to look at");
         let nothing = Report::default();
         assert!(fault(Work::RttIdle, &nothing).is_some());
         assert_eq!(fault(Work::GuestToNic, &nothing), None, "nobody receives there");
     }
 
     #[test]
-    fn packets_that_never_reached_the_nic_void() {
+    fn a_switch_that_drops_its_load_has_no_round_trips() {
+        assert_eq!(lack(1e6, &[0.99e6, 0.5e6, 1e6]), None, "one bad round is the machine's");
+        assert_eq!(lack(1e6, &[0.5e6; 3]).unwrap(), "of 1.000 Mpps beside the round trips 0.500 arrived");
+    }
+
+    #[test]
+    fn what_was_verified_is_what_could_be_seen() {
+        let seen = Report { received: 9, duplicated: Some(8), foreign: Some(0), ..Report::default() };
+        assert_eq!(verified(Work::RttHalfLoad, true, &seen), Ok(Verified::Wholly(true)));
+        assert_eq!(verified(Work::GuestToNic, true, &seen), Ok(Verified::Partly(Part::Count)));
+        assert_eq!(verified(Work::NicEcho, false, &seen), Ok(Verified::Partly(Part::Count)));
+        assert_eq!(verified(Work::NicToGuest, true, &seen), Ok(Verified::Partly(Part::Contents)));
+        assert_eq!(fault(Work::NicToGuest, &seen), None, "it delivers the same buffers again");
+        for odd in [
+            Report { foreign: Some(1), ..seen.clone() },
+            Report { corrupted: Some(1), ..seen.clone() },
+            Report { misdelivered: Some(1), ..seen.clone() },
+        ] {
+            assert!(verified(Work::NicToGuest, true, &odd).unwrap_err().contains("1 with other contents"));
+            assert_eq!(verified(Work::NicToGuest, false, &odd), Ok(Verified::Wholly(false)), "nobody knows them");
+        }
+    }
+
+    #[test]
+    fn a_switch_with_a_share_of_a_cpu_is_judged_by_the_time_in_which_it_ran() {
+        assert_eq!(idle_while_running(0.3, 1.0), 0.3);
+        assert!((idle_while_running(0.6, 0.5) - 0.2).abs() < 1e-9);
+        assert!((idle_while_running(0.60, 0.41) - 0.0244).abs() < 1e-4, "half idle by construction is nothing");
+        assert_eq!(
+            (idle_while_running(0.1, 0.5), idle_while_running(1.0, 0.5), idle_while_running(0.5, 0.0)),
+            (0.0, 1.0, 0.0)
+        );
+    }
+
+    #[test]
+    fn packets_that_never_reached_the_nic_void_and_so_do_more_of_them() {
         let report = Report { sent: 1000, ..Report::default() };
-        assert_eq!(loss(&report, 1000), None);
-        assert_eq!(loss(&report, 1001), None, "announcements count as well");
-        assert!(loss(&report, 999).unwrap().contains("999 reached the NIC"));
+        assert_eq!(miscount(&report, 1000), None);
+        assert!(miscount(&report, 1001).unwrap().contains("1001 reached the NIC"), "duplicates");
+        assert!(miscount(&report, 999).unwrap().contains("999 reached the NIC"));
     }
 
     #[test]
@@ -181,13 +257,9 @@ mod tests {
 
     #[test]
     fn the_generators_idle_time_counts_with_the_fastest_system() {
-        assert_eq!(limit(&[(5.0, 0.5), (10.0, 0.11)], LEAST_IDLE), Limit::Switch);
-        assert_eq!(limit(&[(5.0, 0.5), (10.0, 0.09)], LEAST_IDLE), Limit::Generator);
-        assert_eq!(
-            limit(&[(5.0, 0.01), (10.0, 0.10)], LEAST_IDLE),
-            Limit::Switch,
-            "the slower one's idle time does not matter"
-        );
-        assert_eq!(limit(&[], LEAST_IDLE), Limit::Switch);
+        assert_eq!(limit(&[(5.0, 0.5), (10.0, 0.11)]), Limit::Switch);
+        assert_eq!(limit(&[(5.0, 0.5), (10.0, 0.09)]), Limit::Generator);
+        assert_eq!(limit(&[(5.0, 0.01), (10.0, 0.10)]), Limit::Switch, "the slower one's idle time does not matter");
+        assert_eq!(limit(&[]), Limit::Switch);
     }
 }

@@ -37,9 +37,16 @@ pub struct Entry {
     pub median: Option<f64>,
     /// Median share of the generator's time in polls that found nothing to do.
     pub generator_idle: Option<f64>,
-    /// Whether every packet of the verification run was found in order, once and intact, or, where it went to the NIC, was
-    /// counted there.
-    pub verified: bool,
+    /// Median share of a CPU that the forwarding thread really had.
+    pub switch_cpu: Option<f64>,
+    /// The generator's idle share of the time in which the forwarding thread ran: what decides whether the row counts.
+    pub generator_idle_while_switch_ran: Option<f64>,
+    /// What the verification run has shown.
+    pub verified: Verified,
+    /// Packets a second of the stream beside round trips that were asked for, and that arrived in the median of the rounds.
+    pub background_pps: Option<f64>,
+    /// See there.
+    pub background_received_pps: Option<f64>,
     /// Share of a CPU that every forwarding thread was limited to, where the generator would have been the limit.
     pub quota: Option<f64>,
     /// Whether the generator was the limit: then the ratio says little about the systems.
@@ -53,6 +60,32 @@ pub struct Entry {
     /// Sidecore's ratio to each peer.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub ratio: BTreeMap<Kind, Against>,
+}
+
+/// What was verified of a system's packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Verified {
+    /// True: every packet was found in order, once and intact. False: nothing was.
+    Wholly(bool),
+    /// Only a part of that, since a NIC sends or receives.
+    Partly(Part),
+}
+
+/// The part that was verified where a NIC sends or receives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Part {
+    /// As many packets reached the NIC as were sent.
+    Count,
+    /// What came from the NIC was intact.
+    Contents,
+}
+
+impl Default for Verified {
+    fn default() -> Self {
+        Self::Wholly(false)
+    }
 }
 
 /// Sidecore against one peer.
@@ -74,14 +107,44 @@ pub struct Series {
     pub rounds: Vec<Vec<f64>>,
     /// The generator's idle share in every round.
     pub idle: Vec<f64>,
-    /// Whether the verification run was clean.
-    pub verified: bool,
+    /// The share of a CPU that the forwarding thread had, in every round.
+    pub cpu: Vec<f64>,
+    /// Packets a second of the stream beside round trips, in every round.
+    pub background: Vec<f64>,
+    /// What the verification run has shown.
+    pub verified: Verified,
     /// Why the system is out.
     pub error: Option<String>,
     /// What its guests negotiated.
     pub negotiated: Vec<Negotiated>,
     /// Its command lines.
     pub commands: Vec<String>,
+}
+
+impl Series {
+    /// The generator's idle share of the time in which the switch ran, in the median of the rounds.
+    #[must_use]
+    pub fn idle_while_running(&self) -> Option<f64> {
+        let rounds = self.idle.iter().zip(&self.cpu).map(|(idle, cpu)| judge::idle_while_running(*idle, *cpu));
+        stats::median(&rounds.collect::<Vec<_>>())
+    }
+
+    /// Forgets all rounds.
+    pub fn begin_again(&mut self) {
+        self.rounds.iter_mut().chain([&mut self.idle, &mut self.cpu, &mut self.background]).for_each(Vec::clear);
+    }
+}
+
+/// Who was the limit in a figure of a row.
+#[must_use]
+pub fn limit<'s>(row: &Row, number: usize, systems: impl Iterator<Item = &'s Series>) -> Limit {
+    let running = systems.filter(|series| series.error.is_none());
+    let figures: Vec<(f64, f64)> = running
+        .filter_map(|series| {
+            Some((row.work.speed(stats::median(series.rounds.get(number)?)?), series.idle_while_running()?))
+        })
+        .collect();
+    judge::limit(&figures)
 }
 
 /// A row with what was measured of every system.
@@ -93,6 +156,8 @@ pub struct Outcome {
     pub systems: Vec<(Kind, Series)>,
     /// The share of a CPU everybody was limited to.
     pub quota: Option<f64>,
+    /// Packets a second beside the round trips.
+    pub background: Option<f64>,
 }
 
 impl Outcome {
@@ -110,7 +175,8 @@ impl Outcome {
     }
 
     fn entries_of(&self, number: usize, metric: Metric) -> Vec<Entry> {
-        let generator_bound = self.limit(number) == Limit::Generator;
+        let generator_bound =
+            limit(&self.row, number, self.systems.iter().map(|(_, series)| series)) == Limit::Generator;
         let mut entries: Vec<Entry> = self
             .systems
             .iter()
@@ -143,7 +209,11 @@ impl Outcome {
             median: stats::median(&rounds),
             rounds,
             generator_idle: stats::median(&series.idle),
+            switch_cpu: stats::median(&series.cpu),
+            generator_idle_while_switch_ran: series.idle_while_running(),
             verified: series.verified,
+            background_pps: self.background,
+            background_received_pps: self.background.and_then(|_| stats::median(&series.background)),
             quota: self.quota,
             generator_bound,
             error: series.error.clone(),
@@ -151,18 +221,6 @@ impl Outcome {
             commands: series.commands.clone(),
             ratio: BTreeMap::new(),
         }
-    }
-
-    /// Who was the limit. In round trips, nobody is.
-    fn limit(&self, number: usize) -> Limit {
-        if self.row.work.is_round_trip() {
-            return Limit::Switch;
-        }
-        let systems = self.systems.iter().filter(|(_, series)| series.error.is_none());
-        let figures: Vec<(f64, f64)> = systems
-            .filter_map(|(_, series)| Some((stats::median(series.rounds.get(number)?)?, stats::median(&series.idle)?)))
-            .collect();
-        judge::limit(&figures, judge::LEAST_IDLE)
     }
 }
 
@@ -185,7 +243,8 @@ pub(crate) mod tests {
         let series = |figure: f64, idle: f64| Series {
             rounds: row.metrics().iter().map(|_| vec![figure, figure * 1.1, figure * 0.9]).collect(),
             idle: vec![idle; 3],
-            verified: true,
+            cpu: vec![1.0; 3],
+            verified: Verified::Wholly(true),
             negotiated: vec![Negotiated { features: "0x100000000".to_owned(), ..Negotiated::default() }],
             commands: vec!["switch --fast".to_owned()],
             ..Series::default()
@@ -195,7 +254,7 @@ pub(crate) mod tests {
             (Kind::OvsDirect, series(2.0, 0.6)),
             (Kind::TestpmdIo, series(3.0, 0.5)),
         ];
-        Outcome { row, systems, quota: None }
+        Outcome { row, systems, quota: None, background: None }
     }
 
     #[test]
@@ -217,6 +276,34 @@ pub(crate) mod tests {
         let entries = outcome.entries();
         assert!(entries.iter().all(|entry| entry.generator_bound));
         assert_eq!(entries[0].ratio[&Kind::OvsDirect].reached, Some(false));
+    }
+
+    #[test]
+    fn half_a_cpu_does_not_make_a_row_count() {
+        let mut outcome = sample("v2v-64-split");
+        for (_, series) in &mut outcome.systems {
+            (series.idle, series.cpu) = (vec![0.6; 3], vec![0.41; 3]);
+        }
+        let entry = &outcome.entries()[0];
+        assert!(entry.generator_bound && entry.generator_idle_while_switch_ran.unwrap() < 0.03, "{entry:?}");
+        outcome.systems[0].1.idle = vec![0.7; 3];
+        assert!(!outcome.entries()[0].generator_bound);
+    }
+
+    #[test]
+    fn round_trips_count_only_if_the_generator_idles_with_the_quickest() {
+        let mut outcome = sample("rtt-half");
+        outcome.systems[1].1.idle = vec![0.05; 3];
+        assert!(outcome.entries()[0].generator_bound, "OVS has the shortest ones here");
+        outcome.systems[1].1.idle = vec![0.5; 3];
+        outcome.systems[0].1.idle = vec![0.05; 3];
+        assert!(!outcome.entries()[0].generator_bound);
+    }
+
+    #[test]
+    fn what_was_verified_is_true_false_or_a_word() {
+        let words = [Verified::Wholly(true), Verified::Partly(Part::Count), Verified::Partly(Part::Contents)];
+        assert_eq!(serde_json::to_string(&words).unwrap(), r#"[true,"count","contents"]"#);
     }
 
     #[test]

@@ -46,12 +46,18 @@ pub struct Report {
     pub late: Option<u64>,
     /// For another guest.
     pub misdelivered: Option<u64>,
+    /// Not the generator's.
+    #[serde(default)]
+    pub foreign: Option<u64>,
     /// Packets received a second, in the measured time.
     pub pps: f64,
     /// Frame bits received a second, in units of 10^9.
     pub gbps: f64,
     /// Share of the generator's time in polls that found nothing to do.
     pub generator_idle: f64,
+    /// The stream beside the round trips, where there was one.
+    #[serde(default)]
+    pub background: Option<Background>,
     /// Round trips, where they were measured.
     #[serde(default)]
     pub latency_ns: Option<Latency>,
@@ -85,6 +91,13 @@ pub struct GuestShare {
     /// Packets it received.
     pub received: u64,
     /// The same a second, in the measured time.
+    pub pps: f64,
+}
+
+/// A stream beside round trips.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Background {
+    /// Packets received a second, in the measured time.
     pub pps: f64,
 }
 
@@ -166,6 +179,13 @@ pub struct Run<'a> {
     pub background_pps: Option<f64>,
 }
 
+/// Packets of the stream beside round trips that are sent at a time: one by one, the generator would have no time left at the rates that switches
+/// can do.
+pub const BACKGROUND_BURST: usize = 8;
+
+/// Packets of that stream that are owed after a stall of the generator, and then sent.
+const BACKLOG: usize = 1000;
+
 /// The MAC address of a guest, as `ringgen --help` documents it.
 #[must_use]
 pub fn guest_mac(guest: usize) -> String {
@@ -207,8 +227,8 @@ impl Generator {
         add("cpu", self.cpu.to_string());
         add("hugepages", if self.hugepages { "on" } else { "off" }.to_owned());
         let verify = match (row.work, run.verify) {
-            // The NIC's packets are not the generator's: there is no sequence to follow.
-            (Work::NicToGuest | Work::NicEcho, _) => "none",
+            // What the NIC delivers has no sequence to follow. In `p2v` it may have contents that are known.
+            (Work::NicToGuest, Verify::Order) | (Work::NicEcho, _) => "none",
             (_, Verify::Order) => "order",
             (_, Verify::Full) => "full",
         };
@@ -222,6 +242,8 @@ impl Generator {
         }
         if let Some(pps) = run.background_pps {
             add("background-pps", format!("{pps:.0}"));
+            add("background-burst", BACKGROUND_BURST.to_string());
+            add("backlog", BACKLOG.to_string());
         }
         args
     }
@@ -334,7 +356,7 @@ mod tests {
         "ring_size":256,"guests":2,"queue_pairs":1,"verify":"order","duration_s":2.0003,"sent":1000,"received":998,
         "lost":2,"duplicated":0,"reordered":0,"corrupted":0,"late":0,"misdelivered":null,"pps":499.0,"gbps":0.24,"generator_idle":0.31,"kicks":0,
         "calls":0,"latency_ns":{"count":998,"p50":2100,"p99":9000,"p999":20000,"max":50000,"min":1000},
-        "negotiated":[{"guest":0,"features":"0x140008000","feature_names":["VERSION_1"],"ring":"split",
+        "background":{"sent":10,"received":9,"lost":1,"pps":4.5},"negotiated":[{"guest":0,"features":"0x140008000","feature_names":["VERSION_1"],"ring":"split",
         "ring_size":256,"queue_pairs":1}],"per_guest":[{"guest":0,"sent":1000,"received":0,"pps":0}],"cpu":0,
         "hugepages":true}"#;
 
@@ -360,6 +382,7 @@ mod tests {
         let report = Report::parse(SAMPLE).unwrap();
         assert_eq!(report.lost, 2);
         assert_eq!(report.negotiated[0].features, "0x140008000");
+        assert_eq!(report.background, Some(Background { pps: 4.5 }));
         assert_eq!(report.figure(Metric::RttP50).unwrap(), 2.1);
         assert_eq!(report.figure(Metric::RttP99).unwrap(), 9.0);
         assert!((report.figure(Metric::Mpps).unwrap() - 0.000_499).abs() < 1e-12);
@@ -391,8 +414,11 @@ mod tests {
         );
         assert!(stream.contains("--verify full") && stream.contains("--hugepages off"), "{stream}");
         assert!(arguments("v2v-tso", None).contains("--size tso"));
-        assert!(arguments("p2v-64", None).contains("--verify none"));
+        assert!(arguments("p2v-64", None).contains("--verify full"));
         assert!(arguments("v2p-64", None).ends_with(&format!("--to {NIC_MAC} --announce off")));
-        assert!(arguments("rtt-half", Some(1_234_567.8)).ends_with("--background-pps 1234568"));
+        assert!(
+            arguments("rtt-half", Some(1_234_567.8))
+                .ends_with("--background-pps 1234568 --background-burst 8 --backlog 1000")
+        );
     }
 }

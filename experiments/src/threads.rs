@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process, setpriority_process};
@@ -38,6 +39,15 @@ fn read(folder: &Path) -> Option<Thread> {
     let field =
         |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(|value| value.trim().to_owned());
     Some(Thread { id, name: field("Name:")?, cpus: field("Cpus_allowed_list:")? })
+}
+
+/// CPU time of a thread up to now. Linux brings it up to date a few hundred times a second at least.
+pub fn cpu_time(process: u32, thread: u32) -> Result<Duration> {
+    let path = format!("/proc/{process}/task/{thread}/schedstat");
+    let text = fs::read_to_string(&path).with_context(|| path.clone())?;
+    // The first number is the time spent on a CPU, in nanoseconds.
+    let ns = text.split_whitespace().next().and_then(|ns| ns.parse().ok());
+    ns.map(Duration::from_nanos).with_context(|| format!("no time in {path}"))
 }
 
 /// The one thread that forwards: the only one that is bound to the switch's CPU and nothing else.
@@ -118,6 +128,17 @@ mod tests {
         assert!(none.contains("handler on 0-1"), "{none}");
         let two = [threads.to_vec(), vec![thread(4, "session", "1")]].concat();
         assert!(forwarding(&two, 1).is_err(), "a second thread on the switch's CPU would disturb it");
+    }
+
+    #[test]
+    fn a_thread_that_works_has_cpu_time() {
+        let me = std::process::id();
+        let thread = rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs();
+        let before = cpu_time(me, thread).unwrap();
+        let end = std::time::Instant::now() + Duration::from_millis(50);
+        while std::time::Instant::now() < end {}
+        assert!(cpu_time(me, thread).unwrap() > before);
+        assert!(cpu_time(me, u32::MAX).is_err());
     }
 
     #[test]

@@ -46,6 +46,12 @@ impl Work {
         matches!(self, Self::RttIdle | Self::RttHalfLoad)
     }
 
+    /// What is greater for the faster of two systems, of their figures.
+    #[must_use]
+    pub fn speed(self, figure: f64) -> f64 {
+        if self.is_round_trip() { 1.0 / figure } else { figure }
+    }
+
     /// Whether there is a NIC.
     #[must_use]
     pub fn has_nic(self) -> bool {

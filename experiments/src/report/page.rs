@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use super::{groups, peers, title};
 use crate::judge;
 use crate::machine::Machine;
-use crate::results::{Against, Entry};
+use crate::results::{Against, Entry, Part, Verified};
 use crate::systems::Kind;
 use crate::work::Goal;
 
@@ -82,10 +82,12 @@ fn line(group: &[&Entry], peers: &[Kind]) -> String {
     text
 }
 
-/// How much the generator idled with the fastest system. Between round trips it waits, which says nothing.
+/// How much the generator idled of the time in which the fastest system ran.
 fn idle(group: &[&Entry]) -> Option<f64> {
-    let running = group.iter().filter(|entry| entry.error.is_none() && !entry.work.starts_with("rtt"));
-    running.max_by(|one, other| one.median.unwrap_or(0.0).total_cmp(&other.median.unwrap_or(0.0)))?.generator_idle
+    let speed =
+        |entry: &Entry| entry.median.map_or(0.0, |median| if entry.work.starts_with("rtt") { -median } else { median });
+    let running = group.iter().filter(|entry| entry.error.is_none());
+    running.max_by(|one, other| speed(one).total_cmp(&speed(other)))?.generator_idle_while_switch_ran
 }
 
 fn figure(entry: Option<&Entry>) -> String {
@@ -115,15 +117,33 @@ fn remarks(group: &[&Entry]) -> String {
         remarks.push("generator-bound: does not count".to_owned());
     }
     if let Some(quota) = group[0].quota {
-        remarks.push(format!("{quota} of a CPU for every switch"));
+        let had: Vec<String> = group.iter().filter_map(|entry| Some(format!("{:.2}", entry.switch_cpu?))).collect();
+        remarks.push(format!("{quota} of a CPU for every switch, which had {}", had.join(", ")));
     }
-    if ["v2p", "pvp"].contains(&group[0].work.as_str()) {
-        remarks.push("verified by the NIC's count of packets".to_owned());
+    if let Some(pps) = group[0].background_pps {
+        remarks.push(format!("beside {:.2} Mpps", pps / 1e6));
     }
-    if group.iter().all(|entry| !entry.verified && entry.error.is_none()) {
-        remarks.push("not verified: the NIC's packets carry nothing to check".to_owned());
-    }
+    remarks.extend(verified(group));
     if remarks.is_empty() { "-".to_owned() } else { remarks.join("; ") }
+}
+
+/// What was verified of a row, where that is not all.
+fn verified(group: &[&Entry]) -> Option<String> {
+    let with = |verified: Verified| -> Vec<&str> {
+        let all = group.iter().filter(|entry| entry.error.is_none() && entry.verified == verified);
+        all.map(|entry| entry.system.title()).collect()
+    };
+    if !with(Verified::Partly(Part::Count)).is_empty() {
+        return Some("verified by the NIC's count of packets alone".to_owned());
+    }
+    match (with(Verified::Partly(Part::Contents)), with(Verified::Wholly(false))) {
+        (none, not) if none.is_empty() && not.is_empty() => None,
+        (none, _) if none.is_empty() => Some("not verified".to_owned()),
+        (_, not) if not.is_empty() => Some("verified by contents alone".to_owned()),
+        (_, not) => {
+            Some(format!("verified by contents alone, with {} not at all: its NIC delivers zeros", not.join(", ")))
+        }
+    }
 }
 
 fn notes(entries: &[Entry]) -> String {
@@ -146,8 +166,9 @@ fn notes(entries: &[Entry]) -> String {
     let counts = entries.iter().flat_map(|entry| entry.ratio.values()).filter_map(|against| against.reached);
     let (reached, all) = counts.fold((0, 0), |(reached, all), one| (reached + usize::from(one), all + 1));
     let summary = format!(
-        "{reached} of {all} goals reached. A row counts only when the generator idled at least {bound} of its time with the \
-         fastest system.\n\n"
+        "{reached} of {all} goals reached. A row counts only when the generator idled at least {bound} of the time in which the \
+         fastest system ran: (idle - (1 - q)) / q, where it idled so much of all the time and the switch's thread had q of a \
+         CPU.\n\n"
     );
     if text.is_empty() { summary } else { format!("{summary}## What went wrong\n\n{text}") }
 }
@@ -225,6 +246,7 @@ pub fn summary(entries: &[Entry]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::results::Outcome;
     use crate::results::tests::sample;
 
     fn conditions() -> Conditions {
@@ -273,10 +295,30 @@ mod tests {
             Some("void: of 9 packets received: 1 reordered\n--- last output of ovs".to_owned());
         outcome.systems[2].1.error = Some("it did not start".to_owned());
         let text = render(&outcome.entries(), &conditions());
-        assert!(line_of(&text, "| RTT half load p50").contains("| void | - | - | failed | - | - |"), "{text}");
+        assert!(line_of(&text, "| RTT half load p50").contains("| void | - | - | failed | - | - | 30 % |"), "{text}");
         assert_eq!(text.matches("### OVS-DPDK, direct flow in row rtt-half").count(), 1, "{text}");
         assert!(text.contains("--- last output of ovs"), "{text}");
         assert!(summary(&outcome.entries()).contains("FAILED it did not start"));
+    }
+
+    #[test]
+    fn what_a_nic_lets_nobody_see_is_said() {
+        let mut outcome = sample("p2v-64");
+        let remark = |outcome: &Outcome| {
+            let entries = outcome.entries();
+            remarks(&entries.iter().collect::<Vec<_>>())
+        };
+        assert_eq!(remark(&outcome), "-");
+        for (_, series) in &mut outcome.systems {
+            series.verified = Verified::Partly(Part::Contents);
+        }
+        assert_eq!(remark(&outcome), "verified by contents alone");
+        outcome.systems[1].1.verified = Verified::Wholly(false);
+        assert!(remark(&outcome).contains("with OVS-DPDK, direct flow not at all"), "{}", remark(&outcome));
+        for (_, series) in &mut outcome.systems {
+            series.verified = Verified::Partly(Part::Count);
+        }
+        assert_eq!(remark(&outcome), "verified by the NIC's count of packets alone");
     }
 
     #[test]
@@ -286,7 +328,8 @@ mod tests {
         outcome.systems[0].1.idle = vec![0.01; 3];
         let text = render(&outcome.entries(), &conditions());
         let line = line_of(&text, "| v2v 64 B split");
-        assert!(line.contains("generator-bound: does not count; 0.5 of a CPU"), "{line}");
+        let quota = "0.5 of a CPU for every switch, which had 1.00, 1.00, 1.00";
+        assert!(line.contains(&format!("generator-bound: does not count; {quota}")), "{line}");
         assert!(line.contains("≥ 2.00 **missed**"), "{line}");
     }
 }

@@ -7,7 +7,7 @@ mod testpmd;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use rustix::process::Signal;
@@ -48,6 +48,12 @@ impl Kind {
     #[must_use]
     pub fn can(self, work: Work) -> bool {
         !(self == Self::OvsNormal && work == Work::NicToGuest)
+    }
+
+    /// Whether its NIC delivers the very buffers that guests' packets were copied to before: OVS has a pool for each port.
+    #[must_use]
+    pub fn shares_buffers(self) -> bool {
+        !matches!(self, Self::OvsDirect | Self::OvsNormal)
     }
 
     /// Its name in results.
@@ -183,6 +189,9 @@ pub struct Contender {
     /// How it was started, for the report.
     pub commands: Vec<String>,
     forwarding: Thread,
+    /// When it was let run, and the CPU time that its forwarding thread had had by then.
+    since: Option<(Instant, Duration)>,
+    cpu: f64,
 }
 
 impl Contender {
@@ -210,7 +219,7 @@ impl Contender {
         for process in system.processes() {
             threads::give_way(&threads::of_process(process)?, &forwarding)?;
         }
-        let mut me = Self { system, sockets, commands, forwarding };
+        let mut me = Self { system, sockets, commands, forwarding, since: None, cpu: 0.0 };
         me.halt()?;
         Ok(me)
     }
@@ -222,12 +231,29 @@ impl Contender {
 
     /// Lets it run.
     pub fn resume(&mut self) -> Result<()> {
-        self.signal(Signal::CONT)
+        self.signal(Signal::CONT)?;
+        self.since = Some((Instant::now(), self.cpu_time()?));
+        Ok(())
     }
 
     /// Halts all of it.
     pub fn halt(&mut self) -> Result<()> {
+        if let Some((start, before)) = self.since.take() {
+            let had = self.cpu_time()?.saturating_sub(before);
+            self.cpu = (had.as_secs_f64() / start.elapsed().as_secs_f64()).min(1.0);
+        }
         self.signal(Signal::STOP)
+    }
+
+    /// The share of a CPU that its forwarding thread had when it ran last.
+    #[must_use]
+    pub fn cpu(&self) -> f64 {
+        self.cpu
+    }
+
+    fn cpu_time(&mut self) -> Result<Duration> {
+        let (process, thread) = self.member();
+        threads::cpu_time(process, thread)
     }
 
     fn signal(&mut self, signal: Signal) -> Result<()> {

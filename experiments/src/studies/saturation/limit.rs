@@ -79,10 +79,15 @@ impl Limit {
         at.map_or(Vec::new(), |at| self.delivered[at].iter().zip(peak).map(|(here, peak)| here / peak).collect())
     }
 
+    /// What was asked for at a load, in the same parts.
+    fn asked(&self, load: f64) -> Vec<f64> {
+        self.most.iter().zip(&self.delivered[self.peak()]).map(|(most, peak)| load * most / peak).collect()
+    }
+
     pub(super) fn setup(&self) -> String {
         format!(
-            "Throughput past the limit is held against the peak, which is at {} times the load that saturates, within {} rounds of one generator \
-             each, in which loads take turns of {} ms. The load that saturates is what the core delivered at the beginning of the round, asked \
+            "Throughput past the limit is held against the peak, which is at {} times what the core can do, within {} rounds of one generator \
+             each, in which loads take turns of {} ms. What the core can do is what it delivered at the beginning of the round, asked \
              for {PAST} times what it could do before. The peak is that of these rounds, rather too high than too low. The generator idles \
              {:.0} % at least.",
             LOADS[self.peak()],
@@ -93,11 +98,18 @@ impl Limit {
     }
 
     pub(super) fn table(&self) -> Table {
-        let mut table =
-            Table::new("At the limit and past it, side by side", &["load", "delivered, Mpps", "to the peak"]);
+        let mut table = Table::new(
+            "At the limit and past it, side by side",
+            &["load", "asked for, to the peak", "delivered, Mpps", "to the peak"],
+        );
         for (load, delivered) in LOADS.iter().zip(&self.delivered) {
             let mpps: Vec<f64> = delivered.iter().map(|pps| pps / 1e6).collect();
-            table.row([load.to_string(), estimate(&mpps), estimate(&self.to_peak(*load))]);
+            table.row([
+                load.to_string(),
+                estimate(&self.asked(*load)),
+                estimate(&mpps),
+                estimate(&self.to_peak(*load)),
+            ]);
         }
         table
     }
@@ -131,10 +143,14 @@ mod tests {
     #[test]
     fn a_slow_round_changes_no_ratio() {
         let rounds = |part: f64| [100.0, 50.0, 80.0].map(|speed| speed * part).to_vec();
-        let limit =
-            Limit { most: Vec::new(), delivered: [rounds(0.5), rounds(0.9), rounds(1.0), rounds(0.95)], idle: 0.5 };
+        let limit = Limit {
+            most: vec![90.0, 45.0, 72.0],
+            delivered: [rounds(0.5), rounds(0.9), rounds(1.0), rounds(0.95)],
+            idle: 0.5,
+        };
         assert_eq!(LOADS[limit.peak()], 4.0);
         assert!(limit.to_peak(2.0).iter().all(|part| (part - 0.9).abs() < 1e-9));
         assert_eq!(limit.to_peak(4.0), [1.0; 3]);
+        assert!(limit.asked(2.0).iter().all(|part| (part - 1.8).abs() < 1e-9));
     }
 }

@@ -140,9 +140,9 @@ fn judge(finding: &mut Finding, places: &[Place], limit: &Limit) {
             claims.push(Claim::new(&text, figure, "", Bound::AtLeast(least), !bound).but(remark));
         };
         last = stats::estimate(&limit.to_peak(load));
-        claim(format!("throughput at {load} times the load that saturates, to the peak"), last, 0.97);
+        claim(format!("throughput when asked for {load} times what the core can do, to the peak"), last, 0.97);
         let fair = stats::estimate(&place.fairness);
-        claim(format!("fairness at {load} times the load that saturates (Jain's index)"), fair, 0.99);
+        claim(format!("fairness when asked for {load} times what the core can do (Jain's index)"), fair, 0.99);
     }
     finding.answer.push(past_the_limit(&claims, last));
     finding.claims.extend(claims);
@@ -158,7 +158,7 @@ fn past_the_limit(claims: &[Claim], last: Option<Ratio>) -> String {
     } else {
         "Past the limit throughput does not stay flat, or is not shared evenly, in all places"
     };
-    format!("{what}: at 16 times the load that saturates it is {} of the peak.", cell(last))
+    format!("{what}: asked for 16 times what the core can do, it is {} of the peak.", cell(last))
 }
 
 #[cfg(test)]
