@@ -14,7 +14,7 @@ mod saturation;
 
 pub use balance::{Balance, Hopeless, Move, Planned, Settings, balance};
 pub use engine::{Config, Decision, Elastic, Gains, Order, Outcome, Patience, Scheduler, Status, What, Why};
-pub use load::{CoreLoad, Cpu, Load, QueueLoad, Talk, Topology};
+pub use load::{Brought, CoreLoad, Cpu, Load, QueueLoad, Talk, Topology};
 pub use placement::{Demand, PlaceError, Placement, Plan, Reason, Rule, Site, place, place_by};
 pub use policy::{Policy, UnknownPolicy};
 pub use saturation::{Change, Detector, Thresholds};
@@ -22,15 +22,15 @@ pub use saturation::{Change, Detector, Thresholds};
 use std::fmt;
 
 /// An I/O core: its index in the configured list of CPUs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IoCore(pub usize);
 
 /// A port, by the number its owner gave it; never reused for another port while a plan refers to it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PortId(pub u32);
 
 /// A queue pair: the unit that is placed, and moved.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct QueueId {
     /// The port it belongs to.
     pub port: PortId,

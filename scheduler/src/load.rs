@@ -29,7 +29,8 @@ pub struct CoreLoad {
     pub busy: u64,
     /// Cycles in the tick.
     pub capacity: u64,
-    /// How long the oldest work in any of its rings has waited at the end of the tick, in nanoseconds; 0 where none waits.
+    /// How long the oldest work that it is to do has waited at the end of the tick, in nanoseconds, be it in rings of guests, in queues of a NIC
+    /// or in rings from other cores; 0 where none waits.
     pub oldest_ns: u64,
     /// Whether it sleeps and may not be given any queue pair.
     pub parked: bool,
@@ -43,8 +44,8 @@ impl CoreLoad {
     }
 }
 
-/// What one queue pair cost in a tick.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What one queue pair cost in a tick, and how it fared.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct QueueLoad {
     /// The queue pair.
     pub queue: QueueId,
@@ -52,12 +53,29 @@ pub struct QueueLoad {
     pub core: IoCore,
     /// Whether its configuration says that it has to stay there.
     pub pinned: bool,
-    /// Cycles spent on what was pulled from it, handing it to other cores included.
+    /// Cycles spent on what was pulled from it, handing it to other cores included, and on what was brought to it.
     pub cycles: u64,
-    /// Packets pulled from it.
+    /// Packets pulled from it, and those brought to it.
     pub packets: u64,
+    /// What of both was brought to it.
+    pub brought: Brought,
+    /// Bytes pulled from it.
+    pub bytes: u64,
+    /// Slots of its transmit ring with work that was left over when it was last looked how much there is.
+    pub backlog: u64,
+    /// How long the oldest work in its transmit ring waited, in nanoseconds; 0 where none waits.
+    pub oldest_ns: u64,
     /// The NUMA node of its guest's memory, where that is known.
     pub node: Option<u16>,
+}
+
+/// What a NIC brings to a queue pair by a rule: its core receives it, whichever that is, so that it moves with the queue pair.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Brought {
+    /// Cycles spent on it.
+    pub cycles: u64,
+    /// Packets.
+    pub packets: u64,
 }
 
 /// Packets of a tick that one queue pair sent and another received.

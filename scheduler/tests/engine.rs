@@ -484,6 +484,47 @@ fn a_core_is_not_parked_whose_uplinks_would_be_too_much_for_the_others() {
     assert_eq!(parked([0, 0, 39]), [false; 3], "79 % on one core would be too much");
 }
 
+/// Guests on the first of two cores, each with so much to send and to receive from NICs, in percent of a core.
+fn receivers(guests: usize, sends: u64, receives: u64, config: Config) -> Machine {
+    let mut machine = Machine::new(2, &vec![(0, sends); guests], config);
+    machine.guests.iter_mut().for_each(|guest| guest.receives = receives);
+    machine
+}
+
+#[test]
+fn a_core_that_nics_fill_is_relieved_where_rules_bring_it_its_packets() {
+    let mut machine = receivers(6, 2, 20, balance());
+    assert!(machine.run(1).is_empty());
+    assert!(matches!(machine.run(1)[..], [Order::Move(_), ..]), "in the second tick");
+    machine.run(10 * SECOND);
+    assert!(machine.wanted().iter().all(|wanted| *wanted < 95), "{:?}", machine.wanted());
+    assert!(machine.load().cores.iter().all(|core| core.oldest_ns == 0));
+    assert_eq!(machine.scheduler.status().rolled_back, 0);
+}
+
+#[test]
+fn a_core_that_nics_fill_without_rules_is_said_not_to_be_fixed_once() {
+    for sends in [0, 1] {
+        let mut machine = receivers(6, sends, 20, balance());
+        machine.unsteered = Some(0);
+        machine.run(60 * SECOND);
+        let reasons = hopeless(&machine);
+        assert!(matches!(reasons[..], [Hopeless::Stuck { core: IoCore(0), .. }]), "{reasons:?}");
+        assert!(machine.scheduler.status().moves <= 6, "{:?}", machine.orders);
+    }
+}
+
+#[test]
+fn a_core_is_woken_for_what_nics_bring() {
+    let mut machine = receivers(4, 2, 5, elastic(1));
+    machine.run(20 * SECOND);
+    assert_eq!(machine.parked, [false, true]);
+    machine.guests.iter_mut().for_each(|guest| guest.receives = 30);
+    assert!(matches!(machine.run(3)[..], [Order::Wake(IoCore(1)), ..]));
+    machine.run(10 * SECOND);
+    assert_eq!((machine.parked.clone(), machine.wanted()), (vec![false; 2], vec![64, 64]));
+}
+
 #[test]
 fn a_core_that_does_not_wake_is_tried_again() {
     let mut machine = Machine::new(2, &[(0, 10), (1, 10)], elastic(1));

@@ -340,10 +340,32 @@ pub(crate) struct QueueSnapshot {
     pub(crate) backlog: Option<u64>,
     /// Guests: buffers posted in the receive ring and not used, when a core last looked (at some bursts only).
     pub(crate) posted: Option<u64>,
-    /// Guests: how long the oldest work waited, in the last interval of load accounting or since, in nanoseconds.
+    /// How long the oldest work waited, in the last interval of load accounting or since, in nanoseconds. Of an uplink's queue, whose driver drops
+    /// what it has no room for: for how long no burst had emptied it.
     pub(crate) oldest_wait_ns: Option<u64>,
+    /// Guests: what the scheduler was told of the last interval of load accounting, while a core serves it.
+    pub(crate) tick: Option<TickSnapshot>,
     /// The identity of this source.
     pub(crate) accounting: Accounting,
+}
+
+/// One queue pair in one interval of load accounting, which [`TalksSnapshot::interval_ms`] says the length of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct TickSnapshot {
+    /// Cycles that its core spent on what was pulled from it.
+    pub(crate) cycles: u64,
+    /// Packets pulled.
+    pub(crate) packets: u64,
+    /// Bytes pulled.
+    pub(crate) bytes: u64,
+    /// Slots of its transmit ring with work that was left over when it was last looked how much there is.
+    pub(crate) backlog: u64,
+    /// How long the oldest work in it waited, in nanoseconds.
+    pub(crate) oldest_wait_ns: u64,
+    /// Cycles that its core spent on what a NIC brings to it by a rule: they move with it, too.
+    pub(crate) brought_cycles: u64,
+    /// Packets that this was.
+    pub(crate) brought_packets: u64,
 }
 
 /// The accounting identity: `pulled = forwarded + dropped + in_flight`, and for floods `copies = delivered + copy_drops + copies_in_flight`.
@@ -426,7 +448,7 @@ pub(crate) struct CoreSnapshot {
     pub(crate) fdb_learned: u64,
     /// Stations found here to be behind another port than before.
     pub(crate) fdb_moves: u64,
-    /// The longest of its queue pairs' [`QueueSnapshot::oldest_wait_ns`].
+    /// The longest [`QueueSnapshot::oldest_wait_ns`] of what it serves, or of what other cores have handed to it.
     pub(crate) oldest_wait_ns: u64,
     /// Addresses not learnt, by reason. No zeros.
     pub(crate) learn_refusals: BTreeMap<String, u64>,

@@ -6,7 +6,7 @@ mod rig;
 use std::cell::Cell;
 
 use rig::{BURST, PACKED, RING, SPLIT, Workload};
-use scheduler::{Load, Talk};
+use scheduler::{Detector, IoCore, Load, Talk, Thresholds};
 
 /// Refills of the rings under load.
 const FILLS: usize = 200;
@@ -116,6 +116,85 @@ fn work_that_is_taken_at_once_does_not_age() {
         workload.receive(BURST);
     }
     assert_eq!(workload.rig().load(now.get()).cores[0].oldest_ns, 0);
+}
+
+/// So many turns of a core that a NIC always has packets for, each as long as the last; their load.
+fn behind(workload: &mut Workload, now: &Cell<u64>, turns: u64) -> Load {
+    for _ in 0..turns {
+        workload.send(BURST);
+        now.set(now.get() + TURN_NS);
+        assert!(workload.turn(|| now.get()));
+        workload.receive(BURST);
+    }
+    workload.rig().load(now.get())
+}
+
+/// One after the other: devices have names.
+#[test]
+fn what_nics_bring_fills_a_core_and_may_be_a_part_of_what_guests_cost() {
+    a_core_that_a_nic_fills_is_saturated();
+    what_a_nic_brings_by_a_rule_is_a_part_of_what_the_guest_costs();
+}
+
+fn a_core_that_a_nic_fills_is_saturated() {
+    let (mut workload, now) = (Workload::p2v(SPLIT, 60), Cell::new(0));
+    let thresholds = Thresholds::default();
+    let mut detector = Detector::new(1, thresholds);
+    behind(&mut workload, &now, 1);
+    let turns = thresholds.wait_ns / TURN_NS;
+    for tick in 1..=u64::from(thresholds.onset_ticks) {
+        assert!(!detector.is_saturated(IoCore(0)));
+        let load = behind(&mut workload, &now, turns);
+        assert_eq!((load.cores[0].oldest_ns, load.cores[0].busy), (tick * turns * TURN_NS, turns * TURN_NS));
+        detector.tick(&load.cores);
+    }
+    assert!(detector.is_saturated(IoCore(0)));
+    workload.finish();
+}
+
+/// All of it is one guest's.
+fn what_a_nic_brings_by_a_rule_is_a_part_of_what_the_guest_costs() {
+    for steered in [false, true] {
+        let (mut workload, now) = (Workload::p2v(SPLIT, 60), Cell::new(0));
+        let port = workload.ports[0];
+        if steered {
+            workload.rig().steer(port);
+        }
+        behind(&mut workload, &now, 1);
+        let load = behind(&mut workload, &now, 10);
+        let guest = load.queues.iter().find(|load| load.queue == port.queue(0)).expect("it is attached");
+        let all = (load.cores[0].busy, 10 * BURST as u64);
+        assert_eq!((guest.cycles, guest.packets), if steered { all } else { (0, 0) });
+        assert_eq!((guest.brought.cycles, guest.brought.packets), (guest.cycles, guest.packets));
+    }
+}
+
+/// The same as in a guest's ring, a burst of it being a chunk of the ring between two cores.
+#[test]
+fn work_that_another_core_hands_over_ages() {
+    let mut workload = Workload::v2v(SPLIT, 60, 2);
+    let turns = RING / BURST;
+    let now = Cell::new(0);
+    let turn = |workload: &mut Workload| {
+        now.set(now.get() + TURN_NS);
+        assert!(workload.rig().turn(1, || now.get()));
+    };
+    workload.fill();
+    (0..turns).for_each(|_| assert!(workload.rig().turn(0, || 0)));
+    workload.rig().load(0);
+    (0..turns / 2).for_each(|_| turn(&mut workload));
+    let ages = |workload: &mut Workload, now| {
+        let load = workload.rig().load(now);
+        assert!(load.queues.iter().all(|queue| queue.oldest_ns == 0), "it is in no guest's ring");
+        assert_eq!(load.cores[0].oldest_ns, 0);
+        load.cores[1].oldest_ns
+    };
+    assert_eq!(ages(&mut workload, now.get()), (turns as u64 / 2 - 1) * TURN_NS, "it still waits");
+    (turns / 2..turns).for_each(|_| turn(&mut workload));
+    assert_eq!(ages(&mut workload, now.get()), (turns as u64 - 1) * TURN_NS, "it waited so long");
+    assert_eq!(ages(&mut workload, now.get() + TURN_NS), 0, "nothing waits");
+    workload.drain();
+    workload.finish();
 }
 
 #[test]

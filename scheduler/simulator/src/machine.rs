@@ -53,14 +53,7 @@ impl<'m> Machine<'m> {
             on[*core].push(guest);
         }
         let capacity = model.cycles(model.tick_ns());
-        let queue = |guest: usize| QueueLoad {
-            queue: id(guest),
-            core: IoCore(place[guest]),
-            pinned: false,
-            cycles: 0,
-            packets: 0,
-            node: None,
-        };
+        let queue = |guest: usize| QueueLoad { queue: id(guest), core: IoCore(place[guest]), ..QueueLoad::default() };
         let talk = |(from, to): (usize, &Option<usize>)| Some(Talk { from: id(from), to: id((*to)?), packets: 0 });
         let load = Load {
             cores: vec![CoreLoad { capacity, ..CoreLoad::default() }; cores],

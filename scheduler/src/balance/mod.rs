@@ -130,7 +130,9 @@ impl fmt::Display for Hopeless {
         match self {
             Self::Queue { queue, load } => write!(f, "{queue} alone takes {:.0} % of a core", load * 100.0),
             Self::Cores { mean } => write!(f, "all cores are full: {:.0} % busy on average", mean * 100.0),
-            Self::Pinned { core } => write!(f, "everything on {core} is pinned to it"),
+            Self::Pinned { core } => {
+                write!(f, "nothing that fills {core} may move: it is pinned, or comes from NICs without a rule")
+            }
             Self::Stuck { core, load } => {
                 write!(f, "{core} is {:.0} % busy, and no move or exchange of queue pairs gains enough", load * 100.0)
             }

@@ -117,7 +117,7 @@ impl<'a> Search<'a> {
             measured[core] += near + sending + receiving;
             self.movable[core].push(queue);
         }
-        // What the core did besides: packets of uplinks.
+        // What the core did besides: packets of uplinks that no rule brings, and of other cores.
         for (core, of) in load.cores.iter().enumerate() {
             self.cycles[core] += (of.busy as f64 - measured[core]).max(0.0);
         }

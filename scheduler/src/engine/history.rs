@@ -349,11 +349,9 @@ mod tests {
     fn load(sent: &[Vec<u64>]) -> Load {
         let queue = |(port, sent): (usize, &Vec<u64>)| QueueLoad {
             queue: id(port),
-            core: IoCore(0),
-            pinned: false,
             cycles: 1000 * sent.iter().sum::<u64>(),
             packets: sent.iter().sum(),
-            node: None,
+            ..QueueLoad::default()
         };
         let talks = |(from, sent): (usize, &Vec<u64>)| {
             let talk = move |(to, packets): (usize, &u64)| Talk { from: id(from), to: id(to), packets: *packets };

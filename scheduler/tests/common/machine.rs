@@ -1,6 +1,8 @@
 //! A machine that does what it is told: queue pairs with a demand, on cores that serve it as far as they can.
 
-use scheduler::{Config, CoreLoad, IoCore, Load, Order, Outcome, QueueId, QueueLoad, Scheduler, Talk, Topology};
+use scheduler::{
+    Brought, Config, CoreLoad, IoCore, Load, Order, Outcome, QueueId, QueueLoad, Scheduler, Talk, Topology,
+};
 
 use super::{CAPACITY, id};
 
@@ -15,6 +17,8 @@ pub(crate) struct Guest {
     pub(crate) waiting: u64,
     pub(crate) pinned: bool,
     pub(crate) node: Option<u16>,
+    /// What comes for it from NICs, in percent of a core; what a core has no time for is lost.
+    pub(crate) receives: u64,
     /// Whom it sends to.
     pub(crate) talks: Option<usize>,
     /// How much more it costs on this core, in percent: what no model knows.
@@ -26,6 +30,8 @@ pub(crate) struct Machine {
     pub(crate) parked: Vec<bool>,
     /// What each core does for uplinks, in percent of it. A core that parks leaves that to the first that is awake.
     pub(crate) besides: Vec<u64>,
+    /// Where what comes for a guest from NICs is received: on this core, or on the guest's own, by a rule.
+    pub(crate) unsteered: Option<usize>,
     /// What each core does not get of its CPU's time, in percent: in even and in odd ticks.
     pub(crate) lacks: Vec<[u64; 2]>,
     /// How much a guest keeps that it could not send, in percent of a core's tick.
@@ -61,6 +67,7 @@ impl Machine {
             waiting: 0,
             pinned: false,
             node: None,
+            receives: 0,
             talks: None,
             dislikes: None,
         };
@@ -68,6 +75,7 @@ impl Machine {
             guests: guests.iter().map(guest).collect(),
             parked: vec![false; topology.cpus.len()],
             besides: vec![0; topology.cpus.len()],
+            unsteered: None,
             lacks: vec![[0; 2]; topology.cpus.len()],
             keeps: 0,
             crossing: 150,
@@ -100,6 +108,7 @@ impl Machine {
         let mut wanted: Vec<u64> = self.besides.iter().map(|percent| CAPACITY / 100 * percent).collect();
         for (index, guest) in self.guests.iter().enumerate() {
             wanted[guest.core] += demands[index];
+            wanted[self.unsteered.unwrap_or(guest.core)] += CAPACITY / 100 * guest.receives;
             if let Some(core) = self.crosses(guest) {
                 wanted[core] += guest.wants() * PACKETS * self.crossing;
             }
@@ -107,13 +116,22 @@ impl Machine {
         let capacity = |core: usize| CAPACITY / 100 * (100 - self.lacks[core][(self.ticks % 2) as usize]);
         let share = |core: usize| (capacity(core) as f64 / wanted[core].max(1) as f64).min(1.0);
         let packets = |guest: &Guest| ((guest.wants() * PACKETS) as f64 * share(guest.core)) as u64;
+        let brought = |guest: &Guest| match self.unsteered {
+            Some(_) => Brought::default(),
+            None => {
+                let part = guest.receives as f64 * share(guest.core);
+                Brought { cycles: (CAPACITY as f64 / 100.0 * part) as u64, packets: (PACKETS as f64 * part) as u64 }
+            }
+        };
         let queue = |(index, guest): (usize, &Guest)| QueueLoad {
             queue: id(index as u32),
             core: IoCore(guest.core),
             pinned: guest.pinned,
-            cycles: (demands[index] as f64 * share(guest.core)) as u64,
-            packets: packets(guest),
+            cycles: (demands[index] as f64 * share(guest.core)) as u64 + brought(guest).cycles,
+            packets: packets(guest) + brought(guest).packets,
+            brought: brought(guest),
             node: guest.node,
+            ..QueueLoad::default()
         };
         let core = |core: usize| CoreLoad {
             busy: wanted[core].min(capacity(core)),
@@ -196,7 +214,9 @@ impl Machine {
 
     /// What each core would have to do, in percent.
     pub(crate) fn wanted(&self) -> Vec<u64> {
-        let on = |core| self.guests.iter().filter(move |guest| guest.core == core).map(|guest| guest.demand);
+        let on = |core| {
+            self.guests.iter().filter(move |guest| guest.core == core).map(|guest| guest.demand + guest.receives)
+        };
         (0..self.parked.len()).map(|core| on(core).sum()).collect()
     }
 

@@ -18,10 +18,9 @@ pub(crate) fn load(cores: usize, queues: &[(usize, u64)]) -> Load {
     let queue = |(port, &(core, percent)): (usize, &(usize, u64))| QueueLoad {
         queue: id(port as u32),
         core: IoCore(core),
-        pinned: false,
         cycles: CAPACITY / 100 * percent,
         packets: 100 * percent,
-        node: None,
+        ..QueueLoad::default()
     };
     Load {
         cores: vec![CoreLoad { capacity: CAPACITY, ..CoreLoad::default() }; cores],

@@ -17,7 +17,7 @@ use crossbeam_utils::CachePadded;
 use vm_ports::Counter;
 
 use super::histogram::Latency;
-use super::interval::Intervals;
+use super::interval::{Interval, Intervals};
 use super::sleep::WakeCause;
 use super::waiting::Change;
 use crate::forwarding::{DropReason, LearnRefusal};
@@ -70,12 +70,8 @@ impl Sources {
 pub(super) struct SourceCounters {
     /// Cycles spent on what was pulled from the source here, from the end of the burst before to the end of each of its bursts.
     pub(super) cycles: Counter,
-    /// Ring slots before the mark in its transmit ring, now (see [`Waiting`](super::waiting::Waiting)); 0 where nothing waits.
-    pub(super) backlog: Counter,
-    /// When that mark was set, in cycles.
-    pub(super) waiting_since: Counter,
-    /// What is noted from one reading to the next.
-    pub(super) intervals: Intervals,
+    /// What waits in its ring or queue.
+    pub(super) waits: WaitCounters,
     /// Packets this core made on behalf of the source (announcements): pulled from nowhere, accounted like the rest.
     pub(super) injected: Counter,
     /// Packets delivered to the one port they were for, or flooded.
@@ -92,6 +88,38 @@ pub(super) struct SourceCounters {
     pub(super) delivered: Counter,
     /// Copies dropped, by reason.
     pub(super) copy_drops: [Counter; DropReason::ALL.len()],
+}
+
+/// What a core notes of the work that waits at an input.
+#[derive(Debug, Default)]
+pub(super) struct WaitCounters {
+    /// What is before the mark, now (see [`Waiting`](super::waiting::Waiting)); 0 where nothing waits.
+    pub(super) backlog: Counter,
+    /// When that mark was set, in cycles.
+    since: Counter,
+    /// What is noted from one reading to the next.
+    pub(super) intervals: Intervals,
+}
+
+impl WaitCounters {
+    fn note(&self, tick: u64, change: Change) {
+        self.backlog.set(change.backlog as u64);
+        self.since.set(change.since);
+        if let Some(cycles) = change.waited {
+            self.intervals.waited(tick, cycles);
+        }
+    }
+
+    /// How long the oldest work had waited, at the most, in the intervals `from` to `to` (next to each other, or the same) or up to `now` if it
+    /// still waits. In cycles.
+    pub(super) fn oldest(&self, (from, to): (u64, u64), now: u64) -> u64 {
+        let noted = [from, to].map(|number| self.intervals.of(number).map_or(0, Interval::longest_wait));
+        let waits = match self.backlog.get() {
+            0 => 0,
+            _ => now.saturating_sub(self.since.get()),
+        };
+        noted.into_iter().fold(waits, u64::max)
+    }
 }
 
 /// What one I/O core counts.
@@ -117,6 +145,8 @@ pub(super) struct CoreCounters {
     pub(super) received_cycles: Counter,
     /// Packets that was, copies to be made for a flood being one.
     pub(super) received_packets: Counter,
+    /// What waits of that: rings with a mark, since the oldest of these.
+    pub(super) received_waits: WaitCounters,
     /// The number of the interval that is noted now. Not the core but the reader writes it.
     pub(super) tick: CachePadded<Counter>,
     /// Queue pairs attached, now.
@@ -157,6 +187,7 @@ impl CoreCounters {
             armed: Counter::default(),
             received_cycles: Counter::default(),
             received_packets: Counter::default(),
+            received_waits: WaitCounters::default(),
             tick: CachePadded::default(),
             queue_pairs: Counter::default(),
             uplinks: Counter::default(),
@@ -179,26 +210,26 @@ impl CoreCounters {
         &self.sources[source.index()]
     }
 
-    /// Notes what a pull changed in the transmit ring of a source.
+    /// Notes what a pull changed in the ring or queue of a source.
     pub(super) fn note_waiting(&self, source: SourceId, change: Change) {
-        let account = self.source(source);
-        account.backlog.set(change.backlog as u64);
-        account.waiting_since.set(change.since);
-        if let Some(cycles) = change.waited {
-            account.intervals.waited(self.tick.get(), cycles);
-        }
+        self.source(source).waits.note(self.tick.get(), change);
     }
 
-    /// Notes that nothing waits in the transmit ring of a source here.
+    /// Notes that nothing of a source waits here.
     #[cold]
     pub(super) fn note_nothing_waiting(&self, source: SourceId) {
-        self.source(source).backlog.set(0);
+        self.source(source).waits.backlog.set(0);
+    }
+
+    /// The same for the rings from other cores.
+    pub(super) fn note_received_waiting(&self, change: Change) {
+        self.received_waits.note(self.tick.get(), change);
     }
 
     /// Notes that the queue pair `to` received so many packets of a source.
     #[inline]
     pub(super) fn note_talk(&self, source: SourceId, to: SourceId, packets: usize) {
-        self.source(source).intervals.talked(self.tick.get(), to, packets);
+        self.source(source).waits.intervals.talked(self.tick.get(), to, packets);
     }
 }
 

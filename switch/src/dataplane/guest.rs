@@ -1,5 +1,6 @@
 //! A guest's port: its session on one side, the I/O cores on the other.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -13,7 +14,7 @@ use vm_ports::{Counter, Moderation, QueueCounters, QueuePair, RingFault};
 use super::accounting::SourceId;
 use super::error::DataplaneError;
 use super::fabric::Fabric;
-use super::load::{Place, queue_id};
+use super::load::{Place, Traffic, queue_id};
 use super::mailbox::Message;
 use super::ports::{PortTable, Receiver, Way};
 use super::turns::Share;
@@ -50,6 +51,8 @@ pub(super) struct GuestHost {
     pub(super) port: PortId,
     /// Whether the configuration says which core it is to be on.
     pinned: bool,
+    /// Those that NICs are asked to steer by.
+    addresses: Vec<[u8; 6]>,
     /// Class, weight and mode, for each queue pair.
     pub(super) share: Share,
     fabric: Arc<Fabric>,
@@ -150,6 +153,7 @@ impl Guest {
             name: name.clone(),
             port,
             pinned: config.io_core.is_some(),
+            addresses: addresses(config),
             share: Share::of(config, fabric.mode()),
             fabric,
             queues,
@@ -217,16 +221,20 @@ impl GuestHost {
         risen(&self.faults(), &before)
     }
 
-    /// Every queue pair that is on a core, and where.
-    pub(super) fn places(&self) -> impl Iterator<Item = Place> + '_ {
-        self.queues.iter().enumerate().filter_map(|(index, queue)| {
-            let (queue_id, source) = (queue_id(self.port, index), queue.source);
-            queue.io_core().map(|core| Place {
-                queue: queue_id,
-                source,
+    /// Every queue pair that is on a core, and where. `rules`: which addresses NICs bring to which core.
+    pub(super) fn places(&self, rules: &HashSet<([u8; 6], usize)>) -> impl Iterator<Item = Place> {
+        // One of several can go without a rule going with it.
+        let alone = self.queues.iter().filter(|queue| queue.io_core().is_some()).count() == 1;
+        let is_brought = move |core: usize| alone && self.addresses.iter().any(|mac| rules.contains(&(*mac, core)));
+        self.queues.iter().enumerate().filter_map(move |(index, queue)| {
+            let core = queue.io_core()?;
+            Some(Place {
+                queue: queue_id(self.port, index),
+                source: queue.source,
                 core,
                 pinned: self.pinned,
-                packets: queue.counters.tx.packets.get(),
+                steered: is_brought(core),
+                traffic: Traffic::of(&queue.counters),
                 node: queue.counters.node(),
             })
         })
@@ -394,6 +402,12 @@ impl QueueHost for GuestHost {
     fn counters(&self, index: usize) -> Arc<QueueCounters> {
         self.queues.get(index).map(|queue| Arc::clone(&queue.counters)).unwrap_or_default()
     }
+}
+
+/// The configured addresses of a guest.
+pub(super) fn addresses(config: &config::GuestConfig) -> Vec<[u8; 6]> {
+    let stations = config.stations.iter().map(|station| station.octets());
+    config.mac.map(|mac| mac.octets()).into_iter().chain(stations).collect()
 }
 
 fn settings(config: &config::GuestConfig) -> PortSettings {

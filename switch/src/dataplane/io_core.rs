@@ -26,7 +26,7 @@ use super::reply::Reply;
 use super::rota::Rota;
 use super::sleep::{Bed, Bells, Patience};
 use super::turns::{BurstLength, Credit, Rounds, Share, cost};
-use super::waiting::Waiting;
+use super::waiting::{Change, Waiting};
 use super::xcore::{FromCore, Groups, Links};
 use crate::forwarding::{Fdb, Now, PortId, TokenBucket};
 
@@ -60,6 +60,8 @@ struct UplinkRx {
     origin: Origin,
     rx: pmd_bindings::RxQueue,
     counters: Arc<UplinkCounters>,
+    /// Its mark: set when a burst was full, it stays until one is not. What is before it is not known, but that there may be something.
+    waiting: Waiting,
     /// It is not polled before the cycle counter is there. 0: it is.
     held_until: u64,
     /// Who wants to know when it is empty.
@@ -409,10 +411,28 @@ impl IoCore {
                 worked = true;
                 let cycles = self.end_burst(clock);
                 self.counters.received_cycles.add(cycles);
+                self.note_rest(core);
                 self.poll_urgent(clock);
             }
         }
         worked
+    }
+
+    /// Notes what is left of what a core handed over, after a burst of it.
+    #[inline]
+    fn note_rest(&mut self, core: usize) {
+        let Some(Some(link)) = self.from.get_mut(core) else { return };
+        if let Some(Change { waited, .. }) = link.look_at_rest(self.done_at) {
+            self.note_received_waiting(waited);
+        }
+    }
+
+    /// Notes since when work waits in rings from other cores, one of whose marks has changed.
+    #[cold]
+    fn note_received_waiting(&self, waited: Option<u64>) {
+        let marks = || self.from.iter().flatten().filter_map(FromCore::waits_since);
+        let (backlog, since) = (marks().count(), marks().min().unwrap_or(self.done_at));
+        self.counters.note_received_waiting(Change { waited, backlog, since });
     }
 
     /// Takes what one core handed over.

@@ -2,20 +2,24 @@
 //!
 //! [`LoadReader`] reads, [`LoadMeter`] makes differences of it. Nothing is asked of the cores: they write, this reads.
 
+mod brought;
 mod steal;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pmd_bindings::{tsc, tsc_hz};
-use scheduler::{CoreLoad, IoCore, Load, PortId, QueueId, QueueLoad, Talk};
+use scheduler::{Brought, CoreLoad, IoCore, Load, PortId, QueueId, QueueLoad, Talk};
+use vm_ports::QueueCounters;
 
+use self::brought::{FromNics, Received, bring};
 use self::steal::Steal;
-use super::accounting::{CoreCounters, SourceCounters, SourceId};
+use super::accounting::{CoreCounters, SourceId, UplinkCounters};
 use super::fabric::Fabric;
 use super::guest::GuestHost;
 use super::interval::Interval;
+use super::steering::Steered;
 use crate::forwarding;
 
 const NS_PER_S: u128 = 1_000_000_000;
@@ -38,17 +42,6 @@ fn cycles(time: Duration) -> u64 {
     (time.as_secs_f64() * tsc_hz() as f64) as u64
 }
 
-/// How long the oldest work of a source had waited on one core, at the most, in the intervals `from` to `to` (next to each other, or the same)
-/// or up to `now` if it still waits. In cycles.
-pub(super) fn oldest_wait(account: &SourceCounters, (from, to): (u64, u64), now: u64) -> u64 {
-    let noted = [from, to].map(|number| account.intervals.of(number).map_or(0, Interval::longest_wait));
-    let waits = match account.backlog.get() {
-        0 => 0,
-        _ => now.saturating_sub(account.waiting_since.get()),
-    };
-    noted.into_iter().fold(waits, u64::max)
-}
-
 /// A queue pair that is attached to a core.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Place {
@@ -57,10 +50,64 @@ pub(super) struct Place {
     pub(super) core: usize,
     /// Whether it has to stay there.
     pub(super) pinned: bool,
-    /// Packets pulled from it, ever.
-    pub(super) packets: u64,
+    /// Whether a NIC brings what it receives to the core that it is on, by a rule.
+    pub(super) steered: bool,
+    /// What its rings count.
+    pub(super) traffic: Traffic,
     /// The NUMA node of its guest's memory.
     pub(super) node: Option<u16>,
+}
+
+/// What was pulled from a queue pair, and delivered to it, ever.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Traffic {
+    pub(super) packets: u64,
+    pub(super) bytes: u64,
+    /// Packets delivered.
+    pub(super) received: u64,
+}
+
+impl Traffic {
+    /// What these counters say.
+    pub(super) fn of(counters: &QueueCounters) -> Self {
+        let (packets, bytes) = (counters.tx.packets.get(), counters.tx.bytes.get());
+        Self { packets, bytes, received: counters.rx.packets.get() }
+    }
+
+    fn since(self, before: Self) -> Self {
+        Self {
+            packets: self.packets.wrapping_sub(before.packets),
+            bytes: self.bytes.wrapping_sub(before.bytes),
+            received: self.received.wrapping_sub(before.received),
+        }
+    }
+}
+
+/// An uplink's RX queue, and the core that serves it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Intake {
+    pub(super) source: SourceId,
+    pub(super) core: usize,
+    /// Packets received through it, ever.
+    pub(super) packets: u64,
+}
+
+impl Intake {
+    /// What these counters say of a queue.
+    pub(super) fn of(source: SourceId, core: usize, counters: &UplinkCounters) -> Self {
+        Self { source, core, packets: counters.rx_packets.get() }
+    }
+}
+
+/// What is noted of a source on whichever core.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Noted {
+    /// Cycles that were spent on it.
+    cycles: u64,
+    /// What waits of it.
+    backlog: u64,
+    /// Cycles that the oldest of that waited in the interval.
+    waited: u64,
 }
 
 /// What the counters say at one moment. Cycles are totals, but for waits.
@@ -72,34 +119,45 @@ pub(super) struct Reading {
     cores: Vec<u64>,
     /// Those in which each core was ready to run and did not get its CPU.
     waits: Vec<u64>,
-    /// Every queue pair, with the cycles that were spent on it, on whichever core, and those that its oldest work waited in the interval.
-    queues: Vec<(Place, u64, u64)>,
+    /// Cycles that the oldest work waited in the interval, by core, which other cores handed over.
+    handed: Vec<u64>,
+    /// Every queue pair.
+    queues: Vec<(Place, Noted)>,
+    /// Every uplink's queue.
+    intakes: Vec<(Intake, Noted)>,
     /// Packets of the interval by source and receiver; a pair may come more than once.
     talks: Vec<(SourceId, SourceId, u64)>,
 }
 
 impl Reading {
     /// Ends the interval `number` on these cores, and reads what was noted in it.
-    pub(super) fn take(cores: &[&CoreCounters], places: &[Place], number: u64, now: u64) -> Self {
+    pub(super) fn take(
+        cores: &[&CoreCounters],
+        (places, intakes): (&[Place], &[Intake]),
+        number: u64,
+        now: u64,
+    ) -> Self {
         cores.iter().for_each(|core| core.tick.set(number + 1));
-        let mut talks = Vec::new();
-        let mut queue = |place: &Place| {
-            let mut cycles = 0_u64;
-            for core in cores {
-                let account = core.source(place.source);
-                cycles = cycles.wrapping_add(account.cycles.get());
-                let noted = account.intervals.of(number).into_iter().flat_map(Interval::talks);
-                talks.extend(noted.map(|(to, packets)| (place.source, to, packets)));
-            }
-            let here = cores.get(place.core).map(|core| oldest_wait(core.source(place.source), (number, number), now));
-            (*place, cycles, here.unwrap_or(0))
+        let noted = |source: SourceId, at: usize| {
+            let cycles = cores.iter().fold(0_u64, |sum, core| sum.wrapping_add(core.source(source).cycles.get()));
+            let here = cores.get(at).map(|core| &core.source(source).waits);
+            let (backlog, waited) =
+                here.map_or((0, 0), |waits| (waits.backlog.get(), waits.oldest((number, number), now)));
+            Noted { cycles, backlog, waited }
+        };
+        let talks = |place: &Place| {
+            let source = place.source;
+            let intervals = cores.iter().filter_map(move |core| core.source(source).waits.intervals.of(number));
+            intervals.flat_map(Interval::talks).map(move |(to, packets)| (source, to, packets))
         };
         Self {
             at: now,
-            queues: places.iter().map(&mut queue).collect(),
             cores: cores.iter().map(|core| core.busy_cycles.get()).collect(),
             waits: Vec::new(),
-            talks,
+            handed: cores.iter().map(|core| core.received_waits.oldest((number, number), now)).collect(),
+            queues: places.iter().map(|place| (*place, noted(place.source, place.core))).collect(),
+            intakes: intakes.iter().map(|intake| (*intake, noted(intake.source, intake.core))).collect(),
+            talks: places.iter().flat_map(talks).collect(),
         }
     }
 }
@@ -113,14 +171,14 @@ pub(super) struct LoadMeter {
     /// Busy cycles by core, and those that it waited for its CPU.
     cores: Vec<u64>,
     waits: Vec<u64>,
-    /// Cycles and packets by source.
-    queues: HashMap<u16, (u64, u64)>,
+    /// Cycles and traffic by source: of an uplink's queue, the packets that came through it.
+    sources: HashMap<u16, (u64, Traffic)>,
 }
 
 impl LoadMeter {
     /// For cores whose counter has this speed.
     pub(super) fn new(cycles_per_s: u64) -> Self {
-        Self { cycles_per_s, at: None, cores: Vec::new(), waits: Vec::new(), queues: HashMap::new() }
+        Self { cycles_per_s, at: None, cores: Vec::new(), waits: Vec::new(), sources: HashMap::new() }
     }
 
     /// What happened since the last reading; nothing in the first one. Scaled to a tick of `nominal` cycles, if that is given: whoever reads may
@@ -129,23 +187,58 @@ impl LoadMeter {
     pub(super) fn tick(&mut self, reading: &Reading, stolen: &[f64], nominal: Option<u64>) -> Load {
         let span = self.span(reading.at, nominal);
         let (mut cores, real) = self.cores(reading, stolen, span);
-        let mut queues = Vec::with_capacity(reading.queues.len());
-        for (place, cycles, waited) in &reading.queues {
-            let Place { queue, core, pinned, packets, node, .. } = *place;
-            let before = self.queues.get(&place.source.0).copied().unwrap_or((*cycles, packets));
+        let mut sources = HashMap::with_capacity(self.sources.len());
+        let mut spent = |source: SourceId, core: usize, cycles: u64, traffic: Traffic| {
+            let before = self.sources.get(&source.0).copied().unwrap_or((cycles, traffic));
+            sources.insert(source.0, (cycles, traffic));
             let cycles = cycles.wrapping_sub(before.0).min(span.length) as f64 * real.get(core).copied().unwrap_or(1.0);
-            let cycles = span.scaled(cycles as u64);
-            let packets = span.scaled(packets.wrapping_sub(before.1));
-            queues.push(QueueLoad { queue, core: IoCore(core), pinned, cycles, packets, node });
-            if let Some(core) = cores.get_mut(core) {
-                core.oldest_ns = core.oldest_ns.max(ns(*waited, self.cycles_per_s));
+            (span.scaled(cycles as u64), traffic.since(before.1))
+        };
+        let mut queues = Vec::with_capacity(reading.queues.len());
+        let mut received = Vec::with_capacity(reading.queues.len());
+        for (place, noted) in &reading.queues {
+            let Place { queue, core, pinned, node, steered, .. } = *place;
+            let (cycles, traffic) = spent(place.source, core, noted.cycles, place.traffic);
+            received.push(Received { packets: span.scaled(traffic.received), steered });
+            queues.push(QueueLoad {
+                queue,
+                core: IoCore(core),
+                pinned,
+                cycles,
+                packets: span.scaled(traffic.packets),
+                bytes: span.scaled(traffic.bytes),
+                backlog: noted.backlog,
+                oldest_ns: ns(noted.waited, self.cycles_per_s),
+                brought: Brought::default(),
+                node,
+            });
+        }
+        let mut nics = vec![FromNics::default(); cores.len()];
+        for (intake, noted) in &reading.intakes {
+            let traffic = Traffic { packets: intake.packets, ..Traffic::default() };
+            let (cycles, traffic) = spent(intake.source, intake.core, noted.cycles, traffic);
+            if let Some(nics) = nics.get_mut(intake.core) {
+                nics.add(cycles, span.scaled(traffic.packets));
             }
         }
+        self.sources = sources;
         let mut talks = talks(reading);
         talks.iter_mut().for_each(|talk| talk.packets = span.scaled(talk.packets));
-        self.queues =
-            reading.queues.iter().map(|(place, cycles, _)| (place.source.0, (*cycles, place.packets))).collect();
+        bring(&mut queues, &received, &nics, &talks);
+        self.note_waits(reading, &mut cores);
         Load { cores, queues, talks }
+    }
+
+    /// How long work has waited for each core: in the rings of its guests, in a NIC's queues, and in those from other cores.
+    fn note_waits(&self, reading: &Reading, cores: &mut [CoreLoad]) {
+        let queues = reading.queues.iter().map(|(place, noted)| (place.core, noted.waited));
+        let intakes = reading.intakes.iter().map(|(intake, noted)| (intake.core, noted.waited));
+        let handed = reading.handed.iter().copied().enumerate();
+        for (core, waited) in queues.chain(intakes).chain(handed) {
+            if let Some(core) = cores.get_mut(core) {
+                core.oldest_ns = core.oldest_ns.max(ns(waited, self.cycles_per_s));
+            }
+        }
     }
 
     /// Makes the next tick of a silent one, where nothing has happened since to any queue pair: `reading` is of the cores alone.
@@ -202,7 +295,7 @@ impl Span {
     }
 }
 
-/// Between queue pairs only: uplinks stay where they are.
+/// Between queue pairs only: what NICs bring is another matter (see [`brought`]).
 fn talks(reading: &Reading) -> Vec<Talk> {
     let names: HashMap<u16, QueueId> = reading.queues.iter().map(|(place, ..)| (place.source.0, place.queue)).collect();
     let mut sums = BTreeMap::new();
@@ -218,12 +311,14 @@ fn talks(reading: &Reading) -> Vec<Talk> {
 pub(super) struct Loads {
     fabric: Arc<Fabric>,
     guests: Mutex<Vec<Arc<GuestHost>>>,
+    uplinks: Mutex<Vec<Arc<Steered>>>,
     last: Mutex<LastLoad>,
 }
 
 /// What is shown of the last tick.
 #[derive(Debug, Clone, Default)]
 pub(super) struct LastLoad {
+    pub(super) queues: Vec<QueueLoad>,
     pub(super) talks: Vec<Talk>,
     /// How long it was, in nanoseconds.
     pub(super) length_ns: u64,
@@ -232,7 +327,7 @@ pub(super) struct LastLoad {
 impl Loads {
     /// Of these cores, without guests.
     pub(super) fn new(fabric: Arc<Fabric>) -> Self {
-        Self { fabric, guests: Mutex::default(), last: Mutex::default() }
+        Self { fabric, guests: Mutex::default(), uplinks: Mutex::default(), last: Mutex::default() }
     }
 
     /// From now on this guest is read, too.
@@ -244,6 +339,18 @@ impl Loads {
     /// This guest is read no longer.
     pub(super) fn remove(&self, port: forwarding::PortId) {
         locked(&self.guests).retain(|guest| guest.port != port);
+        self.fabric.note_placement();
+    }
+
+    /// The same for an uplink.
+    pub(super) fn add_uplink(&self, uplink: Arc<Steered>) {
+        locked(&self.uplinks).push(uplink);
+        self.fabric.note_placement();
+    }
+
+    /// This uplink is read no longer.
+    pub(super) fn remove_uplink(&self, port: forwarding::PortId) {
+        locked(&self.uplinks).retain(|uplink| uplink.port() != port);
         self.fabric.note_placement();
     }
 
@@ -266,9 +373,12 @@ impl Loads {
         homes.collect()
     }
 
-    /// Every queue pair that is attached.
-    fn places(&self) -> Vec<Place> {
-        locked(&self.guests).iter().flat_map(|guest| guest.places()).collect()
+    /// Every queue pair that is attached, and every uplink's queue.
+    fn places(&self) -> (Vec<Place>, Vec<Intake>) {
+        let uplinks = locked(&self.uplinks).clone();
+        let rules: HashSet<_> = uplinks.iter().flat_map(|uplink| uplink.ways()).collect();
+        let places = locked(&self.guests).iter().flat_map(|guest| guest.places(&rules)).collect();
+        (places, uplinks.iter().flat_map(|uplink| uplink.intakes()).collect())
     }
 }
 
@@ -333,17 +443,18 @@ impl LoadReader {
             load.parked = core.counters.parked.get() != 0;
         }
         let length_ns = ns(now.saturating_sub(std::mem::replace(&mut self.read_at, now)), tsc_hz());
-        *locked(&self.loads.last) = LastLoad { talks: self.load.talks.clone(), length_ns };
+        let Load { queues, talks, .. } = &self.load;
+        *locked(&self.loads.last) = LastLoad { queues: queues.clone(), talks: talks.clone(), length_ns };
         &self.load
     }
 
     /// Ends an interval, and reads all of it.
     fn read(&mut self, fabric: &Fabric, now: u64) -> Reading {
-        let places = self.loads.places();
+        let (places, intakes) = self.loads.places();
         let cores: Vec<&CoreCounters> = fabric.cores().take(fabric.io_cores()).map(|core| core.counters).collect();
         // Guests' own threads are nothing for the scheduler, but theirs are intervals too.
         fabric.cores().skip(fabric.io_cores()).for_each(|core| core.counters.tick.set(self.number + 1));
-        let reading = Reading::take(&cores, &places, self.number, now);
+        let reading = Reading::take(&cores, (&places, &intakes), self.number, now);
         self.number += 1;
         reading
     }
@@ -362,9 +473,20 @@ mod tests {
             source: SourceId(source),
             core,
             pinned: false,
-            packets: 0,
+            steered: false,
+            traffic: Traffic::default(),
             node: Some(1),
         }
+    }
+
+    /// The same after so many packets were pulled.
+    fn sent(packets: u64, place: Place) -> Place {
+        Place { traffic: Traffic { packets, bytes: 60 * packets, received: 0 }, ..place }
+    }
+
+    /// A source that so many cycles were spent on, and of which work waited for so many.
+    fn noted(cycles: u64, waited: u64) -> Noted {
+        Noted { cycles, waited, backlog: 0 }
     }
 
     fn id(source: u16) -> QueueId {
@@ -372,7 +494,8 @@ mod tests {
     }
 
     fn reading(at: u64, cores: &[u64], queues: &[(Place, u64, u64)]) -> Reading {
-        Reading { at, cores: cores.to_vec(), queues: queues.to_vec(), ..Reading::default() }
+        let queues = queues.iter().map(|(place, cycles, waited)| (*place, noted(*cycles, *waited)));
+        Reading { at, cores: cores.to_vec(), queues: queues.collect(), ..Reading::default() }
     }
 
     #[test]
@@ -381,10 +504,18 @@ mod tests {
         let first = meter.tick(&reading(1500, &[1000], &[(place(1, 0), 700, 0)]), &[], None);
         assert_eq!(first.cores, [CoreLoad::default()]);
         assert_eq!(first.queues[0].cycles, 0, "what was before is nobody's load");
-        let now = Place { packets: 9, ..place(1, 0) };
+        let now = sent(9, place(1, 0));
         let second = meter.tick(&reading(2500, &[1600], &[(now, 1200, 5000)]), &[], None);
         assert_eq!(second.cores, [CoreLoad { busy: 600, capacity: 1000, oldest_ns: 2500, parked: false }]);
-        let queue = QueueLoad { queue: id(1), core: IoCore(0), pinned: false, cycles: 500, packets: 9, node: Some(1) };
+        let queue = QueueLoad {
+            queue: id(1),
+            cycles: 500,
+            packets: 9,
+            bytes: 540,
+            oldest_ns: 2500,
+            node: Some(1),
+            ..QueueLoad::default()
+        };
         assert_eq!(second.queues, [queue]);
     }
 
@@ -415,7 +546,7 @@ mod tests {
             assert_eq!(load, all.tick(&everything, &[0.0, 0.25], Some(1000)));
         }
         assert_eq!((load.cores[0].capacity, load.cores[1].capacity), (900, 750));
-        let queues = [(Place { packets: 3, ..place(1, 0) }, 950, 0), (place(2, 1), 900, 0)];
+        let queues = [(sent(3, place(1, 0)), 950, 0), (place(2, 1), 900, 0)];
         let now = Reading { waits: vec![450, 0], ..reading(5500, &[800, 400], &queues) };
         let load = meter.tick(&now, &[], None);
         assert_eq!((load.cores[0].busy, load.queues[0].cycles, load.queues[0].packets), (300, 250, 3));
@@ -435,6 +566,37 @@ mod tests {
         let queues = [(place(1, 0), 0, 30), (place(2, 0), 0, 70), (place(3, 1), 0, 50), (place(4, 9), 0, 90)];
         let load = meter.tick(&reading(0, &[0, 0], &queues), &[], None);
         assert_eq!(load.cores.iter().map(|core| core.oldest_ns).collect::<Vec<_>>(), [70, 50]);
+    }
+
+    #[test]
+    fn work_from_nics_and_from_other_cores_ages_too() {
+        let mut meter = LoadMeter::new(GHZ);
+        let intake = |source, core| Intake { source: SourceId(source), core, packets: 0 };
+        let intakes = vec![(intake(5, 1), noted(0, 60)), (intake(6, 0), noted(0, 20)), (intake(7, 9), noted(0, 90))];
+        let now = Reading { handed: vec![0, 40, 70], intakes, ..reading(0, &[0; 3], &[(place(1, 0), 0, 30)]) };
+        let load = meter.tick(&now, &[], None);
+        assert_eq!(load.cores.iter().map(|core| core.oldest_ns).collect::<Vec<_>>(), [30, 60, 70]);
+        assert_eq!(load.queues[0].oldest_ns, 30, "a queue pair's is its own");
+    }
+
+    #[test]
+    fn what_a_rule_brings_is_the_guests_and_the_rest_the_cores() {
+        let tick = |steered| {
+            let mut meter = LoadMeter::new(GHZ);
+            let at = |at: u64, packets: u64| {
+                let received = Traffic { received: packets / 4, ..Traffic::default() };
+                let guest = Place { steered, traffic: received, ..place(1, 0) };
+                let intake = Intake { source: SourceId(2), core: 0, packets };
+                Reading {
+                    intakes: vec![(intake, noted(8 * packets, 0))],
+                    ..reading(at, &[8 * packets], &[(guest, 0, 0)])
+                }
+            };
+            meter.tick(&at(0, 40), &[], None);
+            let load = meter.tick(&at(1000, 140), &[], None);
+            (load.cores[0].busy, load.queues[0].cycles, load.queues[0].packets)
+        };
+        assert_eq!((tick(true), tick(false)), ((800, 200, 25), (800, 0, 0)));
     }
 
     #[test]
@@ -495,11 +657,11 @@ mod tests {
     #[test]
     fn what_still_waits_is_as_old_as_its_mark() {
         let core = waiting();
-        let reading = Reading::take(&[&core], &[place(1, 0)], 0, 400);
-        assert_eq!(reading.queues, [(place(1, 0), 0, 300)]);
+        let reading = Reading::take(&[&core], (&[place(1, 0)], &[]), 0, 400);
+        assert_eq!(reading.queues, [(place(1, 0), Noted { backlog: 8, ..noted(0, 300) })]);
         core.note_nothing_waiting(SourceId(1));
-        let reading = Reading::take(&[&core], &[place(1, 0)], 1, 500);
-        assert_eq!(reading.queues, [(place(1, 0), 0, 0)]);
+        let reading = Reading::take(&[&core], (&[place(1, 0)], &[]), 1, 500);
+        assert_eq!(reading.queues, [(place(1, 0), noted(0, 0))]);
     }
 
     #[test]
@@ -507,7 +669,8 @@ mod tests {
         let core = waiting();
         let change = super::super::waiting::Change { waited: Some(250), backlog: 0, since: 350 };
         core.note_waiting(SourceId(1), change);
-        let waits = [0, 1].map(|number| Reading::take(&[&core], &[place(1, 0)], number, 1000).queues[0].2);
+        let waits =
+            [0, 1].map(|number| Reading::take(&[&core], (&[place(1, 0)], &[]), number, 1000).queues[0].1.waited);
         assert_eq!(waits, [250, 0]);
     }
 
@@ -520,7 +683,7 @@ mod tests {
             let places: Vec<Place> = (0..4).map(|source| place(source, 0)).collect();
             let mut meter = LoadMeter::new(GHZ);
             let far = 1_000_000;
-            meter.tick(&Reading::take(&both, &places, 0, 0), &[], None);
+            meter.tick(&Reading::take(&both, (&places, &[]), 0, 0), &[], None);
             let (mut number, mut ticks) = (1, Vec::new());
             let (mut cycles, mut talks) = ([0; 4], BTreeMap::new());
             for (core, from, to, n, read) in &steps {
@@ -530,11 +693,11 @@ mod tests {
                 cycles[usize::from(*from)] += n;
                 *talks.entry((id(*from), id(*to))).or_insert(0) += n;
                 if *read {
-                    ticks.push(meter.tick(&Reading::take(&both, &places, number, number * far), &[], None));
+                    ticks.push(meter.tick(&Reading::take(&both, (&places, &[]), number, number * far), &[], None));
                     number += 1;
                 }
             }
-            ticks.push(meter.tick(&Reading::take(&both, &places, number, number * far), &[], None));
+            ticks.push(meter.tick(&Reading::take(&both, (&places, &[]), number, number * far), &[], None));
             let of = |source: usize| ticks.iter().map(|tick| tick.queues[source].cycles).sum::<u64>();
             prop_assert_eq!([0, 1, 2, 3].map(of), cycles);
             let busy: u64 = ticks.iter().flat_map(|tick| &tick.cores).map(|core| core.busy).sum();

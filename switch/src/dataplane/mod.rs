@@ -147,8 +147,7 @@ impl Dataplane {
         };
         let vlans = port_vlans(&config.vlan);
         self.open_port(port, PortKind::Guest);
-        let stations = config.stations.iter().map(|station| station.octets());
-        let addresses: Vec<[u8; 6]> = config.mac.map(|mac| mac.octets()).into_iter().chain(stations).collect();
+        let addresses = guest::addresses(config);
         self.fix_stations(port, addresses.iter().copied(), &config.vlan);
         self.steering.set_addresses(port, addresses);
         let entry = PortEntry { id: port, vlans, check, way: Way::Guest(Vec::new()) };
@@ -264,6 +263,7 @@ impl Dataplane {
         device::hand_out(&self.fabric, shares);
         self.uplink_queues.add(Arc::clone(&uplink.host));
         self.steering.add(Arc::clone(&uplink.steered));
+        self.loads.add_uplink(Arc::clone(&uplink.steered));
         self.uplinks.push(uplink);
         Ok(())
     }
@@ -278,6 +278,7 @@ impl Dataplane {
         let uplink = self.uplinks.remove(index);
         self.captures.port_is_removed(uplink.host.port, name);
         self.uplink_queues.remove(uplink.host.port);
+        self.loads.remove_uplink(uplink.host.port);
         self.steering.remove(uplink.host.port);
         self.close_port(uplink.host.port);
         uplink.stop(&self.eal)
@@ -316,6 +317,7 @@ impl Dataplane {
             guest.stop();
         }
         for uplink in self.uplinks.drain(..) {
+            self.loads.remove_uplink(uplink.host.port);
             self.steering.remove(uplink.host.port);
             if let Err(error) = uplink.stop(&self.eal) {
                 tracing::warn!("{error}");

@@ -4,20 +4,20 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
 use pmd_bindings::{Link, tsc, tsc_hz};
-use scheduler::QueueId;
+use scheduler::{QueueId, QueueLoad};
 use vm_ports::{Counter, RingFault, RxDrop, TxDrop};
 
 use super::Dataplane;
-use super::accounting::{CoreCounters, SourceId};
+use super::accounting::{CoreCounters, SourceId, WaitCounters};
 use super::device::Uplink;
 use super::fabric::CoreView;
 use super::guest::{Guest, GuestQueue, GuestState};
-use super::load::{LastLoad, ns, oldest_wait};
+use super::load::{LastLoad, ns, queue_id};
 use super::sleep::WakeCause;
 use crate::forwarding::{DropReason, LearnRefusal, MacAddr, PortId};
 use crate::snapshot::{
     Accounting, CoreSnapshot, FdbSnapshot, NegotiatedSnapshot, PortKind, PortSnapshot, PortState, QueueSnapshot,
-    Snapshot, SteeringSnapshot, TalkSnapshot, TalksSnapshot, Traffic, UplinkErrors, UplinkSnapshot,
+    Snapshot, SteeringSnapshot, TalkSnapshot, TalksSnapshot, TickSnapshot, Traffic, UplinkErrors, UplinkSnapshot,
 };
 
 /// What became of the packets of one source, summed over the cores.
@@ -108,19 +108,22 @@ fn merge(into: &mut BTreeMap<String, u64>, from: &BTreeMap<String, u64>) {
 impl Dataplane {
     /// Everything there is to know, now.
     pub(crate) fn snapshot(&self) -> Snapshot {
-        let guests = self.guests.iter().map(|guest| self.guest(guest));
+        let last = self.loads.last();
+        let ticks = last.queues.iter().map(|load| (load.queue, tick(load))).collect();
+        let guests = self.guests.iter().map(|guest| self.guest(guest, &ticks));
         let uplinks = self.uplinks.iter().map(|uplink| self.uplink(uplink));
         let mut ports: Vec<PortSnapshot> = guests.chain(uplinks).collect();
         ports.sort_by(|a, b| a.name.cmp(&b.name));
         let mut accounting = Accounting::default();
         ports.iter().for_each(|port| accounting.add(&port.accounting));
-        let oldest_wait_ns = |core: usize| {
+        let oldest_wait = |core: usize, counters: &CoreCounters| {
             let queues = ports.iter().flat_map(|port| &port.queues).filter(|queue| queue.io_core == Some(core));
-            queues.filter_map(|queue| queue.oldest_wait_ns).max().unwrap_or(0)
+            let handed = oldest_wait_ns(counters, &counters.received_waits);
+            queues.filter_map(|queue| queue.oldest_wait_ns).fold(handed, u64::max)
         };
         let scheduler = self.scheduling.snapshot();
         let cores = self.fabric.cores().enumerate().map(|(core, view)| CoreSnapshot {
-            oldest_wait_ns: oldest_wait_ns(core),
+            oldest_wait_ns: oldest_wait(core, view.counters),
             saturated: scheduler.saturated.contains(&core),
             parked: scheduler.parked.contains(&core),
             ..core_snapshot(core, &view)
@@ -140,13 +143,12 @@ impl Dataplane {
             pauses: self.fabric.pauses.snapshot(),
             move_waits: self.fabric.move_waits.load(Ordering::Relaxed),
             scheduler,
-            talks: self.talks(),
+            talks: self.talks(&last),
             captures: self.captures.snapshot(),
         }
     }
 
-    fn talks(&self) -> TalksSnapshot {
-        let LastLoad { talks, length_ns } = self.loads.last();
+    fn talks(&self, LastLoad { talks, length_ns, .. }: &LastLoad) -> TalksSnapshot {
         let name = |queue: QueueId| self.port_name(PortId(queue.port.0 as u16));
         let talks = talks.iter().map(|talk| TalkSnapshot {
             from: name(talk.from),
@@ -155,20 +157,17 @@ impl Dataplane {
             to_queue: talk.to.queue,
             packets: talk.packets,
         });
-        TalksSnapshot { interval_ms: length_ns as f64 / 1e6, talks: talks.collect() }
+        TalksSnapshot { interval_ms: *length_ns as f64 / 1e6, talks: talks.collect() }
     }
 
-    /// What waits in a queue pair's transmit ring, and how long the oldest of it did, in nanoseconds.
+    /// What waits of a source, and how long the oldest of it did, in nanoseconds.
     fn waiting(&self, source: SourceId) -> (u64, u64) {
-        let now = tsc();
         let on_core = |core: CoreView<'_>| {
-            let (account, number) = (core.counters.source(source), core.counters.tick.get());
-            (account.backlog.get(), oldest_wait(account, (number.saturating_sub(1), number), now))
+            let waits = &core.counters.source(source).waits;
+            (waits.backlog.get(), oldest_wait_ns(core.counters, waits))
         };
         // The core that has it, and those that had it in that interval.
-        let (backlog, oldest) =
-            self.fabric.cores().map(on_core).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1.max(one.1)));
-        (backlog, ns(oldest, tsc_hz()))
+        self.fabric.cores().map(on_core).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1.max(one.1)))
     }
 
     /// The stations that are known.
@@ -203,10 +202,13 @@ impl Dataplane {
         self.totals(source).since(&self.baselines[source.index()])
     }
 
-    fn guest(&self, guest: &Guest) -> PortSnapshot {
+    fn guest(&self, guest: &Guest, ticks: &BTreeMap<QueueId, TickSnapshot>) -> PortSnapshot {
         let state = guest.host.state();
-        let queues: Vec<QueueSnapshot> =
-            guest.host.queues.iter().enumerate().map(|(index, queue)| self.guest_queue(index, queue, &state)).collect();
+        let queue = |(index, queue): (usize, &GuestQueue)| QueueSnapshot {
+            tick: ticks.get(&queue_id(guest.host.port, index)).copied(),
+            ..self.guest_queue(index, queue, &state)
+        };
+        let queues: Vec<QueueSnapshot> = guest.host.queues.iter().enumerate().map(queue).collect();
         let faults = named(RingFault::ALL.iter().map(|fault| fault.as_str()).zip(guest.host.faults()));
         let serving = queues.iter().filter(|queue| queue.io_core.is_some()).count();
         let stopped = guest.host.stopped();
@@ -279,6 +281,7 @@ impl Dataplane {
             backlog: Some(backlog),
             posted: Some(rx.posted.get()),
             oldest_wait_ns: Some(oldest_wait_ns),
+            tick: None,
             accounting: totals.accounting(tx.packets.get(), dropped_at_ring),
         }
     }
@@ -296,6 +299,7 @@ impl Dataplane {
                 tx: Traffic { packets: counters.tx_packets.get(), bytes: counters.tx_bytes.get() },
                 drops: totals.drops(),
                 busy_cycles: totals.cycles,
+                oldest_wait_ns: Some(self.waiting(queue.source).1),
                 accounting: totals.accounting(counters.rx_packets.get(), 0),
                 ..QueueSnapshot::default()
             }
@@ -323,6 +327,25 @@ impl Dataplane {
             ..port_snapshot(PortKind::Uplink, queues)
         }
     }
+}
+
+/// What the scheduler was told, what a NIC brings by itself.
+fn tick(load: &QueueLoad) -> TickSnapshot {
+    TickSnapshot {
+        cycles: load.cycles - load.brought.cycles,
+        packets: load.packets - load.brought.packets,
+        bytes: load.bytes,
+        backlog: load.backlog,
+        oldest_wait_ns: load.oldest_ns,
+        brought_cycles: load.brought.cycles,
+        brought_packets: load.brought.packets,
+    }
+}
+
+/// How long the oldest of what waits for a core did, in this tick and the one before, in nanoseconds.
+fn oldest_wait_ns(core: &CoreCounters, waits: &WaitCounters) -> u64 {
+    let number = core.tick.get();
+    ns(waits.oldest((number.saturating_sub(1), number), tsc()), tsc_hz())
 }
 
 /// A port with the sums over its queues, and nothing else known of it.

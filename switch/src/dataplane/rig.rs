@@ -13,7 +13,7 @@ use super::capture::RigTaps;
 use super::device;
 use super::handover::{Move, Token};
 use super::io_core::{CoreSetup, IoCore};
-use super::load::{LoadMeter, Place, Reading, queue_id};
+use super::load::{Intake, LoadMeter, Place, Reading, Traffic, queue_id};
 use super::mailbox::{Handed, Mailbox, Message, UplinkShare, mailbox};
 use super::ports::{PORTS_MAX, PortEntry, PortTable, Receiver, Way};
 use super::reply::{Answer, Reply, reply};
@@ -92,6 +92,8 @@ pub struct Rig {
     /// Where each queue pair is, and what it counts.
     places: Vec<Place>,
     counters: Vec<Arc<QueueCounters>>,
+    /// The same of each uplink's queue.
+    intakes: Vec<(Intake, Arc<UplinkCounters>)>,
     meter: LoadMeter,
     /// Of the interval that [`Rig::load`] ends next.
     interval: u64,
@@ -171,6 +173,7 @@ impl Rig {
             cores: cores.collect(),
             places: Vec::new(),
             counters: Vec::new(),
+            intakes: Vec::new(),
             meter: LoadMeter::new(cycles_per_s),
             interval: 0,
             table: PortTable::default(),
@@ -197,8 +200,8 @@ impl Rig {
             let source = self.take_source();
             receivers.push(Receiver { queue: queue as u16, core: core as u16 });
             let node = pair.counters().node();
-            let place = Place { queue: queue_id(port, queue), source, core, pinned: false, packets: 0, node };
-            self.places.push(place);
+            let (queue_id, traffic) = (queue_id(port, queue), Traffic::default());
+            self.places.push(Place { queue: queue_id, source, core, pinned: false, steered: false, traffic, node });
             self.counters.push(Arc::clone(pair.counters()));
             self.tell(core, Message::Attach { port, queue, source, share, pair: Box::new(pair) });
         }
@@ -234,6 +237,7 @@ impl Rig {
         let queues = pairs.len();
         for (core, queues) in pairs.into_iter().enumerate() {
             let (source, counters) = (self.take_source(), Arc::new(UplinkCounters::default()));
+            self.intakes.push((Intake::of(source, core, &counters), Arc::clone(&counters)));
             let share = UplinkShare { port, source, queues, pool: pool.clone(), limits, counters };
             self.tell(core, Message::AttachUplink(Box::new(share)));
         }
@@ -257,6 +261,12 @@ impl Rig {
         for core in 0..self.cores.len() {
             self.ask(core, |reply| Message::Untap { capture: RigTaps::NUMBER, reply });
         }
+    }
+
+    /// Takes what NICs receive for a port to come to the core that it is on, by a rule.
+    pub fn steer(&mut self, port: RigPort) {
+        let first = port.queue(0);
+        self.places.iter_mut().filter(|place| place.queue == first).for_each(|place| place.steered = true);
     }
 
     /// Makes a station known to be behind a port, as a configured one is.
@@ -351,9 +361,11 @@ impl Rig {
     pub fn load(&mut self, now: u64) -> Load {
         let cores: Vec<&CoreCounters> = self.cores.iter().map(|core| &*core.counters).collect();
         for (place, counters) in self.places.iter_mut().zip(&self.counters) {
-            place.packets = counters.tx.packets.get();
+            place.traffic = Traffic::of(counters);
         }
-        let reading = Reading::take(&cores, &self.places, self.interval, now);
+        let intakes: Vec<Intake> =
+            self.intakes.iter().map(|(it, counters)| Intake::of(it.source, it.core, counters)).collect();
+        let reading = Reading::take(&cores, (&self.places, &intakes), self.interval, now);
         self.interval += 1;
         self.meter.tick(&reading, &[], None)
     }

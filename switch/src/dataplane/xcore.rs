@@ -20,6 +20,7 @@ use self::chunk::{CHUNK_BYTES, Chunk};
 use super::accounting::SourceId;
 use super::handover::{Progress, TableVersion};
 use super::mailbox::Handed;
+use super::waiting::{Change, Waiting};
 use crate::forwarding::{Ingress, LearnMessage, PortId};
 
 /// Chunks between all pairs of cores together, about.
@@ -118,6 +119,9 @@ pub(super) struct FromCore {
     empty_ring: HeapProd<Box<Chunk>>,
     /// Chunks that were delivered or parked, ever.
     delivered: u64,
+    /// Its mark, in chunks, and how many had been delivered when that was looked at last.
+    waiting: Waiting,
+    looked_at: u64,
     /// What waits for a queue pair.
     parked: VecDeque<Box<Chunk>>,
     learn: HeapCons<LearnMessage>,
@@ -153,6 +157,8 @@ fn channel_of(chunks: usize) -> (ToCore, FromCore) {
         full_ring: full_out,
         empty_ring: empty_in,
         delivered: 0,
+        waiting: Waiting::default(),
+        looked_at: 0,
         parked: VecDeque::with_capacity(chunks),
         learn: learn_out,
         pairs: pairs_out,
@@ -339,6 +345,19 @@ impl FromCore {
         }
         self.delivered += taken.chunks as u64;
         self.delivered
+    }
+
+    /// What is left at the time `now`, after a burst: whether that changed the mark, and how.
+    #[inline]
+    pub(super) fn look_at_rest(&mut self, now: u64) -> Option<Change> {
+        let Self { full_ring, waiting, delivered, looked_at, .. } = self;
+        let pulled = *delivered - std::mem::replace(looked_at, *delivered);
+        waiting.pulled(pulled as usize, || full_ring.occupied_len() as u16, now)
+    }
+
+    /// When its mark was set, if there is one.
+    pub(super) fn waits_since(&self) -> Option<u64> {
+        self.waiting.since()
     }
 
     /// The same as [`FromCore::pull`], of what was parked; [`FromCore::release_parked`] comes next. The burst may have [`BURST_PACKETS`].

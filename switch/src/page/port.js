@@ -96,7 +96,7 @@ function queues(port, isGuest) {
     isGuest && { id: "refused", head: "Refused", cell: (queue) => count(sum(queue.refused)) },
     isGuest && { id: "moves", head: "Moves", cell: (queue) => count(queue.moves) },
     isGuest && { id: "backlog", head: "Backlog", title: "ring slots with work that was left over when it was last looked", cell: (queue) => count(queue.backlog) },
-    isGuest && { id: "wait", head: "Oldest wait", cell: (queue) => wait(queue.oldest_wait_ns) },
+    { id: "wait", head: "Oldest wait", cell: (queue) => wait(queue.oldest_wait_ns) },
     isGuest && { id: "kicks", head: "Kicks", cell: (queue) => count(queue.kicks) },
     isGuest && { id: "calls", head: "Calls", cell: (queue) => count(queue.calls) },
   ].filter(Boolean);

@@ -85,6 +85,7 @@ impl Workload {
         workload.rig.fix_station(mac(THERE), port);
         workload.crowd();
         workload.uplink(&format!("size={frame_len}"));
+        workload.ports = vec![port];
         workload.to = Some(to);
         workload
     }

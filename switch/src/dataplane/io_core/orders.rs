@@ -210,7 +210,14 @@ impl IoCore {
         self.forwarder.out.uplinks.push(tx);
         self.counters.uplinks.set(self.forwarder.out.uplinks.len() as u64);
         self.is_given_work();
-        UplinkRx { origin: Origin { port, source }, rx: queues.rx, counters, held_until: 0, asked: None }
+        UplinkRx {
+            origin: Origin { port, source },
+            rx: queues.rx,
+            counters,
+            waiting: Waiting::default(),
+            held_until: 0,
+            asked: None,
+        }
     }
 
     /// Whoever serves something is not parked, also where somebody was about to park it.
@@ -243,6 +250,7 @@ impl IoCore {
         if let Some((token, reply)) = asked {
             reply.give(token);
         }
+        self.counters.note_nothing_waiting(origin.source);
         let share = self.forwarder.out.uplinks.swap_remove(tx).into_share(origin.source, rx);
         self.counters.uplinks.set(self.forwarder.out.uplinks.len() as u64);
         Some(share)

@@ -23,7 +23,7 @@ impl IoCore {
         let mut mbufs = ArrayVec::<Mbuf, BURST_PACKETS>::new();
         let received = uplink.rx.burst(&mut mbufs);
         if received == 0 {
-            self.answer_empty(index);
+            self.note_empty(index);
             return false;
         }
         uplink.counters.rx_packets.add(mbufs.len() as u64);
@@ -45,19 +45,35 @@ impl IoCore {
             }
             self.poll_urgent(clock);
         }
-        if received < BURST_PACKETS {
-            self.answer_empty(index);
+        match received {
+            BURST_PACKETS => self.note_rest_of(index, true),
+            _ => self.note_empty(index),
         }
         true
     }
 
+    /// Notes, after a burst from an uplink, whether there may be more. Most drivers do not say how much, and what finds no room in their queues
+    /// is lost: so the mark says since when no burst has emptied the queue.
+    fn note_rest_of(&mut self, index: usize, is_behind: bool) {
+        let Self { uplinks, counters, done_at, .. } = self;
+        let Some(uplink) = uplinks.get_mut(index) else { return };
+        let (pulled, left) = if is_behind { (0, 1) } else { (usize::MAX, 0) };
+        if let Some(change) = uplink.waiting.pulled(pulled, || left, *done_at) {
+            counters.note_waiting(uplink.origin.source, change);
+        }
+    }
+
     /// An uplink's RX queue is empty, and all that it held has left this core: whoever asked is told so.
-    fn answer_empty(&mut self, index: usize) {
-        let Some((mut token, reply)) = self.uplinks.get_mut(index).and_then(|uplink| uplink.asked.take()) else {
-            return;
-        };
-        token.note(self.forwarder.out.me(), self.forwarder.out.places());
-        reply.give(token);
+    fn note_empty(&mut self, index: usize) {
+        let Some(uplink) = self.uplinks.get_mut(index) else { return };
+        let asked = uplink.asked.take();
+        if uplink.waiting.is_set() {
+            self.note_rest_of(index, false);
+        }
+        if let Some((mut token, reply)) = asked {
+            token.note(self.forwarder.out.me(), self.forwarder.out.places());
+            reply.give(token);
+        }
     }
 
     /// Forwards a burst of what an uplink received, from `next` on; returns where the rest begins. `sampled`: one of those that are looked at

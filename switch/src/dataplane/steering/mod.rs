@@ -21,6 +21,7 @@ use pmd_bindings::{FlowRule, Port, tsc, tsc_hz};
 use self::plan::{Addresses, Change, Rules, changes, wanted};
 use super::fabric::Fabric;
 use super::handover::Token;
+use super::load::Intake;
 use super::mailbox::Message;
 use super::reply::reply;
 use super::uplink_queues::UplinkHost;
@@ -129,6 +130,21 @@ impl Steered {
     /// Rules there are: address and RX queue.
     pub(super) fn rules(&self) -> impl Iterator<Item = ([u8; 6], u16)> + use<> {
         locked(&self.shown).clone().into_iter()
+    }
+
+    /// The uplink's port.
+    pub(super) fn port(&self) -> PortId {
+        self.host.port
+    }
+
+    /// The address of each rule, and the core that serves the queue it names.
+    pub(super) fn ways(&self) -> impl Iterator<Item = ([u8; 6], usize)> {
+        self.rules().filter_map(|(mac, queue)| Some((mac, self.host.queues.get(usize::from(queue))?.io_core())))
+    }
+
+    /// The uplink's queues.
+    pub(super) fn intakes(&self) -> impl Iterator<Item = Intake> {
+        self.host.queues.iter().map(|queue| Intake::of(queue.source, queue.io_core(), &queue.counters))
     }
 
     fn show(&self, state: &State) {

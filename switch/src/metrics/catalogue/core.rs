@@ -37,7 +37,7 @@ pub(super) const ENTRIES: &[Entry] = &[
     gauge("sidecore_core_queue_pairs", Core(|c, out| out.count(c.queue_pairs as u64)),
         "Guests' queue pairs an I/O core polls."),
     gauge("sidecore_core_oldest_wait_seconds", Core(|c, out| out.nanoseconds(c.oldest_wait_ns)),
-        "How long the oldest work in any transmit ring of an I/O core waited, in the last tick."),
+        "How long the oldest work that an I/O core has to do waited, in the last tick: in rings of guests, queues of uplinks, and rings from other cores."),
     histogram("sidecore_core_latency_seconds", LATENCY_BOUNDS_US.len(), Core(|c, out| out.histogram(&c.latency)),
         "Time packets spend in the switch, of one burst in 64: from when their core first saw them (where work was left over in \
          the ring, when that was noted; else the end of the burst before theirs) until their receivers were shown them, on the core that did."),

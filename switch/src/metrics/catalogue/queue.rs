@@ -44,7 +44,7 @@ pub(super) const ENTRIES: &[Entry] = &[
     gauge("sidecore_queue_posted_buffers", Queue(|_, q, out| out.some(q.posted.map(|buffers| buffers as f64))),
         "Occupancy of a guest's receive ring: buffers it had posted that were not used, when last looked, at one burst in 64.").guests(),
     gauge("sidecore_queue_oldest_wait_seconds", Queue(|_, q, out| out.some(q.oldest_wait_ns.map(|ns| ns as f64 / 1e9))),
-        "How long the oldest work in a guest's transmit ring waited, in the last tick.").guests(),
+        "How long the oldest work in a guest's transmit ring waited, or for how long no burst had emptied an uplink's RX queue, in the last tick."),
     counter("sidecore_queue_kicks_total", Queue(|_, q, out| out.count(q.kicks)),
         "Kicks of a guest since it was first told that none are needed.").guests(),
     counter("sidecore_queue_kicks_asked_total", Queue(|_, q, out| out.count(q.kicks_asked)),
