@@ -7,8 +7,9 @@ mod rig;
 use std::cell::Cell;
 
 use rig::sharing::Sharing;
-use rig::{BURST, RING};
+use rig::{BURST, LONGEST, RING};
 use sidecore::rig::{Mode, Share, cost};
+use vm_ports::BURST_BYTES;
 
 const TURNS: usize = 1000;
 const EQUAL: Share = Share { latency: false, weight: 1, mode: Mode::Poll };
@@ -132,6 +133,51 @@ fn longest_wait(share: Share) -> (usize, usize) {
         });
     }
     (longest.get(), sent.get())
+}
+
+/// Guests that frames are flooded to, half of them senders.
+const FLOODED: usize = 48;
+
+/// Of so many flooded frames of this length in a turn, from a guest on this core: how many copies, at most, were made while a frame of a guest
+/// of class latency waited, and how many in all.
+fn longest_wait_beside_floods(core: usize, (floods, frame_len): (usize, usize)) -> (usize, usize) {
+    let mut sharing = Sharing::new(2);
+    let urgent = sharing.add(0, Share { weight: 100, ..LATENCY }, 60);
+    (0..FLOODED / 2).for_each(|_| _ = sharing.add(0, EQUAL, 60));
+    let flooder = sharing.add_flooder(core, EQUAL, frame_len);
+    let (waited, longest, copies) = (Cell::new(0), Cell::new(0), Cell::new(0));
+    for turn in 0..10 {
+        sharing.send(flooder, floods);
+        copies.set(0);
+        sharing.turn(1, |_| ());
+        sharing.turn(0, |senders| {
+            let frames = senders.take(urgent);
+            copies.set(copies.get() + frames);
+            if senders.waits(urgent) {
+                waited.set(waited.get() + frames);
+                // In the first round nobody knows of it yet.
+                longest.set(longest.get().max(if turn > 0 { waited.get() } else { 0 }));
+            } else {
+                waited.set(0);
+                senders.send_one(urgent);
+            }
+        });
+    }
+    assert_eq!(sharing.lost_copies(), 0);
+    (longest.get(), copies.get())
+}
+
+/// Wherever the frames come from: no more is done for others than a burst may have.
+#[test]
+fn a_guest_of_class_latency_does_not_wait_for_a_flood() {
+    for core in [0, 1] {
+        let (longest, copies) = longest_wait_beside_floods(core, (4, 60));
+        assert!(copies >= 4 * FLOODED && longest > 0, "{copies} copies, {longest} while it waited");
+        assert!(longest <= BURST, "{longest} copies of {copies} while it waited");
+        let (longest, copies) = longest_wait_beside_floods(core, (1, LONGEST));
+        assert!(copies >= FLOODED && longest > 0, "{copies} copies, {longest} while it waited");
+        assert!(longest * LONGEST <= BURST_BYTES + LONGEST, "{longest} copies of {copies} while it waited");
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! One I/O core's share of the switch: where a packet goes, and putting it there.
 
+mod flood;
 mod foresee;
 mod outputs;
 
@@ -8,12 +9,13 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 use vm_ports::{BURST_PACKETS, Burst, Packet, TxQueue};
 
+pub(super) use self::flood::Between;
+use self::flood::Pace;
 pub(super) use self::outputs::Outputs;
 use self::outputs::{Exit, reason, shape};
 use super::accounting::{Charge, SourceId};
 use super::held::HeldCall;
-use super::ports::{PortEntry, PortTable};
-use super::turns::cost;
+use super::ports::PortTable;
 use super::xcore::{Errand, Group, Groups, Label};
 use crate::forwarding::{
     DropReason, Fdb, Frame, Ingress, Learned, MacAddr, Now, PortId, Tables, Target, TokenBucket, VlanId, decide,
@@ -85,8 +87,15 @@ impl Tables for Live<'_> {
 
 impl Forwarder {
     /// Forwards every packet of a burst that came in on this core, in order. [`Forwarder::finish`] comes next. Returns what copies beyond one
-    /// of each packet cost.
-    pub(super) fn forward(&mut self, burst: &mut Burst<'_>, origin: &Origin, now: Now) -> i64 {
+    /// of each packet cost. Where that is much, `between` has its turn now and then.
+    pub(super) fn forward(
+        &mut self,
+        burst: &mut Burst<'_>,
+        origin: &Origin,
+        now: Now,
+        between: Option<&mut dyn Between>,
+    ) -> i64 {
+        let mut pace = Pace::new(between);
         let mut copied = 0;
         let mut next = 0;
         while next < burst.len() {
@@ -102,7 +111,7 @@ impl Forwarder {
             let port = match target {
                 Target::One(port) => port,
                 Target::Flood => {
-                    copied += self.flood(burst, index, origin, ingress);
+                    copied += self.flood((&mut *burst, index), origin, ingress, &mut pace);
                     continue;
                 }
             };
@@ -176,59 +185,16 @@ impl Forwarder {
         out.hand_over_run(way, table.version(), burst, index..index + 1, origin, ingress);
     }
 
-    /// Copies to every other port of the VLAN: here for the ports this core serves, through one copy to each other core for the rest.
-    /// Returns what the copies made here, beyond one, cost.
-    fn flood(&mut self, burst: &mut Burst<'_>, index: usize, origin: &Origin, ingress: Ingress) -> i64 {
-        let Self { table, out, .. } = self;
-        let mut copies = 0;
-        // Copies that each other core is to make.
-        let mut others = [0; config::MAX_IO_CORES];
-        // A port here whose queue pair has not arrived yet.
-        let mut awaited = None;
-        let ports = || flood_ports(table, origin.port, ingress.vlan);
-        for entry in ports() {
-            match out.receiver(entry, burst.view(index), out.me) {
-                Ok(receiver) if usize::from(receiver.core) != out.me => others[usize::from(receiver.core)] += 1,
-                Ok(receiver) if out.awaits(entry.id, receiver.queue) => awaited = Some(entry.id),
-                _ => {}
-            }
-            copies += 1;
-        }
-        // Before the packet's tag is put on or taken off for a port here: the other cores get it as it came.
-        let floods = others.into_iter().enumerate().filter(|(_, copies)| *copies > 0);
-        let floods = floods.map(|(core, copies)| (core, copies, Errand::Flood { copies }));
-        for (core, copies, errand) in floods.chain(awaited.map(|port| (out.me, 1, Errand::Copy(port)))) {
-            let label = out.label(errand, table.version(), origin, ingress);
-            if out.hand_over(core, burst.view(index).into(), &label) == 0 {
-                out.drop_copies(origin.source, copies, DropReason::XcoreFull);
-            }
-        }
-        let mut tagged = ingress;
-        let mut copied = others.iter().filter(|copies| **copies > 0).count();
-        for entry in ports() {
-            match out.receiver(entry, burst.view(index), out.me) {
-                Ok(receiver) if usize::from(receiver.core) != out.me || awaited == Some(entry.id) => {}
-                Ok(receiver) => {
-                    out.deliver(entry, receiver, burst, index, &mut tagged, (origin.source, Charge::Copy));
-                    copied += 1;
-                }
-                // A port without a receiver costs a copy, too: one that is dropped and counted.
-                Err(reason) => out.counters.source(origin.source).settle(Charge::Copy, Err(reason)),
-            }
-        }
-        let outcome = if copies > 0 { Ok(()) } else { Err(DropReason::NoDestination) };
-        out.counters.source(origin.source).settle(Charge::Unicast, outcome);
-        copied.saturating_sub(1) as i64 * cost(1, burst.view(index).packet().len())
-    }
-
     /// Delivers a burst that core `from` handed over. [`Forwarder::finish`] comes next. Returns what has to wait for a queue pair: numbers in
-    /// the burst, and what to do then.
+    /// the burst, and what to do then. `between` is as in [`Forwarder::forward`].
     pub(super) fn receive(
         &mut self,
         burst: &mut Burst<'_>,
         groups: &Groups<'_>,
         from: usize,
+        between: Option<&mut dyn Between>,
     ) -> ArrayVec<(usize, Errand), BURST_PACKETS> {
+        let mut pace = Pace::new(between);
         let mut parked = ArrayVec::new();
         let mut groups = groups.iter().peekable();
         let mut next = 0;
@@ -241,7 +207,7 @@ impl Forwarder {
                 Errand::Copy(port) => (port, Charge::Copy),
                 Errand::Flood { copies } => {
                     for index in first..next {
-                        let awaited = out.receive_flood(table, burst, index, (label, copies), from);
+                        let awaited = self.receive_flood((&mut *burst, index), (label, copies), from, &mut pace);
                         parked.extend(awaited.map(|port| (index, Errand::Copy(port))));
                     }
                     continue;
@@ -300,9 +266,4 @@ impl Forwarder {
 fn frame(packet: &Packet) -> Frame<'_> {
     let (destination, source) = (MacAddr(packet.destination()), MacAddr(packet.source()));
     Frame { destination, source, head: packet.head() }
-}
-
-/// Every other port of a VLAN.
-fn flood_ports(table: &PortTable, from: PortId, vlan: VlanId) -> impl Iterator<Item = &PortEntry> {
-    table.iter().filter(move |entry| entry.id != from && entry.vlans.egress(vlan).is_some())
 }

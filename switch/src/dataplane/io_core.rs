@@ -1,5 +1,7 @@
 //! An I/O core: a pinned thread that polls, forwards and accounts, one burst at a time, to completion.
 
+mod aside;
+mod handed;
 mod moves;
 mod orders;
 mod rest;
@@ -12,12 +14,13 @@ use std::sync::Arc;
 use config::Mode;
 use pmd_bindings::tsc;
 use ringbuf::HeapCons;
-use vm_ports::{BURST_PACKETS, Burst, BurstBuffer, QueueCounters, RingWatch, TxQueue};
+use vm_ports::{Burst, BurstBuffer, Pulled, QueueCounters, RingWatch, TxQueue};
 
+use self::aside::Aside;
 use self::moves::Part;
 use self::rest::Needs;
 use super::accounting::{CoreCounters, SOURCES_MAX, UplinkCounters};
-use super::forwarder::{Forwarder, Origin, Outputs};
+use super::forwarder::{Between, Forwarder, Origin, Outputs};
 use super::handover::{Progress, Token};
 use super::histogram::Sampler;
 use super::mailbox::Message;
@@ -26,8 +29,8 @@ use super::reply::Reply;
 use super::rota::Rota;
 use super::sleep::{Bed, Bells, Patience};
 use super::turns::{BurstLength, Credit, Rounds, Share, cost};
-use super::waiting::{Change, Waiting};
-use super::xcore::{FromCore, Groups, Links};
+use super::waiting::Waiting;
+use super::xcore::{FromCore, Links};
 use crate::forwarding::{Fdb, Now, PortId, TokenBucket};
 
 /// Every so many rounds a few buckets of the FDB are aged, so that its cost is spread thin.
@@ -46,6 +49,32 @@ struct GuestTx {
     again: bool,
     /// Whether it is not looked at because its driver was asked to kick.
     armed: bool,
+}
+
+/// What a burst from a guest was, and took.
+struct Spent {
+    pulled: Pulled,
+    /// Packets that it might have had.
+    most: usize,
+    /// What copies beyond one of each packet cost.
+    flooded: i64,
+    /// When it began and ended, in cycles.
+    from: u64,
+    to: u64,
+}
+
+impl GuestTx {
+    /// Charges the guest for a burst. Whether another one may follow in this round.
+    #[inline]
+    fn account(&mut self, spent: &Spent, rounds: &mut Rounds, counters: &CoreCounters) -> bool {
+        let Spent { pulled, most, flooded, from, to } = spent;
+        let source = self.origin.source;
+        counters.source(source).cycles.add(to.wrapping_sub(*from));
+        if let Some(change) = self.waiting.pulled(pulled.slots, || self.tx.backlog(), *to) {
+            counters.note_waiting(source, change);
+        }
+        self.credit.pay(cost(pulled.packets, pulled.bytes) + flooded, pulled.is_full(*most), rounds)
+    }
 }
 
 /// A queue pair on this core: what is needed to put its halves together again.
@@ -112,6 +141,8 @@ pub(super) struct IoCore {
     uplinks: Vec<UplinkRx>,
     forwarder: Forwarder,
     buffer: BurstBuffer,
+    /// For bursts between the copies of another one's flood.
+    spare: BurstBuffer,
     counters: Arc<CoreCounters>,
     /// Which bursts tell how long they took.
     sampler: Sampler,
@@ -177,6 +208,7 @@ impl IoCore {
                 floods: vec![TokenBucket::UNLIMITED; PORTS_MAX].into_boxed_slice(),
             },
             buffer: BurstBuffer::default(),
+            spare: BurstBuffer::default(),
             counters,
             sampler: Sampler::new(),
             flood,
@@ -345,8 +377,22 @@ impl IoCore {
 
     /// A burst from a guest, if it has credit. Whether there was anything to do.
     fn poll_guest(&mut self, index: usize, clock: &impl Fn() -> u64) -> bool {
-        let Self { guests, rounds, again, forwarder, buffer, counters, sampler, now, done_at, burst_length, .. } = self;
-        let Some(guest) = guests.get_mut(index) else { return false };
+        let Self {
+            guests,
+            rota,
+            rounds,
+            again,
+            forwarder,
+            buffer,
+            spare,
+            counters,
+            sampler,
+            now,
+            done_at,
+            burst_length,
+            ..
+        } = self;
+        let Some((before, [guest, after @ ..])) = guests.split_at_mut_checked(index) else { return false };
         let source = guest.origin.source;
         if !guest.tx.has_work() {
             if guest.waiting.is_set() {
@@ -366,21 +412,32 @@ impl IoCore {
         let mut burst = Burst::up_to(most, buffer);
         let pulled = guest.tx.pull(&mut burst);
         forwarder.out.taps.see_burst(guest.origin.port, &burst, *done_at);
-        let flooded = forwarder.forward(&mut burst, &guest.origin, *now);
+        let now = *now;
+        let mut aside = rota.has_urgent().then(|| Aside {
+            guests: (before, after),
+            rota,
+            rounds,
+            buffer: spare,
+            burst_length,
+            counters,
+            account: &counters.source(source).cycles,
+            now,
+            done_at,
+            clock,
+        });
+        let between = aside.as_mut().map(|aside| aside as &mut dyn Between);
+        let flooded = forwarder.forward(&mut burst, &guest.origin, now, between);
         drop(burst);
         if sample.is_some() {
             forwarder.out.note_buffers();
         }
         forwarder.finish(Some((index, &mut guest.tx)), *done_at);
-        let goes_on = guest.credit.pay(cost(pulled.packets, pulled.bytes) + flooded, pulled.is_full(most), rounds);
+        let end = clock();
+        let spent = Spent { pulled, most, flooded, from: std::mem::replace(done_at, end), to: end };
+        let goes_on = guest.account(&spent, rounds, counters);
         if goes_on && !guest.again {
             guest.again = true;
             again.push_back(index as u16);
-        }
-        let end = clock();
-        counters.source(source).cycles.add(end.wrapping_sub(std::mem::replace(done_at, end)));
-        if let Some(change) = guest.waiting.pulled(pulled.slots, || guest.tx.backlog(), end) {
-            counters.note_waiting(source, change);
         }
         if let Some(handed) = sample {
             self.note_latency((since, end), pulled.packets, handed);
@@ -401,79 +458,5 @@ impl IoCore {
             self.cycles_per_s,
         );
         self.sampler.rearm(end);
-    }
-
-    /// Takes what was handed over: a burst from each core.
-    fn poll_cores(&mut self, clock: &impl Fn() -> u64) -> bool {
-        let mut worked = false;
-        for core in 0..self.from.len() {
-            if self.poll_core(core, clock) {
-                worked = true;
-                let cycles = self.end_burst(clock);
-                self.counters.received_cycles.add(cycles);
-                self.note_rest(core);
-                self.poll_urgent(clock);
-            }
-        }
-        worked
-    }
-
-    /// Notes what is left of what a core handed over, after a burst of it.
-    #[inline]
-    fn note_rest(&mut self, core: usize) {
-        let Some(Some(link)) = self.from.get_mut(core) else { return };
-        if let Some(Change { waited, .. }) = link.look_at_rest(self.done_at) {
-            self.note_received_waiting(waited);
-        }
-    }
-
-    /// Notes since when work waits in rings from other cores, one of whose marks has changed.
-    #[cold]
-    fn note_received_waiting(&self, waited: Option<u64>) {
-        let marks = || self.from.iter().flatten().filter_map(FromCore::waits_since);
-        let (backlog, since) = (marks().count(), marks().min().unwrap_or(self.done_at));
-        self.counters.note_received_waiting(Change { waited, backlog, since });
-    }
-
-    /// Takes what one core handed over.
-    #[inline]
-    fn poll_core(&mut self, core: usize, clock: &impl Fn() -> u64) -> bool {
-        let Some(Some(link)) = self.from.get_mut(core) else { return false };
-        while let Some(message) = link.next_learnt() {
-            self.forwarder.fdb.apply(&message);
-        }
-        link.has_work() && self.receive(core, clock)
-    }
-
-    /// Delivers a burst of what one core handed over.
-    fn receive(&mut self, core: usize, clock: &impl Fn() -> u64) -> bool {
-        let Self { from, forwarder, buffer, counters, progress, sampler, done_at, burst_length, .. } = self;
-        let Some(Some(link)) = from.get_mut(core) else { return false };
-        let mut groups = Groups::new();
-        // While packets may have to be parked, chunks are emptied whole.
-        let most = if forwarder.out.awaits_any() { BURST_PACKETS } else { burst_length.packets() };
-        let mut burst = Burst::up_to(most, buffer);
-        let taken = link.pull(&mut burst, &mut groups);
-        let (packets, since) = (burst.len(), groups.first().map_or(*done_at, |group| group.label.since));
-        counters.received_packets.add(packets as u64);
-        let sampled = sampler.is_due();
-        forwarder.out.taps.begin_burst(*done_at);
-        let parked = forwarder.receive(&mut burst, &groups, core);
-        drop((burst, groups));
-        if sampled {
-            forwarder.out.note_buffers();
-        }
-        forwarder.finish(None, *done_at);
-        let place = if parked.is_empty() {
-            link.release(taken)
-        } else {
-            counters.parked_packets.add(parked.len() as u64);
-            link.release_or_park(taken, &parked)
-        };
-        progress.delivered(core, forwarder.out.me(), place);
-        if sampled {
-            self.note_latency((since, clock()), packets, self.counters.handed_over.get());
-        }
-        true
     }
 }

@@ -98,7 +98,13 @@ impl PortTable {
     /// Every port.
     #[inline]
     pub(super) fn iter(&self) -> impl Iterator<Item = &PortEntry> {
-        self.entries.iter().flatten().map(Arc::as_ref)
+        self.iter_from(0)
+    }
+
+    /// Every port whose number is not below `first`.
+    #[inline]
+    pub(super) fn iter_from(&self, first: usize) -> impl Iterator<Item = &PortEntry> {
+        self.entries.get(first..).unwrap_or_default().iter().flatten().map(Arc::as_ref)
     }
 
     /// Puts a port in, or replaces it.

@@ -87,6 +87,12 @@ impl<W: Watch> Rota<W> {
         self.urgent.push(place as u16);
     }
 
+    /// Whether there are urgent rings.
+    #[inline]
+    pub(super) fn has_urgent(&self) -> bool {
+        !self.urgent.is_empty()
+    }
+
     /// How many urgent rings are to be looked at after a burst.
     #[inline]
     pub(super) fn urgent_looks(&self) -> usize {

@@ -48,8 +48,6 @@ impl Share {
     }
 }
 
-/// Packets in a burst while a guest of class latency is in use. It waits for one burst of others when it sends, and for one when it is answered.
-const SHORT_BURST: usize = 4;
 /// How long such a guest is taken to be in use after it sent something, in microseconds.
 const IN_USE_US: u64 = 1000;
 
@@ -64,6 +62,10 @@ pub(super) struct BurstLength {
 }
 
 impl BurstLength {
+    /// Packets in a burst while a guest of class latency is in use. It waits for one burst of others when it sends, and for one when it is
+    /// answered.
+    pub(super) const SHORT: usize = 4;
+
     /// For a counter of this speed.
     pub(super) fn new(cycles_per_s: u64) -> Self {
         let in_use = cycles_per_s.saturating_mul(IN_USE_US) / 1_000_000;
@@ -73,7 +75,7 @@ impl BurstLength {
     /// A round begins.
     #[inline]
     pub(super) fn begin(&mut self, now: u64) {
-        self.packets = if now < self.short_until { SHORT_BURST } else { BURST_PACKETS };
+        self.packets = if now < self.short_until { Self::SHORT } else { BURST_PACKETS };
     }
 
     /// A guest of class latency sent something.
@@ -184,7 +186,7 @@ mod tests {
             length.begin(now);
             length.packets()
         };
-        assert_eq!((at(&mut length, 8), at(&mut length, 6 + IN_USE_US)), (SHORT_BURST, SHORT_BURST));
+        assert_eq!((at(&mut length, 8), at(&mut length, 6 + IN_USE_US)), (BurstLength::SHORT, BurstLength::SHORT));
         assert_eq!(at(&mut length, 7 + IN_USE_US), BURST_PACKETS);
     }
 

@@ -15,6 +15,11 @@ use super::RING;
 /// Descriptors of the rings of guests that only idle.
 const IDLE_RING: u16 = 16;
 
+/// Bytes of a frame with the longest IPv4 packet.
+pub(crate) const LONGEST: usize = 65_535 + 14;
+/// Buffers of a guest with such frames.
+pub(super) const LONG_FRAMES: usize = 8;
+
 pub(super) struct Guest {
     driver: QueuePair,
     _ram: Ram,
@@ -24,6 +29,15 @@ impl Guest {
     /// A guest that polls, so that it wants no calls; and the device's side of its queue pair, for whoever serves it.
     pub(super) fn new(features: Features) -> (Self, vm_ports::QueuePair) {
         let (ram, mut drivers, mut devices) = pairs(features, 1, RING as u16, 4 << 20, CallMode::Never);
+        (Self { driver: drivers.remove(0), _ram: ram }, devices.remove(0))
+    }
+
+    /// A guest that has few buffers to send from, which take the longest frames there are.
+    pub(super) fn with_long_frames(features: Features) -> (Self, vm_ports::QueuePair) {
+        let ram = 4 << 20;
+        let (ram, mut drivers, mut devices) = pairs_with(features, 1, RING as u16, ram, CallMode::Never, |config| {
+            (config.tx_frame_len, config.tx_buffers) = (LONGEST, Some(LONG_FRAMES));
+        });
         (Self { driver: drivers.remove(0), _ram: ram }, devices.remove(0))
     }
 
@@ -107,9 +121,22 @@ fn pairs(
     region_size: u64,
     calls: CallMode,
 ) -> (Ram, Vec<QueuePair>, Vec<vm_ports::QueuePair>) {
+    pairs_with(features, count, ring, region_size, calls, |_| ())
+}
+
+/// The same of guests that are different.
+fn pairs_with(
+    features: Features,
+    count: usize,
+    ring: u16,
+    region_size: u64,
+    calls: CallMode,
+    differ: impl FnOnce(&mut GuestConfig),
+) -> (Ram, Vec<QueuePair>, Vec<vm_ports::QueuePair>) {
     let mut config = GuestConfig::new("");
     config.ram = RamConfig { region_size, backing: Backing::Pages, ..RamConfig::default() };
     (config.queue_pairs, config.rx_ring, config.tx_ring, config.calls) = (count, ring, ring, calls);
+    differ(&mut config);
     let ram = Ram::new(&config.ram).expect("memory for a guest");
     let mut drivers = QueuePair::standalone(&ram, &config, features).expect("rings that fit");
     let memory = map(&ram);

@@ -17,6 +17,7 @@ use synthetic_guest::Features;
 use synthetic_guest::packet::{FrameSpec, Stamp, Template, mac};
 use synthetic_guest::verify::Verifier;
 
+pub(crate) use guest::LONGEST;
 use guest::{Guest, Idle};
 
 /// Packets of a full burst.

@@ -9,6 +9,9 @@ use super::{CYCLES_PER_US, RING, SPLIT, guest::Guest};
 
 /// Receivers have addresses with the senders' numbers and this.
 const RECEIVERS: u32 = 1000;
+/// A guest that floods, and the address that it sends to.
+const FLOODER: u32 = 5000;
+const NOBODY: u32 = 5001;
 
 pub(crate) struct Sharing {
     rig: Rig,
@@ -46,6 +49,28 @@ impl Sharing {
         let template = Template::new(FrameSpec::udp4(number, to, 0, frame_len));
         senders.push(Sender { guest, template, queued: 0, receiver, received: 0 });
         number as usize
+    }
+
+    /// A guest on a core that sends frames of this length to an address that nobody knows, from few buffers. Returns its number.
+    pub(crate) fn add_flooder(&mut self, core: usize, share: Share, frame_len: usize) -> usize {
+        let (guest, device) = Guest::with_long_frames(SPLIT);
+        self.rig.add_guest_with(core, share, [device]);
+        let (receiver, device) = Guest::new(SPLIT);
+        self.rig.add_guest(0, [device]);
+        let template = Template::new(FrameSpec::udp4(FLOODER, NOBODY, 0, frame_len));
+        let senders = self.senders.get_mut();
+        senders.push(Sender { guest, template, queued: 0, receiver, received: 0 });
+        senders.len() - 1
+    }
+
+    /// A guest sends so many frames, as far as its ring has room.
+    pub(crate) fn send(&mut self, number: usize, frames: usize) {
+        self.senders.get_mut()[number].send(frames);
+    }
+
+    /// Copies of floods that were dropped.
+    pub(crate) fn lost_copies(&self) -> u64 {
+        self.rig.totals().copy_drops
     }
 
     /// An uplink that always has frames, for the receiver of a guest.
@@ -139,7 +164,8 @@ impl Sender {
     }
 
     fn drain(&mut self) -> usize {
-        let frames = self.receiver.receive(|_| ());
+        // Only floods reach the sender.
+        let frames = self.receiver.receive(|_| ()) + self.guest.receive(|_| ());
         self.received += frames as u64;
         frames
     }

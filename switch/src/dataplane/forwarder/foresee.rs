@@ -4,7 +4,8 @@ use vm_ports::Burst;
 
 use super::super::ports::{PortEntry, PortTable, Way};
 use super::super::trace::{EgressPort, Outlook, Seen};
-use super::{Forwarder, Outputs, flood_ports, frame, reason, shape};
+use super::flood::flood_ports;
+use super::{Forwarder, Outputs, frame, reason, shape};
 use crate::forwarding::{
     DropReason, Fdb, Foreseen, Ingress, MacAddr, Now, PortId, Tables, Target, TokenBucket, VlanId, decide,
 };

@@ -11,11 +11,11 @@ use super::super::accounting::{Charge, CoreCounters, SOURCES_MAX, SourceId};
 use super::super::capture::{Direction, Taps};
 use super::super::handover::{Move, TableVersion};
 use super::super::held::{HeldCall, HeldCalls};
-use super::super::ports::{PORT_QUEUES_MAX, PORTS_MAX, PortEntry, PortTable, Receiver, Way};
+use super::super::ports::{PORT_QUEUES_MAX, PORTS_MAX, PortEntry, Receiver, Way};
 use super::super::sleep::Bells;
 use super::super::uplink::UplinkTx;
 use super::super::xcore::{Errand, Label, ToCore};
-use super::{Origin, flood_ports};
+use super::Origin;
 use crate::forwarding::{DropReason, Egress, Ingress, PortId};
 
 /// A way out that takes packets as they are.
@@ -307,36 +307,6 @@ impl Outputs {
             self.counters.handed_over.add(pushed as u64);
         }
         pushed
-    }
-
-    /// Makes the `expected` copies that this core was asked for. Receivers that went away meanwhile cost theirs. Returns the port whose copy has to
-    /// wait for its queue pair.
-    pub(super) fn receive_flood(
-        &mut self,
-        table: &PortTable,
-        burst: &mut Burst<'_>,
-        index: usize,
-        (label, expected): (&Label, u16),
-        from: usize,
-    ) -> Option<PortId> {
-        let mut ingress = label.ingress;
-        let mut made = 0;
-        let mut awaited = None;
-        for entry in flood_ports(table, label.port, ingress.vlan) {
-            // Ports without a receiver were counted by the core that flooded.
-            if let Ok(receiver) = self.receiver(entry, burst.view(index), from)
-                && self.owner(entry.id, receiver, label.table) == self.me
-            {
-                if self.awaits(entry.id, receiver.queue) {
-                    awaited = Some(entry.id);
-                } else {
-                    self.deliver(entry, receiver, burst, index, &mut ingress, (label.source, Charge::Copy));
-                }
-                made += 1;
-            }
-        }
-        self.drop_copies(label.source, expected.saturating_sub(made), DropReason::ReceiverNotReady);
-        awaited
     }
 
     pub(super) fn drop_copies(&self, source: SourceId, copies: u16, reason: DropReason) {

@@ -98,7 +98,7 @@ impl IoCore {
             while self.deliver_some_parked(core) {}
         }
         // What this core sent itself and has not looked at since.
-        while self.poll_core(self.forwarder.out.me(), &tsc) {}
+        while self.poll_core(self.forwarder.out.me(), false, &tsc) {}
     }
 
     /// Delivers a burst of what came from a core and was parked. Whether there was any.
@@ -110,7 +110,7 @@ impl IoCore {
         let taken = link.pull_parked(&mut burst, &mut groups);
         forwarder.out.taps.begin_burst(*done_at);
         // The queue pair is here: nothing is parked again.
-        forwarder.receive(&mut burst, &groups, core);
+        forwarder.receive(&mut burst, &groups, core, None);
         drop((burst, groups));
         forwarder.finish(None, *done_at);
         link.release_parked(taken);

@@ -272,7 +272,7 @@ impl IoCore {
         let origin = Origin { port, source };
         forwarder.out.since = *done_at;
         forwarder.out.taps.begin_burst(*done_at);
-        forwarder.forward(&mut burst, &origin, *now);
+        forwarder.forward(&mut burst, &origin, *now, None);
         drop(burst);
         forwarder.finish(None, *done_at);
     }

@@ -6,7 +6,9 @@ use vm_ports::offload::{Transport, parse};
 use vm_ports::{BURST_PACKETS, Burst, Offload};
 
 use super::super::accounting::Charge;
+use super::super::forwarder::Between;
 use super::IoCore;
+use super::aside::Aside;
 use crate::forwarding::DropReason;
 
 impl IoCore {
@@ -34,7 +36,7 @@ impl IoCore {
         while next < mbufs.len() {
             let (first, sample) = (next, self.sampler.is_due().then(|| self.counters.handed_over.get()));
             self.forwarder.out.since = since;
-            next = self.forward_mbufs(index, &mbufs, next, sample.is_some());
+            next = self.forward_mbufs(index, (&mbufs, next), sample.is_some(), clock);
             if next == mbufs.len() {
                 Mbuf::free_bulk(&mut mbufs);
             }
@@ -79,8 +81,16 @@ impl IoCore {
     /// Forwards a burst of what an uplink received, from `next` on; returns where the rest begins. `sampled`: one of those that are looked at
     /// more closely.
     #[inline]
-    fn forward_mbufs(&mut self, index: usize, mbufs: &[Mbuf], mut next: usize, sampled: bool) -> usize {
-        let Self { uplinks, forwarder, buffer, counters, now, done_at, burst_length, .. } = self;
+    fn forward_mbufs(
+        &mut self,
+        index: usize,
+        (mbufs, mut next): (&[Mbuf], usize),
+        sampled: bool,
+        clock: &impl Fn() -> u64,
+    ) -> usize {
+        let Self {
+            uplinks, guests, rota, rounds, forwarder, buffer, spare, counters, now, done_at, burst_length, ..
+        } = self;
         let origin = &uplinks[index].origin;
         let mut burst = Burst::up_to(burst_length.packets(), buffer);
         while let Some(mbuf) = mbufs.get(next) {
@@ -93,7 +103,20 @@ impl IoCore {
             next += 1;
         }
         forwarder.out.taps.see_burst(origin.port, &burst, *done_at);
-        forwarder.forward(&mut burst, origin, *now);
+        let mut aside = rota.has_urgent().then(|| Aside {
+            guests: (guests, &mut []),
+            rota,
+            rounds,
+            buffer: spare,
+            burst_length,
+            counters,
+            account: &counters.source(origin.source).cycles,
+            now: *now,
+            done_at,
+            clock,
+        });
+        let between = aside.as_mut().map(|aside| aside as &mut dyn Between);
+        forwarder.forward(&mut burst, origin, *now, between);
         drop(burst);
         if sampled {
             forwarder.out.note_buffers();

@@ -1,0 +1,70 @@
+//! What guests of class latency send while another burst is under way, a flood of which would keep them waiting.
+
+use vm_ports::{Burst, BurstBuffer, Counter, RingWatch};
+
+use super::super::accounting::CoreCounters;
+use super::super::forwarder::{Between, Forwarder};
+use super::super::rota::Rota;
+use super::super::turns::{BurstLength, Rounds};
+use super::{GuestTx, Spent};
+use crate::forwarding::Now;
+
+/// What they need of a core, but for what the burst itself has. Their own bursts are forwarded whole.
+pub(super) struct Aside<'c, C> {
+    /// The core's guests, but for one between the two whose burst it is.
+    pub(super) guests: (&'c mut [GuestTx], &'c mut [GuestTx]),
+    pub(super) rota: &'c mut Rota<RingWatch>,
+    pub(super) rounds: &'c mut Rounds,
+    pub(super) buffer: &'c mut BurstBuffer,
+    pub(super) burst_length: &'c mut BurstLength,
+    pub(super) counters: &'c CoreCounters,
+    /// To which the burst's cycles are charged.
+    pub(super) account: &'c Counter,
+    pub(super) now: Now,
+    pub(super) done_at: &'c mut u64,
+    pub(super) clock: &'c C,
+}
+
+impl<C: Fn() -> u64> Between for Aside<'_, C> {
+    #[cold]
+    fn take_turn(&mut self, forwarder: &mut Forwarder) {
+        forwarder.finish(None, *self.done_at);
+        let now = (self.clock)();
+        self.account.add(now.wrapping_sub(std::mem::replace(self.done_at, now)));
+        let since = forwarder.out.since;
+        for _ in 0..self.rota.urgent_looks() {
+            let Some(place) = self.rota.next_urgent() else { break };
+            self.look(place, forwarder);
+        }
+        forwarder.out.since = since;
+        forwarder.out.taps.begin_burst(*self.done_at);
+    }
+}
+
+impl<C: Fn() -> u64> Aside<'_, C> {
+    /// A burst from the guest at this place, if it has something and credit.
+    fn look(&mut self, place: usize, forwarder: &mut Forwarder) {
+        let Self { guests: (before, after), rounds, buffer, burst_length, counters, now, done_at, clock, .. } = self;
+        let guest = match place.checked_sub(before.len()) {
+            None => before.get_mut(place),
+            Some(0) => None,
+            Some(nth) => after.get_mut(nth - 1),
+        };
+        let Some(guest) = guest else { return };
+        if !guest.tx.has_work() || !guest.credit.may_pull(rounds) {
+            return;
+        }
+        forwarder.out.since = guest.waiting.since().unwrap_or(**done_at);
+        let mut burst = Burst::up_to(BurstLength::SHORT, buffer);
+        let pulled = guest.tx.pull(&mut burst);
+        forwarder.out.taps.see_burst(guest.origin.port, &burst, **done_at);
+        let flooded = forwarder.forward(&mut burst, &guest.origin, *now, None);
+        drop(burst);
+        forwarder.finish(Some((place, &mut guest.tx)), **done_at);
+        let end = clock();
+        let spent =
+            Spent { pulled, most: BurstLength::SHORT, flooded, from: std::mem::replace(*done_at, end), to: end };
+        guest.account(&spent, rounds, counters);
+        burst_length.shorten(end);
+    }
+}
