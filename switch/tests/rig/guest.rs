@@ -10,15 +10,13 @@ use vm_ports::{
     FrontendAddr, GuestMemory, GuestPhysAddr, MemorySlot, Moderation, QueueCounters, RingSetup, RxQueue, TxQueue,
 };
 
-use super::RING;
+use super::{LONGEST, RING};
 
 /// Descriptors of the rings of guests that only idle.
 const IDLE_RING: u16 = 16;
 
-/// Bytes of a frame with the longest IPv4 packet.
-pub(crate) const LONGEST: usize = 65_535 + 14;
 /// Buffers of a guest with such frames.
-pub(super) const LONG_FRAMES: usize = 8;
+const LONG_FRAMES: usize = 8;
 
 pub(super) struct Guest {
     driver: QueuePair,

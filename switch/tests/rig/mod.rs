@@ -17,13 +17,14 @@ use synthetic_guest::Features;
 use synthetic_guest::packet::{FrameSpec, Stamp, Template, mac};
 use synthetic_guest::verify::Verifier;
 
-pub(crate) use guest::LONGEST;
 use guest::{Guest, Idle};
 
 /// Packets of a full burst.
 pub(crate) const BURST: usize = 32;
 /// Descriptors of every ring.
 pub(crate) const RING: usize = 256;
+/// Bytes of a frame with the longest IPv4 packet.
+pub(crate) const LONGEST: usize = 65_535 + 14;
 /// Stations that a core knows beside those that talk, numbered from here on.
 const CROWD: u32 = 1024;
 const CROWD_FROM: u32 = 1000;
