@@ -6,7 +6,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 # The demo makes namespaces, interfaces and AF_XDP sockets; `run-tests` does the same for the end-to-end tests.
 AS_ROOT := $(shell [ "$$(id -u)" -eq 0 ] || echo --config "\"target.'cfg(unix)'.runner='sudo -E'\"")
 
-.PHONY: help build release demo lint test test-full soak-handover soak-sleeps screenshots bench-instr bench-timing bench-capture bench-peers exits experiments simulate dashboards-up docs clean
+.PHONY: help build release demo lint test test-full soak-handover soak-sleeps screenshots bench-instr bench-timing bench-accounting bench-capture bench-peers exits experiments simulate dashboards-up docs clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1|/p' Makefile | while IFS='|' read -r name text; do printf '  make %-13s %s\n' "$$name" "$$text"; done
@@ -80,6 +80,15 @@ bench-timing: ## Time what idle neighbours and a second core cost
 	@scripts/install-deps.sh build
 	cargo run --release -p sidecore-bench -- time
 
+bench-accounting: BUILT = $${CARGO_TARGET_DIR:-target}/release
+bench-accounting: ## Time what load accounting costs, in bursts of 32 and of 1
+	@scripts/check-rust.sh
+	@scripts/install-deps.sh build
+	cargo build --release -p sidecore-bench --features without-accounting
+	@cp "$(BUILT)/instructions" "$(BUILT)/instructions-without-accounting"
+	cargo build --release -p sidecore-bench
+	@"$(BUILT)/instructions" accounting "$(BUILT)/instructions-without-accounting"
+
 bench-capture: ## Time what a capture costs the core that forwards
 	@scripts/check-rust.sh
 	@scripts/install-deps.sh build
@@ -91,16 +100,17 @@ bench-peers: ## Compare with OVS-DPDK and testpmd (FULL=1: everything; ROWS=v2v-
 	cargo build --release -p sidecore -p synthetic-guest -p sidecore-experiments
 	@cargo run -q --release $(AS_ROOT) -p sidecore-experiments --bin bench-peers
 
-exits: ## Count VM exits per packet with KVM's own counters: a table, and target/experiments/exits.json
+exits: ## Count VM exits per packet with KVM's own counters: a table, and target/experiments/exits.json (QUICK=1: a tenth of the packets)
 	@scripts/check-rust.sh
 	@scripts/install-deps.sh $(if $(wildcard /dev/kvm),demo,build)
 	cargo build --release -p sidecore -p sidecore-exits -p sidecore-tests --bin sidecore --bin exits --bin guest-traffic
-	@cargo run -q --release $(AS_ROOT) -p sidecore-exits --bin exits
+	@cargo run -q --release $(AS_ROOT) -p sidecore-exits --bin exits $(if $(QUICK),-- --quick)
 
 experiments: ## How Sidecore behaves with many guests, with a report (QUICK=1: under ten minutes; ONLY=saturation,answer: only these)
 	@scripts/check-rust.sh
 	@scripts/install-deps.sh build
 	cargo build --release -p sidecore -p synthetic-guest -p sidecore-simulator -p sidecore-experiments
+	@[ -n "$(ONLY)" ] || [ -e "$${CARGO_TARGET_DIR:-target}/experiments/exits.json" ] || $(MAKE) exits
 	@cargo run -q --release $(AS_ROOT) -p sidecore-experiments --bin experiments
 
 simulate: ## Compare scheduling policies in a model of the switch: tables and pictures in target/simulate

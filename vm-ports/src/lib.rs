@@ -42,7 +42,9 @@ pub use memory::{
 };
 pub use moderation::{FIXED_BATCH, Moderation};
 pub use net_header::{Gso, NET_HEADER_MAX, Offload};
-pub use packet::{BURST_BYTES, BURST_PACKETS, Burst, BurstBuffer, FRAME_MAX, FRAME_MIN, Packet, Run, SHORT_MAX, View};
+pub use packet::{
+    BURST_BYTES, BURST_PACKETS, Burst, BurstBuffer, ETHERNET_BYTES, FRAME_MAX, FRAME_MIN, Packet, Run, SHORT_MAX, View,
+};
 pub use queue::QueuePair;
 pub use ring::{RingError, RingSetup};
 pub use rx::RxQueue;

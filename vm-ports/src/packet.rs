@@ -18,7 +18,8 @@ pub const BURST_BYTES: usize = 64 << 10;
 pub const FRAME_MAX: usize = 65_535 + 14 + 4;
 /// The shortest frame that has a header to look at.
 pub const FRAME_MIN: usize = ETHERNET_BYTES;
-const ETHERNET_BYTES: usize = 14;
+/// Bytes of an Ethernet header without a tag.
+pub const ETHERNET_BYTES: usize = 14;
 const VLAN_BYTES: usize = 4;
 /// Parts a packet may be in: enough for any network stack (Linux uses 19), few enough to bound the work.
 pub(crate) const CHAIN_SEGMENTS: usize = 256;

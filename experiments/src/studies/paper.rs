@@ -32,8 +32,10 @@ fn find(rows: &[Value], conditions: Conditions) -> Finding {
         title: "The paper's table: traditional against exitless".to_owned(),
         question: "What does a guest gain when it neither exits to kick nor is interrupted: throughput of a stream, round trips, VM exits?".to_owned(),
         setup: vec![
-            "A guest program in ring 3 under KVM drives virtio-net by itself; exits are KVM's own count (make exits). Traditional: the guest kicks for \
-             every packet and is interrupted for every packet. Exitless: neither."
+            "A guest program in ring 3 under KVM drives virtio-net by itself; exits are KVM's own count (make exits). Traditional: it kicks when the \
+             switch asks for it, and is interrupted for what came. With one packet at a time, which is how exits a packet and round trips are \
+             measured, that is for every packet. In a stream up to 128 are under way and few of them need either: what the modes differ by \
+             there is rather what waking another thread costs. Exitless: neither."
                 .to_owned(),
             if rows.iter().any(|row| row["hardware_virtualisation"] == true) {
                 "With hardware virtualisation.".to_owned()
@@ -68,8 +70,9 @@ fn all(rows: &[Value]) -> Table {
             "exits a packet",
             "kicks a packet",
             "interrupts a packet",
-            "stream, Mpps",
             "RTT p50, µs",
+            "stream, Mpps",
+            "exits a packet in it",
         ],
     );
     for row in rows {
@@ -87,8 +90,9 @@ fn all(rows: &[Value]) -> Table {
             figure("exits_per_packet", 1.0),
             figure("kicks_per_packet", 1.0),
             figure("interrupts_per_packet", 1.0),
-            figure("stream_pps", 1e-6),
             figure("rtt_p50_us", 1.0),
+            figure("stream_pps", 1e-6),
+            row["stream"]["exits_per_packet"].as_f64().map_or("-".to_owned(), |exits| format!("{exits:.3}")),
         ]);
     }
     table
@@ -113,9 +117,9 @@ fn judge(finding: &mut Finding, rows: &[&Value]) {
     finding.claims.push(claim("VM exits a packet, traditional", exits(traditional), "", Bound::AtLeast(0.9), true));
     let of = |key: &str| Some((exitless[key].as_f64()?, traditional[key].as_f64()?));
     let gain = of("stream_pps").map(|(ours, theirs)| ours / theirs);
-    finding
-        .claims
-        .push(claim("throughput, exitless to traditional", gain, "times", Bound::AtLeast(1.45), false).but(PAPER));
+    finding.claims.push(
+        claim("throughput of a stream, exitless to traditional", gain, "times", Bound::AtLeast(1.45), false).but(PAPER),
+    );
     let less = of("rtt_p50_us").map(|(ours, theirs)| theirs - ours);
     finding.claims.push(
         claim("median round trip, traditional less exitless", less, "µs", Bound::AtLeast(25.0), false).but(PAPER),

@@ -6,6 +6,7 @@
 //! `budgets.toml` is an error. So is a switch whose I/O core executes more than 1 % because it is scraped ([`scrape`]).
 #![forbid(unsafe_code)]
 
+mod accounting;
 mod budget;
 mod callgrind;
 mod capture;
@@ -39,8 +40,12 @@ fn main() -> ExitCode {
             scrapes.is_within()
         }),
         ["time"] => timing::run().map(|()| true),
+        ["accounting", without] => accounting::run(without),
+        ["accounting-answer"] => accounting::answer().map(|()| true),
         ["capture"] => capture::run().map(|()| true),
-        _ => Err(anyhow!("run `make bench-instr` to count instructions, `make bench-timing` or `make bench-capture`")),
+        _ => Err(anyhow!(
+            "run `make bench-instr` to count instructions, `make bench-timing`, `make bench-accounting` or `make bench-capture`"
+        )),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

@@ -17,7 +17,7 @@ use crate::callgrind;
 use crate::rig::{BURST, RING, SPLIT, Workload};
 
 /// Bytes of a frame of 64 on the wire.
-const SHORT: usize = 60;
+pub(crate) const SHORT: usize = 60;
 /// Rounds of each set-up, and refills of the rings in a round.
 const ROUNDS: usize = 200;
 const FILLS: usize = 50;
@@ -29,7 +29,7 @@ const CALIBRATION: Duration = Duration::from_millis(50);
 const SHIFT: u32 = 20;
 
 /// Nanoseconds while it is not stopped.
-struct Stopwatch {
+pub(crate) struct Stopwatch {
     scale: u64,
     /// Cycles that do not count.
     off: u64,
@@ -37,26 +37,26 @@ struct Stopwatch {
 }
 
 impl Stopwatch {
-    fn stopped(scale: u64) -> Self {
+    pub(crate) fn stopped(scale: u64) -> Self {
         let now = tsc();
         Self { scale, off: now, stopped: now }
     }
 
-    fn now(&self) -> u64 {
+    pub(crate) fn now(&self) -> u64 {
         ((tsc() - self.off) * self.scale) >> SHIFT
     }
 
-    fn resume(&mut self) {
+    pub(crate) fn resume(&mut self) {
         self.off += tsc() - self.stopped;
     }
 
-    fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         self.stopped = tsc();
     }
 }
 
 /// Nanoseconds per cycle, in fractions.
-fn calibrate() -> u64 {
+pub(crate) fn calibrate() -> u64 {
     let (begin, cycles) = (Instant::now(), tsc());
     std::thread::sleep(CALIBRATION);
     ((begin.elapsed().as_nanos() as u64) << SHIFT) / (tsc() - cycles)

@@ -7,13 +7,14 @@ mod outputs;
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
-use vm_ports::{BURST_PACKETS, Burst, Packet, TxQueue};
+use vm_ports::{BURST_PACKETS, Burst, ETHERNET_BYTES, Packet, TxQueue};
 
 pub(super) use self::flood::Between;
 use self::flood::Pace;
 pub(super) use self::outputs::Outputs;
 use self::outputs::{Exit, reason, shape};
 use super::accounting::{Charge, SourceId};
+use super::handover::TableVersion;
 use super::held::HeldCall;
 use super::ports::PortTable;
 use super::xcore::{Errand, Group, Groups, Label};
@@ -26,6 +27,32 @@ use crate::forwarding::{
 pub(super) struct Origin {
     pub(super) port: PortId,
     pub(super) source: SourceId,
+    /// Where the last of them went: most bursts begin with a packet for the same station.
+    last: Option<LastRoute>,
+}
+
+impl Origin {
+    pub(super) fn new(port: PortId, source: SourceId) -> Self {
+        Self { port, source, last: None }
+    }
+}
+
+/// Where packets with this Ethernet header go, as long as what that was found by is the same.
+#[derive(Clone, Copy, Debug)]
+struct LastRoute {
+    ethernet: [u8; ETHERNET_BYTES],
+    basis: Basis,
+    ingress: Ingress,
+    port: PortId,
+}
+
+/// What a lasting route was found by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Basis {
+    fdb: u32,
+    table: TableVersion,
+    /// A source is noted again when it was not for so many seconds.
+    seconds: u32,
 }
 
 /// Everything a core needs to forward.
@@ -91,7 +118,7 @@ impl Forwarder {
     pub(super) fn forward(
         &mut self,
         burst: &mut Burst<'_>,
-        origin: &Origin,
+        origin: &mut Origin,
         now: Now,
         between: Option<&mut dyn Between>,
     ) -> i64 {
@@ -101,7 +128,7 @@ impl Forwarder {
         while next < burst.len() {
             let index = next;
             next += 1;
-            let Route { ingress, target, lasting } = match self.route(burst.packet_mut(index), origin, now) {
+            let Route { ingress, target, lasting } = match self.route(burst.view(index).packet(), origin, now) {
                 Ok(route) => route,
                 Err(reason) => {
                     self.out.counters.source(origin.source).settle(Charge::Unicast, Err(reason));
@@ -115,7 +142,7 @@ impl Forwarder {
                     continue;
                 }
             };
-            if lasting {
+            if lasting && next < burst.len() {
                 next += burst.alike(next, &burst.view(index).packet().ethernet());
             }
             match self.table.get(port).and_then(|entry| self.out.exit(entry, ingress, self.out.me)) {
@@ -155,12 +182,28 @@ impl Forwarder {
         }
     }
 
-    /// Source check, VLAN, learning, look-up: all on the snapshot.
+    /// Source check, VLAN, learning, look-up: all on the snapshot. None of them where the last lasting route holds.
     #[inline]
-    fn route(&mut self, packet: &Packet, origin: &Origin, now: Now) -> Result<Route, DropReason> {
+    fn route(&mut self, packet: &Packet, origin: &mut Origin, now: Now) -> Result<Route, DropReason> {
+        let ethernet = packet.ethernet();
+        let basis = Basis { fdb: self.fdb.edition(), table: self.table.version(), seconds: now.seconds };
+        if let Some(last) = &origin.last
+            && last.ethernet == ethernet
+            && last.basis == basis
+        {
+            return Ok(Route { ingress: last.ingress, target: Target::One(last.port), lasting: true });
+        }
+        let route = self.find_route(packet, origin.port, now)?;
+        if let Route { ingress, target: Target::One(port), lasting: true } = route {
+            origin.last = Some(LastRoute { ethernet, basis, ingress, port });
+        }
+        Ok(route)
+    }
+
+    fn find_route(&mut self, packet: &Packet, from: PortId, now: Now) -> Result<Route, DropReason> {
         let Self { table, fdb, out, floods } = self;
-        let entry = table.get(origin.port).ok_or(DropReason::PortGone)?;
-        let mut tables = Live { fdb, out, floods, port: origin.port, now, known: false };
+        let entry = table.get(from).ok_or(DropReason::PortGone)?;
+        let mut tables = Live { fdb, out, floods, port: from, now, known: false };
         let (ingress, target) = decide(entry.entrance(), frame(packet), &mut tables)?;
         Ok(Route { ingress, target, lasting: tables.known && !ingress.tagged })
     }

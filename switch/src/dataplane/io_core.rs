@@ -19,7 +19,7 @@ use vm_ports::{Burst, BurstBuffer, Pulled, QueueCounters, RingWatch, TxQueue};
 use self::aside::Aside;
 use self::moves::Part;
 use self::rest::Needs;
-use super::accounting::{CoreCounters, SOURCES_MAX, UplinkCounters};
+use super::accounting::{ACCOUNTS, CoreCounters, SOURCES_MAX, UplinkCounters};
 use super::forwarder::{Between, Forwarder, Origin, Outputs};
 use super::handover::{Progress, Token};
 use super::histogram::Sampler;
@@ -68,10 +68,12 @@ impl GuestTx {
     #[inline]
     fn account(&mut self, spent: &Spent, rounds: &mut Rounds, counters: &CoreCounters) -> bool {
         let Spent { pulled, most, flooded, from, to } = spent;
-        let source = self.origin.source;
-        counters.source(source).cycles.add(to.wrapping_sub(*from));
-        if let Some(change) = self.waiting.pulled(pulled.slots, || self.tx.backlog(), *to) {
-            counters.note_waiting(source, change);
+        if ACCOUNTS {
+            let source = self.origin.source;
+            counters.source(source).cycles.add(to.wrapping_sub(*from));
+            if let Some(change) = self.waiting.pulled(pulled.slots, || self.tx.backlog(), *to) {
+                counters.note_waiting(source, change);
+            }
         }
         self.credit.pay(cost(pulled.packets, pulled.bytes) + flooded, pulled.is_full(*most), rounds)
     }
@@ -166,9 +168,10 @@ pub(super) struct IoCore {
     asked: Vec<u16>,
     /// Those of class latency among them, while the core sleeps.
     urgent_armed: Vec<u16>,
-    /// When there was last something to do, and when idle rings were last thought of, in cycles.
+    /// When there was last something to do, when idle rings were last thought of, and when kicks were last listened for, in cycles.
     worked_at: u64,
     cleared_at: u64,
+    listened_at: u64,
 }
 
 impl IoCore {
@@ -228,6 +231,7 @@ impl IoCore {
             urgent_armed: Vec::with_capacity(SOURCES_MAX),
             worked_at: epoch,
             cleared_at: epoch,
+            listened_at: epoch,
         }
     }
 
@@ -254,13 +258,12 @@ impl IoCore {
         let start = self.done_at;
         let worked = self.poll(&clock);
         // A round with bursts ends with its last one: the looks after that are the next one's, and so the clock is read once for a burst.
-        let end = if worked { self.done_at } else { clock() };
+        let end = if worked && ACCOUNTS { self.done_at } else { clock() };
         self.tick(end);
-        let cycles = end.wrapping_sub(start);
-        if worked {
-            self.counters.busy_cycles.add(cycles)
-        } else {
-            self.counters.idle_cycles.add(cycles)
+        if ACCOUNTS {
+            let Self { counters, .. } = &*self;
+            let time = if worked { &counters.busy_cycles } else { &counters.idle_cycles };
+            time.add(end.wrapping_sub(start));
         }
         self.counters.polls.add(1);
         Some(worked)
@@ -426,13 +429,13 @@ impl IoCore {
             clock,
         });
         let between = aside.as_mut().map(|aside| aside as &mut dyn Between);
-        let flooded = forwarder.forward(&mut burst, &guest.origin, now, between);
+        let flooded = forwarder.forward(&mut burst, &mut guest.origin, now, between);
         drop(burst);
         if sample.is_some() {
             forwarder.out.note_buffers();
         }
         forwarder.finish(Some((index, &mut guest.tx)), *done_at);
-        let end = clock();
+        let end = if ACCOUNTS { clock() } else { *done_at };
         let spent = Spent { pulled, most, flooded, from: std::mem::replace(done_at, end), to: end };
         let goes_on = guest.account(&spent, rounds, counters);
         if goes_on && !guest.again {

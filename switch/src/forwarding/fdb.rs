@@ -97,6 +97,8 @@ pub(crate) struct Fdb {
     rate: TokenBucket,
     /// Where [`Fdb::age`] goes on.
     cursor: usize,
+    /// Counts the changes of what is found.
+    edition: u32,
 }
 
 impl Fdb {
@@ -113,11 +115,23 @@ impl Fdb {
             ageing_s: settings.ageing_s.get(),
             rate,
             cursor: 0,
+            edition: 0,
         }
+    }
+
+    /// As long as this is the same, look-ups find the same; and a source that was known ([`Learned::Known`]) is, in the same second.
+    #[inline]
+    pub(crate) fn edition(&self) -> u32 {
+        self.edition
+    }
+
+    fn note_change(&mut self) {
+        self.edition = self.edition.wrapping_add(1);
     }
 
     /// Changes the ageing time, and what each port may learn from now on: how fast, and up to how many addresses. What is there stays.
     pub(crate) fn tune(&mut self, ageing_s: NonZeroU32, rate: TokenBucket, limit: u32) {
+        self.note_change();
         self.ageing_s = ageing_s.get();
         self.rate = rate;
         for port in self.ports.iter_mut().filter(|port| port.kind.is_some()) {
@@ -135,6 +149,7 @@ impl Fdb {
 
     /// Forgets what was learnt on `port`: its link went down. Takes no time: the slots are found vacant later.
     pub(crate) fn flush_port(&mut self, port: PortId) {
+        self.note_change();
         if let Some(state) = self.ports.get_mut(port.index()) {
             self.len -= state.learnt as usize;
             state.learnt = 0;
@@ -145,6 +160,7 @@ impl Fdb {
     /// The other replicas have flushed `port` so often before this one was made, which has learnt nothing there yet: from now on it takes over
     /// what they learn.
     pub(crate) fn resume(&mut self, port: PortId, generation: u32) {
+        self.note_change();
         if let Some(state) = self.ports.get_mut(port.index()) {
             state.learnt_generation = generation;
         }
@@ -408,6 +424,7 @@ impl Fdb {
     /// Makes `place` hold the entry. What was there is gone, and no longer counted.
     fn put(&mut self, place: Place, key: u64, value: Value) {
         self.clear(place);
+        self.note_change();
         self.slots.set(place, key, value);
         if let Some(state) = self.ports.get_mut(value.port.index()) {
             *state.count(value.fixed) += 1;
@@ -423,6 +440,7 @@ impl Fdb {
         {
             *state.count(value.fixed) -= 1;
             self.len -= 1;
+            self.note_change();
         }
         self.slots.vacate(place);
     }

@@ -423,6 +423,48 @@ fn what_is_foreseen_comes_true() {
 }
 
 proptest! {
+    /// In one second, the same edition finds the same: every station where it was, and everybody known who was known.
+    #[test]
+    fn an_edition_stands_for_what_is_found(acts in prop::collection::vec((act(), any::<bool>()), 1..400)) {
+        let mut fdb = open(&settings(64), 12);
+        let mut now = 1000;
+        let mut before = None;
+        for (act, here) in acts {
+            match act {
+                Act::Learn { mac: n, vlan: id, port } if here => {
+                    fdb.learn(vlan(id), mac(n), PortId(port), at(now));
+                }
+                Act::Learn { mac: n, vlan: id, port } => {
+                    let generation = fdb.ports[usize::from(port)].learnt_generation;
+                    let (vlan, mac, port) = (vlan(id), mac(n), PortId(port));
+                    fdb.apply(&LearnMessage { vlan, mac, port, generation, seen: now, since: now });
+                }
+                Act::Wait(seconds) => now += seconds,
+                Act::Age(buckets) => _ = fdb.age(now, buckets),
+                Act::Flush(port) if here => fdb.flush_port(PortId(port)),
+                Act::Flush(port) => {
+                    fdb.close_port(PortId(port));
+                    fdb.open_port(PortId(port), PortKind::Guest, 12);
+                }
+                Act::Fix { mac: n, port } => _ = fdb.insert_fixed(V, mac(n), PortId(port)),
+            }
+            let stations = || (1..3).flat_map(|id| (0..40).map(move |n| (vlan(id), mac(n))));
+            let found: Vec<_> = stations().map(|(vlan, mac)| fdb.lookup(vlan, mac)).collect();
+            let known: Vec<_> = stations()
+                .flat_map(|(vlan, mac)| [G1, G2, U1, U2].map(|port| fdb.foresee(vlan, mac, port, at(now)).learning))
+                .map(|learning| learning == Learning::Known)
+                .collect();
+            let basis = (fdb.edition(), now);
+            if let Some((last, found_last, known_last)) = before.replace((basis, found.clone(), known.clone()))
+                && last == basis
+            {
+                prop_assert_eq!(found_last, found);
+                // One that was to be noted again may have been.
+                prop_assert!(known_last.iter().zip(&known).all(|(last, now)| !last || *now));
+            }
+        }
+    }
+
     #[test]
     fn one_replica_follows_the_model(acts in prop::collection::vec(act(), 1..400)) {
         const LIMIT: usize = 12;

@@ -58,7 +58,7 @@ impl<C: Fn() -> u64> Aside<'_, C> {
         let mut burst = Burst::up_to(BurstLength::SHORT, buffer);
         let pulled = guest.tx.pull(&mut burst);
         forwarder.out.taps.see_burst(guest.origin.port, &burst, **done_at);
-        let flooded = forwarder.forward(&mut burst, &guest.origin, *now, None);
+        let flooded = forwarder.forward(&mut burst, &mut guest.origin, *now, None);
         drop(burst);
         forwarder.finish(Some((place, &mut guest.tx)), **done_at);
         let end = clock();

@@ -160,7 +160,7 @@ impl IoCore {
         waiting: Waiting,
     ) {
         let place = self.guests.len();
-        let (origin, credit) = (Origin { port, source }, Credit::new(share, &self.rounds));
+        let (origin, credit) = (Origin::new(port, source), Credit::new(share, &self.rounds));
         if let Some(change) = waiting.as_set() {
             self.counters.note_waiting(source, change);
         }
@@ -211,7 +211,7 @@ impl IoCore {
         self.counters.uplinks.set(self.forwarder.out.uplinks.len() as u64);
         self.is_given_work();
         UplinkRx {
-            origin: Origin { port, source },
+            origin: Origin::new(port, source),
             rx: queues.rx,
             counters,
             waiting: Waiting::default(),
@@ -269,10 +269,10 @@ impl IoCore {
         let Self { forwarder, buffer, now, done_at, .. } = self;
         let mut burst = Burst::new(buffer);
         burst.push_frame([&frame[..]], Offload::NONE);
-        let origin = Origin { port, source };
+        let mut origin = Origin::new(port, source);
         forwarder.out.since = *done_at;
         forwarder.out.taps.begin_burst(*done_at);
-        forwarder.forward(&mut burst, &origin, *now, None);
+        forwarder.forward(&mut burst, &mut origin, *now, None);
         drop(burst);
         forwarder.finish(None, *done_at);
     }

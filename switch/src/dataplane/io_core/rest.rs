@@ -25,6 +25,8 @@ const AGEING_BUCKETS: usize = 64;
 const PAUSES: usize = 16;
 /// How often rings that are idle are thought of, in microseconds.
 const CLEAR_US: u64 = 1000;
+/// How often a core that is awake listens for kicks itself, in microseconds. The session, on another CPU, reads them less often.
+const LISTEN_US: u64 = 50;
 
 /// How many transmit rings of a core want what.
 #[derive(Debug, Default)]
@@ -102,8 +104,12 @@ impl IoCore {
         }
         if self.needs.kicks > 0 {
             self.read_kicks();
-            let now = self.now.cycles;
-            if now.wrapping_sub(self.cleared_at) >= self.cycles_per_s / 1_000_000 * CLEAR_US {
+            let (now, cycles_per_us) = (self.now.cycles, self.cycles_per_s / 1_000_000);
+            if self.needs.armed > 0 && now.wrapping_sub(self.listened_at) >= cycles_per_us * LISTEN_US {
+                self.listened_at = now;
+                self.listen();
+            }
+            if now.wrapping_sub(self.cleared_at) >= cycles_per_us * CLEAR_US {
                 self.cleared_at = now;
                 self.clear();
             }
@@ -117,6 +123,12 @@ impl IoCore {
             let bells = Arc::clone(&self.bells);
             bells.take_kicked(me, |source| self.kicked(source));
         }
+    }
+
+    /// Hears of kicks that the session has not read yet.
+    fn listen(&mut self) {
+        let Some(bed) = &self.bed else { return };
+        bed.sleep(Duration::ZERO).kicked.into_iter().for_each(|source| self.kicked(source));
     }
 
     /// A driver has kicked: its ring is looked at again.

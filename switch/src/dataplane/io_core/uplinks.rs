@@ -91,7 +91,7 @@ impl IoCore {
         let Self {
             uplinks, guests, rota, rounds, forwarder, buffer, spare, counters, now, done_at, burst_length, ..
         } = self;
-        let origin = &uplinks[index].origin;
+        let origin = &mut uplinks[index].origin;
         let mut burst = Burst::up_to(burst_length.packets(), buffer);
         while let Some(mbuf) = mbufs.get(next) {
             if !burst.has_room() {
