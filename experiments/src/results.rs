@@ -96,8 +96,10 @@ pub struct Against {
     pub ratio: Ratio,
     /// The goal, where there is one.
     pub goal: Option<Goal>,
-    /// Whether the end of the interval that counts reaches it, in a row that counts.
+    /// Whether the end of the interval that counts reaches it, in a row that counts or whose ratio is [at least](Self::at_least) this one.
     pub reached: Option<bool>,
+    /// Whether the generator slowed Sidecore down and not the peer: what the ratio would be without is no less.
+    pub at_least: bool,
 }
 
 /// What was measured of one system in one row.
@@ -188,11 +190,19 @@ impl Outcome {
             for (peer, theirs) in peers.iter().filter(|(peer, _)| *peer != Kind::Sidecore) {
                 let Some(ratio) = stats::ratio(&entry.rounds, theirs) else { continue };
                 let goal = self.row.goal(*peer);
-                let reached = goal.map(|goal| goal.is_reached(&ratio) && !generator_bound);
-                entry.ratio.insert(*peer, Against { ratio, goal, reached });
+                let at_least = generator_bound && self.slows_only_sidecore(*peer);
+                let counts = !generator_bound || (at_least && matches!(goal, Some(Goal::AtLeast(_))));
+                let reached = goal.map(|goal| goal.is_reached(&ratio) && counts);
+                entry.ratio.insert(*peer, Against { ratio, goal, reached, at_least });
             }
         }
         entries
+    }
+
+    /// Whether the generator idles enough with a peer, so that it can be too slow for nobody but Sidecore.
+    fn slows_only_sidecore(&self, peer: Kind) -> bool {
+        let peers = self.systems.iter().filter(|(kind, _)| *kind == peer);
+        peers.filter_map(|(_, series)| series.idle_while_running()).all(|idle| idle >= judge::LEAST_IDLE)
     }
 
     fn entry(&self, kind: Kind, series: &Series, number: usize, metric: Metric, generator_bound: bool) -> Entry {
@@ -273,9 +283,12 @@ pub(crate) mod tests {
         let mut outcome = sample("v2v-64-split");
         assert_eq!(outcome.entries()[0].ratio[&Kind::OvsDirect].reached, Some(true));
         outcome.systems[0].1.idle = vec![0.05; 3];
+        outcome.systems[1].1.idle = vec![0.05; 3];
         let entries = outcome.entries();
         assert!(entries.iter().all(|entry| entry.generator_bound));
         assert_eq!(entries[0].ratio[&Kind::OvsDirect].reached, Some(false));
+        let testpmd = entries[0].ratio[&Kind::TestpmdIo];
+        assert_eq!((testpmd.reached, testpmd.at_least), (Some(true), true), "it was too slow for Sidecore alone");
     }
 
     #[test]

@@ -138,6 +138,7 @@ fn draw(bar: &Bar, colour: &str, scale: &Scale, y: f64) -> String {
         );
     }
     let verdict = match (bar.counts, bar.against.reached) {
+        (false, Some(true)) => ", generator-bound, reached",
         (false, _) => ", generator-bound",
         (true, Some(true)) => ", reached",
         (true, Some(false)) => ", missed",
