@@ -14,7 +14,7 @@ use crate::stage::Stage;
 use crate::{LIMIT, metrics_in};
 
 /// Panels that show zero while nothing of their kind happens; that they show something is looked at all the same.
-const MAY_BE_ZERO: [&str; 13] = [
+const MAY_BE_ZERO: [&str; 14] = [
     "Uplinks down",
     "Kicks",
     "Oldest work",
@@ -27,6 +27,7 @@ const MAY_BE_ZERO: [&str; 13] = [
     "Parked",
     "Learning",
     "Cannot be fixed",
+    "What moves gained",
     "Link and errors",
 ];
 
