@@ -14,8 +14,10 @@ use crate::callgrind;
 use crate::rig::{BURST, RING, SPLIT, Workload};
 use crate::timing::{SHORT, Stopwatch, calibrate, quantile, ratio, sorted};
 
-/// Rounds, of which the first does not count.
-const ROUNDS: usize = 200;
+/// How often both are started anew: where their memory happens to be makes more of a difference than accounting.
+const STARTS: usize = 20;
+/// Rounds of each start, after one that does not count.
+const ROUNDS: usize = 10;
 /// Refills of the rings, and single packets, in a round.
 const FILLS: usize = 100;
 const SINGLES: usize = 10_000;
@@ -90,18 +92,24 @@ impl Build {
 
 /// Measures this program beside the one that is `without`; shows and writes everything. Whether full bursts are within the goal.
 pub(crate) fn run(without: &str) -> Result<bool> {
-    let mut builds = [Build::start(&std::env::current_exe()?)?, Build::start(Path::new(without))?];
-    for round in 0..=ROUNDS {
-        let order = if round % 2 == 0 { [0, 1] } else { [1, 0] };
-        for build in order {
-            builds[build].round()?;
+    let programs = [std::env::current_exe()?, Path::new(without).to_owned()];
+    let mut rounds: [[Vec<f64>; 2]; 2] = Default::default();
+    for _ in 0..STARTS {
+        let mut builds = [Build::start(&programs[0])?, Build::start(&programs[1])?];
+        for round in 0..=ROUNDS {
+            let order = if round % 2 == 0 { [0, 1] } else { [1, 0] };
+            for build in order {
+                builds[build].round()?;
+            }
+            if round == 0 {
+                builds.iter_mut().flat_map(|build| &mut build.rounds).for_each(Vec::clear);
+            }
         }
-        if round == 0 {
-            builds.iter_mut().flat_map(|build| &mut build.rounds).for_each(Vec::clear);
+        for (all, build) in rounds.iter_mut().zip(builds) {
+            all.iter_mut().zip(build.end()?).for_each(|(all, these)| all.extend(these));
         }
     }
-    let [with, without] = builds.map(Build::end);
-    let (with, without) = (with?, without?);
+    let [with, without] = rounds;
     println!("{:<24}{:>18}{:>14}{:>10}{:>18}", "64 B, split, v2v", "without, ns/packet", "with", "ratio", "95 %");
     let mut rows = Vec::new();
     let mut is_within = true;
