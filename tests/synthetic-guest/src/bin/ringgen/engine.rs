@@ -238,9 +238,8 @@ impl<B: Backend> Engine<B> {
                 tx.reclaim();
                 let stats = tx.stats();
                 totals.completed += stats.completed;
-                // Frames of one size come back with their bytes; of a mix, the mean will do while some are on their way.
-                let share = stats.completed as f64 / (stats.frames.max(1)) as f64;
-                totals.completed_bytes += (stats.bytes as f64 * share) as u64;
+                totals.posted += stats.frames;
+                totals.posted_bytes += stats.bytes;
                 if workload == Workload::Source {
                     totals.by_guest[guest] += stats.completed;
                 }

@@ -11,7 +11,9 @@ pub(crate) struct Totals {
     pub(crate) received: u64,
     pub(crate) bytes: u64,
     pub(crate) completed: u64,
-    pub(crate) completed_bytes: u64,
+    /// Frames made available, and their bytes.
+    pub(crate) posted: u64,
+    pub(crate) posted_bytes: u64,
     pub(crate) echoed: u64,
     pub(crate) round_trips: u64,
     /// Received beside pings.
@@ -31,7 +33,8 @@ impl Totals {
             received: of(self.received, other.received),
             bytes: of(self.bytes, other.bytes),
             completed: of(self.completed, other.completed),
-            completed_bytes: of(self.completed_bytes, other.completed_bytes),
+            posted: of(self.posted, other.posted),
+            posted_bytes: of(self.posted_bytes, other.posted_bytes),
             echoed: of(self.echoed, other.echoed),
             round_trips: of(self.round_trips, other.round_trips),
             background: of(self.background, other.background),
@@ -44,6 +47,11 @@ impl Totals {
     /// From an earlier moment to this one.
     pub(crate) fn since(&self, before: &Totals) -> Totals {
         self.with(before, |after, before| after - before)
+    }
+
+    /// Bytes of so many frames that were sent, by the mean of those made available: which of a mix are back, nobody counts.
+    pub(crate) fn bytes_of(&self, frames: u64) -> u64 {
+        (self.posted_bytes as f64 * frames as f64 / self.posted.max(1) as f64) as u64
     }
 }
 
@@ -83,5 +91,25 @@ impl Measured {
         self.spent.cpu_s += cpu_s;
         self.spent.backend += backend;
         self.latencies.add(&other.latencies).expect("histograms of the same bounds");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mean_that_falls_takes_nothing_back() {
+        // One long frame and its completion, then many short ones of which none is back.
+        let before = Totals { posted: 1, posted_bytes: 1518, completed: 1, ..Totals::default() };
+        let after = Totals { posted: 100, posted_bytes: 1518 + 99 * 64, completed: 1, ..Totals::default() };
+        let stretch = after.since(&before);
+        assert_eq!((stretch.completed, stretch.bytes_of(stretch.completed)), (0, 0));
+        assert_eq!((stretch.posted, stretch.bytes_of(50)), (99, 50 * 64));
+    }
+
+    #[test]
+    fn a_stretch_in_which_nothing_was_made_available_has_no_bytes() {
+        assert_eq!(Totals { completed: 3, ..Totals::default() }.bytes_of(3), 0);
     }
 }

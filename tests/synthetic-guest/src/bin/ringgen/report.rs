@@ -324,8 +324,8 @@ impl Outcome {
 
 fn rates(options: &Options, counts: &Totals, seconds: f64) -> (f64, f64) {
     let (packets, bytes) = match options.workload {
-        Workload::Source => (counts.completed, counts.completed_bytes),
-        Workload::Echo => (counts.echoed, counts.completed_bytes),
+        Workload::Source => (counts.completed, counts.bytes_of(counts.completed)),
+        Workload::Echo => (counts.echoed, counts.bytes_of(counts.echoed)),
         Workload::Pingpong => (counts.round_trips, counts.bytes),
         _ => (counts.received, counts.bytes),
     };
