@@ -255,8 +255,7 @@ fn read_json<T: DeserializeOwned>(value: serde_json::Value, name: &str, shape: &
 }
 
 /// Nothing is known of the machine or of other sections: for values that were checked against them once already.
-const ALONE: Surroundings<'static> =
-    Surroundings { machine: &Machine { online_cpus: None, users: None, groups: None }, io_cores: None, mode: None };
+const ALONE: Surroundings<'static> = Surroundings { machine: &Machine::UNKNOWN, io_cores: None, mode: None };
 
 impl TryFrom<RawSwitch> for SwitchConfig {
     type Error = ConfigError;

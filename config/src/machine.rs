@@ -5,11 +5,16 @@ use std::path::Path;
 
 use crate::types::{Account, CpuId};
 
+/// What Linux calls the driver of idle CPUs where there is none: then they halt whatever limit is set.
+pub(crate) const NO_IDLE_DRIVER: &str = "none";
+
 /// What there is on the machine that a configuration can name. What is not known is not checked.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Machine {
     /// CPUs that are online; none: not known.
     pub online_cpus: Option<BTreeSet<CpuId>>,
+    /// The driver that has idle CPUs sleep, as Linux calls it, `none` included; none: not known.
+    pub idle_driver: Option<String>,
     /// Users and their ids; none: not known.
     pub users: Option<BTreeMap<String, u32>>,
     /// Groups and their ids; none: not known.
@@ -17,12 +22,20 @@ pub struct Machine {
 }
 
 impl Machine {
+    /// Nothing is known of it.
+    pub(crate) const UNKNOWN: Self = Self { online_cpus: None, idle_driver: None, users: None, groups: None };
+
     /// This machine: CPUs from sysfs, users and groups from `/etc/passwd` and `/etc/group`. Accounts that only a
     /// directory service knows must be given by number.
     pub fn detect() -> Self {
         let read = |path: &str| std::fs::read_to_string(Path::new(path)).ok();
         Self {
             online_cpus: read("/sys/devices/system/cpu/online").and_then(|text| parse_cpu_list(&text)),
+            // A kernel without cpuidle has no such file.
+            idle_driver: Some(
+                read("/sys/devices/system/cpu/cpuidle/current_driver")
+                    .map_or_else(|| NO_IDLE_DRIVER.to_owned(), |name| name.trim().to_owned()),
+            ),
             users: read("/etc/passwd").map(|text| parse_accounts(&text)),
             groups: read("/etc/group").map(|text| parse_accounts(&text)),
         }

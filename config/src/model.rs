@@ -37,6 +37,8 @@ pub struct SwitchConfig {
     pub allow_shared_cpu: bool,
     /// How it waits for packets.
     pub mode: Mode,
+    /// The longest that the I/O cores' CPUs may take to wake up, in microseconds, 0 to 10,000; none: that is left as it is.
+    pub wake_latency_us: Option<u32>,
     /// What to do about hugepages.
     pub hugepages: Hugepages,
     /// Memory for packet buffers, in MiB; none: as much as the configuration needs.

@@ -50,6 +50,14 @@ pub struct RawSwitch {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = "poll"))]
     pub mode: Option<Mode>,
+    /// The longest that the CPUs of io_cores, parked ones included, may take to wake up, in microseconds, while the switch
+    /// runs: it is most of what the first packet after a silence waits for with mode = "adaptive". The kernel then leaves out
+    /// idle states that take longer. With 0 these CPUs never halt: when idle they poll in the kernel's idle loop, which
+    /// needs no less power than mode = "poll", and in a virtual machine no less of the host's CPU. Needs root and a kernel
+    /// with cpuidle. A number from 0 to 10000. Default: none, idle states are left as they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 10_000))]
+    pub wake_latency_us: Option<i64>,
     /// Hugepages for packet buffers: "auto" uses them where they are reserved and goes on without, "require" does not
     /// start without, "off" never uses them. Default: "auto".
     #[serde(skip_serializing_if = "Option::is_none")]

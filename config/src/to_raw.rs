@@ -25,6 +25,7 @@ impl From<SwitchConfig> for RawSwitch {
             io_cores: switch.io_cores.into(),
             allow_shared_cpu: Some(switch.allow_shared_cpu),
             mode: Some(switch.mode),
+            wake_latency_us: switch.wake_latency_us.map(i64::from),
             hugepages: Some(switch.hugepages),
             memory_mib: switch.memory_mib.map(i64::from),
             control_socket: Some(path_text(&switch.control_socket)),

@@ -7,6 +7,7 @@ use config::{Config, ConfigError, CpuId, Machine, Problem};
 fn machine() -> Machine {
     Machine {
         online_cpus: Some([0, 1, 2, 3, 6].map(CpuId).into()),
+        idle_driver: Some("none".to_owned()),
         users: Some(BTreeMap::from([("libvirt-qemu".to_owned(), 64055)])),
         groups: Some(BTreeMap::from([("kvm".to_owned(), 104)])),
     }
@@ -58,6 +59,8 @@ fn switch_values() {
     expect(&switch("fdb_entries = 1"), "switch.fdb_entries", 3, "from 64 to 1048576");
     expect(&switch("hugepages = \"yes\""), "switch.hugepages", 3, "`require`");
     expect(&switch("mode = \"sleep\""), "switch.mode", 3, "`adaptive`");
+    expect(&switch("wake_latency_us = -1"), "switch.wake_latency_us", 3, "from 0 to 10000");
+    expect(&switch("wake_latency_us = 0"), "switch.wake_latency_us", 3, "no cpuidle driver");
     expect(&switch("hugepage = \"off\""), "switch.hugepage", 3, "did you mean hugepages?");
     expect(&switch("state_file = \"state.json\""), "switch.state_file", 3, "absolute");
 }

@@ -296,7 +296,7 @@ prop_compose! {
 
 prop_compose! {
     fn switch()(
-        (allow_shared_cpu, mode) in (any::<bool>(), mode()),
+        (allow_shared_cpu, mode, wake_latency_us) in (any::<bool>(), mode(), option::of(0u32..=10_000)),
         min in 1usize..=2,
         hugepages in prop_oneof![Just(Hugepages::Auto), Just(Hugepages::Require), Just(Hugepages::Off)],
         memory_mib in option::of(64u32..4096),
@@ -313,6 +313,7 @@ prop_compose! {
             io_cores: IoCores { cpus: vec![CpuId(2), if allow_shared_cpu { CpuId(2) } else { CpuId(5) }], min },
             allow_shared_cpu,
             mode,
+            wake_latency_us,
             hugepages,
             memory_mib,
             control_socket: "/run/control".into(),

@@ -27,6 +27,9 @@ pub(crate) struct Snapshot {
     pub(crate) ports: Vec<PortSnapshot>,
     /// I/O cores, by number.
     pub(crate) cores: Vec<CoreSnapshot>,
+    /// What the configuration has the I/O cores' CPUs take at most to wake up, in microseconds; none: anything.
+    #[serde(default)]
+    pub(crate) wake_latency_us: Option<u32>,
     /// Sums over all sources.
     pub(crate) accounting: Accounting,
     /// Stations in the fullest core's replica of the FDB.
@@ -407,6 +410,9 @@ pub(crate) struct CoreSnapshot {
     pub(crate) core: usize,
     /// The CPU it is pinned to; none: a guest's own thread is not.
     pub(crate) cpu: Option<usize>,
+    /// Where the configuration limits it: what the kernel now has that CPU take at most to wake up, in microseconds; none: anything.
+    #[serde(default)]
+    pub(crate) wake_latency_us: Option<u32>,
     /// Cycles spent in rounds that moved packets.
     pub(crate) busy_cycles: u64,
     /// Cycles spent in rounds that found nothing.

@@ -16,6 +16,7 @@
 //! | [`circuit`] | packets that testpmd sends round through the switch |
 //! | [`tcp`] | TCP between Linux guests: a stream, or requests and their answers |
 //! | [`traffic`] | pings, transfers whose SHA-256 is compared, iperf3 |
+//! | [`wake`] | how long a CPU may take to wake up |
 //! | [`process`], [`hugepages`], [`paths`], [`rules`], [`interrupt`] | processes, memory, places, the rules of a test run, Ctrl-C |
 #![forbid(unsafe_code)]
 
@@ -35,3 +36,4 @@ pub mod switch;
 pub mod tcp;
 pub mod testpmd;
 pub mod traffic;
+pub mod wake;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use sidecore_tests::paths;
 use sidecore_tests::process::run;
-use sidecore_tests::rules::Machine;
+use sidecore_tests::rules::{self, Machine};
 use sidecore_tests::switch::{SwitchConfig, SwitchProcess};
 
 /// An error that takes longer is no help to whoever waits for it.
@@ -120,6 +120,19 @@ fn no_memory() {
     // No machine has a terabyte of hugepages that nobody reserved.
     let config = SwitchConfig::new(dir.path()).key("hugepages = \"require\"").key("memory_mib = 1048576");
     refused(dir.path(), &config.to_toml(), &["hugepages"]);
+}
+
+#[test]
+fn a_limit_on_waking_up_that_cannot_be_set() {
+    // As in a container.
+    let read_only = ["unshare", "--mount", "sh", "-c", "mount -o remount,bind,ro /sys && exec \"$@\"", "sh"];
+    if !run(&[&read_only[..], &["true"]].concat(), Duration::from_secs(5)).is_ok_and(|output| output.status.success()) {
+        return rules::skip("a_limit_on_waking_up_that_cannot_be_set", "/sys cannot be made read-only here");
+    }
+    let _machine = Machine::exclusive().unwrap();
+    let dir = SwitchProcess::folder().unwrap();
+    let config = SwitchConfig::new(dir.path()).key("mode = \"adaptive\"").key("wake_latency_us = 0").guest("vm1", &[]);
+    refused_as(&read_only, dir.path(), &config.to_toml(), &["wake_latency_us"]);
 }
 
 #[test]

@@ -10,10 +10,11 @@ use rustix::process::Signal;
 use sidecore_tests::circuit::Circuit;
 use sidecore_tests::net::Outside;
 use sidecore_tests::process::eventually;
-use sidecore_tests::rules::Machine;
+use sidecore_tests::rules::{self, Machine};
 use sidecore_tests::switch::{SwitchConfig, SwitchProcess};
 use sidecore_tests::testpmd::{Testpmd, TestpmdOptions};
 use sidecore_tests::traffic;
+use sidecore_tests::wake::WakeLimit;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -204,6 +205,37 @@ fn sigterm_stops_within_a_second() {
 #[test]
 fn sigint_stops_within_a_second() {
     stop_by(Signal::INT);
+}
+
+#[test]
+fn cpus_wake_up_as_configured_while_the_switch_runs() {
+    let _machine = Machine::exclusive().unwrap();
+    let cpu = std::thread::available_parallelism().unwrap().get() - 1;
+    let Some(limit) = WakeLimit::of(cpu) else {
+        return rules::skip(
+            "cpus_wake_up_as_configured_while_the_switch_runs",
+            "nothing here limits how long a CPU takes to wake up",
+        );
+    };
+    let dir = SwitchProcess::folder().unwrap();
+    let with = |us: u32| two_guests(dir.path()).key("mode = \"adaptive\"").key(&format!("wake_latency_us = {us}"));
+    limit.set("123").unwrap();
+    // The last one is more than somebody has allowed already.
+    for (us, text) in [(0, "n/a"), (7, "7"), (200, "123")] {
+        let switch = SwitchProcess::start(&with(us)).unwrap();
+        assert_eq!(limit.get().unwrap(), text);
+        let status = switch.must(&["status"]).unwrap();
+        assert!(status.contains(&format!("\nwake-up within {us} µs: CPU {cpu}\n")), "{status}");
+        switch.stop().unwrap();
+        assert_eq!(limit.get().unwrap(), "123", "after a switch that wanted {us}");
+    }
+    // One that is killed cannot give back what was there. Whoever comes after it can.
+    for successor in [with(7), two_guests(dir.path())] {
+        SwitchProcess::start(&with(0)).unwrap().kill().unwrap();
+        assert_eq!(limit.get().unwrap(), "n/a");
+        SwitchProcess::start(&successor).unwrap().stop().unwrap();
+        assert_eq!(limit.get().unwrap(), "123");
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use crate::check::access::{RawAccess, access};
 use crate::check::{Section, Surroundings};
 use crate::error::ValueError;
+use crate::machine::NO_IDLE_DRIVER;
 use crate::model::{IoCores, MAX_IO_CORES, SwitchConfig};
 use crate::raw::{RawIoCores, RawSwitch};
 use crate::report::{Key, Report};
@@ -23,6 +24,7 @@ pub(crate) fn switch(
 ) -> Option<SwitchConfig> {
     let mut section = Section::new(key, report);
     let io_cores = io_cores(&mut section, raw, around);
+    let wake_latency_us = wake_latency(&mut section, raw, around);
     let memory_mib = section.number("memory_mib", raw.memory_mib, 64..=1 << 20);
     let socket = raw.control_socket.as_deref().unwrap_or(DEFAULT_CONTROL_SOCKET);
     let control_socket = section.socket_path("control_socket", socket).unwrap_or_default();
@@ -44,6 +46,7 @@ pub(crate) fn switch(
         io_cores,
         allow_shared_cpu: raw.allow_shared_cpu.unwrap_or(false),
         mode: raw.mode.unwrap_or_default(),
+        wake_latency_us,
         hugepages: raw.hugepages.unwrap_or_default(),
         memory_mib,
         control_socket,
@@ -116,6 +119,17 @@ fn cpus(
         cpus.push(cpu);
     }
     cpus
+}
+
+fn wake_latency(section: &mut Section<'_, '_>, raw: &RawSwitch, around: &Surroundings<'_>) -> Option<u32> {
+    let limit = section.number("wake_latency_us", raw.wake_latency_us, 0..=10_000)?;
+    if around.machine.idle_driver.as_deref() == Some(NO_IDLE_DRIVER) {
+        let message = "no cpuidle driver is at work on this machine, so nothing would keep this limit";
+        let remedy = "take it out, or see to a driver: /sys/devices/system/cpu/cpuidle/current_driver names it (in a virtual \
+                      machine it can be haltpoll, with cpuidle_haltpoll.force=1 for the kernel; with idle=poll no limit is needed)";
+        section.problem("wake_latency_us", message, remedy);
+    }
+    Some(limit)
 }
 
 fn http_listen(section: &mut Section<'_, '_>, text: &str) -> Option<SocketAddr> {

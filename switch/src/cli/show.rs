@@ -121,6 +121,7 @@ fn render(before: &Snapshot, now: &Snapshot) -> String {
         ],
         &cores.collect::<Vec<_>>(),
     ));
+    text.push_str(&wake_latency(now));
     text.push('\n');
     text.push_str(&scheduler::status(&now.scheduler, scheduler::SHOWN_BRIEFLY, SystemTime::now()));
     text.push('\n');
@@ -198,6 +199,22 @@ fn core_row(core: &CoreSnapshot, rates: Option<CoreRates>) -> Vec<String> {
     ]
 }
 
+/// Which CPUs wake up as soon as the configuration says, and which do not any more.
+fn wake_latency(now: &Snapshot) -> String {
+    let Some(limit) = now.wake_latency_us else { return String::new() };
+    let cpus = |kept: bool| {
+        let cores = now.cores.iter().filter(|core| core.wake_latency_us.is_some_and(|us| us <= limit) == kept);
+        let cpus: BTreeSet<usize> = cores.filter_map(|core| core.cpu).collect();
+        cpus.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")
+    };
+    let (kept, lost) = (cpus(true), cpus(false));
+    let mut text = format!("wake-up within {limit} µs: CPU {}\n", if kept.is_empty() { "none" } else { &kept });
+    if !lost.is_empty() {
+        text.push_str(&format!("wake-up limit lifted by something else: CPU {lost}\n"));
+    }
+    text
+}
+
 fn accounting(sum: &Accounting) -> String {
     let Accounting { pulled, forwarded, dropped, in_flight, copies, delivered, copy_drops } = sum;
     let mut text =
@@ -264,6 +281,19 @@ mod tests {
         assert!(text.contains("vm1: dropped: 3 rx_full\n"));
         assert!(!text.contains("floods"));
         assert!(text.contains("\nscheduler: balance, 0 moves\nno decisions yet\n"), "{text}");
+    }
+
+    #[test]
+    fn status_shows_who_wakes_up_in_time() {
+        let mut now = example();
+        assert!(!render(&now, &now).contains("wake-up"));
+        now.wake_latency_us = Some(10);
+        now.cores = [(2, Some(10)), (4, Some(0)), (5, None), (6, Some(200))]
+            .map(|(cpu, us)| CoreSnapshot { cpu: Some(cpu), wake_latency_us: us, ..CoreSnapshot::default() })
+            .into();
+        let text = render(&now, &now);
+        assert!(text.contains("\nwake-up within 10 µs: CPU 2, 4\n"), "{text}");
+        assert!(text.contains("\nwake-up limit lifted by something else: CPU 5, 6\n"), "{text}");
     }
 
     #[test]

@@ -23,6 +23,9 @@ pub(crate) enum DataplaneError {
     /// EAL would not start.
     #[error("DPDK does not start: {0}; if it is memory that is missing, change switch.memory_mib")]
     Eal(Box<pmd_bindings::Error>),
+    /// The I/O cores' CPUs cannot be held to what the configuration says.
+    #[error(transparent)]
+    WakeLatency(#[from] super::wake_latency::WakeLatencyError),
     /// An I/O core's thread cannot run where it should.
     #[error(
         "I/O core {core} cannot be pinned to CPU {cpu}: is it online, and allowed to this process (taskset -p $$)?"

@@ -20,6 +20,7 @@
 //! report     counters into a snapshot
 //! capture    what passes a port, as a pcapng file
 //! histogram  how long things take, by bounds
+//! wake_latency  how long the CPUs of I/O cores may take to wake up
 //! rig        cores without threads, for benches and tests
 //! ```
 
@@ -55,6 +56,7 @@ mod turns;
 mod uplink;
 mod uplink_queues;
 mod waiting;
+mod wake_latency;
 mod watch;
 mod xcore;
 
@@ -83,6 +85,7 @@ pub(crate) use self::sleep::WakeCause;
 use self::steering::Steering;
 use self::turns::Share;
 use self::uplink_queues::Uplinks;
+use self::wake_latency::WakeLatency;
 use crate::control::protocol::{CaptureRequest, MovedQueue};
 use crate::forwarding::{MacAddr, PortId, PortKind, PortVlans, SourceCheck, VlanId, VlanSet};
 
@@ -104,14 +107,17 @@ pub(crate) struct Dataplane {
     fdb_capacity: u32,
     /// What the counters of a source were when its present owner got it.
     baselines: Vec<SourceTotals>,
+    // Last: when it is given back no core sleeps any more.
+    wake_latency: WakeLatency,
 }
 
 impl Dataplane {
-    /// Starts DPDK and the I/O cores. There are no ports yet.
+    /// Starts DPDK and the I/O cores, and has these wake up as soon as the configuration says. There are no ports yet.
     pub(crate) fn start(
         config: &config::SwitchConfig,
         scheduler: &config::SchedulerConfig,
     ) -> Result<Self, DataplaneError> {
+        let wake_latency = WakeLatency::hold(config)?;
         let eal = Arc::new(eal::start(config)?);
         let fabric = Arc::new(Fabric::start(&eal, config)?);
         let loads = Arc::new(Loads::new(Arc::clone(&fabric)));
@@ -132,6 +138,7 @@ impl Dataplane {
             learn_limit: config.learn_limit_per_port,
             fdb_capacity: config.fdb_entries,
             baselines: vec![SourceTotals::default(); SOURCES_MAX],
+            wake_latency,
         })
     }
 

@@ -126,6 +126,7 @@ impl Dataplane {
             oldest_wait_ns: oldest_wait(core, view.counters),
             saturated: scheduler.saturated.contains(&core),
             parked: scheduler.parked.contains(&core),
+            wake_latency_us: view.cpu.and_then(|cpu| self.wake_latency.now_us(cpu)),
             ..core_snapshot(core, &view)
         });
         let cores = cores.collect();
@@ -137,6 +138,7 @@ impl Dataplane {
             tsc_hz: tsc_hz(),
             ports,
             cores,
+            wake_latency_us: self.wake_latency.wanted_us,
             accounting,
             fdb_entries,
             fdb_capacity: self.fdb_capacity.into(),

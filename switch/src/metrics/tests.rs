@@ -120,6 +120,7 @@ pub(crate) fn snapshot() -> Snapshot {
             fdb_moves: 3,
             ..CoreSnapshot::default()
         }],
+        wake_latency_us: None,
         accounting: Accounting::default(),
         fdb_entries: 11,
         fdb_capacity: 16_384,
