@@ -45,8 +45,8 @@ pub struct RawSwitch {
     pub allow_shared_cpu: Option<bool>,
     /// How the switch waits for packets. "poll": I/O cores never sleep, and no guest ever has to kick. "adaptive": guests
     /// that have been idle for a while are asked to kick, and an I/O core that has nothing to do sleeps until somebody does.
-    /// "trap": every guest has an I/O thread of its own, which sleeps until the guest kicks, as in a traditional switch; for
-    /// comparison. Default: "poll".
+    /// "trap": every guest has an I/O thread of its own, on any CPU of io_cores, which sleeps until the guest kicks, as in a
+    /// traditional switch; for comparison. Default: "poll".
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = "poll"))]
     pub mode: Option<Mode>,

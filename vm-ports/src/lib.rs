@@ -18,6 +18,7 @@ mod egress;
 mod features;
 #[allow(unsafe_code, reason = "a signal handler and a signal to one thread")]
 mod interrupt;
+mod kick;
 #[allow(unsafe_code, reason = "the one module that touches mapped guest memory")]
 mod memory;
 mod moderation;
@@ -37,6 +38,7 @@ pub use counters::{Counter, QueueCounters, RingFault, RxCounters, RxDrop, TxCoun
 pub use egress::{FrameSink, deliver};
 pub use features::Features;
 pub use interrupt::{interrupt, join};
+pub use kick::KickFd;
 pub use memory::{
     GuestMemory, GuestSlice, MemoryError, MemorySlot, RingWatch, Source, fetch, fetch_to_write, full_fence as fence,
 };

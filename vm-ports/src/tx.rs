@@ -1,12 +1,12 @@
 //! A guest's transmit queue: packets out of the ring, completions back into it.
 
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use crate::call::{Blocked, Call};
 use crate::counters::{QueueCounters, RingFault, TxCounters, TxDrop};
 use crate::features::Features;
+use crate::kick::KickFd;
 use crate::memory::{GuestMemory, GuestSlice, RingWatch, Source, full_fence};
 use crate::moderation::Moderation;
 use crate::net_header::{NET_HEADER_MAX, Offload};
@@ -49,7 +49,7 @@ pub struct TxQueue {
     last_pull: u16,
     call: Call,
     /// What the driver kicks with.
-    kick: Option<Arc<File>>,
+    kick: Option<KickFd>,
     memory: Arc<GuestMemory>,
     counters: Arc<QueueCounters>,
 }
@@ -92,14 +92,15 @@ impl TxQueue {
         old
     }
 
-    /// Sets the eventfd that the driver kicks with. Whoever serves the queue may wait for it; it is read, and counted, by the session.
-    pub fn set_kick(&mut self, kick: Option<Arc<File>>) {
+    /// Sets the eventfd that the driver kicks with. Whoever serves the queue may wait for it; it is read, and counted, by the session, or by its
+    /// host.
+    pub fn set_kick(&mut self, kick: Option<KickFd>) {
         self.kick = kick;
     }
 
     /// What the driver kicks with; nothing where it cannot.
-    pub fn kick(&self) -> Option<BorrowedFd<'_>> {
-        self.kick.as_ref().map(|kick| kick.as_fd())
+    pub fn kick(&self) -> Option<&KickFd> {
+        self.kick.as_ref()
     }
 
     /// Has the driver kick for the next packet. Before anybody relies on it a [`fence`](crate::fence) has to follow, and then

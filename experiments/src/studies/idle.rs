@@ -147,7 +147,7 @@ fn setup() -> Vec<String> {
              stand for guests that have CPUs of their own."
         ),
         format!(
-            "In mode trap guests' threads run on the CPU that is the I/O core's otherwise, and there are at most {TRAP_GUESTS} of them: each has a \
+            "In mode trap guests' threads run on the CPU that is the I/O core's otherwise, as nothing else of the switch does, and there are at most {TRAP_GUESTS} of them: each has a \
              ring of its own to every other, so that all take memory with the square of their number. More guests were not measured there."
         ),
         format!(

@@ -1,13 +1,11 @@
 //! The stage of an experiment: a switch with guests' ports, I/O cores that may be limited, and the generator.
 
-use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use sidecore_tests::paths;
 use sidecore_tests::process::eventually;
 use sidecore_tests::switch::{SwitchConfig, SwitchProcess};
 use tempfile::TempDir;
@@ -95,15 +93,13 @@ impl Load {
 impl Stage {
     /// Starts a switch with so many I/O cores, on the CPUs for that, and what `ports` adds to its configuration.
     pub fn start(lab: &Lab, io_cores: usize, ports: impl FnOnce(SwitchConfig) -> SwitchConfig) -> Result<Self> {
-        Self::start_as(&[paths::sidecore()?.into()], lab.cpus.io_cores(io_cores), ports)
+        Self::start_on(lab.cpus.io_cores(io_cores), ports)
     }
 
-    /// Starts a switch of mode `trap`: instead of an I/O core, the threads of all guests have its CPU, with all else of the switch.
+    /// Starts a switch of mode `trap`: instead of an I/O core, the threads of all guests have its CPU. All else of the switch runs where it does
+    /// beside an I/O core.
     pub fn start_traditional(lab: &Lab, ports: impl FnOnce(SwitchConfig) -> SwitchConfig) -> Result<Self> {
-        let cpus = lab.cpus.io_cores(1);
-        let cpu = cpus.first().context("no CPU")?.to_string();
-        let command = ["taskset".into(), "-c".into(), cpu.into(), paths::sidecore()?.into()];
-        Self::start_as(&command, cpus, |config| ports(config.key("mode = \"trap\"")))
+        Self::start(lab, 1, |config| ports(config.key("mode = \"trap\"")))
     }
 
     /// The same with I/O cores on as many CPUs as there are. One that has the generator's gives way to it and to all other threads of the
@@ -111,7 +107,7 @@ impl Stage {
     pub fn spread(lab: &Lab, io_cores: usize, ports: impl FnOnce(SwitchConfig) -> SwitchConfig) -> Result<Self> {
         let cpus = lab.cpus.spread(io_cores);
         let gives_way = !lab.cpus.are_enough_for(io_cores.max(2));
-        let mut stage = Self { gives_way, ..Self::start_as(&[paths::sidecore()?.into()], cpus, ports)? };
+        let mut stage = Self { gives_way, ..Self::start_on(cpus, ports)? };
         if gives_way {
             let io_cores = stage.io_core_threads()?;
             for thread in threads::of_process(stage.switch.process().pid())? {
@@ -122,15 +118,11 @@ impl Stage {
         Ok(stage)
     }
 
-    fn start_as(
-        command: &[OsString],
-        cpus: Vec<usize>,
-        ports: impl FnOnce(SwitchConfig) -> SwitchConfig,
-    ) -> Result<Self> {
+    fn start_on(cpus: Vec<usize>, ports: impl FnOnce(SwitchConfig) -> SwitchConfig) -> Result<Self> {
         let folder = SwitchProcess::folder()?;
         let io_cores = cpus.len();
         let config = ports(SwitchConfig::new(folder.path()).on_cpus(cpus));
-        let switch = SwitchProcess::start_as(command, &config)?;
+        let switch = SwitchProcess::start(&config)?;
         Ok(Self { quotas: Vec::new(), switch, config, folder, io_cores, gives_way: false })
     }
 

@@ -13,6 +13,8 @@
 //! Beside that stands what a source costs and how it fares: cycles, what waits in its ring, and who receives from it (see
 //! [`load`](super::load), which reads it).
 
+use std::sync::atomic::{Ordering, fence};
+
 use crossbeam_utils::CachePadded;
 use vm_ports::Counter;
 
@@ -140,6 +142,8 @@ pub(super) struct CoreCounters {
     pub(super) wakes: [Counter; WakeCause::ALL.len()],
     /// Cycles of that, which are idle ones too.
     pub(super) slept_cycles: Counter,
+    /// When the sleep under way began, in cycles, up to when all are accounted for; 0: it is awake.
+    asleep_since: Counter,
     /// Sleeps that ended in time only because a timer did, with something to do that nobody had rung for.
     pub(super) missed_wakeups: Counter,
     /// Transmit rings that are not looked at because their drivers kick, now.
@@ -186,6 +190,7 @@ impl CoreCounters {
             messages: Counter::default(),
             wakes: Default::default(),
             slept_cycles: Counter::default(),
+            asleep_since: Counter::default(),
             missed_wakeups: Counter::default(),
             armed: Counter::default(),
             received_cycles: Counter::default(),
@@ -205,6 +210,31 @@ impl CoreCounters {
             learn_lost: Counter::default(),
             sources: (0..SOURCES_MAX).map(|_| SourceCounters::default()).collect(),
         }
+    }
+
+    /// Idle cycles and, of these, those asleep, with those of a sleep that has not ended at the time that `clock` says: it may be long.
+    pub(super) fn idle_and_slept(&self, clock: impl Fn() -> u64) -> [u64; 2] {
+        let ended = || [self.idle_cycles.get(), self.slept_cycles.get()];
+        let since = self.asleep_since.get();
+        let (before, asleep) = (ended(), clock().saturating_sub(since));
+        // Pairs with the fence in `gets_up`: a sleep that is in `before` has ended for this second look, too.
+        fence(Ordering::Acquire);
+        if since != 0 && self.asleep_since.get() == since {
+            before.map(|cycles| cycles.wrapping_add(asleep))
+        } else {
+            ended()
+        }
+    }
+
+    /// The core is about to sleep; all cycles up to `now` are accounted for.
+    pub(super) fn lies_down(&self, now: u64) {
+        self.asleep_since.set(now);
+    }
+
+    /// It is awake, and accounts for its sleep next.
+    pub(super) fn gets_up(&self) {
+        self.asleep_since.set(0);
+        fence(Ordering::Release);
     }
 
     /// The row of a source.
@@ -305,5 +335,18 @@ mod tests {
         assert_eq!(sources.take(), None);
         sources.give_back(others[7]);
         assert_eq!(sources.take(), Some(others[7]));
+    }
+
+    #[test]
+    fn a_sleep_is_counted_once_while_it_lasts_and_after_it() {
+        let counters = CoreCounters::new();
+        counters.idle_cycles.add(100);
+        assert_eq!(counters.idle_and_slept(|| 1000), [100, 0]);
+        counters.lies_down(1000);
+        assert_eq!(counters.idle_and_slept(|| 1500), [600, 500]);
+        counters.gets_up();
+        counters.idle_cycles.add(700);
+        counters.slept_cycles.add(700);
+        assert_eq!(counters.idle_and_slept(|| 1800), [800, 700]);
     }
 }

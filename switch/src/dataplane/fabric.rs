@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 
 use config::Mode;
 use pmd_bindings::{Eal, ThreadRegistration, tsc, tsc_hz};
-use rustix::thread::{sched_getaffinity, sched_setaffinity};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use vm_ports::QueuePair;
 
 use self::own::Known;
@@ -91,8 +91,8 @@ struct Core {
 }
 
 impl Fabric {
-    /// Starts a pinned thread for each CPU. All others run elsewhere from now on: a session, say, that is woken by the same kick as its core
-    /// would be in that core's way.
+    /// Starts a pinned thread for each CPU. All others run elsewhere from now on, but for guests' own in mode `trap`: a session, say, that is
+    /// woken by the same kick as its core would be in that core's way.
     pub(super) fn start(eal: &Arc<Eal>, config: &config::SwitchConfig) -> Result<Self, DataplaneError> {
         keep_off_io_cores(config);
         let cpus: Vec<usize> = config.io_cores.cpus.iter().map(|cpu| cpu.0 as usize).collect();
@@ -143,7 +143,7 @@ impl Fabric {
             cycles_per_s: tsc_hz(),
             shares_cpu: sharers.count() > 1,
         };
-        let (thread, cpu_wait) = start_core(Arc::clone(&self.eal), setup, cpu)?;
+        let (thread, cpu_wait) = start_core(Arc::clone(&self.eal), setup, cpu, self.cpus_of_own())?;
         let thread = Arc::new(Mutex::new(Some(thread)));
         self.rescue.add(index, Arc::clone(&counters), Arc::clone(&thread));
         let core =
@@ -153,14 +153,25 @@ impl Fabric {
         Ok(())
     }
 
+    /// The CPUs for guests' own threads: in mode `trap` those of the I/O cores, which have nothing to do there but for uplinks. Beside cores
+    /// that poll nothing is said: they run where whoever starts them does.
+    fn cpus_of_own(&self) -> Option<CpuSet> {
+        (self.config.mode == Mode::Trap).then(|| {
+            let mut cpus = CpuSet::new();
+            self.config.io_cores.cpus.iter().for_each(|cpu| cpus.set(cpu.0 as usize));
+            cpus
+        })
+    }
+
     /// How the switch waits for packets.
     pub(super) fn mode(&self) -> Mode {
         self.config.mode
     }
 
-    /// A source's driver has kicked: wakes the core that serves it. Whether it had been asked to.
-    pub(super) fn kicked(&self, source: SourceId) -> bool {
-        self.bells.kicked(source, tsc())
+    /// Kicks of a source's driver were read that came at this time, in cycles, or later: wakes the core that serves it. Whether it had been
+    /// asked to.
+    pub(super) fn kicked(&self, source: SourceId, at: u64) -> bool {
+        self.bells.kicked(source, at)
     }
 
     /// How many cores the configuration names: those that serve uplinks, and between which queue pairs move.
@@ -409,22 +420,22 @@ impl Drop for Fabric {
     }
 }
 
-/// Has this thread, and all that it starts, run on the CPUs that it has and no I/O core polls on, if there are any.
+/// Has this thread, and all that it starts, run on the CPUs that it has and that are no I/O core's, if there are any.
 fn keep_off_io_cores(config: &config::SwitchConfig) {
     let mut others = sched_getaffinity(None).unwrap_or_default();
     config.io_cores.cpus.iter().for_each(|cpu| others.unset(cpu.0 as usize));
-    // In mode trap there are guests' threads instead of I/O cores.
-    if config.mode != Mode::Trap && others.count() > 0 {
+    if others.count() > 0 {
         // Where that is not allowed, they run where the process does.
         let _ = sched_setaffinity(None, &others);
     }
 }
 
-/// Starts one core's thread; it works from the moment it is on its CPU, if it has one, and known to DPDK.
+/// Starts one core's thread; it works from the moment it is on its CPU and known to DPDK, or, where it has none, on one of `own`.
 fn start_core(
     eal: Arc<Eal>,
     setup: CoreSetup,
     cpu: Option<usize>,
+    own: Option<CpuSet>,
 ) -> Result<(JoinHandle<IoCore>, CpuWait), DataplaneError> {
     let index = setup.index;
     let name = if cpu.is_some() { "io-core" } else { "io-guest" };
@@ -440,7 +451,11 @@ fn start_core(
                 }
                 // Pools keep a cache for threads that EAL knows.
                 Some(_) => Some(ThreadRegistration::new(&eal)),
-                None => None,
+                None => {
+                    // Where that is not allowed, it runs where the process does.
+                    own.iter().for_each(|cpus| _ = sched_setaffinity(None, cpus));
+                    None
+                }
             };
             let failure = registration.as_ref().and_then(|registration| registration.as_ref().err());
             let failed = failure.is_some();

@@ -1,16 +1,20 @@
 //! A guest's port: its session on one side, the I/O cores on the other.
 
+mod kicks;
+
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use pmd_bindings::tsc_hz;
+use config::Mode;
+use pmd_bindings::{tsc, tsc_hz};
 use vm_ports::session::{
     FeatureSwitches, Negotiated, PortSettings, QueueHost, SessionEvent, SessionHandle, SocketAccess, SocketRole, spawn,
 };
-use vm_ports::{Counter, Moderation, QueueCounters, QueuePair, RingFault};
+use vm_ports::{Moderation, QueueCounters, QueuePair, RingFault};
 
+use self::kicks::Kicks;
 use super::accounting::SourceId;
 use super::error::DataplaneError;
 use super::fabric::Fabric;
@@ -68,10 +72,7 @@ pub(super) struct GuestHost {
 pub(super) struct GuestQueue {
     pub(super) source: SourceId,
     pub(super) counters: Arc<QueueCounters>,
-    /// Kicks that it was asked for, or was shortly before. Written by the session.
-    pub(super) kicks_asked: Counter,
-    /// All others, which came while the switch polled. Counted by itself: a difference of two counters that are read one after the other can fall.
-    pub(super) kicks_polling: Counter,
+    pub(super) kicks: Kicks,
     /// Where it goes when its rings start.
     home: AtomicUsize,
     /// Where it is.
@@ -108,8 +109,7 @@ impl GuestQueue {
         Self {
             source,
             counters: Arc::default(),
-            kicks_asked: Counter::default(),
-            kicks_polling: Counter::default(),
+            kicks: Kicks::default(),
             home: AtomicUsize::new(core),
             at: AtomicUsize::new(NOWHERE),
             moves: AtomicU64::new(0),
@@ -221,6 +221,16 @@ impl GuestHost {
         risen(&self.faults(), &before)
     }
 
+    /// Whether it has an I/O thread of its own.
+    pub(super) fn is_own(&self) -> bool {
+        self.share.mode == Mode::Trap
+    }
+
+    /// Counts the kicks up to now that nobody reads otherwise.
+    pub(super) fn count_kicks(&self) {
+        self.queues.iter().for_each(|queue| queue.kicks.count_unread(|since| self.fabric.kicked(queue.source, since)));
+    }
+
     /// Every queue pair that is on a core, and where. `rules`: which addresses NICs bring to which core.
     pub(super) fn places(&self, rules: &HashSet<([u8; 6], usize)>) -> impl Iterator<Item = Place> {
         // One of several can go without a rule going with it.
@@ -324,6 +334,9 @@ impl QueueHost for GuestHost {
         let _change = self.change_by_session();
         let core = queue.home();
         let receives = pair.rx.as_ref().is_some_and(|rx| rx.is_ready());
+        if self.is_own() {
+            queue.kicks.leave_unread(pair.tx.as_ref().and_then(|tx| tx.kick().cloned()));
+        }
         let (port, source, share) = (self.port, queue.source, self.share);
         let message = Message::Attach { port, queue: index, source, share, pair: Box::new(pair) };
         self.fabric.tell(core, message);
@@ -340,14 +353,24 @@ impl QueueHost for GuestHost {
         // First nobody sends to it any more, then it leaves its core.
         self.set_receiver(index, None);
         self.put(queue, NOWHERE);
-        self.fabric.take_back(core, self.port, index)
+        let pair = self.fabric.take_back(core, self.port, index);
+        queue.kicks.count_unread(|since| self.fabric.kicked(queue.source, since));
+        queue.kicks.leave_unread(None);
+        pair
+    }
+
+    fn reads_kicks(&self) -> bool {
+        self.is_own()
     }
 
     fn kicked(&self, ring: usize, kicks: u64) {
         let Some(queue) = self.queues.get(ring / 2) else { return };
-        let asked = ring % 2 == 1 && self.fabric.kicked(queue.source);
-        let counter = if asked { &queue.kicks_asked } else { &queue.kicks_polling };
-        counter.add(kicks);
+        let asked = ring % 2 == 1 && self.fabric.kicked(queue.source, tsc());
+        if self.is_own() {
+            // A frontend may have given this eventfd for transmit rings, too, and then their thread cannot see what was read.
+            self.queues.iter().for_each(|queue| _ = self.fabric.kicked(queue.source, 0));
+        }
+        queue.kicks.note(asked, kicks);
     }
 
     fn event(&self, event: SessionEvent) {

@@ -18,7 +18,7 @@ use vm_ports::{Burst, BurstBuffer, Pulled, QueueCounters, RingWatch, TxQueue};
 
 use self::aside::Aside;
 use self::moves::Part;
-use self::rest::Needs;
+use self::rest::{Needs, Sweep};
 use super::accounting::{ACCOUNTS, CoreCounters, SOURCES_MAX, UplinkCounters};
 use super::forwarder::{Between, Forwarder, Origin, Outputs};
 use super::handover::{Progress, Token};
@@ -164,6 +164,7 @@ pub(super) struct IoCore {
     /// Whether a round begins with more than looks: a move to go on with, or drivers that may be asked to kick.
     has_chores: bool,
     needs: Needs,
+    sweep: Sweep,
     /// Drivers that were just asked to kick, by place, and are to be looked at once more.
     asked: Vec<u16>,
     /// Those of class latency among them, while the core sleeps.
@@ -227,6 +228,7 @@ impl IoCore {
             patience: Patience::new(mode, cycles_per_s),
             has_chores: false,
             needs: Needs::default(),
+            sweep: Sweep::default(),
             asked: Vec::with_capacity(SOURCES_MAX),
             urgent_armed: Vec::with_capacity(SOURCES_MAX),
             worked_at: epoch,

@@ -208,7 +208,7 @@ impl Dataplane {
         self.loads.remove(host.port);
         self.close_port(host.port);
         host.queues.iter().for_each(|queue| self.fabric.release_source(queue.source));
-        if host.share.mode == Mode::Trap {
+        if host.is_own() {
             host.queues.first().into_iter().for_each(|queue| self.fabric.release_own(queue.home()));
         }
         Ok(())
@@ -229,7 +229,7 @@ impl Dataplane {
         if to >= self.fabric.io_cores() {
             return Err(DataplaneError::NoSuchCore { core: to, cores: self.fabric.io_cores() });
         }
-        if guest.host.share.mode == Mode::Trap {
+        if guest.host.is_own() {
             return Err(DataplaneError::OwnThread(name.to_owned()));
         }
         if let Some(core) = guest.config.io_core.filter(|core| *core != to) {

@@ -206,6 +206,7 @@ impl Dataplane {
 
     fn guest(&self, guest: &Guest, ticks: &BTreeMap<QueueId, TickSnapshot>) -> PortSnapshot {
         let state = guest.host.state();
+        guest.host.count_kicks();
         let queue = |(index, queue): (usize, &GuestQueue)| QueueSnapshot {
             tick: ticks.get(&queue_id(guest.host.port, index)).copied(),
             ..self.guest_queue(index, queue, &state)
@@ -273,9 +274,9 @@ impl Dataplane {
             tx: Traffic { packets: tx.packets.get(), bytes: tx.bytes.get() },
             drops,
             refused: named(RxDrop::ALL.iter().map(|reason| reason.as_str()).zip(rx.refused.iter().map(Counter::get))),
-            kicks: queue.counters.kicks.get(),
-            kicks_asked: queue.kicks_asked.get(),
-            kicks_polling: queue.kicks_polling.get(),
+            kicks: queue.counters.kicks.get() + queue.kicks.read(),
+            kicks_asked: queue.kicks.asked(),
+            kicks_polling: queue.kicks.polling(),
             calls: rx.calls.get() + tx.calls.get(),
             calls_suppressed: rx.calls_suppressed.get() + tx.calls_suppressed.get(),
             calls_saved: rx.calls_saved.get() + tx.calls_saved.get(),
@@ -388,11 +389,12 @@ fn uplink_snapshot(uplink: &Uplink, link: Option<Link>) -> UplinkSnapshot {
 
 fn core_snapshot(core: usize, view: &CoreView<'_>) -> CoreSnapshot {
     let CoreView { cpu, mode, counters, cpu_wait } = view;
+    let [idle_cycles, slept_cycles] = counters.idle_and_slept(tsc);
     CoreSnapshot {
         core,
         cpu: *cpu,
         busy_cycles: counters.busy_cycles.get(),
-        idle_cycles: counters.idle_cycles.get(),
+        idle_cycles,
         mode: mode.to_string(),
         polls: counters.polls.get(),
         messages: counters.messages.get(),
@@ -400,7 +402,7 @@ fn core_snapshot(core: usize, view: &CoreView<'_>) -> CoreSnapshot {
         fdb_learned: counters.fdb_learned.get(),
         fdb_moves: counters.fdb_moves.get(),
         wakes: named(WakeCause::ALL.iter().map(|cause| cause.as_str()).zip(counters.wakes.iter().map(Counter::get))),
-        slept_cycles: counters.slept_cycles.get(),
+        slept_cycles,
         missed_wakeups: counters.missed_wakeups.get(),
         cpu_wait_ns: cpu_wait.total().as_nanos() as u64,
         armed_rings: counters.armed.get(),

@@ -93,6 +93,8 @@ pub(crate) struct Fdb {
     ports: Box<[Port]>,
     capacity: usize,
     len: usize,
+    /// As many of them are fixed.
+    fixed: usize,
     ageing_s: u32,
     rate: TokenBucket,
     /// Where [`Fdb::age`] goes on.
@@ -112,6 +114,7 @@ impl Fdb {
             ports: (0..settings.ports).map(|_| port()).collect(),
             capacity: settings.capacity,
             len: 0,
+            fixed: 0,
             ageing_s: settings.ageing_s.get(),
             rate,
             cursor: 0,
@@ -171,6 +174,7 @@ impl Fdb {
         self.flush_port(port);
         if let Some(state) = self.ports.get_mut(port.index()) {
             self.len -= state.fixed as usize;
+            self.fixed -= state.fixed as usize;
             state.fixed = 0;
             state.fixed_generation = state.fixed_generation.wrapping_add(1);
             state.kind = None;
@@ -308,6 +312,16 @@ impl Fdb {
         self.len
     }
 
+    /// Whether there are entries that age.
+    pub(crate) fn has_learnt(&self) -> bool {
+        self.len > self.fixed
+    }
+
+    /// After so many seconds entries that were not seen are removed.
+    pub(crate) fn ageing_s(&self) -> u32 {
+        self.ageing_s
+    }
+
     /// Number of entries of a port: learnt, fixed.
     #[cfg(test)]
     pub(crate) fn port_len(&self, port: PortId) -> (u32, u32) {
@@ -429,6 +443,7 @@ impl Fdb {
         if let Some(state) = self.ports.get_mut(value.port.index()) {
             *state.count(value.fixed) += 1;
             self.len += 1;
+            self.fixed += usize::from(value.fixed);
         }
     }
 
@@ -440,6 +455,7 @@ impl Fdb {
         {
             *state.count(value.fixed) -= 1;
             self.len -= 1;
+            self.fixed -= usize::from(value.fixed);
             self.note_change();
         }
         self.slots.vacate(place);

@@ -110,14 +110,26 @@ impl SwitchProcess {
 
     /// CPU time of one of its threads up to now.
     pub fn thread_time(&self, name: &str) -> Result<Duration> {
+        // The first number is the time spent on a CPU, in nanoseconds.
+        let stat = self.of_thread(name, "schedstat")?;
+        let ns = stat.split_whitespace().next().and_then(|ns| ns.parse().ok()).context("no time in schedstat")?;
+        Ok(Duration::from_nanos(ns))
+    }
+
+    /// How often one of its threads has given its CPU up, or lost it, up to now: a thread that sleeps all the time does not.
+    pub fn thread_switches(&self, name: &str) -> Result<u64> {
+        let status = self.of_thread(name, "status")?;
+        let switches = status.lines().filter(|line| line.contains("ctxt_switches:"));
+        let count = |line: &str| line.split_whitespace().last().and_then(|count| count.parse::<u64>().ok());
+        switches.map(|line| count(line).context("no number of switches")).sum()
+    }
+
+    /// What the kernel says of one of its threads in a file of its folder.
+    pub fn of_thread(&self, name: &str, file: &str) -> Result<String> {
         for task in std::fs::read_dir(format!("/proc/{}/task", self.process.pid()))? {
             let task = task?.path();
             if std::fs::read_to_string(task.join("comm")).is_ok_and(|comm| comm.trim() == name) {
-                // The first number is the time spent on a CPU, in nanoseconds.
-                let stat = std::fs::read_to_string(task.join("schedstat"))?;
-                let ns =
-                    stat.split_whitespace().next().and_then(|ns| ns.parse().ok()).context("no time in schedstat")?;
-                return Ok(Duration::from_nanos(ns));
+                return Ok(std::fs::read_to_string(task.join(file))?);
             }
         }
         bail!("the switch has no thread {name}")

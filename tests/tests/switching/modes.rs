@@ -139,6 +139,87 @@ fn the_threads_of_guests_hear_them() {
     a_sleeping_core_hears_its_guests("trap", &TRAP);
 }
 
+/// The threads of a switch of mode `trap` that forward, with two guests.
+const TRAP_THREADS: [&str; 3] = ["io-core-0", "io-guest-1", "io-guest-2"];
+
+/// A switch of mode `trap` whose guests know each other.
+fn trap(key: &str) -> (Rig, Node, Node) {
+    let rig = Plan::new().mode("trap").key(key).guests(&["a", "b"]).start();
+    let [mut a, mut b] = rig.guests(["a", "b"]);
+    introduce(&rig, &mut a, &mut b);
+    (rig, a, b)
+}
+
+/// A thread sleeps until it is woken, also where it knows stations; and its sleep is accounted for while it lasts.
+#[test]
+fn the_threads_of_silent_guests_are_not_woken_by_a_timer() {
+    let (rig, mut a, mut b) = trap("fdb_ageing_s = 300");
+    let slept = || {
+        let status = rig.json();
+        let cycles = |core: &serde_json::Value| core["slept_cycles"].as_u64().unwrap();
+        let cores = status["cores"].as_array().unwrap().iter().map(cycles).collect::<Vec<_>>();
+        (cores, status["tsc_hz"].as_u64().unwrap())
+    };
+    let switches = || TRAP_THREADS.map(|thread| rig.switch.thread_switches(thread).unwrap());
+    // The first look reads kicks, which their threads are told of.
+    let (before, hz) = slept();
+    std::thread::sleep(Duration::from_millis(50));
+    let start = switches();
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(switches(), start);
+    let (after, _) = slept();
+    for (thread, (after, before)) in TRAP_THREADS.iter().zip(after.iter().zip(&before)) {
+        assert!(after - before >= hz / 2, "{thread}: asleep for {} of {hz} cycles a second", after - before);
+    }
+    rig.finish(&mut [&mut a, &mut b]);
+}
+
+#[test]
+fn stations_age_while_threads_sleep_and_then_nothing_wakes_them() {
+    let (rig, mut a, mut b) = trap("fdb_ageing_s = 2");
+    eventually("no stations", LIMIT, || Ok(rig.stations().is_empty().then_some(()))).unwrap();
+    let switches = || TRAP_THREADS.map(|thread| rig.switch.thread_switches(thread).unwrap());
+    eventually("threads that sleep on", LIMIT, || {
+        let before = switches();
+        std::thread::sleep(Duration::from_millis(1200));
+        Ok((switches() == before).then_some(()))
+    })
+    .unwrap();
+    rig.finish(&mut [&mut a, &mut b]);
+}
+
+/// What a guest kicks for is its own thread's: its session sleeps on. Kicks are counted all the same.
+#[test]
+fn a_kick_wakes_the_guests_own_thread_and_not_its_session() {
+    let (rig, mut a, mut b) = trap("fdb_ageing_s = 300");
+    let sessions = || ["vhost-user-a", "vhost-user-b"].map(|thread| rig.switch.thread_switches(thread).unwrap());
+    let before = (sessions(), rig.port("a").kicks, rig.wakes(Some(1), "kick"));
+    one_by_one((&mut a, 0), (&mut b, 1), 300, TRAP);
+    let (kicks, woken) = (rig.port("a").kicks - before.1, rig.wakes(Some(1), "kick") - before.2);
+    println!("{kicks} kicks, {woken} wake-ups");
+    assert!(kicks > 0 && kicks <= 301 && woken > 0, "{kicks} kicks, {woken} wake-ups");
+    assert_eq!(sessions(), before.0, "a session was woken by a kick");
+    rig.finish(&mut [&mut a, &mut b]);
+}
+
+/// Whoever wants to know how many kicks there were reads them, at any moment: packets arrive all the same.
+#[test]
+fn whoever_counts_kicks_keeps_no_thread_asleep() {
+    let (rig, mut a, mut b) = trap("fdb_ageing_s = 300");
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (rig, is_over) = (&rig, &is_over);
+        scope.spawn(move || {
+            while !is_over.load(Ordering::Relaxed) {
+                rig.switch.status().unwrap();
+            }
+        });
+        one_by_one((&mut a, 0), (&mut b, 1), 1000, TRAP);
+        is_over.store(true, Ordering::Relaxed);
+    });
+    rig.finish(&mut [&mut a, &mut b]);
+}
+
 #[test]
 fn a_guest_of_its_own_thread_talks_to_those_on_io_cores() {
     let pairs = "queue_pairs = 2";
@@ -357,9 +438,8 @@ fn a_guest_without_a_kick_is_not_forgotten() {
 }
 
 /// Kicks without end, asked for or not: every one is counted, and the others' packets arrive.
-#[test]
-fn a_storm_of_kicks_does_not_stop_others() {
-    let rig = Plan::new().mode("adaptive").guests(&["a", "b", "eve"]).start();
+fn a_storm_of_kicks_does_not_stop_others(mode: &str) {
+    let rig = Plan::new().mode(mode).guests(&["a", "b", "eve"]).start();
     let [mut a, mut b] = pair(&rig, Features::EVENT_IDX);
     let mut eve = rig.guest_with("eve", |_| ());
     introduce(&rig, &mut a, &mut b);
@@ -383,19 +463,24 @@ fn a_storm_of_kicks_does_not_stop_others() {
     rig.finish(&mut [&mut a, &mut b, &mut eve]);
 }
 
-/// A session that is woken by the same kick as its core is not in that core's way.
 #[test]
-fn nothing_else_runs_on_the_cpu_of_an_io_core() {
-    let mut rig = Plan::new().mode("adaptive").guests(&["a"]).start();
+fn a_storm_of_kicks_to_an_adaptive_core_does_not_stop_others() {
+    a_storm_of_kicks_does_not_stop_others("adaptive");
+}
+
+#[test]
+fn a_storm_of_kicks_to_a_guests_own_thread_does_not_stop_others() {
+    a_storm_of_kicks_does_not_stop_others("trap");
+}
+
+/// A session that is woken by the same kick as its core is not in that core's way. Guests' own threads have the CPUs of I/O cores, where these
+/// do not poll.
+fn nothing_else_runs_on_the_cpu_of_an_io_core(mode: &str) {
+    let rig = Plan::new().mode(mode).guests(&["a"]).start();
     let mut a = rig.guest_with("a", |_| ());
-    let pid = rig.switch.process().pid();
     let may_run = |thread: &str| {
-        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-        let status = tasks.map(|task| std::fs::read_to_string(task.unwrap().path().join("status")).unwrap());
-        let named = |status: &String| status.lines().next() == Some(&format!("Name:\t{thread}"));
-        let status = status.filter(named).collect::<String>();
-        let cpus = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:\t"));
-        cpus.unwrap_or_else(|| panic!("no thread {thread}")).to_owned()
+        let status = rig.switch.of_thread(thread, "status").unwrap();
+        status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:\t")).unwrap().to_owned()
     };
     let core = may_run("io-core-0");
     for thread in ["sidecore", "scheduler", "rescue", "vhost-user-a", "api"] {
@@ -409,5 +494,18 @@ fn nothing_else_runs_on_the_cpu_of_an_io_core() {
             "{thread} on {cpus}, core on {core}"
         );
     }
+    if mode == "trap" {
+        assert_eq!(may_run("io-guest-1"), core);
+    }
     rig.finish(&mut [&mut a]);
+}
+
+#[test]
+fn nothing_else_runs_on_the_cpu_of_an_adaptive_core() {
+    nothing_else_runs_on_the_cpu_of_an_io_core("adaptive");
+}
+
+#[test]
+fn the_threads_of_guests_have_the_cpu_of_the_io_core_and_nothing_else_has() {
+    nothing_else_runs_on_the_cpu_of_an_io_core("trap");
 }

@@ -18,6 +18,7 @@ use super::settings::PortSettings;
 use super::{QueueHost, eventfd, slots};
 use crate::address::{FrontendAddr, GuestPhysAddr};
 use crate::features::Features;
+use crate::kick::KickFd;
 use crate::memory::GuestMemory;
 
 type Result<T> = std::result::Result<T, Refusal>;
@@ -164,7 +165,7 @@ impl Backend {
 
     pub(super) fn set_vring_kick(&mut self, index: u32, file: Option<File>) -> Result<()> {
         let kick = match file {
-            Some(file) => Kick::Fd { file: Arc::new(eventfd::accept(file)?), suppressed: false },
+            Some(file) => Kick::Fd { file: KickFd::new(eventfd::accept(file)?), suppressed: false },
             None => Kick::NoFd,
         };
         self.change(|rings| rings.rebuild(index, |ring| ring.kick = kick))

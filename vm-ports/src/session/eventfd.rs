@@ -25,7 +25,7 @@ pub(super) fn accept(file: File) -> Result<File, Refusal> {
 
 /// Reads the counter: how often it was written since it was last read, 0 when it was not. Never blocks, whatever flags
 /// the frontend has set in the meantime (`RWF_NOWAIT`).
-pub(super) fn drain(file: impl AsFd) -> u64 {
+pub(crate) fn drain(file: impl AsFd) -> u64 {
     /// `preadv2` at the current position: what has no position, as an eventfd, is read as by `readv`.
     const NO_OFFSET: u64 = u64::MAX;
     let mut count = [0; 8];

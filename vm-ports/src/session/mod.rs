@@ -16,7 +16,7 @@ mod backend;
 mod connection;
 mod error;
 mod event;
-mod eventfd;
+pub(crate) mod eventfd;
 mod frames;
 mod handler;
 mod offer;
@@ -62,6 +62,12 @@ pub trait QueueHost: Send + Sync {
     /// has to be woken, since its eventfd says nothing of them any more. Must not block.
     fn kicked(&self, ring: usize, kicks: u64) {
         let _ = (ring, kicks);
+    }
+
+    /// Whether the host itself reads what drivers kick their transmit rings with, while these are attached: then such a kick does not wake the
+    /// session, which leaves them alone.
+    fn reads_kicks(&self) -> bool {
+        false
     }
 
     /// Something happened. Must not block.

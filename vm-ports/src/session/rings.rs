@@ -7,11 +7,12 @@
 use std::fs::File;
 use std::sync::Arc;
 
+use super::QueueHost;
 use super::error::Refusal;
-use super::{QueueHost, eventfd};
 use crate::address::FrontendAddr;
 use crate::counters::{QueueCounters, RingFault};
 use crate::features::Features;
+use crate::kick::KickFd;
 use crate::memory::GuestMemory;
 use crate::moderation::Moderation;
 use crate::queue::QueuePair;
@@ -43,7 +44,7 @@ pub(super) enum Kick {
     /// The driver will not kick.
     NoFd,
     Fd {
-        file: Arc<File>,
+        file: KickFd,
         /// Whether the driver has been told not to kick since this eventfd came. Kicks count from there on.
         suppressed: bool,
     },
@@ -209,10 +210,12 @@ impl Rings {
         std::mem::take(&mut self.refusals)
     }
 
-    /// The eventfds to read, with their rings' indices.
-    pub(super) fn kicks(&self) -> impl Iterator<Item = (usize, &File)> {
-        self.rings.iter().enumerate().filter_map(|(index, ring)| match &ring.kick {
-            Kick::Fd { file, .. } => Some((index, &**file)),
+    /// The eventfds to read, with their rings' indices: all but those that the host reads.
+    pub(super) fn kicks(&self) -> impl Iterator<Item = (usize, &KickFd)> {
+        let spared = self.host.reads_kicks();
+        self.rings.iter().enumerate().filter_map(move |(index, ring)| match &ring.kick {
+            Kick::Fd { .. } if spared && ring.started && !index.is_multiple_of(2) => None,
+            Kick::Fd { file, .. } => Some((index, file)),
             Kick::Unset | Kick::NoFd => None,
         })
     }
@@ -221,7 +224,7 @@ impl Rings {
     pub(super) fn count_kicks(&self, index: usize) {
         let (Some(ring), Some(pair)) = (self.rings.get(index), self.pairs.get(index / 2)) else { return };
         if let Kick::Fd { file, suppressed } = &ring.kick {
-            let kicks = eventfd::drain(file);
+            let kicks = file.read();
             if *suppressed && kicks > 0 {
                 pair.counters.kicks.add(kicks);
                 self.host.kicked(index, kicks);
@@ -299,7 +302,7 @@ impl Rings {
             queue.set_enabled(ring.enabled);
             queue.set_call(ring.call.take());
             queue.set_kick(match &ring.kick {
-                Kick::Fd { file, .. } => Some(Arc::clone(file)),
+                Kick::Fd { file, .. } => Some(file.clone()),
                 Kick::Unset | Kick::NoFd => None,
             });
             pair.tx = Some(queue);
@@ -308,7 +311,7 @@ impl Rings {
         if let Kick::Fd { file, suppressed: suppressed @ false } = &mut ring.kick {
             // What the driver sent before it could see that kicks are not wanted. (virtio-user rings each doorbell once more when its
             // start is complete, whatever it was told: those are counted, being kicks.)
-            eventfd::drain(file);
+            file.read();
             *suppressed = true;
         }
         Ok(())

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use proptest::prelude::*;
@@ -33,6 +34,7 @@ struct FakeHost {
     counters: Mutex<BTreeMap<usize, Arc<QueueCounters>>>,
     events: Mutex<Vec<SessionEvent>>,
     moves: Mutex<Vec<(&'static str, usize)>>,
+    reads_kicks: AtomicBool,
 }
 
 impl QueueHost for FakeHost {
@@ -45,6 +47,10 @@ impl QueueHost for FakeHost {
     fn take_back(&self, index: usize) -> Option<QueuePair> {
         self.moves.lock().unwrap().push(("take back", index));
         self.pairs.lock().unwrap().remove(&index)
+    }
+
+    fn reads_kicks(&self) -> bool {
+        self.reads_kicks.load(Ordering::Relaxed)
     }
 
     fn event(&self, event: SessionEvent) {
@@ -327,6 +333,24 @@ fn kicks_count_from_the_first_suppression() {
     backend.add_mem_region(&region(MEMORY_BYTES), memfd(MEMORY_BYTES)).unwrap();
     backend.rings().count_kicks(1);
     assert_eq!(host.counters(0).kicks.get(), 1005);
+}
+
+#[test]
+fn what_the_host_reads_the_session_leaves_alone() {
+    let (host, mut backend) = backend(1);
+    host.reads_kicks.store(true, Ordering::Relaxed);
+    let reads = |backend: &Backend| backend.rings().kicks().map(|(ring, _)| ring).collect::<Vec<_>>();
+    set_up(&mut backend, 0, 0);
+    set_up(&mut backend, 1, 0);
+    let kick = event_file();
+    backend.set_vring_kick(1, Some(kick.try_clone().unwrap())).unwrap();
+    assert_eq!(reads(&backend), [0, 1], "the host has nothing yet");
+    backend.set_features(SPLIT).unwrap();
+    backend.set_mem_table(&[region(0)], vec![memfd(MEMORY_BYTES)]).unwrap();
+    assert_eq!(reads(&backend), [0]);
+    kick_times(&kick, 3);
+    let read = || host.pairs.lock().unwrap()[&0].tx.as_ref().unwrap().kick().unwrap().read();
+    assert_eq!((read(), read(), host.counters(0).kicks.get()), (3, 0, 0));
 }
 
 #[test]

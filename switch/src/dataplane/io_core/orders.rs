@@ -164,8 +164,8 @@ impl IoCore {
         if let Some(change) = waiting.as_set() {
             self.counters.note_waiting(source, change);
         }
-        let guest = GuestTx { queue, origin, tx, waiting, credit, share, again: false, armed: false };
-        self.hear(&guest);
+        let mut guest = GuestTx { queue, origin, tx, waiting, credit, share, again: false, armed: false };
+        self.hear(&mut guest);
         self.guests.push(guest);
         self.place_of[source.index()] = place as u16;
         self.look_at(place);

@@ -2,6 +2,7 @@
 //! at: one that has been idle for a while, and whose driver kicks, is left to its kick.
 
 use std::hint::spin_loop;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,11 +16,13 @@ use super::{GuestTx, IoCore};
 
 /// How long a core that has uplinks, or guests that cannot kick, sleeps at most: nothing else wakes it for them.
 const BLIND_SLEEP: Duration = Duration::from_millis(1);
-/// How long any other sleeps at most: stations age all the time.
+/// How long any other sleeps at most: stations age all the time. One of mode `trap` sleeps until it is woken, or its next [`Sweep`] is due.
 const SLEEP: Duration = Duration::from_millis(100);
+/// Sweeps in the time in which a station ages.
+const SWEEPS: u32 = 8;
 /// What its timer finds that nobody has rung for was lost, if nobody does within this time: whoever made it may be just about to.
 const GRACE: Duration = Duration::from_millis(20);
-/// Buckets of the FDB that are aged after a sleep.
+/// Buckets of the FDB that are aged after a sleep, and at a time in a sweep.
 const AGEING_BUCKETS: usize = 64;
 /// Pauses between two looks of a core that will sleep soon.
 const PAUSES: usize = 16;
@@ -41,6 +44,16 @@ pub(super) struct Needs {
     armed: usize,
 }
 
+/// How a core of mode `trap` ages what it has learnt: all of it every now and then, so that it can sleep in between. The time is told by the clock
+/// of [`Now`](crate::forwarding::Now).
+#[derive(Debug, Default)]
+pub(super) struct Sweep {
+    /// Buckets that are left of the sweep under way.
+    left: usize,
+    /// When the last one ended.
+    ended_s: u32,
+}
+
 impl Needs {
     fn of(&mut self, guest: &GuestTx) -> &mut usize {
         match guest.share.mode {
@@ -53,16 +66,17 @@ impl Needs {
 
 impl IoCore {
     /// A transmit ring comes.
-    pub(super) fn hear(&mut self, guest: &GuestTx) {
-        *self.needs.of(guest) += 1;
+    pub(super) fn hear(&mut self, guest: &mut GuestTx) {
         // Before anybody is asked for a kick.
         self.bells.set_owner(guest.origin.source, self.forwarder.out.me());
         if guest.share.mode != Mode::Poll
             && let (Some(bed), Some(kick)) = (&self.bed, guest.tx.kick())
+            && !bed.watch(guest.origin.source, kick.as_fd())
         {
-            // Where it cannot be waited for, the session's reading is what wakes.
-            bed.watch(guest.origin.source, kick);
+            // It is looked at now and then, as one without a kick.
+            guest.tx.set_kick(None);
         }
+        *self.needs.of(guest) += 1;
     }
 
     /// A transmit ring goes, as it came: without kicks.
@@ -77,7 +91,7 @@ impl IoCore {
         if guest.share.mode != Mode::Poll
             && let (Some(bed), Some(kick)) = (&self.bed, guest.tx.kick())
         {
-            bed.forget(kick);
+            bed.forget(kick.as_fd());
         }
     }
 
@@ -116,7 +130,7 @@ impl IoCore {
         }
     }
 
-    /// Looks again at the rings whose kicks the session has read.
+    /// Looks again at the rings whose kicks somebody has read.
     fn read_kicks(&mut self) {
         let me = self.forwarder.out.me();
         if self.bells.any_kicked(me) {
@@ -125,10 +139,10 @@ impl IoCore {
         }
     }
 
-    /// Hears of kicks that the session has not read yet.
+    /// Hears of kicks that nobody has read yet.
     fn listen(&mut self) {
         let Some(bed) = &self.bed else { return };
-        bed.sleep(Duration::ZERO).kicked.into_iter().for_each(|source| self.kicked(source));
+        bed.sleep(Some(Duration::ZERO)).kicked.into_iter().for_each(|source| self.kicked(source));
     }
 
     /// A driver has kicked: its ring is looked at again.
@@ -188,7 +202,10 @@ impl IoCore {
         if self.may_sleep() {
             let idle = self.done_at.wrapping_sub(self.worked_at);
             if idle >= self.patience.stay {
-                return self.sleep();
+                if !self.sweep() {
+                    self.sleep();
+                }
+                return;
             }
             if idle >= self.patience.spin {
                 (0..PAUSES).for_each(|_| spin_loop());
@@ -198,6 +215,28 @@ impl IoCore {
             std::thread::yield_now();
             self.was_away();
         }
+    }
+
+    /// Goes on with a sweep, if one is due. Whether it is.
+    fn sweep(&mut self) -> bool {
+        if self.sweep.left == 0 {
+            if self.mode != Mode::Trap || self.sweep_in_s() != Some(0) {
+                return false;
+            }
+            self.sweep.left = self.forwarder.fdb.buckets();
+        }
+        self.forwarder.fdb.age(self.now.seconds, AGEING_BUCKETS);
+        self.counters.fdb_entries.set(self.forwarder.fdb.len() as u64);
+        self.sweep.left = self.sweep.left.saturating_sub(AGEING_BUCKETS);
+        self.sweep.ended_s = self.now.seconds;
+        true
+    }
+
+    /// Seconds until a sweep is due; nothing where there is nothing that ages.
+    fn sweep_in_s(&self) -> Option<u32> {
+        let fdb = &self.forwarder.fdb;
+        let since = self.now.seconds.wrapping_sub(self.sweep.ended_s);
+        fdb.has_learnt().then(|| (fdb.ageing_s() / SWEEPS).max(1).saturating_sub(since))
     }
 
     /// Accounts for time in which others had the CPU, or nobody: it is not what the next round took. Returns how many cycles it was.
@@ -227,16 +266,23 @@ impl IoCore {
         // Both: a ring in which something is found is looked at again.
         let woken = (!(self.look_again() | self.is_wanted())).then(|| {
             let blind = !self.uplinks.is_empty() || self.needs.timer > 0;
-            let woken = bed.sleep(if blind { BLIND_SLEEP } else { SLEEP });
+            let longest = match self.mode {
+                _ if blind => Some(BLIND_SLEEP),
+                Mode::Trap => self.sweep_in_s().map(|seconds| Duration::from_secs(seconds.max(1).into())),
+                Mode::Poll | Mode::Adaptive => Some(SLEEP),
+            };
+            self.counters.lies_down(self.done_at);
+            let woken = bed.sleep(longest);
             if blind || woken.by_anybody() || !self.is_wanted() {
                 return woken;
             }
-            let late = bed.sleep(GRACE);
+            let late = bed.sleep(Some(GRACE));
             self.counters.missed_wakeups.add(u64::from(!late.by_anybody()));
             late
         });
         bell.get_up();
         self.bed = Some(bed);
+        self.counters.gets_up();
         let slept = self.was_away();
         self.tick(self.done_at);
         let Some(woken) = woken else { return self.wake_urgent() };

@@ -42,8 +42,8 @@ impl Patience {
     }
 }
 
-/// An epoll with a core's bell and the kick eventfds of the rings it serves. Edge-triggered: nothing has to be read here, which is the
-/// session's to do.
+/// An epoll with a core's bell and the kick eventfds of the rings it serves. Edge-triggered: nothing has to be read here, which is for
+/// others to do.
 pub(in crate::dataplane) struct Bed {
     epoll: OwnedFd,
 }
@@ -53,7 +53,7 @@ pub(in crate::dataplane) struct Bed {
 pub(in crate::dataplane) struct Woken {
     /// Its bell was rung.
     pub(in crate::dataplane) rung: bool,
-    /// These kicked. There may be more; they are here the next time, and the session tells of them.
+    /// These kicked. There may be more; they are here the next time.
     pub(in crate::dataplane) kicked: ArrayVec<SourceId, EVENTS>,
 }
 
@@ -84,9 +84,9 @@ impl Bed {
         let _ = epoll::delete(&self.epoll, kick);
     }
 
-    /// Sleeps until somebody wakes the core, or for this long.
-    pub(in crate::dataplane) fn sleep(&self, time: Duration) -> Woken {
-        let time = Timespec::try_from(time).ok();
+    /// Sleeps until somebody wakes the core, or for this long, if a time is given.
+    pub(in crate::dataplane) fn sleep(&self, time: Option<Duration>) -> Woken {
+        let time = time.and_then(|time| Timespec::try_from(time).ok());
         let mut events = [const { MaybeUninit::<Event>::uninit() }; EVENTS];
         let mut woken = Woken::default();
         // An interruption counts as no event; no other error can happen.
@@ -115,7 +115,7 @@ mod tests {
         let kick = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
         assert!(bed.watch(SourceId(5), kick.as_fd()));
         let look = || {
-            let woken = bed.sleep(Duration::ZERO);
+            let woken = bed.sleep(Some(Duration::ZERO));
             (woken.rung, woken.kicked.iter().map(|source| source.0).collect::<Vec<_>>())
         };
         assert_eq!(look(), (false, vec![]));

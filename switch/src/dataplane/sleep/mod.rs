@@ -3,16 +3,16 @@
 //! ```text
 //! core      asks every driver for a kick, sets its bell's flag, fence, looks again at everything, sleeps in epoll
 //! driver    makes a packet available, fence, looks whether a kick is asked for, kicks
-//! session   reads kicks and counts them; names the ring in the owner's list, fence, rings the owner's bell
+//! reader    reads kicks and counts them; names the ring in the owner's list, fence, rings the owner's bell
 //! others    put a message or packets where the core looks, fence, ring its bell
 //! ring      where the flag is set: takes it away and writes the bell's eventfd
 //! ```
 //!
 //! In each of these pairs both sides write, then fence, then read what the other one writes: at least one of the two sees the other. So
 //! either the core finds what is there when it looks again, or it is woken. A kick reaches a core that sleeps by either of two ways: the core's epoll
-//! has the kick eventfd, and the session reads it. Whichever of them is first, the session's reading is followed by the bell, so that
-//! an event that epoll can no longer see is not lost. `model` checks it with loom, and that it fails without the second look, without a fence, and
-//! with a session that reads and does not ring.
+//! has the kick eventfd, and somebody else reads it: the session, or, where the ring's guest has a thread of its own, whoever wants to know the
+//! number. Whichever of them is first, the reading is followed by the bell, so that an event that epoll can no longer see is not lost. `model`
+//! checks it with loom, and that it fails without the second look, without a fence, and with a reader that does not ring.
 
 mod bed;
 
@@ -204,14 +204,14 @@ impl Bells {
         self.lines[source.index()].asked_until.store(if asked { u64::MAX } else { now }, Ordering::Release);
     }
 
-    /// A kick of a source was read, at the time `now`: tells the core that serves it. Whether it was asked for.
-    pub(super) fn kicked(&self, source: SourceId, now: u64) -> bool {
+    /// A kick of a source was read that came at the time `at` or later: tells the core that serves it. Whether it was asked for.
+    pub(super) fn kicked(&self, source: SourceId, at: u64) -> bool {
         // Whoever asked for the kick had said before that the source is its own. Another core may have got it meanwhile, and has
         // looked at the ring since.
         vm_ports::fence();
         let line = &self.lines[source.index()];
         let asked_until = line.asked_until.load(Ordering::Acquire);
-        let asked = asked_until != 0 && asked_until.saturating_add(self.grace) >= now;
+        let asked = asked_until != 0 && asked_until.saturating_add(self.grace) >= at;
         let Some(sleeper) = self.sleeper(line.owner.load(Ordering::Acquire).into()) else { return asked };
         let (word, bit) = (source.index() / WORD, source.index() % WORD);
         sleeper.kicked[word].fetch_or(1 << bit, Ordering::Relaxed);

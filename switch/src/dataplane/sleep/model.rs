@@ -17,7 +17,7 @@ enum Fault {
     None,
     /// The core does not look again before it sleeps.
     NoSecondLook,
-    /// The session reads kicks and does not ring.
+    /// Whoever reads kicks does not ring.
     NoBell,
     /// Whoever wakes does not fence.
     NoFence,
@@ -37,7 +37,8 @@ impl Flag for AtomicBool {
     }
 }
 
-/// The eventfds that a core's epoll waits for, edge-triggered: kicks, which the session reads, and the bell, which nobody reads.
+/// The eventfds that a core's epoll waits for, edge-triggered: kicks, which a session or another thread reads, and the bell, which
+/// nobody reads.
 #[derive(Default)]
 struct Events {
     /// Kicks that were not read.
@@ -107,7 +108,7 @@ struct World {
     asked: AtomicBool,
     /// Packets that another core handed over, ever.
     handed: AtomicU64,
-    /// Whether the session has read a kick since the core last looked.
+    /// Whether somebody has read a kick since the core last looked.
     kicked: AtomicBool,
     bell: Bell<AtomicBool, Arc<Epoll>>,
     epoll: Arc<Epoll>,
@@ -143,8 +144,8 @@ impl World {
         }
     }
 
-    /// The session looks once for kicks.
-    fn session(&self) {
+    /// A session, or whoever wants to know their number, looks once for kicks.
+    fn reader(&self) {
         if self.epoll.read_kicks() > 0 {
             self.kicked.store(true, Ordering::Release);
             if self.fault != Fault::NoBell {
@@ -193,14 +194,14 @@ impl World {
     }
 }
 
-/// A guest sends so many packets; the session reads kicks whenever it likes, once.
+/// A guest sends so many packets; somebody reads kicks at any time, once.
 fn kicks(packets: u64, fault: Fault) {
     let world = World::new(fault, 2);
     let guest = World::beside(&world, move |world| (1..=packets).for_each(|nth| world.send(nth)));
-    let session = World::beside(&world, World::session);
+    let reader = World::beside(&world, World::reader);
     let heard = world.core(packets, 0);
     guest.join().unwrap();
-    session.join().unwrap();
+    reader.join().unwrap();
     assert!(heard, "{UNHEARD}");
 }
 
@@ -241,7 +242,7 @@ fn fails(what: impl Fn() + Sync + Send + std::panic::UnwindSafe + 'static) -> bo
 }
 
 #[test]
-fn whoever_kicks_is_heard_whatever_the_session_reads() {
+fn whoever_kicks_is_heard_whatever_somebody_reads() {
     check(|| kicks(1, Fault::None));
     check_within(2, || kicks(2, Fault::None));
 }
@@ -259,7 +260,7 @@ fn without_the_second_look_a_wake_up_is_lost() {
 }
 
 #[test]
-fn a_session_that_reads_kicks_and_does_not_ring_loses_them() {
+fn a_reader_that_does_not_ring_loses_kicks() {
     assert!(fails(|| kicks(1, Fault::NoBell)));
 }
 
