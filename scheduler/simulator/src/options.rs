@@ -8,7 +8,7 @@ use clap::Parser;
 use scheduler::Policy;
 use simulator::model::Model;
 use simulator::recorded::Recording;
-use simulator::scenario::{Scenario, Shape, Talk};
+use simulator::scenario::{ON_S, Scenario, Shape, Talk};
 
 /// Most I/O cores and guests of a scenario.
 const MOST_CORES: usize = 64;
@@ -17,12 +17,14 @@ const MOST_GUESTS: usize = 1024;
 const LARGE: [Policy; 4] = [Policy::Static, Policy::Balance, Policy::OvsAutoLb, Policy::OvsAutoLbGroup];
 /// Seeds of a scenario of the usual set.
 const SEEDS: u64 = 3;
+/// How long guests are on in the second on/off load of the usual set, in seconds: so long that OVS acts within a burst.
+const LONG_ON_S: f64 = 240.0;
 
 /// Compares scheduling policies in a model of the switch: guests send packets, I/O cores serve them, and the scheduler that runs in the switch
 /// moves queue pairs between them.
 ///
-/// Without --shape it runs the usual set: every shape of load on 8 cores with 64 guests, guests that talk in pairs, and 64 cores with 1,024
-/// guests (four policies, one seed). The same options give the same results. They go to standard output as Markdown tables, and to --out as JSON, Markdown and SVG.
+/// Without --shape it runs the usual set: every shape of load on 8 cores with 64 guests, on/off with bursts of 10 s and of 4 minutes, guests that talk in
+/// pairs, and 64 cores with 1,024 guests (four policies, one seed). The same options give the same results. They go to standard output as Markdown tables, and to --out as JSON, Markdown and SVG.
 #[derive(Debug, Parser)]
 #[command(name = "sidecore-simulate", version)]
 pub(crate) struct Options {
@@ -41,10 +43,13 @@ pub(crate) struct Options {
     /// Guests, 1 to 1,024, of one queue pair each; with a recording, as many as it has
     #[arg(long, default_value_t = 64)]
     guests: usize,
-    /// Simulated time, in seconds: by default 600; with a recording all of it
+    /// For --shape on-off: for how many seconds guests are on, on average. They are off for three times as long
+    #[arg(long, default_value_t = ON_S)]
+    on_s: f64,
+    /// Simulated time, in seconds: by default 600, or 15 times --on-s if that is more; with a recording all of it
     #[arg(long)]
     seconds: Option<f64>,
-    /// Seconds at the beginning that do not count as converged: by default 180; with a recording 30 % of it
+    /// Seconds at the beginning that do not count as converged: by default 30 % of what --seconds is by default
     #[arg(long)]
     converged_s: Option<f64>,
     /// Mean load, in parts of what all cores can serve; by default 0.85 (on-off 0.6, flash-crowd 0.5). A recording has its own
@@ -145,6 +150,10 @@ impl Options {
         ensure!((1..=MOST_CORES).contains(&self.cores), "--cores {} is not from 1 to {MOST_CORES}", self.cores);
         let scenario = match shape {
             Shape::Recorded => self.recorded(model)?,
+            Shape::OnOff => {
+                ensure!(self.on_s.is_finite() && self.on_s > 0.0, "--on-s {} has to be a number above 0", self.on_s);
+                Scenario::on_off(self.on_s, self.cores, self.guests)
+            }
             _ => Scenario::new(shape, self.cores, self.guests),
         };
         ensure!(
@@ -152,8 +161,8 @@ impl Options {
             "{} guests are not from 1 to {MOST_GUESTS}",
             scenario.guests
         );
-        let (seconds, converged_s) =
-            (self.seconds.unwrap_or(scenario.seconds), self.converged_s.unwrap_or(scenario.converged_s));
+        let seconds = self.seconds.unwrap_or(scenario.seconds);
+        let converged_s = self.converged_s.unwrap_or(scenario.converged_s);
         // Results are by the second.
         ensure!(
             seconds.is_finite() && converged_s >= 0.0 && seconds >= converged_s.floor() + 1.0,
@@ -184,10 +193,12 @@ impl Options {
     fn usual(&self, policies: &[Policy]) -> Vec<Job> {
         use Shape::{Constant, Elephant, FlashCrowd, OnOff, Poisson, Zipf};
         let job = |scenario, seeds| Job { scenario, policies: policies.to_vec(), first_seed: self.first_seed, seeds };
-        let shapes = [Constant, Poisson, OnOff, Zipf, FlashCrowd, Elephant];
-        let mut jobs: Vec<Job> = shapes.map(|shape| job(Scenario::new(shape, 8, 64), self.seeds)).into();
+        let new = |shape| Scenario::new(shape, 8, 64);
+        let long = Scenario::on_off(LONG_ON_S, 8, 64);
+        let scenarios = [new(Constant), new(Poisson), new(OnOff), long, new(Zipf), new(FlashCrowd), new(Elephant)];
+        let mut jobs: Vec<Job> = scenarios.map(|scenario| job(scenario, self.seeds)).into();
         // Crossings cost as much again and more: on one core they fit, on several they do not.
-        let pairs = Scenario { talk: Talk::Pairs, load: 0.6, ..Scenario::new(Poisson, 8, 64) };
+        let pairs = Scenario { talk: Talk::Pairs, load: 0.6, ..new(Poisson) };
         jobs.push(job(pairs, self.seeds));
         let large = |shape| {
             let policies = policies.iter().copied().filter(|policy| LARGE.contains(policy)).collect();

@@ -9,6 +9,11 @@ use serde::Serialize;
 use crate::model::Model;
 use crate::recorded::Recording;
 
+/// On/off: how long guests are on, unless the scenario says otherwise, in seconds.
+pub const ON_S: f64 = 10.0;
+/// On/off: a scenario lasts for so many times as long as guests are on.
+const LEAST_BURSTS: f64 = 15.0;
+
 /// How load comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
@@ -17,7 +22,8 @@ pub enum Shape {
     Constant,
     /// The same on average, by a Poisson process.
     Poisson,
-    /// Guests send four times their mean for 10 s on average, then nothing for 30 s on average, each by itself.
+    /// Guests send four times their mean for some seconds, then nothing for three times as long, each by itself: 10 s and 30 s, or as the scenario
+    /// says, on average.
     OnOff,
     /// By a Poisson process; a few guests send most: the k-th in proportion to 1/k.
     Zipf,
@@ -68,6 +74,8 @@ pub struct Scenario {
     pub load: f64,
     /// The most that one guest sends, in parts of a core: the rest is spread over the others.
     pub largest: f64,
+    /// On/off: for how many seconds guests are on, on average.
+    pub on_s: f64,
     /// Cores that stay awake, if cores may be parked.
     pub elastic_min: Option<usize>,
     /// The recording, for that shape.
@@ -94,13 +102,21 @@ impl Scenario {
             converged_s: 180.0,
             load,
             largest: 0.8,
+            on_s: ON_S,
             elastic_min: None,
             recording: None,
         }
     }
-}
 
-impl Scenario {
+    /// On/off with guests that are on for so long on average: where that is longer than usual, the scenario is so much longer that each of them is on a
+    /// few times, the part for converging too.
+    #[must_use]
+    pub fn on_off(on_s: f64, cores: usize, guests: usize) -> Self {
+        let usual = Self::new(Shape::OnOff, cores, guests);
+        let longer = (on_s * LEAST_BURSTS / usual.seconds).max(1.0);
+        Self { on_s, seconds: usual.seconds * longer, converged_s: usual.converged_s * longer, ..usual }
+    }
+
     /// A recording, for as long as it goes and with the load that it has; as large a part of it is for converging as of the others.
     #[must_use]
     pub fn recorded(recording: Recording, cores: usize, model: &Model) -> Self {
@@ -133,6 +149,10 @@ impl fmt::Display for Scenario {
             Talk::Pairs => ", in pairs",
             Talk::Random => ", at random",
         };
-        write!(f, "{}{talk}, {} × {}", self.shape, self.cores, self.guests)
+        write!(f, "{}", self.shape)?;
+        if self.shape == Shape::OnOff {
+            write!(f, ", {} s", self.on_s)?;
+        }
+        write!(f, "{talk}, {} × {}", self.cores, self.guests)
     }
 }

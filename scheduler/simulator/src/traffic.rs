@@ -10,10 +10,9 @@ use crate::scenario::{Scenario, Shape, Talk};
 
 /// Above this mean a Poisson process is drawn as a normal one.
 const NORMAL_ABOVE: f64 = 50.0;
-/// On/off: how long on and off, in seconds, and how much is sent while on.
-const ON_S: f64 = 10.0;
-const OFF_S: f64 = 30.0;
-const WHILE_ON: f64 = (ON_S + OFF_S) / ON_S;
+/// On/off: how much longer guests are off than on, and how much more than on average they send while on.
+const OFF: f64 = 3.0;
+const WHILE_ON: f64 = 1.0 + OFF;
 /// Flash crowds: one guest in so many sends so much more, for so long of every so long, in seconds, after a while.
 const CROWD: usize = 8;
 const CROWD_TIMES: f64 = 5.0;
@@ -31,6 +30,8 @@ pub(crate) struct Traffic<'a> {
     means: Vec<f64>,
     /// On/off: whether each is on, and for how many ticks more.
     phases: Vec<(bool, f64)>,
+    /// How many ticks they are on, and off, on average.
+    lengths: [f64; 2],
     /// Flash crowds: the guests in the order in which they come to be part of one.
     order: Vec<usize>,
     crowd: Vec<bool>,
@@ -44,16 +45,17 @@ impl<'a> Traffic<'a> {
         let mut rng = Pcg64Mcg::seed_from_u64(seed);
         let means = means(scenario, model, &mut rng);
         let ticks_a_second = 1000.0 / model.tick_ms;
+        let lengths = [scenario.on_s, scenario.on_s * OFF].map(|seconds| seconds * ticks_a_second);
         let phases = means.iter().map(|_| {
-            let on = rng.random_bool(ON_S / (ON_S + OFF_S));
-            (on, phase(on, ticks_a_second, &mut rng))
+            let on = rng.random_bool(lengths[0] / lengths.iter().sum::<f64>());
+            (on, phase(on, lengths, &mut rng))
         });
         let phases = phases.collect();
         let mut order: Vec<usize> = (0..scenario.guests).collect();
         order.shuffle(&mut rng);
         let partners = partners(scenario, &mut rng);
         let crowd = vec![false; scenario.guests];
-        Self { scenario, rng, means, phases, order, crowd, partners, ticks_a_second }
+        Self { scenario, rng, means, phases, lengths, order, crowd, partners, ticks_a_second }
     }
 
     /// Packets by guest in a tick; `None` after the end of a recording.
@@ -76,7 +78,7 @@ impl<'a> Traffic<'a> {
             *left -= 1.0;
             if *left <= 0.0 {
                 *on = !*on;
-                *left = phase(*on, self.ticks_a_second, &mut self.rng);
+                *left = phase(*on, self.lengths, &mut self.rng);
             }
             packets.push(if *on { poisson(mean * WHILE_ON, &mut self.rng) } else { 0.0 });
         }
@@ -98,9 +100,10 @@ impl<'a> Traffic<'a> {
     }
 }
 
-fn phase(on: bool, ticks_a_second: f64, rng: &mut impl Rng) -> f64 {
+/// For how many ticks one is on, or off.
+fn phase(on: bool, [ons, offs]: [f64; 2], rng: &mut impl Rng) -> f64 {
     let long: f64 = Exp1.sample(rng);
-    long * ticks_a_second * if on { ON_S } else { OFF_S }
+    long * if on { ons } else { offs }
 }
 
 /// A number of packets whose mean is this.
@@ -216,6 +219,26 @@ mod tests {
             let (load, largest) = total(shape);
             assert!((load - expected).abs() <= off, "{shape}: {load}");
             assert!(shape == Shape::Elephant || largest < 0.9, "{shape}: {largest}");
+        }
+    }
+
+    #[test]
+    fn bursts_are_as_long_as_the_scenario_says() {
+        for on_s in [5.0, 60.0] {
+            let (scenario, model) = (Scenario::on_off(on_s, 8, 64), Model { tick_ms: 100.0, ..Model::default() });
+            let mut traffic = Traffic::new(&scenario, &model, 3);
+            let (mut before, mut begun, mut on, mut packets) = (vec![true; 64], 0, 0, Vec::new());
+            for tick in 0..model.ticks(200.0 * on_s) {
+                traffic.tick(tick, &mut packets);
+                for (packets, before) in packets.iter().zip(&mut before) {
+                    let now = *packets > 0.0;
+                    let was = std::mem::replace(before, now);
+                    begun += u32::from(now && !was);
+                    on += u32::from(now);
+                }
+            }
+            let long = f64::from(on) / f64::from(begun) * model.tick_ms / 1000.0;
+            assert!((long / on_s - 1.0).abs() < 0.1, "{long} s for {on_s} s");
         }
     }
 
