@@ -6,7 +6,7 @@ use serde::{Serialize, Serializer};
 use crate::run::Measured;
 use crate::scenario::Scenario;
 
-/// OVS's under-served cycles divided by ours, at least.
+/// OVS's under-served cycles divided by ours, at least: beyond those that no policy could serve.
 pub const FEWER: f64 = 10.0;
 /// Our moves in an hour divided by OVS's, at most.
 pub const MORE_MOVES: f64 = 2.0;
@@ -37,9 +37,12 @@ pub struct Block {
 /// How `balance` did against `ovs-auto-lb`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Verdict {
-    /// OVS's under-served cycles divided by ours. `None`: neither has any, or only OVS has, as `only_ovs_under_serves` says.
+    /// OVS's under-served cycles divided by ours, both beyond what no policy could serve. `None`: neither has any, or only OVS has, as
+    /// `only_ovs_under_serves` says.
     pub fewer: Option<f64>,
-    /// We serve everything, and OVS does not.
+    /// The same of all of them, where there are some that no policy could serve.
+    pub fewer_of_all: Option<f64>,
+    /// We serve everything that can be served, and OVS does not.
     pub only_ovs_under_serves: bool,
     /// Whether under-served cycles are few enough. Reached too where neither has any.
     pub fewer_reached: bool,
@@ -75,12 +78,15 @@ impl Block {
 }
 
 fn judge(scenario: &Scenario, ours: &Cell, theirs: &Cell) -> Verdict {
-    let under = |cell: &Cell| cell.mean(|run| run.under_served_cycles).max(0.0).round();
+    let under = |cell: &Cell| cell.mean(|run| run.under_served_beyond_cycles).round();
+    let all = |cell: &Cell| cell.mean(|run| run.under_served_cycles);
     let moves = |cell: &Cell| cell.mean(|run| run.moves_per_hour_converged);
     let (mine, other) = (under(ours), under(theirs));
     let fewer = (mine > 0.0).then(|| other / mine);
+    let unservable = ours.mean(|run| run.unservable_cycles) > 0.0;
     Verdict {
         fewer,
+        fewer_of_all: unservable.then(|| all(theirs) / all(ours)),
         only_ovs_under_serves: mine == 0.0 && other > 0.0,
         fewer_reached: fewer.is_none_or(|fewer| fewer >= FEWER),
         moves_reached: moves(ours) <= MORE_MOVES * moves(theirs),

@@ -4,6 +4,7 @@
 //! The same scenario, policy and seed give the same result.
 #![forbid(unsafe_code)]
 
+mod bound;
 pub mod goals;
 mod machine;
 pub mod model;

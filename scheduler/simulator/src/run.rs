@@ -4,6 +4,7 @@ use anyhow::{Context, Result, ensure};
 use scheduler::{Config, Demand, Elastic, Order, Policy, Scheduler, Settings, Topology};
 use serde::Serialize;
 
+use crate::bound::Bound;
 use crate::machine::{Machine, id};
 use crate::model::Model;
 use crate::scenario::Scenario;
@@ -23,7 +24,11 @@ pub struct Measured {
     pub served_cycles: f64,
     /// The difference: packets that found their ring full, and those that wait at the end.
     pub under_served_cycles: f64,
-    /// The same after the time for converging.
+    /// Those of them that no policy could have served: a lower bound.
+    pub unservable_cycles: f64,
+    /// Those of them that are left to the policy: at most so many.
+    pub under_served_beyond_cycles: f64,
+    /// All of them after the time for converging.
     pub under_served_converged_cycles: f64,
     /// Median queueing delay of a packet, in microseconds.
     pub delay_p50_us: f64,
@@ -122,6 +127,7 @@ struct Watch<'a> {
     ticks_a_second: u64,
     ticks: u64,
     demanded: f64,
+    bound: Bound,
     /// By core and by queue pair, in this second.
     cores: Vec<f64>,
     queues: Vec<f64>,
@@ -137,6 +143,7 @@ impl<'a> Watch<'a> {
             ticks_a_second: model.ticks(1.0).max(1),
             ticks: 0,
             demanded: 0.0,
+            bound: Bound::new(model, scenario.cores, scenario.guests),
             cores: vec![0.0; scenario.cores],
             queues: vec![0.0; scenario.guests],
             second: Second::default(),
@@ -151,6 +158,7 @@ impl<'a> Watch<'a> {
     fn tick(&mut self, machine: &Machine, packets: &[f64]) {
         self.ticks += 1;
         self.demanded += packets.iter().sum::<f64>();
+        self.bound.tick(packets);
         self.cores.iter_mut().zip(&machine.offered).for_each(|(sum, load)| *sum += load);
         self.queues.iter_mut().zip(&machine.asked).for_each(|(sum, load)| *sum += load);
         if self.ticks.is_multiple_of(self.ticks_a_second) {
@@ -172,6 +180,7 @@ impl<'a> Watch<'a> {
         let (before, after) = self.seconds.split_at((self.scenario.converged_s as usize).min(self.seconds.len()));
         // Sums of parts differ in the last digits.
         let under_served = self.cycles(self.demanded - machine.served).max(0.0);
+        let unservable = self.cycles(self.bound.packets()).min(under_served);
         let at_first = before.last().map_or(0.0, |second| second.under_served_cycles);
         let even = |seconds: &[Second]| seconds.iter().all(|second| second.ratio() <= 1.05);
         let mut ratios: Vec<f64> = after.iter().map(Second::ratio).collect();
@@ -184,6 +193,8 @@ impl<'a> Watch<'a> {
             demanded_cycles: self.cycles(self.demanded),
             served_cycles: self.cycles(machine.served),
             under_served_cycles: under_served,
+            unservable_cycles: unservable,
+            under_served_beyond_cycles: under_served - unservable,
             under_served_converged_cycles: (under_served - at_first).max(0.0),
             delay_p50_us: quantile(0.5),
             delay_p99_us: quantile(0.99),

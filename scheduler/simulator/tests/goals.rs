@@ -46,6 +46,21 @@ fn loads_that_come_and_go_are_served_better_with_moves() {
 }
 
 #[test]
+fn what_no_policy_can_serve_is_told_apart() {
+    let block = block(short(Shape::Elephant), &[Policy::Balance, Policy::OvsAutoLb]);
+    let [ours, theirs] = [&block.cells[0].runs[0], &block.cells[1].runs[0]];
+    // The guest asks for 1.3 cores, all together for 3.4.
+    let unservable = ours.unservable_cycles / ours.demanded_cycles;
+    assert!((unservable - 0.3 / 3.4).abs() < 1e-3, "{unservable}");
+    assert_eq!(ours.unservable_cycles, theirs.unservable_cycles);
+    let parts = ours.unservable_cycles + ours.under_served_beyond_cycles;
+    assert!((parts / ours.under_served_cycles - 1.0).abs() < 1e-9, "{parts}");
+    let verdict = block.verdict.unwrap();
+    assert!(verdict.fewer > verdict.fewer_of_all && verdict.fewer_of_all.is_some(), "{verdict:?}");
+    assert!(report::table(&[block]).contains("(of all: "));
+}
+
+#[test]
 fn guests_that_talk_come_together() {
     let scenario = Scenario { talk: Talk::Pairs, load: 0.5, ..short(Shape::Constant) };
     let block = block(scenario, &[Policy::Balance, Policy::OvsAutoLb]);

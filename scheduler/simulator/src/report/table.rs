@@ -7,7 +7,8 @@ use scheduler::Policy;
 use crate::goals::{Block, Cell, EVEN, FEWER, MORE_MOVES, Verdict};
 
 /// How cells without a ratio are judged.
-const CONVENTIONS: &str = "balance against ovs-auto-lb. Under-served: ∞ where only OVS leaves cycles unserved, — where neither does. Moves are counted after the \
+const CONVENTIONS: &str = "balance against ovs-auto-lb. Under-served: beyond what no policy could serve (of a queue pair more than a core can do, of all together more \
+than all cores can); where there is such, the ratio of all that is under-served stands beside it. ∞ where only OVS leaves cycles unserved, — where neither does. Moves are counted after the \
 time for converging; where OVS makes none, only none reaches the goal. No guest comes or goes in these loads: ovs-cycles and ovs-group, which assign anew only then, do what static does.";
 
 /// All tables.
@@ -39,11 +40,12 @@ fn goals(judged: &[(&Block, Verdict)]) -> String {
             (None, true) => "∞".to_owned(),
             (None, false) => "— (neither)".to_owned(),
         };
+        let of_all = verdict.fewer_of_all.map_or_else(String::new, |all| format!(" (of all: {all:.1})"));
         let mut even = of(Policy::Balance).map_or_else(String::new, bound);
         even += verdict.even_reached.map_or(" (not steady)", mark);
         vec![
             block.scenario.to_string(),
-            fewer + mark(verdict.fewer_reached),
+            fewer + mark(verdict.fewer_reached) + &of_all,
             format!("{:.0}, {:.0}{}", moves(Policy::Balance), moves(Policy::OvsAutoLb), mark(verdict.moves_reached)),
             even,
         ]
@@ -67,7 +69,8 @@ fn details(block: &Block) -> String {
     let heading = [
         "policy",
         "under-served, % of demand",
-        "of it converged, %",
+        "beyond what no policy could serve, %",
+        "all of it converged, %",
         "largest core to bound: mean, p99, most",
         "even after, s",
         "delay p50, µs",
@@ -98,6 +101,7 @@ fn row(cell: &Cell) -> Vec<String> {
     vec![
         cell.policy.to_string(),
         format!("{:.5}", percent(cell.mean(|run| run.under_served_cycles))),
+        format!("{:.5}", percent(cell.mean(|run| run.under_served_beyond_cycles))),
         format!("{:.5}", percent(cell.mean(|run| run.under_served_converged_cycles))),
         bound(cell),
         even.map_or("never".to_owned(), |all| format!("{:.0}", all.iter().copied().fold(0.0, f64::max))),
