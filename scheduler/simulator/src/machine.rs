@@ -35,6 +35,10 @@ pub(crate) struct Machine<'m> {
     /// What each queue pair asks of its core, in parts of it.
     pub(crate) asked: Vec<f64>,
     load: Load,
+    /// Whether each guest is there.
+    there: Vec<bool>,
+    /// The load without guests that are away, where some are.
+    shown: Load,
     /// Nanoseconds of a packet of each queue pair on its core in this tick.
     costs: Vec<f64>,
     wanted: Vec<f64>,
@@ -74,6 +78,8 @@ impl<'m> Machine<'m> {
             offered: vec![0.0; cores],
             asked: vec![0.0; guests],
             load,
+            there: vec![true; guests],
+            shown: Load::default(),
             costs: vec![0.0; guests],
             wanted: Vec::new(),
             shares: Vec::new(),
@@ -90,7 +96,8 @@ impl<'m> Machine<'m> {
 
     /// The core of the guest that this one sends to, if it is another.
     fn crosses(&self, guest: usize) -> Option<usize> {
-        let core = self.place[self.partners[guest]?];
+        let partner = self.partners[guest].filter(|partner| self.there[*partner])?;
+        let core = self.place[partner];
         (core != self.place[guest]).then_some(core)
     }
 
@@ -110,7 +117,53 @@ impl<'m> Machine<'m> {
                 talk.packets = self.load.queues[guest].packets;
             }
         }
-        &self.load
+        self.shown()
+    }
+
+    /// The load of those that are there.
+    fn shown(&mut self) -> &Load {
+        let Self { load, shown, there, .. } = self;
+        if there.iter().all(|there| *there) {
+            return load;
+        }
+        let is_there = |queue: QueueId| there[queue.port.0 as usize];
+        shown.cores.clone_from(&load.cores);
+        shown.queues.clear();
+        shown.queues.extend(load.queues.iter().filter(|queue| is_there(queue.queue)));
+        shown.talks.clear();
+        shown.talks.extend(load.talks.iter().filter(|talk| is_there(talk.from) && is_there(talk.to)));
+        shown
+    }
+
+    /// How many there are, those that are away too.
+    pub(crate) fn guests(&self) -> usize {
+        self.place.len()
+    }
+
+    pub(crate) fn is_there(&self, guest: usize) -> bool {
+        self.there[guest]
+    }
+
+    /// Where those are that are there.
+    pub(crate) fn placed(&self) -> Vec<(QueueId, IoCore)> {
+        let there = (0..self.place.len()).filter(|guest| self.there[*guest]);
+        there.map(|guest| (id(guest), IoCore(self.place[guest]))).collect()
+    }
+
+    /// A guest goes. What waits in its ring is never served.
+    pub(crate) fn leave(&mut self, guest: usize) {
+        self.there[guest] = false;
+        self.on[self.place[guest]].retain(|other| *other != guest);
+        self.lost += std::mem::take(&mut self.backlog[guest]);
+        (self.load.queues[guest].cycles, self.load.queues[guest].packets) = (0, 0);
+    }
+
+    /// A guest comes, to a core.
+    pub(crate) fn arrive(&mut self, guest: usize, core: IoCore) {
+        self.there[guest] = true;
+        self.on[core.0].push(guest);
+        self.place[guest] = core.0;
+        self.load.queues[guest].core = core;
     }
 
     fn note_offered(&mut self, packets: &[f64]) {
@@ -194,7 +247,8 @@ impl<'m> Machine<'m> {
 
     fn hand_over(&mut self, Move { queue, from, to }: Move) -> Outcome {
         let guest = queue.port.0 as usize;
-        let known = self.place.get(guest) == Some(&from.0) && self.parked.get(to.0) == Some(&false);
+        let here = self.there.get(guest) == Some(&true) && self.place[guest] == from.0;
+        let known = here && self.parked.get(to.0) == Some(&false);
         if !known {
             return Outcome::Failed { reason: format!("{queue} is not on {from}, or {to} sleeps") };
         }
@@ -261,6 +315,27 @@ mod tests {
         machine.carry_out(Order::Move(Move { queue: id(1), from: IoCore(1), to: IoCore(0) }));
         machine.tick(&[0.0, 34_000.0, 0.0]);
         assert!((machine.lost - (340.0 - model.ring)).abs() < 1e-6, "{}", machine.lost);
+    }
+
+    #[test]
+    fn who_is_away_is_not_shown_and_costs_nothing() {
+        let model = Model::default();
+        let mut machine = machine(&model);
+        machine.tick(&[PLENTY, 0.0, 0.0]);
+        machine.leave(0);
+        let before = machine.served + machine.lost;
+        assert!((before - PLENTY).abs() < 1e-3 && machine.waiting() == 0.0, "{before}");
+        machine.tick(&[0.0; 3]);
+        let load = machine.tick(&[0.0; 3]).clone();
+        assert_eq!(load.queues.iter().map(|queue| queue.queue).collect::<Vec<_>>(), [id(1), id(2)]);
+        assert!(load.talks.is_empty() && load.cores.iter().all(|core| core.busy == 0), "{load:?}");
+        let gone = Order::Move(Move { queue: id(0), from: IoCore(0), to: IoCore(1) });
+        assert!(matches!(machine.carry_out(gone), Outcome::Failed { .. }));
+        machine.arrive(0, IoCore(1));
+        assert_eq!(machine.placed(), [(id(0), IoCore(1)), (id(1), IoCore(0)), (id(2), IoCore(1))]);
+        let load = machine.tick(&[1000.0, 0.0, 0.0]);
+        assert_eq!(load.cores[1].busy, model.cycles(1000.0 * model.packet_ns), "its partner is on its core");
+        assert_eq!(load.queues.len(), 3);
     }
 
     #[test]

@@ -52,7 +52,7 @@ pub(crate) struct Options {
     /// Seconds at the beginning that do not count as converged: by default 30 % of what --seconds is by default
     #[arg(long)]
     converged_s: Option<f64>,
-    /// Mean load, in parts of what all cores can serve; by default 0.85 (on-off 0.6, flash-crowd 0.5). A recording has its own
+    /// Mean load, in parts of what all cores can serve; by default 0.85 (on-off 0.6, flash-crowd 0.5, churn 0.75). A recording has its own
     #[arg(long)]
     load: Option<f64>,
     /// The most that a guest sends, in parts of a core
@@ -191,11 +191,12 @@ impl Options {
 
     /// Every shape, pairs, and the largest switch there may be.
     fn usual(&self, policies: &[Policy]) -> Vec<Job> {
-        use Shape::{Constant, Elephant, FlashCrowd, OnOff, Poisson, Zipf};
+        use Shape::{Churn, Constant, Elephant, FlashCrowd, OnOff, Poisson, Zipf};
         let job = |scenario, seeds| Job { scenario, policies: policies.to_vec(), first_seed: self.first_seed, seeds };
         let new = |shape| Scenario::new(shape, 8, 64);
         let long = Scenario::on_off(LONG_ON_S, 8, 64);
-        let scenarios = [new(Constant), new(Poisson), new(OnOff), long, new(Zipf), new(FlashCrowd), new(Elephant)];
+        let scenarios =
+            [new(Constant), new(Poisson), new(OnOff), long, new(Zipf), new(FlashCrowd), new(Churn), new(Elephant)];
         let mut jobs: Vec<Job> = scenarios.map(|scenario| job(scenario, self.seeds)).into();
         // Crossings cost as much again and more: on one core they fit, on several they do not.
         let pairs = Scenario { talk: Talk::Pairs, load: 0.6, ..new(Poisson) };

@@ -92,6 +92,7 @@ pub fn run(scenario: &Scenario, model: &Model, policy: Policy, seed: u64) -> Res
         if traffic.tick(tick, &mut packets).is_none() {
             break;
         }
+        come_and_go(&traffic, &mut machine, &mut scheduler)?;
         scheduler.tick(machine.tick(&packets));
         while let Some(order) = scheduler.next_order() {
             watch.second.moves += u64::from(matches!(order, Order::Move(_)));
@@ -107,6 +108,22 @@ pub fn run(scenario: &Scenario, model: &Model, policy: Policy, seed: u64) -> Res
         scenario.converged_s
     );
     Ok(watch.measured(&machine, seed, scheduler.status().moves))
+}
+
+/// Has those guests leave that left, and places those that came.
+fn come_and_go(traffic: &Traffic, machine: &mut Machine, scheduler: &mut Scheduler) -> Result<()> {
+    for guest in 0..machine.guests() {
+        match (machine.is_there(guest), traffic.is_there(guest)) {
+            (true, false) => machine.leave(guest),
+            (false, true) => {
+                let demand = Demand { queue: id(guest), pinned: None };
+                let plan = scheduler.place(&machine.placed(), &[demand]).context("a guest cannot be placed")?;
+                machine.arrive(guest, plan.placements[0].core);
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn config(scenario: &Scenario, model: &Model, policy: Policy) -> Config {

@@ -29,6 +29,8 @@ pub enum Shape {
     Zipf,
     /// By a Poisson process; for 3 minutes in every 4, beginning with the second, another eighth of the guests sends five times as much.
     FlashCrowd,
+    /// By a Poisson process; guests come and go, each by itself: they stay for 4 minutes on average, and are away for 80 s.
+    Churn,
     /// One guest sends more than a core can do: no policy can serve it.
     Elephant,
     /// From a file.
@@ -84,13 +86,14 @@ pub struct Scenario {
 }
 
 impl Scenario {
-    /// 10 minutes, of which 3 are for converging. At 85 %, where guests that were placed in turn saturate some core; 60 % and 50 % for the
-    /// shapes that rise above their mean.
+    /// 10 minutes, of which 3 are for converging. At 85 %, where guests that were placed in turn saturate some core; less for the
+    /// shapes that rise above their mean, so that all cores together can nearly always serve all there is.
     #[must_use]
     pub fn new(shape: Shape, cores: usize, guests: usize) -> Self {
         let load = match shape {
             Shape::OnOff => 0.6,
             Shape::FlashCrowd => 0.5,
+            Shape::Churn => 0.75,
             _ => 0.85,
         };
         Self {
@@ -136,6 +139,7 @@ impl fmt::Display for Shape {
             Self::OnOff => "on-off",
             Self::Zipf => "zipf",
             Self::FlashCrowd => "flash-crowd",
+            Self::Churn => "churn",
             Self::Elephant => "elephant",
             Self::Recorded => "recorded",
         })

@@ -19,6 +19,10 @@ const CROWD_TIMES: f64 = 5.0;
 const CROWD_S: f64 = 180.0;
 const CROWD_EVERY_S: f64 = 240.0;
 const CROWD_AFTER_S: f64 = 60.0;
+/// Churn: how long guests stay and are away, in seconds, and how much more than on average they send while they are there.
+const STAY_S: f64 = 240.0;
+const AWAY_S: f64 = 80.0;
+const WHILE_THERE: f64 = (STAY_S + AWAY_S) / STAY_S;
 /// What the guest that no core can serve sends, in parts of a core.
 const ELEPHANT: f64 = 1.3;
 
@@ -28,7 +32,7 @@ pub(crate) struct Traffic<'a> {
     rng: Pcg64Mcg,
     /// Packets a tick on average, by guest.
     means: Vec<f64>,
-    /// On/off: whether each is on, and for how many ticks more.
+    /// On/off and churn: whether each is on, or there, and for how many ticks more.
     phases: Vec<(bool, f64)>,
     /// How many ticks they are on, and off, on average.
     lengths: [f64; 2],
@@ -45,7 +49,11 @@ impl<'a> Traffic<'a> {
         let mut rng = Pcg64Mcg::seed_from_u64(seed);
         let means = means(scenario, model, &mut rng);
         let ticks_a_second = 1000.0 / model.tick_ms;
-        let lengths = [scenario.on_s, scenario.on_s * OFF].map(|seconds| seconds * ticks_a_second);
+        let lengths = match scenario.shape {
+            Shape::Churn => [STAY_S, AWAY_S],
+            _ => [scenario.on_s, scenario.on_s * OFF],
+        };
+        let lengths = lengths.map(|seconds| seconds * ticks_a_second);
         let phases = means.iter().map(|_| {
             let on = rng.random_bool(lengths[0] / lengths.iter().sum::<f64>());
             (on, phase(on, lengths, &mut rng))
@@ -67,20 +75,26 @@ impl<'a> Traffic<'a> {
             Shape::Poisson | Shape::Zipf | Shape::Elephant => {
                 packets.extend(self.means.iter().map(|mean| poisson(*mean, &mut self.rng)));
             }
-            Shape::OnOff => self.on_off(packets),
+            Shape::OnOff => self.on_off(WHILE_ON, packets),
+            Shape::Churn => self.on_off(WHILE_THERE, packets),
             Shape::FlashCrowd => self.flash_crowd(tick, packets),
         }
         Some(())
     }
 
-    fn on_off(&mut self, packets: &mut Vec<f64>) {
+    /// Whether a guest is there, as of the last tick.
+    pub(crate) fn is_there(&self, guest: usize) -> bool {
+        self.scenario.shape != Shape::Churn || self.phases[guest].0
+    }
+
+    fn on_off(&mut self, while_on: f64, packets: &mut Vec<f64>) {
         for (mean, (on, left)) in self.means.iter().zip(&mut self.phases) {
             *left -= 1.0;
             if *left <= 0.0 {
                 *on = !*on;
                 *left = phase(*on, self.lengths, &mut self.rng);
             }
-            packets.push(if *on { poisson(mean * WHILE_ON, &mut self.rng) } else { 0.0 });
+            packets.push(if *on { poisson(mean * while_on, &mut self.rng) } else { 0.0 });
         }
     }
 
@@ -128,6 +142,7 @@ fn means(scenario: &Scenario, model: &Model, rng: &mut impl Rng) -> Vec<f64> {
     let peak = match scenario.shape {
         Shape::OnOff => WHILE_ON,
         Shape::FlashCrowd => CROWD_TIMES,
+        Shape::Churn => WHILE_THERE,
         _ => 1.0,
     };
     if scenario.shape == Shape::Elephant {
@@ -213,6 +228,7 @@ mod tests {
             (Shape::Zipf, 0.85, 0.001),
             (Shape::Elephant, 0.85, 0.001),
             (Shape::OnOff, 0.6, 0.1),
+            (Shape::Churn, 0.75, 0.1),
             // An eighth of the guests four times more than usual, three minutes of four.
             (Shape::FlashCrowd, 0.5 * (1.0 + 0.75 * 4.0 / 8.0), 0.08),
         ] {

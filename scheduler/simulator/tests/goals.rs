@@ -46,6 +46,16 @@ fn loads_that_come_and_go_are_served_better_with_moves() {
 }
 
 #[test]
+fn where_guests_come_and_go_ovs_assigns_anew() {
+    let block = block(short(Shape::Churn), &[Policy::Static, Policy::OvsCycles, Policy::OvsAutoLb, Policy::Balance]);
+    let [stays, cycles, alone, ours] = [0, 1, 2, 3].map(|cell: usize| &block.cells[cell].runs[0]);
+    assert_eq!(stays.moves, 0);
+    assert!(cycles.moves > 0 && alone.moves > 0, "they are not static here: {} and {}", cycles.moves, alone.moves);
+    let least = stays.under_served_cycles.min(cycles.under_served_cycles);
+    assert!(ours.under_served_cycles < least && ours.moves < cycles.moves, "{ours:?}");
+}
+
+#[test]
 fn what_no_policy_can_serve_is_told_apart() {
     let block = block(short(Shape::Elephant), &[Policy::Balance, Policy::OvsAutoLb]);
     let [ours, theirs] = [&block.cells[0].runs[0], &block.cells[1].runs[0]];

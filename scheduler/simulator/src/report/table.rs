@@ -9,7 +9,7 @@ use crate::goals::{Block, Cell, EVEN, FEWER, MORE_MOVES, Verdict};
 /// How cells without a ratio are judged.
 const CONVENTIONS: &str = "balance against ovs-auto-lb. Under-served: beyond what no policy could serve (of a queue pair more than a core can do, of all together more \
 than all cores can); where there is such, the ratio of all that is under-served stands beside it. ∞ where only OVS leaves cycles unserved, — where neither does. Moves are counted after the \
-time for converging; where OVS makes none, only none reaches the goal. No guest comes or goes in these loads: ovs-cycles and ovs-group, which assign anew only then, do what static does.";
+time for converging; where OVS makes none, only none reaches the goal. Guests come and go with churn alone: elsewhere ovs-cycles and ovs-group, which assign anew only then, do what static does.";
 
 /// All tables.
 #[must_use]
