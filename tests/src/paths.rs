@@ -44,6 +44,11 @@ pub fn guest_traffic() -> Result<PathBuf> {
     built("guest-traffic", "sidecore-tests --bin guest-traffic", "GUEST_TRAFFIC_BIN")
 }
 
+/// The program `exits`, which counts VM exits: `EXITS_BIN`, or the one built beside the running binary.
+pub fn exits() -> Result<PathBuf> {
+    built("exits", "sidecore-exits", "EXITS_BIN")
+}
+
 fn built(binary: &str, package: &str, variable: &str) -> Result<PathBuf> {
     if let Some(path) = std::env::var_os(variable) {
         return Ok(PathBuf::from(path));

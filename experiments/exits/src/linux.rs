@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
+use sidecore_experiments::stats;
 use sidecore_tests::guest::{Accel, Counters, GuestImage, VcpuStats};
 use sidecore_tests::lab::{Family, Lab, LabPlan};
 use sidecore_tests::paths;
@@ -15,8 +16,7 @@ use sidecore_tests::process::eventually;
 use sidecore_tests::rules::Machine;
 use sidecore_tests::tcp::{self, RoundTrips, Stream, Underway};
 
-use crate::measure::{Counted, Mode, Outcome, RingFormat};
-use crate::report::median;
+use crate::measure::{Counted, Mode, Outcome, RingFormat, Sum};
 
 /// Whether stock guests run under KVM on this machine. Only then have they exits to be counted, and rows.
 #[derive(Debug, Clone, Serialize)]
@@ -71,10 +71,6 @@ pub struct Row {
 pub struct Tcp {
     /// The stream, as its receiver saw it.
     pub stream_mbit_s: Vec<f64>,
-    /// Median times from a request to its answer.
-    pub rtt_p50_us: Vec<f64>,
-    /// Their 99th percentiles.
-    pub rtt_p99_us: Vec<f64>,
 }
 
 /// A row measured once.
@@ -132,32 +128,28 @@ impl Bench<'_> {
 /// A row of the table, of all its rounds.
 #[must_use]
 pub fn outcome(row: &Row, turns: &[Turn], stock_guests: &StockGuests) -> Outcome {
-    let mut asked = Counted::default();
-    let mut streamed: Option<Counted> = None;
+    let mut sum = Sum::default();
     let mut tcp = Tcp::default();
     let (mut switch_kicks, mut switch_calls) = (0, 0);
     for turn in turns {
-        asked.add(&turn.asked.1);
-        tcp.rtt_p50_us.push(turn.asked.0.p50_us);
-        tcp.rtt_p99_us.push(turn.asked.0.p99_us);
-        if let Some((stream, counted)) = &turn.streamed {
-            streamed.get_or_insert_default().add(counted);
-            tcp.stream_mbit_s.push(stream.mbit_s());
-        }
+        let (trips, asked) = &turn.asked;
+        sum.add(asked, [trips.p50_us, trips.p99_us], turn.streamed.as_ref().map(|(_, counted)| counted));
+        tcp.stream_mbit_s.extend(turn.streamed.as_ref().map(|(stream, _)| stream.mbit_s()));
         switch_kicks += turn.switch_counts.0;
         switch_calls += turn.switch_counts.1;
     }
-    let stream = streamed.map(|counted| counted.cost());
+    let Sum { asked, streamed, rounds } = sum;
     Outcome {
         mode: row.mode,
         load: if row.pause.is_zero() { "busy" } else { "idle" },
         ring: row.ring,
         interrupts: true,
         cost: asked.cost(),
-        rtt_p50_us: median(&tcp.rtt_p50_us).unwrap_or_default(),
-        rtt_p99_us: median(&tcp.rtt_p99_us).unwrap_or_default(),
-        stream_pps: stream.as_ref().map(|stream| stream.packets as f64 / stream.seconds),
-        stream,
+        rtt_p50_us: stats::median(&rounds.rtt_p50_us).unwrap_or_default(),
+        rtt_p99_us: stats::median(&rounds.rtt_p99_us).unwrap_or_default(),
+        stream_pps: stats::median(&rounds.stream_pps),
+        rounds,
+        stream: streamed.map(|streamed| streamed.cost()),
         switch_kicks,
         switch_calls,
         guest: "linux",
@@ -338,7 +330,8 @@ mod tests {
         assert_eq!(json["exits_by_cause"]["halt_exits"], 1.0);
         assert_eq!(json["stream"]["exits_per_packet"], 0.1);
         assert_eq!(json["tcp"]["stream_mbit_s"], serde_json::json!([1000.0, 1000.0, 1000.0]));
-        assert_eq!(json["tcp"]["rtt_p50_us"], serde_json::json!([40.0, 80.0, 60.0]));
+        assert_eq!(json["rounds"]["rtt_p50_us"], serde_json::json!([40.0, 80.0, 60.0]));
+        assert_eq!(json["rounds"]["stream_pps"], serde_json::json!([4000.0, 4000.0, 4000.0]));
     }
 
     #[test]

@@ -25,9 +25,15 @@ const PAUSE_MS: u64 = 3;
 #[derive(Parser, Debug)]
 #[command(name = "exits", version, verbatim_doc_comment)]
 struct Options {
-    /// A tenth of the packets: enough to see directions.
+    /// A tenth of the packets of the rows that take long: enough to see directions.
     #[arg(long)]
     quick: bool,
+    /// Only rows with this ring format.
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    ring: Option<RingFormat>,
+    /// Rounds, in which rows of a ring format take turns [default: 7, or 5].
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..))]
+    rounds: Option<u8>,
     /// Do without KVM, as where /dev/kvm does not open.
     #[arg(long)]
     no_kvm: bool,
@@ -67,7 +73,6 @@ fn run(options: &Options) -> Result<bool> {
     let stock_guests =
         if with_kvm { StockGuests::try_out() } else { StockGuests::untried("there is no KVM, or none is wanted") };
     println!("{stock_guests}");
-    let enough = || interrupt.is_set();
     let bench = Bench {
         switch_cpu,
         guest_cpu: options.guest_cpu,
@@ -75,23 +80,27 @@ fn run(options: &Options) -> Result<bool> {
         hardware,
         stock_guests: stock_guests.clone(),
         clock: Clock::calibrate(),
-        enough: &enough,
+        interrupt: &interrupt,
     };
     let mut outcomes = Vec::new();
-    // After each row, so that a run that is broken off has results.
+    // Of each ring format as soon as they are there, so that a run that is broken off has results.
     let mut keep = |outcome: Outcome| {
         println!("{}", report::line(&outcome));
         outcomes.push(outcome);
         let json = serde_json::to_string_pretty(&outcomes)? + "\n";
         std::fs::write(&out, json).with_context(|| out.display().to_string())
     };
+    let rings = options.ring.map_or_else(|| vec![RingFormat::Split, RingFormat::Packed], |ring| vec![ring]);
+    let rounds = options.rounds.unwrap_or(if options.quick { 5 } else { 7 });
+    println!(
+        "{rounds} rounds, in which rows of a ring format take turns: times are medians over rounds, with 95 % intervals."
+    );
     println!("\n{}", report::head());
-    for row in rows(options.quick) {
-        interrupt.check()?;
-        keep(bench.row(&row).with_context(|| format!("{row:?}"))?)?;
+    for ring in &rings {
+        bench.rows(&rows(*ring, options.quick), rounds.into())?.into_iter().try_for_each(&mut keep)?;
     }
     if stock_guests.run_under_kvm == Some(true) {
-        linux_rows(options.quick, switch_cpu, &alone, &interrupt, |row, turns| {
+        linux_rows(options.quick, &rings, switch_cpu, &alone, &interrupt, |row, turns| {
             keep(linux::outcome(row, turns, &stock_guests))
         })?;
     }
@@ -124,24 +133,28 @@ fn look_for_kvm(wanted: bool) -> (bool, bool) {
     (with_kvm, hardware)
 }
 
-/// The rows. In the short form a row takes about a tenth of the time.
-fn rows(quick: bool) -> Vec<Row> {
+/// The rows of a ring format. How much they do in a round is such that none has the machine for much longer than others.
+fn rows(ring: RingFormat, quick: bool) -> Vec<Row> {
     let mut rows = Vec::new();
-    for ring in [RingFormat::Split, RingFormat::Packed] {
-        let mut row = |mode, pause, interrupts, round_trips: u64, stream: u64| {
-            let divisor = if quick { 10 } else { 1 };
-            let (round_trips, stream) = (round_trips / divisor, stream / divisor);
-            rows.push(Row { mode, pause: Duration::from_millis(pause), ring, interrupts, round_trips, stream });
+    let mut row = |mode, pause, interrupts, round_trips: u64| {
+        let round_trips = if quick { round_trips / 10 } else { round_trips };
+        let stream = match (pause, mode, quick) {
+            (0, Mode::Trap, true) => 30_000,
+            (0, _, true) | (0, Mode::Trap, false) => 100_000,
+            (0, _, false) => 200_000,
+            _ => 0,
         };
-        row(Mode::Poll, 0, false, 500_000, 1_000_000);
-        row(Mode::Poll, 0, true, 10_000, 200_000);
-        for interrupts in [false, true] {
-            row(Mode::Adaptive, 0, interrupts, 10_000, 200_000);
-            row(Mode::Adaptive, PAUSE_MS, interrupts, 500, 0);
-        }
-        for interrupts in [false, true] {
-            row(Mode::Trap, 0, interrupts, 10_000, 200_000);
-        }
+        rows.push(Row { mode, pause: Duration::from_millis(pause), ring, interrupts, round_trips, stream });
+    };
+    // In seven rounds more than 1,000,000 packets.
+    row(Mode::Poll, 0, false, 100_000);
+    row(Mode::Poll, 0, true, 1_500);
+    for interrupts in [false, true] {
+        row(Mode::Adaptive, 0, interrupts, if interrupts { 1_500 } else { 30_000 });
+        row(Mode::Adaptive, PAUSE_MS, interrupts, 70);
+    }
+    for interrupts in [false, true] {
+        row(Mode::Trap, 0, interrupts, 1_500);
     }
     rows
 }
@@ -149,6 +162,7 @@ fn rows(quick: bool) -> Vec<Row> {
 /// Measures the rows of Linux guests. Their rounds take turns; in the short form there is one, with split rings.
 fn linux_rows(
     quick: bool,
+    rings: &[RingFormat],
     switch_cpu: usize,
     machine: &rules::Machine,
     interrupt: &Interrupt,
@@ -156,8 +170,7 @@ fn linux_rows(
 ) -> Result<()> {
     let (rounds, millis) = if quick { (1, 500) } else { (5, 1000) };
     let bench = linux::Bench { machine, switch_cpu, window: Duration::from_millis(millis) };
-    let rings = [RingFormat::Split, RingFormat::Packed];
-    for ring in &rings[..if quick { 1 } else { 2 }] {
+    for ring in &rings[..if quick { 1 } else { rings.len() }] {
         let row = |mode, pause| linux::Row { mode, ring: *ring, pause: Duration::from_millis(pause) };
         let rows = [row(Mode::Poll, 0), row(Mode::Adaptive, 0), row(Mode::Adaptive, PAUSE_MS), row(Mode::Trap, 0)];
         let mut turns = rows.map(|_| Vec::new());

@@ -1,11 +1,14 @@
-//! A row of the table: a switch in one of its modes, a guest, and what a packet costs them.
+//! Rows of the table: a switch in one of its modes, a guest, and what a packet costs them. Their rounds take turns.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use clap::ValueEnum;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde::Serialize;
+use sidecore_experiments::stats;
+use sidecore_tests::interrupt::Interrupt;
 
 use crate::linux::{StockGuests, Tcp};
 use crate::program::{Job, Totals};
@@ -37,7 +40,7 @@ impl Mode {
 }
 
 /// What the guest's rings look like.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum RingFormat {
     /// virtio 1.2 §2.7.
@@ -57,7 +60,7 @@ impl RingFormat {
     }
 }
 
-/// What is measured, and how much of it.
+/// What is measured, and how much of it in each round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Row {
     /// How the switch waits.
@@ -144,6 +147,41 @@ impl Counted {
     }
 }
 
+/// The times of every round.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Rounds {
+    /// Median round trips.
+    pub rtt_p50_us: Vec<f64>,
+    /// Their 99th percentiles.
+    pub rtt_p99_us: Vec<f64>,
+    /// Packets a second, of the stream; empty where there is none.
+    pub stream_pps: Vec<f64>,
+}
+
+/// What all rounds of a row have counted, and the times of each.
+#[derive(Debug, Clone, Default)]
+pub struct Sum {
+    /// The round trips' packets.
+    pub asked: Counted,
+    /// The stream's.
+    pub streamed: Option<Counted>,
+    /// The times.
+    pub rounds: Rounds,
+}
+
+impl Sum {
+    /// Adds a round: its round trips, their median and 99th percentile in microseconds, and its stream.
+    pub fn add(&mut self, asked: &Counted, [p50, p99]: [f64; 2], streamed: Option<&Counted>) {
+        self.asked.add(asked);
+        self.rounds.rtt_p50_us.push(p50);
+        self.rounds.rtt_p99_us.push(p99);
+        if let Some(streamed) = streamed {
+            self.rounds.stream_pps.push(streamed.packets as f64 / streamed.time.as_secs_f64());
+            self.streamed.get_or_insert_default().add(streamed);
+        }
+    }
+}
+
 /// A row's results.
 #[derive(Debug, Clone, Serialize)]
 pub struct Outcome {
@@ -158,12 +196,14 @@ pub struct Outcome {
     /// The round trips' packets, one at a time.
     #[serde(flatten)]
     pub cost: Cost,
-    /// Round trips through the switch and back: half of the packets.
+    /// Round trips through the switch and back, half of the packets: the median of the rounds' medians.
     pub rtt_p50_us: f64,
-    /// As above.
+    /// The median of the rounds' 99th percentiles.
     pub rtt_p99_us: f64,
-    /// Packets a second, of the stream.
+    /// Packets a second, of the stream: the median of the rounds.
     pub stream_pps: Option<f64>,
+    /// The same of every round.
+    pub rounds: Rounds,
     /// The stream's packets, up to 128 of them under way.
     pub stream: Option<Cost>,
     /// Kicks and calls as the switch counted them, from its start to its end.
@@ -184,8 +224,9 @@ pub struct Outcome {
 /// How long the guest waits for a packet before it gives up.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Round trips before anything is counted: every buffer and every page has been used.
-const WARM_UP: u64 = 1_000;
+/// Round trips, and packets of a stream, before anything is counted: more than a ring has entries, so that every buffer and every page has
+/// been used.
+const WARM_UP: u64 = 300;
 
 /// Cycles of the processor's counter in a microsecond.
 pub struct Clock(f64);
@@ -242,40 +283,81 @@ pub struct Bench<'a> {
     pub stock_guests: StockGuests,
     /// The clock.
     pub clock: Clock,
-    /// Asked whether the user has had enough.
-    pub enough: &'a dyn Fn() -> bool,
+    /// Whether the user has had enough.
+    pub interrupt: &'a Interrupt,
+}
+
+/// A row whose rounds are under way.
+struct Case {
+    row: Row,
+    scene: Scene,
+    sum: Sum,
 }
 
 impl Bench<'_> {
-    /// Measures a row. The calling thread becomes the guest's processor.
-    pub fn row(&self, row: &Row) -> Result<Outcome> {
-        let mut scene = Scene::start(row, self.switch_cpu, self.with_kvm, self.clock.cycles(PATIENCE))?;
-        let _pinned = Pinned::to(self.guest_cpu)?;
-        let pause = self.clock.cycles(row.pause);
-        self.run(&mut scene, Job::RoundTrips { count: WARM_UP.min(row.round_trips), pause: 0 })?;
+    /// Measures rows side by side: in every round each has its turn, so that a machine which is slower for a while is so for all of
+    /// them. Each has a switch and a guest of its own, and a switch is halted when it is not its turn. The calling thread becomes the
+    /// guests' processor.
+    pub fn rows(&self, rows: &[Row], rounds: usize) -> Result<Vec<Outcome>> {
+        let mut cases = Vec::with_capacity(rows.len());
+        for row in rows {
+            self.interrupt.check()?;
+            cases.push(self.start(row).with_context(|| format!("{row:?}"))?);
+        }
+        let pinned = Pinned::to(self.guest_cpu)?;
+        for _ in 0..rounds {
+            for case in &mut cases {
+                self.interrupt.check()?;
+                self.turn(case).with_context(|| format!("{:?}", case.row))?;
+            }
+        }
+        drop(pinned);
+        cases.into_iter().map(|case| self.end(case)).collect()
+    }
+
+    fn start(&self, row: &Row) -> Result<Case> {
+        let scene = Scene::start(row, self.switch_cpu, self.with_kvm, self.clock.cycles(PATIENCE))?;
+        scene.halt(true)?;
+        Ok(Case { row: *row, scene, sum: Sum::default() })
+    }
+
+    fn turn(&self, Case { row, scene, sum }: &mut Case) -> Result<()> {
+        scene.halt(false)?;
+        self.run(scene, Job::RoundTrips { count: WARM_UP.min(row.round_trips), pause: 0 })?;
         if row.stream > 0 {
-            self.run(&mut scene, Job::Stream { count: WARM_UP })?;
+            self.run(scene, Job::Stream { count: WARM_UP })?;
         }
         scene.guest.times.reset();
-        let cost = self.cost(&mut scene, Job::RoundTrips { count: row.round_trips, pause })?;
+        let pause = self.clock.cycles(row.pause);
+        let asked = self.count(scene, Job::RoundTrips { count: row.round_trips, pause })?;
         let times = [0.5, 0.99].map(|quantile| self.clock.micros(scene.guest.times.value_at_quantile(quantile)));
-        let stream = match row.stream {
+        let streamed = match row.stream {
             0 => None,
-            count => Some(self.cost(&mut scene, Job::Stream { count })?),
+            count => Some(self.count(scene, Job::Stream { count })?),
         };
-        ensure!(scene.guest.totals().wrong == 0, "{} packets were not the expected ones", scene.guest.totals().wrong);
+        scene.halt(true)?;
+        sum.add(&asked, times, streamed.as_ref());
+        Ok(())
+    }
+
+    fn end(&self, Case { row, scene, sum }: Case) -> Result<Outcome> {
+        let wrong = scene.guest.totals().wrong;
+        ensure!(wrong == 0, "{row:?}: {wrong} packets were not the expected ones");
+        scene.halt(false)?;
         let (switch_kicks, switch_calls) = scene.switch_counts()?;
         scene.stop()?;
+        let Sum { asked, streamed, rounds } = sum;
         Ok(Outcome {
             mode: row.mode,
             load: if row.pause.is_zero() { "busy" } else { "idle" },
             ring: row.ring,
             interrupts: row.interrupts,
-            cost,
-            rtt_p50_us: times[0],
-            rtt_p99_us: times[1],
-            stream_pps: stream.as_ref().map(|stream| stream.packets as f64 / stream.seconds),
-            stream,
+            cost: asked.cost(),
+            rtt_p50_us: stats::median(&rounds.rtt_p50_us).unwrap_or_default(),
+            rtt_p99_us: stats::median(&rounds.rtt_p99_us).unwrap_or_default(),
+            stream_pps: stats::median(&rounds.stream_pps),
+            rounds,
+            stream: streamed.map(|streamed| streamed.cost()),
             switch_kicks,
             switch_calls,
             guest: if self.with_kvm { "kvm" } else { "thread" },
@@ -286,11 +368,11 @@ impl Bench<'_> {
     }
 
     /// What the packets of a job cost, beside as much time without packets.
-    fn cost(&self, scene: &mut Scene, job: Job) -> Result<Cost> {
+    fn count(&self, scene: &mut Scene, job: Job) -> Result<Counted> {
         let (busy, totals, time) = self.run(scene, job)?;
         let (idle, _, _) = self.run(scene, Job::Idle { cycles: self.clock.cycles(time) })?;
         let (packets, kicks, calls) = (totals.packets, totals.kicks, totals.calls);
-        Ok(Counted { packets, kicks, calls, busy, idle, time }.cost())
+        Ok(Counted { packets, kicks, calls, busy, idle, time })
     }
 
     /// Runs a job; returns what KVM and the guest have counted meanwhile, and the time.
@@ -299,7 +381,7 @@ impl Bench<'_> {
         let totals = scene.guest.totals();
         scene.guest.job = job;
         let start = Instant::now();
-        scene.machine.run(&mut scene.guest, self.enough)?;
+        scene.machine.run(&mut scene.guest, || self.interrupt.is_set())?;
         let time = start.elapsed();
         let mut counted = scene.machine.counters()?.unwrap_or_default();
         counted.iter_mut().for_each(|(name, count)| *count -= counters[name]);

@@ -2,6 +2,9 @@
 
 use std::fmt::Write as _;
 
+use sidecore_experiments::stats;
+use sidecore_experiments::studies::finding::show;
+
 use crate::measure::{Cost, Mode, Outcome};
 
 /// Less than so many exits per packet is 0.00.
@@ -15,8 +18,20 @@ const COUNTED: f64 = 0.9;
 #[must_use]
 pub fn head() -> String {
     format!(
-        "{:48}one packet at a time{:42}stream\n{:<6} {:<9} {:<5} {:<7} {:<10} {} {:>8} {:>8} {:>9}  {} {:>8}",
-        "", "", "guest", "mode", "load", "ring", "interrupts", COSTS, "RTT p50", "p99", "packets", COSTS, "kpps"
+        "{:48}one packet at a time{:52}stream\n{:<6} {:<9} {:<5} {:<7} {:<10} {} {:>22} {:>8} {:>9}  {} {:>20}",
+        "",
+        "",
+        "guest",
+        "mode",
+        "load",
+        "ring",
+        "interrupts",
+        COSTS,
+        "RTT p50, µs",
+        "p99, µs",
+        "packets",
+        COSTS,
+        "Mpps"
     )
 }
 
@@ -30,21 +45,27 @@ pub fn line(outcome: &Outcome) -> String {
         other => other,
     };
     let mut text = format!(
-        "{guest:<6} {mode:<9} {:<5} {:<7} {interrupts:<10} {} {:>7.2}µ {:>7.1}µ {:>9}",
+        "{guest:<6} {mode:<9} {:<5} {:<7} {interrupts:<10} {} {:>22} {:>8.1} {:>9}",
         outcome.load,
         outcome.ring.name(),
         costs(&outcome.cost),
-        outcome.rtt_p50_us,
+        estimate(&outcome.rounds.rtt_p50_us),
         outcome.rtt_p99_us,
         outcome.cost.packets,
     );
-    if let (Some(stream), Some(pps)) = (&outcome.stream, outcome.stream_pps) {
-        let _ = write!(text, "  {} {:>8.0}", costs(stream), pps / 1e3);
+    if let Some(stream) = &outcome.stream {
+        let mpps: Vec<f64> = outcome.rounds.stream_pps.iter().map(|pps| pps / 1e6).collect();
+        let _ = write!(text, "  {} {:>20}", costs(stream), estimate(&mpps));
     }
-    if let Some(rate) = outcome.tcp.as_ref().and_then(|tcp| median(&tcp.stream_mbit_s)) {
-        let _ = write!(text, "  TCP {rate:.0} Mbit/s");
+    if let Some(tcp) = &outcome.tcp {
+        let _ = write!(text, "  TCP {} Mbit/s", estimate(&tcp.stream_mbit_s));
     }
     text
+}
+
+/// The median over rounds, with its interval.
+fn estimate(rounds: &[f64]) -> String {
+    stats::estimate(rounds).map_or("-".to_owned(), show)
 }
 
 /// What stands above [`costs`]: all for each packet.
@@ -53,14 +74,6 @@ const COSTS: &str = "  exits    kicks  interr.";
 fn costs(cost: &Cost) -> String {
     let exits = cost.exits_per_packet.map_or_else(|| "-".to_owned(), |exits| format!("{:.2}", without_sign(exits)));
     format!("{exits:>7} {:>8.2} {:>8.2}", cost.kicks_per_packet, cost.interrupts_per_packet)
-}
-
-/// The middle one, or the lower of two.
-#[must_use]
-pub fn median(figures: &[f64]) -> Option<f64> {
-    let mut sorted = figures.to_vec();
-    sorted.sort_unstable_by(f64::total_cmp);
-    sorted.get(sorted.len().saturating_sub(1) / 2).copied()
 }
 
 /// -0.00 is 0.00.

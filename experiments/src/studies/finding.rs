@@ -42,7 +42,7 @@ pub struct Conditions {
     pub versions: Vec<String>,
     /// Rounds, which take turns.
     pub rounds: usize,
-    /// Measured seconds of each turn.
+    /// Measured seconds of each turn; 0 where that differs.
     pub seconds: f64,
     /// The date, in UTC.
     pub date: String,

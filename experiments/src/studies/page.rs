@@ -96,11 +96,11 @@ fn section(finding: &Finding) -> String {
         let _ = writeln!(html, "<li>{}</li>", escape(line));
     }
     let conditions = &finding.conditions;
+    let turns = if conditions.seconds > 0.0 { format!(" of {} s", conditions.seconds) } else { String::new() };
     let _ = write!(
         html,
-        "<li>{} rounds of {} s, {}</li>\n<li>{}</li>\n<li>{}</li>\n</ul>\n<h3>To repeat it</h3>\n<pre>{}</pre>\n",
+        "<li>{} rounds{turns}, {}</li>\n<li>{}</li>\n<li>{}</li>\n</ul>\n<h3>To repeat it</h3>\n<pre>{}</pre>\n",
         conditions.rounds,
-        conditions.seconds,
         escape(&conditions.date),
         escape(&conditions.machine.join("; ")),
         escape(&conditions.versions.join("; ")),

@@ -2,12 +2,9 @@
 
 use serde_json::Value;
 
-use super::PAPER;
+use super::{MODES, PAPER, RINGS, busy, figures};
 use crate::stats;
-use crate::studies::finding::{Axis, Bound, Chart, Claim, Finding, Kind, Point, Series, Table, show};
-
-/// The modes of the switch, the traditional one last.
-const MODES: [&str; 3] = ["poll", "adaptive", "trap"];
+use crate::studies::finding::{Bound, Chart, Claim, Finding, Table, show};
 
 /// Adds what rows of Linux guests show; where there is none, why.
 pub(super) fn judge(finding: &mut Finding, linux: &[&Value], rows: &[Value]) {
@@ -24,7 +21,8 @@ pub(super) fn judge(finding: &mut Finding, linux: &[&Value], rows: &[Value]) {
     finding.charts.push(chart(linux, "tcp-stream", "TCP stream between two Linux guests", "Mbit/s", "stream_mbit_s"));
     finding.charts.push(chart(linux, "tcp-rtt", "Median TCP round trip of two Linux guests", "µs", "rtt_p50_us"));
     for mode in &MODES[..2] {
-        let of = |mode: &str, key: &str| row(linux, "split", mode).map(|row| figures(row, key)).unwrap_or_default();
+        let of =
+            |mode: &str, key: &str| busy(linux, "split", mode, true).map(|row| figures(row, key)).unwrap_or_default();
         let gain = stats::ratio(&of(mode, "stream_mbit_s"), &of("trap", "stream_mbit_s"));
         let text = format!("TCP stream, Linux guests: {mode} to trap");
         finding.claims.push(Claim::new(&text, gain, "times", Bound::AtLeast(1.45), false).but(PAPER));
@@ -57,15 +55,6 @@ fn why_not(rows: &[Value]) -> String {
     }
 }
 
-/// The figure of every round.
-fn figures(row: &Value, key: &str) -> Vec<f64> {
-    row["tcp"][key].as_array().into_iter().flatten().filter_map(Value::as_f64).collect()
-}
-
-fn row<'v>(linux: &[&'v Value], ring: &str, mode: &str) -> Option<&'v Value> {
-    linux.iter().find(|row| row["ring"] == ring && row["mode"] == mode && row["load"] == "busy").copied()
-}
-
 fn table(linux: &[&Value]) -> Table {
     let head = ["mode", "load", "ring", "stream, Mbit/s", "exits a packet of it", "RTT p50, µs", "RTT p99, µs"];
     let mut table = Table::new("TCP in Linux guests", &head);
@@ -87,18 +76,9 @@ fn table(linux: &[&Value]) -> Table {
 }
 
 fn chart(linux: &[&Value], name: &str, title: &str, unit: &str, key: &str) -> Chart {
-    let series = ["split", "packed"].map(|ring| {
-        let of = |mode: &str| row(linux, ring, mode).map(|row| figures(row, key));
-        let points = MODES.iter().enumerate().filter_map(|(at, mode)| Some(Point::new(at as f64, &of(mode)?)));
-        Series::new(&format!("{ring} rings"), points.collect())
+    let series = RINGS.map(|ring| {
+        let of = move |mode: &str| busy(linux, ring, mode, true).map(|row| figures(row, key));
+        (format!("{ring} rings"), of)
     });
-    Chart {
-        name: name.to_owned(),
-        title: title.to_owned(),
-        x: Axis::names("mode of the switch", &MODES),
-        y: Axis::linear(unit),
-        kind: Kind::Bars,
-        series: series.into_iter().filter(|series| !series.points.is_empty()).collect(),
-        ..Chart::default()
-    }
+    super::chart(name, title, unit, series)
 }
