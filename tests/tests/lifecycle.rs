@@ -17,6 +17,9 @@ use sidecore_tests::traffic;
 use sidecore_tests::wake::WakeLimit;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// A switch that is asked to stop is gone within this. In one of some tries: in any of them others may have its CPUs.
+const AT_ONCE: Duration = Duration::from_secs(1);
+const TRIES: usize = 5;
 
 fn two_guests(dir: &Path) -> SwitchConfig {
     SwitchConfig::new(dir).guest("a", &[]).guest("b", &[])
@@ -140,7 +143,7 @@ fn reload_by(reload: impl Fn(&SwitchProcess) -> Result<()>) {
         .run_while(&switch, |_| {
             std::fs::write(switch.config_file(), after.to_toml())?;
             reload(&switch)?;
-            eventually("ports of the new file", Duration::from_secs(5), || {
+            eventually("ports of the new file", TIMEOUT, || {
                 Ok((port_names(&switch) == names(&["a", "b", "new"])).then_some(()))
             })?;
             assert!(config.socket("new").exists() && !config.socket("old").exists());
@@ -176,7 +179,8 @@ fn traces() -> BTreeSet<String> {
     found
 }
 
-fn stop_by(signal: Signal) {
+/// Ends a switch that has all there is, and looks at what it leaves; returns how long it took.
+fn stop_by(signal: Signal) -> Duration {
     let _machine = Machine::exclusive().unwrap();
     let host = outside();
     let traces_before = traces();
@@ -188,23 +192,32 @@ fn stop_by(signal: Signal) {
     // In the middle of traffic.
     circuit.run(&switch, 10_000, TIMEOUT).unwrap();
     circuit.testpmd().command("start tx_first 4").unwrap();
-    switch.stop_with(signal).unwrap();
+    let took = switch.stop_with(signal).unwrap();
     for name in ["a", "b"] {
         assert!(!config.socket(name).exists(), "the socket of {name} is still there");
     }
     circuit.quit().unwrap();
     let left: Vec<_> = traces().difference(&traces_before).cloned().collect();
     assert!(left.is_empty(), "left behind: {left:?}");
+    took
+}
+
+fn stops_within_a_second(signal: Signal) {
+    let mut took = Vec::new();
+    while took.last().is_none_or(|took| *took >= AT_ONCE) {
+        assert!(took.len() < TRIES, "{took:?}");
+        took.push(stop_by(signal));
+    }
 }
 
 #[test]
 fn sigterm_stops_within_a_second() {
-    stop_by(Signal::TERM);
+    stops_within_a_second(Signal::TERM);
 }
 
 #[test]
 fn sigint_stops_within_a_second() {
-    stop_by(Signal::INT);
+    stops_within_a_second(Signal::INT);
 }
 
 #[test]

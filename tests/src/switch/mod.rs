@@ -7,5 +7,5 @@ mod status;
 
 pub use config::SwitchConfig;
 pub use moves::Moved;
-pub use process::{SWITCH_STOP_LIMIT, SwitchProcess};
+pub use process::SwitchProcess;
 pub use status::{Accounting, Core, Negotiated, Port, PortKind, Queue, Status, Traffic};

@@ -16,11 +16,11 @@ use super::{Port, Status, SwitchConfig};
 use crate::paths;
 use crate::process::{Process, eventually, run};
 
-/// A switch that is asked to stop is gone within this.
-pub const SWITCH_STOP_LIMIT: Duration = Duration::from_secs(1);
-
 const READY_DEADLINE: Duration = Duration::from_secs(20);
 const COMMAND_DEADLINE: Duration = Duration::from_secs(30);
+const STOP_DEADLINE: Duration = Duration::from_secs(30);
+/// How long one is waited for that a failed test leaves behind.
+const LEFT_DEADLINE: Duration = Duration::from_secs(5);
 
 /// A running switch. Dropping it ends it; [`stop`](Self::stop) also checks how it ends.
 #[derive(Debug)]
@@ -182,22 +182,23 @@ impl SwitchProcess {
         self.process.output()
     }
 
-    /// Stops the switch with SIGTERM. It must end with status 0, within a second, and take its control socket along.
+    /// Stops the switch with SIGTERM. It must end with status 0, and take its control socket along.
     pub fn stop(self) -> Result<()> {
-        self.stop_with(Signal::TERM)
+        self.stop_with(Signal::TERM).map(drop)
     }
 
-    /// The same with another signal.
-    pub fn stop_with(self, signal: Signal) -> Result<()> {
-        self.stop_within(signal, SWITCH_STOP_LIMIT)
-    }
-
-    /// The same with another limit: I/O cores that share a CPU take turns in stopping, too.
-    pub fn stop_within(mut self, signal: Signal, limit: Duration) -> Result<()> {
-        let (status, took) = self.process.stop(signal, limit * 10)?;
+    /// The same with another signal. Returns how long it took.
+    pub fn stop_with(mut self, signal: Signal) -> Result<Duration> {
+        let (status, took) = self.process.stop(signal, STOP_DEADLINE)?;
         ensure!(status.success(), "sidecore ended with {status}\n{}", self.process.tail());
-        ensure!(took < limit, "sidecore took {took:?} to stop");
         ensure!(!self.control.exists(), "sidecore left {} behind", self.control.display());
+        Ok(took)
+    }
+
+    /// The same, which must not take longer than `limit`.
+    pub fn stop_within(self, signal: Signal, limit: Duration) -> Result<()> {
+        let took = self.stop_with(signal)?;
+        ensure!(took < limit, "sidecore took {took:?} to stop");
         Ok(())
     }
 
@@ -213,7 +214,7 @@ impl Drop for SwitchProcess {
         if self.process.exited().is_ok_and(|status| status.is_none()) {
             // One that is halted would not hear of it.
             let _ = self.signal(Signal::CONT);
-            let _ = self.process.stop(Signal::TERM, SWITCH_STOP_LIMIT * 2);
+            let _ = self.process.stop(Signal::TERM, LEFT_DEADLINE);
         }
     }
 }

@@ -5,10 +5,9 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
 use serde_json::Value;
 use sidecore_tests::process::eventually;
-use sidecore_tests::switch::{Port, SWITCH_STOP_LIMIT, SwitchConfig, SwitchProcess};
+use sidecore_tests::switch::{Port, SwitchConfig, SwitchProcess};
 use synthetic_guest::{Frame, Guest, GuestConfig};
 use tempfile::TempDir;
 
@@ -24,7 +23,6 @@ static TURN: Mutex<()> = Mutex::new(());
 pub(crate) struct Plan {
     dir: TempDir,
     config: SwitchConfig,
-    shares_cpus: bool,
     /// Whether guests may be asked to kick.
     asks: bool,
 }
@@ -34,14 +32,14 @@ impl Plan {
     pub(crate) fn new() -> Self {
         let dir = SwitchProcess::folder().unwrap();
         let config = SwitchConfig::new(dir.path());
-        Self { dir, config, shares_cpus: false, asks: false }
+        Self { dir, config, asks: false }
     }
 
     /// Three I/O cores: two share the first CPU, the third has the last one.
     pub(crate) fn three_cores() -> Self {
         let last = std::thread::available_parallelism().map_or(1, usize::from) - 1;
         let Self { dir, config, .. } = Self::new();
-        Self { dir, config: config.on_cpus(vec![0, 0, last]), shares_cpus: true, asks: false }
+        Self { dir, config: config.on_cpus(vec![0, 0, last]), asks: false }
     }
 
     /// The same, and queue pairs stay where they are unless a test moves them.
@@ -94,8 +92,8 @@ impl Plan {
     pub(crate) fn start(self) -> Rig {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let switch = SwitchProcess::start(&self.config).unwrap();
-        let Self { dir, config, shares_cpus, asks } = self;
-        Rig { switch, config, shares_cpus, asks, dir, _turn: turn }
+        let Self { dir, config, asks } = self;
+        Rig { switch, config, asks, dir, _turn: turn }
     }
 }
 
@@ -104,7 +102,6 @@ pub(crate) struct Rig {
     // Dropped in this order.
     pub(crate) switch: SwitchProcess,
     config: SwitchConfig,
-    shares_cpus: bool,
     asks: bool,
     dir: TempDir,
     _turn: MutexGuard<'static, ()>,
@@ -217,20 +214,13 @@ impl Rig {
             let bad = ["WARN", "ERROR", "panicked"].iter().find(|word| line.contains(**word));
             assert!(bad.is_none(), "{line}");
         }
-        self.stop();
+        self.switch.stop().unwrap();
     }
 
     /// The switch was told to stop by the test: it does, as it should.
     pub(crate) fn has_stopped(mut self) {
         let (status, _) = self.switch.process().wait(LIMIT).unwrap();
         assert!(status.success() && !self.config.control_socket().exists(), "{status}");
-    }
-
-    /// Within a second, where every I/O core has a CPU to answer on. Cores that share one with each other, and with all
-    /// else that runs here, take turns.
-    fn stop(self) {
-        let limit = if self.shares_cpus { LIMIT } else { SWITCH_STOP_LIMIT };
-        self.switch.stop_within(Signal::TERM, limit).unwrap();
     }
 }
 
