@@ -148,24 +148,26 @@ fn half_a_message_is_waited_for_and_then_given_up() {
     let start = Instant::now();
     peer.write(&message[..7]);
     assert!(peer.hangs_up());
-    assert!((Duration::from_millis(900)..Duration::from_secs(3)).contains(&start.elapsed()));
+    assert!((Duration::from_millis(900)..LIMIT / 2).contains(&start.elapsed()), "{:?}", start.elapsed());
     port.check_alive();
     port.stop();
 }
 
 #[test]
 fn answers_that_are_not_read_do_not_hang_the_session() {
-    let port = Port::server();
-    let mut peer = port.connect();
-    peer.socket.set_nonblocking(true).unwrap();
-    let message = words(&[Req::GET_FEATURES.into(), 1, 0]);
-    let start = Instant::now();
-    while start.elapsed() < Duration::from_millis(300) {
-        if peer.socket.write(&message).is_err() {
-            std::thread::sleep(Duration::from_millis(1));
+    Port::stops_at_once(|| {
+        let port = Port::server();
+        let mut peer = port.connect();
+        peer.socket.set_nonblocking(true).unwrap();
+        let message = words(&[Req::GET_FEATURES.into(), 1, 0]);
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_millis(300) {
+            if peer.socket.write(&message).is_err() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
         }
-    }
-    port.stop();
+        (port, peer)
+    });
 }
 
 #[test]
@@ -182,7 +184,9 @@ fn a_flood_of_requests_is_slowed_down() {
         }
     }
     let handled = port.session.counters().requests.get();
-    assert!((1000..6000).contains(&handled), "{handled} requests in half a second");
+    // Some 4,000 at once, and one in a millisecond; its time began a little before.
+    let most = 5000 + start.elapsed().as_millis() as u64;
+    assert!((100..most).contains(&handled), "{handled} requests in {:?}", start.elapsed());
     port.stop();
 }
 
