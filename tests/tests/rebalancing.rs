@@ -143,9 +143,13 @@ fn guests_move_off_a_saturated_core_by_default() {
     let expected = decision["expected_gain"].as_f64().unwrap();
     assert!(expected > 0.0 && decision["pause_us"].as_f64() > Some(0.0), "{decision}");
 
-    // The same, to people and to Prometheus.
-    let text = stage.switch.must(&["status"]).unwrap();
-    assert!(text.lines().any(|line| line.contains("I/O core 0 is saturated") && line.contains(" % ")), "{text}");
+    // The same, to people and to Prometheus. Only the last ones are shown, and more may have been decided meanwhile, also of the other core.
+    let mut text = String::new();
+    let shown = eventually("a decision", LIMIT, || {
+        text = stage.switch.must(&["status"])?;
+        Ok(text.lines().any(|line| line.contains(" is saturated") && line.contains(" % ")).then_some(()))
+    });
+    assert!(shown.is_ok(), "{text}");
     let moves = stage.metric("sidecore_scheduler_decisions_total{kind=\"move\",reason=\"saturated\"}");
     assert!(moves >= 1.0 && stage.metric("sidecore_scheduler_moves_total") >= 1.0);
     assert!(stage.metric("sidecore_scheduler_expected_gain_cores_total") >= expected);
@@ -174,8 +178,9 @@ fn a_plan_changes_nothing_and_a_paused_scheduler_moves_nothing() {
     assert_eq!(stage.cores(), [Some(0); GUESTS]);
 
     stage.switch.must(&["scheduler", "resume"]).unwrap();
-    stage.wait("a move that helped", is_relieved);
-    assert!(stage.cores().contains(&Some(1)));
+    stage.wait("a move that was judged", is_relieved);
+    // One that made things worse is undone, and another one is tried.
+    eventually("a guest on the other core", LIMIT, || Ok(stage.cores().contains(&Some(1)).then_some(()))).unwrap();
     stage.finish();
 }
 
