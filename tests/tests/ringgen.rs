@@ -267,11 +267,10 @@ fn guests_stay_connected_between_measurements() {
         assert!(process.wait(LIMIT).unwrap().0.success(), "{}", process.tail());
         let seconds = |report: &Value| report["duration_s"].as_f64().unwrap();
         for pair in reports.windows(2) {
-            // Counts are of all turns, rates and times of one.
+            // Counts are of all turns.
             assert!(count(&pair[1], "sent") > count(&pair[0], "sent"), "{pair:?}");
-            assert!(seconds(&pair[1]) < 0.2, "{pair:?}");
         }
-        // At the end rates and times, too, are of all of them.
+        // Rates and times are of one; at the end they, too, are of all of them.
         let all: Value = serde_json::from_str(process.output().lines().nth(3).unwrap()).unwrap();
         assert_eq!(count(&all, "sent"), count(&reports[2], "sent"));
         assert!((seconds(&all) - reports.iter().map(seconds).sum::<f64>()).abs() < 1e-6, "{all} {reports:?}");
