@@ -57,7 +57,7 @@ const ARP_REQUEST: [u8; 42] = [
 
 /// Waits for the answer to [`ARP_REQUEST`] among whatever else a kernel sends.
 fn arp_reply(rx: &mut [RxQueue]) -> bool {
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + Duration::from_secs(30);
     let mut packets = ArrayVec::<Mbuf, 32>::new();
     while Instant::now() < deadline {
         for queue in &mut *rx {

@@ -189,8 +189,8 @@ impl Testpmd {
     /// Ends testpmd as its user would, so that it closes its ports.
     pub fn quit(mut self) -> Result<()> {
         self.process.say("quit")?;
-        if self.process.wait(Duration::from_secs(5)).is_err() {
-            self.process.stop(Signal::TERM, Duration::from_secs(5))?;
+        if self.process.wait(Duration::from_secs(15)).is_err() {
+            self.process.stop(Signal::TERM, Duration::from_secs(15))?;
         }
         Ok(())
     }

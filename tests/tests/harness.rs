@@ -29,7 +29,7 @@ fn two_guests_talk_through_testpmd() {
     .unwrap();
     guests[0].configure("10.9.0.1/24", "fd09::1/64", 1500).unwrap();
     guests[1].configure("10.9.0.2/24", "fd09::2/64", 1500).unwrap();
-    assert_eq!(guests[0].exec("echo hello; exit 7", Duration::from_secs(5)).unwrap().status, 7);
+    assert_eq!(guests[0].exec("echo hello; exit 7", Duration::from_secs(30)).unwrap().status, 7);
     traffic::ping(&guests[0], "10.9.0.2", 3).unwrap();
     traffic::ping(&guests[1], "fd09::1", 3).unwrap();
     traffic::transfer(&guests[0], "10.9.0.2", 4).unwrap();
@@ -81,7 +81,7 @@ fn testpmd_serves_testpmd() {
     let mut guest =
         Testpmd::start("guest", &TestpmdOptions::new(&[&guest_vdev]).with(&["--forward-mode=txonly"])).unwrap();
     guest.command("start").unwrap();
-    backend.wait_for_stats(0, Duration::from_secs(10), |stats| stats.rx_packets > 10_000).unwrap();
+    backend.wait_for_stats(0, Duration::from_secs(30), |stats| stats.rx_packets > 10_000).unwrap();
     guest.command("stop").unwrap();
     assert!(guest.xstats(0).unwrap()["tx_good_packets"] > 10_000);
     guest.quit().unwrap();

@@ -63,7 +63,7 @@ fn memory_is_plugged_in_and_out() {
 
 fn wait_for_carrier(lab: &Lab, carrier: &str) {
     let file = format!("cat /sys/class/net/{GUEST_INTERFACE}/carrier");
-    eventually("change of the carrier", Duration::from_secs(10), || {
+    eventually("change of the carrier", Duration::from_secs(30), || {
         Ok((lab.guest(0).sh(&file)?.trim() == carrier).then_some(()))
     })
     .unwrap();

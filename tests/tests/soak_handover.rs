@@ -12,7 +12,7 @@ use serde_json::Value;
 use sidecore_tests::process::{Process, eventually};
 use sidecore_tests::rules::Machine;
 
-const LIMIT: Duration = Duration::from_secs(150);
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// The soak, with its folders in `dir`.
 fn start(dir: &Path, moves: &str) -> Process {

@@ -121,7 +121,7 @@ fn net_ring() {
     testpmd.command("start").unwrap();
     switch.wait_for_port("loop", "10,000 packets back", |port| port.rx.packets >= 10_000).unwrap();
     testpmd.command("stop").unwrap();
-    let status = eventually("all packets back", Duration::from_secs(10), || {
+    let status = eventually("all packets back", Duration::from_secs(30), || {
         let status = switch.quiet_status()?;
         let port = status.port("loop")?;
         Ok((port.rx.packets == port.tx.packets).then_some(status))

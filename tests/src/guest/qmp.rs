@@ -18,7 +18,7 @@ impl Qmp {
     /// Connects and leaves QMP's negotiation mode.
     pub(super) fn connect(path: &Path) -> Result<Self> {
         let stream = UnixStream::connect(path).with_context(|| format!("no QMP at {}", path.display()))?;
-        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
         let mut me = Self { reader: BufReader::new(stream) };
         let greeting = me.message()?;
         ensure!(greeting.get("QMP").is_some(), "unexpected QMP greeting: {greeting}");

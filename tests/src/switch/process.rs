@@ -16,7 +16,7 @@ use super::{Port, Status, SwitchConfig};
 use crate::paths;
 use crate::process::{Process, eventually, run};
 
-const READY_DEADLINE: Duration = Duration::from_secs(20);
+const READY_DEADLINE: Duration = Duration::from_secs(60);
 const COMMAND_DEADLINE: Duration = Duration::from_secs(30);
 const STOP_DEADLINE: Duration = Duration::from_secs(30);
 /// How long one is waited for that a failed test leaves behind.
@@ -146,7 +146,7 @@ impl SwitchProcess {
 
     /// Waits until the accounting identity holds with nothing in flight; then returns the status.
     pub fn quiet_status(&self) -> Result<Status> {
-        eventually("quiet moment in the accounting", Duration::from_secs(20), || {
+        eventually("quiet moment in the accounting", READY_DEADLINE, || {
             let status = self.status()?;
             let quiet = status.accounting.in_flight == 0 && status.accounting.unaccounted() == 0;
             Ok(quiet.then_some(status))

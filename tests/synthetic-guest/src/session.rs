@@ -88,7 +88,7 @@ impl SessionConfig {
             acknowledge: true,
             add_regions: false,
             connect_timeout: Duration::from_secs(10),
-            reply_timeout: Duration::from_secs(5),
+            reply_timeout: Duration::from_secs(20),
         }
     }
 }

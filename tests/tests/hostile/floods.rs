@@ -108,7 +108,8 @@ fn floods_of_packets_for_nobody() {
         stage.wait_for("mallory", "all packets pulled", |port| port.tx - before.tx == offered)?;
         let policed = stage.port("mallory")?.drops_of("flood_policed") - before.drops_of("flood_policed");
         // 1,000 a second and 100 at once for the port, however many queues it has: here all of them are on one core.
-        let seconds = duration().as_secs() + 2;
+        // What is left at its end may be pulled later, where others have the CPU.
+        let seconds = duration().as_secs() + 8;
         let allowed = 1000 * seconds + 100;
         ensure!(policed + allowed >= offered, "{policed} of {offered} were policed");
         ensure!(policed > 0, "a flood that was not policed: {offered} packets");

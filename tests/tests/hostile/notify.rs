@@ -16,6 +16,9 @@ use vhost::vhost_user::message::FrontendReq;
 
 use crate::stage::{EVE, MALLORY, PortState, QUEUE_PAIRS, Stage, text};
 
+/// What hangs in one session must not keep a port from being removed and made anew: that takes less than this, and what hangs more.
+const REMOVAL: Duration = Duration::from_secs(10);
+
 /// The largest number an eventfd's counter holds: one more call would have to wait.
 const FULL: u64 = u64::MAX - 1;
 
@@ -197,7 +200,7 @@ fn a_session_that_is_made_to_wait_can_be_ended() {
         std::thread::sleep(Duration::from_millis(200));
         let start = Instant::now();
         add_mallory_again(stage)?;
-        ensure!(start.elapsed() < Duration::from_secs(1), "the removal took {:?}", start.elapsed());
+        ensure!(start.elapsed() < REMOVAL, "the removal took {:?}", start.elapsed());
         Ok(())
     };
     stage.attack("a descriptor whose close takes long", attack).unwrap();
@@ -226,7 +229,7 @@ fn a_session_that_is_made_to_wait_can_be_ended() {
             let added = add_mallory_again(stage);
             stop.store(true, Ordering::Relaxed);
             added?;
-            ensure!(start.elapsed() < Duration::from_secs(1), "the removal took {:?}", start.elapsed());
+            ensure!(start.elapsed() < REMOVAL, "the removal took {:?}", start.elapsed());
             Ok(())
         })
     };

@@ -21,7 +21,7 @@ use crate::neighbours::Neighbours;
 
 /// A neighbour waits for its next packet no longer than this, whatever others do. On an idle machine it is some
 /// milliseconds; here I/O cores and guests share two CPUs with whatever else runs.
-pub(crate) const STALL_LIMIT: Duration = Duration::from_secs(1);
+pub(crate) const STALL_LIMIT: Duration = Duration::from_secs(3);
 
 /// How long counters may take to say what happened.
 pub(crate) const SOON: Duration = Duration::from_secs(15);
@@ -106,7 +106,7 @@ impl PortState {
 /// One request on the control socket, without a process of its own.
 pub(crate) fn ask(control: &Path, request: &Value) -> Result<Value> {
     let mut stream = UnixStream::connect(control)?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    stream.set_read_timeout(Some(SOON))?;
     stream.write_all(format!("{request}\n").as_bytes())?;
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line)?;
@@ -209,7 +209,7 @@ impl Stage {
     /// Connects a bare socket to the attacker's port.
     pub(crate) fn channel(&self) -> Result<Channel> {
         let stream = UnixStream::connect(self.config.socket("mallory"))?;
-        Ok(Channel::new(stream, Duration::from_secs(3))?)
+        Ok(Channel::new(stream, SOON)?)
     }
 
     /// The accomplice.

@@ -11,9 +11,9 @@ use synthetic_guest::Channel;
 use vhost::vhost_user::message::FrontendReq;
 
 use crate::floods::Dice;
-use crate::stage::Stage;
+use crate::stage::{SOON, Stage};
 
-/// The switch lets go of a frontend that makes no sense within this. A message that is half there may stay so for a second.
+/// The switch lets go of a frontend that makes no sense after a message that is half there has stayed so for a second.
 const LET_GO: Duration = Duration::from_secs(4);
 
 fn header(request: u32, flags: u32, size: u32) -> Vec<u8> {
@@ -21,7 +21,7 @@ fn header(request: u32, flags: u32, size: u32) -> Vec<u8> {
 }
 
 fn closed(channel: &Channel) -> Result<()> {
-    ensure!(channel.wait_closed(LET_GO), "the connection is still there");
+    ensure!(channel.wait_closed(SOON), "the connection is still there");
     Ok(())
 }
 

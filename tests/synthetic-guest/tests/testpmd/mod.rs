@@ -136,7 +136,7 @@ impl Pair {
 fn warm_up_one(from: &mut QueuePair, to: &mut QueuePair) {
     let mut arp = [0xff; 60];
     arp[12..14].copy_from_slice(&[0x08, 0x06]);
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(30);
     while Instant::now() < deadline {
         from.tx.send_burst(&[Frame::from(&arp[..])]);
         std::thread::sleep(Duration::from_millis(2));
@@ -159,7 +159,7 @@ fn exchange_one(flow: u16, ends: [&mut QueuePair; 2], verifiers: &mut [Verifier;
     });
     let mut sent = [0, 0];
     let mut received = [0, 0];
-    let mut deadline = Instant::now() + Duration::from_secs(5);
+    let mut deadline = Instant::now() + Duration::from_secs(30);
     while received != [count; 2] && Instant::now() < deadline {
         for side in [0, 1] {
             let room = (WINDOW + received[1 - side] - sent[side]).min(count - sent[side]);
@@ -179,7 +179,7 @@ fn exchange_one(flow: u16, ends: [&mut QueuePair; 2], verifiers: &mut [Verifier;
             });
             received[side] += new as u64;
             if new > 0 {
-                deadline = Instant::now() + Duration::from_secs(5);
+                deadline = Instant::now() + Duration::from_secs(30);
             }
         }
         std::thread::yield_now();
