@@ -413,11 +413,11 @@ impl QueueHost for GuestHost {
             }
             SessionEvent::Disconnected { reason, after } => {
                 tracing::info!(guest, after_s = after.as_secs(), "disconnected: {reason}");
+                // Whoever sees that nobody is connected may count on the addresses being free.
+                self.fabric.flush_port(self.port);
                 let mut state = self.lock();
                 let error = state.error.take();
                 *state = GuestState { error, ..GuestState::default() };
-                drop(state);
-                self.fabric.flush_port(self.port);
             }
         }
     }
