@@ -21,7 +21,7 @@ const SLEEP: Duration = Duration::from_millis(100);
 /// Sweeps in the time in which a station ages.
 const SWEEPS: u32 = 8;
 /// What its timer finds that nobody has rung for was lost, if nobody does within this time: whoever made it may be just about to.
-const GRACE: Duration = Duration::from_millis(20);
+const GRACE: Duration = Duration::from_millis(200);
 /// Buckets of the FDB that are aged after a sleep, and at a time in a sweep.
 const AGEING_BUCKETS: usize = 64;
 /// Pauses between two looks of a core that will sleep soon.
