@@ -187,13 +187,15 @@ fn a_plan_changes_nothing_and_a_paused_scheduler_moves_nothing() {
 #[test]
 fn what_cannot_be_fixed_is_said_once() {
     let mut stage = Stage::start(&["io_core = 0"], |_| ());
-    let cannot = |scheduler: &Value| !scheduler["decided"]["cannot_fix"].is_null();
+    let cannot = |scheduler: &Value| !scheduler["decided"]["cannot_fix"]["pinned"].is_null();
     stage.wait("a decision that nothing helps", cannot);
     stage.wait_in_vain();
-    // It is found out again and again, once a second, and not said again.
+    // It is found out again and again, once a second, and not said again. What else is said depends on who else has the CPUs: while the core is
+    // without its own, a single queue pair can seem to need more than there is.
     let scheduler = stage.wait_in_vain();
-    assert_eq!((&scheduler["moves"], &scheduler["decided"]), (&0.into(), &json!({ "cannot_fix": { "pinned": 1 } })));
-    let [decision] = decisions(&scheduler) else { panic!("{scheduler:#}") };
+    assert!(scheduler["moves"] == 0 && scheduler["decided"].as_object().unwrap().len() == 1, "{scheduler:#}");
+    let pinned: Vec<_> = decisions(&scheduler).iter().filter(|decision| decision["reason"] == "pinned").collect();
+    let [decision] = pinned[..] else { panic!("{scheduler:#}") };
     let said = "nothing that fills I/O core 0 may move: it is pinned, or comes from NICs without a rule";
     assert_eq!(decision["what"], format!("nothing: {said}"));
     assert_eq!(decision["why"], "I/O core 0 is saturated");
@@ -202,7 +204,7 @@ fn what_cannot_be_fixed_is_said_once() {
         Ok((stage.metric("sidecore_scheduler_cannot_fix") == 1.0).then_some(()))
     })
     .unwrap();
-    let text = stage.switch.must(&["status"]).unwrap();
+    let text = stage.switch.must(&["scheduler", "status"]).unwrap();
     assert!(text.contains(said), "{text}");
     stage.finish();
 }
