@@ -1,33 +1,39 @@
 //! Idle guests: what a switch costs that has nothing to do, how late the packet is that wakes it, and what it costs to be able to sleep.
 
 mod firsts;
+mod swaps;
+mod used;
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::json;
 use sidecore_tests::process::{Process, eventually};
 use sidecore_tests::switch::SwitchConfig;
+use sidecore_tests::wake::WakeLimit;
 
 use self::firsts::Pair;
+use self::swaps::{SWAPS, Swap};
+use self::used::Used;
 use super::finding::{Axis, Bound, Chart, Claim, Finding, Kind, Point, Series, Table, number, show};
 use super::stage::{Load, Stage, name};
 use super::turns::{self, Case, TURNS};
 use super::{Effort, Lab};
 use crate::stats::{self, Ratio, median};
-use crate::threads;
 
-const MODES: [&str; 3] = ["poll", "adaptive", "trap"];
+const MODES: [&str; 4] = ["poll", "adaptive", AWAKE, "trap"];
+/// Mode `adaptive` where the CPU of a core that sleeps does not halt (`wake_latency_us = 0`).
+const AWAKE: &str = "adaptive, 0 µs";
 /// Guests, of which two exchange something.
-const GUESTS: [usize; 5] = [2, 16, TRAP_GUESTS, 256, 1000];
+const GUESTS: [usize; 5] = [2, FEW, TRAP_GUESTS, 256, 1000];
+/// Guests in turns, and where CPUs do not halt: that has nothing to do with guests.
+const FEW: usize = 16;
 /// Most guests in mode `trap`: a switch has at most 64 I/O cores and threads of guests. The other modes are not measured with so many.
 const TRAP_GUESTS: usize = 63;
 /// Packets a second of the guest that sends: the switch has long been asleep when the next one comes.
 const RATE: f64 = 250.0;
-/// Turns of a round in which first packets are compared, and packets in a turn for each second that one lasts.
-const SWAPS: usize = 2;
+/// First packets in a turn for each second that one lasts.
 const FIRSTS: f64 = 1000.0;
 /// What it takes until nobody thinks of what was before.
 const CALM: Duration = Duration::from_millis(250);
@@ -77,8 +83,9 @@ impl Place {
 /// Makes the experiment.
 pub fn run(lab: &Lab) -> Result<Finding> {
     let counts = counts(lab.effort);
-    let places = measure(lab, counts)?;
-    let swaps = swaps(lab, counts[1])?;
+    let limit = lab.cpus.io_cores(1).first().and_then(|cpu| WakeLimit::of(*cpu));
+    let places = measure(lab, counts, limit.is_some())?;
+    let swaps = swaps::swaps(lab, FEW, limit.as_ref())?;
     let busy = busy(lab)?;
     let mut finding = Finding {
         name: "idle".to_owned(),
@@ -86,20 +93,20 @@ pub fn run(lab: &Lab) -> Result<Finding> {
         question: "How much of a CPU does a switch use whose guests send nothing, and how long does a packet take that comes then: with cores that \
                    poll, that sleep, and with a thread for each guest (traditional)? And what does the ability to sleep cost under load?"
             .to_owned(),
-        setup: setup(),
+        setup: setup(limit.is_some()),
         repeat: "make experiments ONLY=idle".to_owned(),
         conditions: lab.conditions(),
         ..Finding::default()
     };
     finding.tables.push(table(&places));
-    finding.tables.push(firsts_table(counts[1], &swaps, places.last()));
+    finding.tables.push(swaps::table(FEW, &swaps, places.last()));
     finding.tables.push(threads_table(&places));
     let cpu = ("cpu", "CPU that an idle switch uses");
     finding.charts.push(chart(cpu, (counts, &places), Axis::log("% of a CPU"), |turn| turn.cpu() * 100.0));
     let latency = ("latency", "First packet after a silence, 99th percentile");
     finding.charts.push(chart(latency, (counts, &places), Axis::log("µs"), |turn| turn.latency[1]));
     judge_cpu(&mut finding, &places, counts[counts.len() - 1]);
-    judge_firsts(&mut finding, counts[1], &swaps);
+    swaps::judge(&mut finding, FEW, &swaps);
     judge_busy(&mut finding, &busy);
     finding.raw = json!({
         "places": places.iter().map(|place| (place.mode, place.guests)).collect::<Vec<_>>(),
@@ -107,7 +114,7 @@ pub fn run(lab: &Lab) -> Result<Finding> {
         "cpu_by_thread": places.iter().map(|place| place.turns.iter().map(|turn| &turn.silent).collect::<Vec<_>>()).collect::<Vec<_>>(),
         "latency_us": places.iter().map(|place| place.turns.iter().map(|turn| turn.latency).collect::<Vec<_>>()).collect::<Vec<_>>(),
         "pairs_us": places.iter().map(Place::pairs).collect::<Vec<_>>(),
-        "swaps_us": swaps.iter().map(|swap| json!({"poll": swap.poll, "adaptive": swap.adaptive, "bare": swap.bare})).collect::<Vec<_>>(),
+        "swaps_us": swaps.iter().map(Swap::raw).collect::<Vec<_>>(),
         "busy_pps": busy,
     });
     Ok(finding)
@@ -116,21 +123,21 @@ pub fn run(lab: &Lab) -> Result<Finding> {
 /// Numbers of guests.
 fn counts(effort: Effort) -> &'static [usize] {
     match effort {
-        Effort { rounds: 1, .. } => &[GUESTS[0], GUESTS[1]],
-        Effort { coarse: true, .. } => &[GUESTS[0], GUESTS[1], TRAP_GUESTS, GUESTS[4]],
+        Effort { rounds: 1, .. } => &[GUESTS[0], FEW],
+        Effort { coarse: true, .. } => &[FEW, TRAP_GUESTS, GUESTS[4]],
         _ => &GUESTS,
     }
 }
 
 /// Every mode with every number of guests that it is measured with.
-fn measure(lab: &Lab, counts: &[usize]) -> Result<Vec<Place>> {
-    let modes = |guests: usize| match guests {
-        TRAP_GUESTS => &MODES[2..],
-        more if more > TRAP_GUESTS => &MODES[..2],
-        _ => &MODES[..],
+fn measure(lab: &Lab, counts: &[usize], can_stay_awake: bool) -> Result<Vec<Place>> {
+    let measured = |mode: &str, guests: usize| match mode {
+        "trap" => guests <= TRAP_GUESTS,
+        AWAKE => guests == FEW && can_stay_awake,
+        _ => guests != TRAP_GUESTS,
     };
-    let places: Vec<(&str, usize)> =
-        counts.iter().flat_map(|guests| modes(*guests).iter().map(|mode| (*mode, *guests))).collect();
+    let all = counts.iter().flat_map(|guests| MODES.map(|mode| (mode, *guests)));
+    let places: Vec<(&str, usize)> = all.filter(|(mode, guests)| measured(mode, *guests)).collect();
     let turns = lab.rounds(&places, |(mode, guests)| {
         turn(lab, mode, *guests).with_context(|| format!("{guests} guests, mode {mode}"))
     })?;
@@ -138,7 +145,18 @@ fn measure(lab: &Lab, counts: &[usize]) -> Result<Vec<Place>> {
 }
 
 /// How it is measured.
-fn setup() -> Vec<String> {
+fn setup(can_stay_awake: bool) -> Vec<String> {
+    let awake = if can_stay_awake {
+        format!(
+            "\"{AWAKE}\" is mode adaptive with wake_latency_us = 0: the CPU of a core that sleeps does not halt, and polls in the kernel's idle loop. \
+             That is no CPU time of the switch, nor of any process, but power, and in a virtual machine the host's CPU. In turns it is the same \
+             switch with and without: the experiment lifts what the switch has set."
+        )
+    } else {
+        "What wake_latency_us gains was not measured: nothing here limits how long a CPU takes to wake up, or not for this user \
+         (/sys/devices/system/cpu/cpuN/power/pm_qos_resume_latency_us)."
+            .to_owned()
+    };
     vec![
         format!(
             "One I/O core; all guests are connected. CPU time is that of all threads of the switch, as the scheduler of Linux counts it, while \
@@ -156,6 +174,7 @@ fn setup() -> Vec<String> {
              one that sleeps take {SWAPS} short turns a round, and whichever is not measured is halted: each turn has its own 99th percentiles.",
             firsts::SILENCE.as_secs_f64() * 1e3
         ),
+        awake,
         format!(
             "Under load: {PAIRS} pairs of guests send {LONG} B as fast as their rings take them, to two switches, one in \
              mode poll and one in mode adaptive, which take {TURNS} short turns for each figure and are halted in between."
@@ -191,6 +210,14 @@ fn compete(lab: &Lab, modes: [&str; 2]) -> Result<[f64; 2]> {
     Ok([reports[0].pps, reports[1].pps])
 }
 
+/// A switch of this mode.
+fn configured(config: SwitchConfig, mode: &str) -> SwitchConfig {
+    match mode {
+        AWAKE => config.key("mode = \"adaptive\"").key("wake_latency_us = 0"),
+        mode => config.key(&format!("mode = \"{mode}\"")),
+    }
+}
+
 /// So many guests' ports.
 fn ports(config: SwitchConfig, guests: usize) -> SwitchConfig {
     (0..guests).fold(config, |config, guest| config.guest(&name(guest), &[]))
@@ -199,7 +226,7 @@ fn ports(config: SwitchConfig, guests: usize) -> SwitchConfig {
 fn turn(lab: &Lab, mode: &str, guests: usize) -> Result<Turn> {
     let mut stage = match mode {
         "trap" => Stage::start_traditional(lab, |config| ports(config, guests))?,
-        _ => Stage::start(lab, 1, |config| ports(config.key(&format!("mode = \"{mode}\"")), guests))?,
+        _ => Stage::start(lab, 1, |config| ports(configured(config, mode), guests))?,
     };
     let _crowd = if guests > 2 { Some(crowd(lab, &mut stage, guests)?) } else { None };
     let mut pair = Pair::connect(&stage)?;
@@ -219,47 +246,6 @@ fn turn(lab: &Lab, mode: &str, guests: usize) -> Result<Turn> {
         .then(|| pair.measure(&lab.cpus, count, firsts::SILENCE, true)?.quantiles())
         .transpose()?;
     Ok(Turn { silent, waking, latency: late.quantiles()?[0], pairs })
-}
-
-/// A short turn of a switch that polls, and one of a switch that sleeps: median and 99th percentile of first packets, and of bare wake-ups
-/// beside the latter.
-struct Swap {
-    poll: [f64; 2],
-    adaptive: [f64; 2],
-    bare: [f64; 2],
-}
-
-/// Turns with so many guests, of all rounds.
-fn swaps(lab: &Lab, guests: usize) -> Result<Vec<Swap>> {
-    let rounds = lab.rounds(&[guests], |guests| swap(lab, *guests).with_context(|| format!("{guests} guests")))?;
-    Ok(rounds.into_iter().flatten().flatten().collect())
-}
-
-/// Those of a round, of the same two switches: what changes the speed of the machine changes all of a turn.
-fn swap(lab: &Lab, guests: usize) -> Result<Vec<Swap>> {
-    let mut sides = Vec::new();
-    for mode in ["poll", "adaptive"] {
-        let mut stage = Stage::start(lab, 1, |config| ports(config.key(&format!("mode = \"{mode}\"")), guests))?;
-        let crowd = crowd(lab, &mut stage, guests)?;
-        let pair = Pair::connect(&stage)?;
-        stage.halt(true)?;
-        sides.push((stage, crowd, pair));
-    }
-    let count = (FIRSTS * lab.effort.seconds).ceil() as usize;
-    let mut turns = Vec::new();
-    for _ in 0..SWAPS {
-        let mut late = Vec::new();
-        for (nth, (stage, _, pair)) in sides.iter_mut().enumerate() {
-            lab.interrupt.check()?;
-            stage.halt(false)?;
-            std::thread::sleep(CALM / 5);
-            late.push(pair.measure(&lab.cpus, count, firsts::SILENCE, nth == 1)?.quantiles()?);
-            stage.halt(true)?;
-        }
-        turns.push(Swap { poll: late[0][0], adaptive: late[1][0], bare: late[1][1] });
-    }
-    sides.iter().try_for_each(|(stage, ..)| stage.halt(false))?;
-    Ok(turns)
 }
 
 /// All guests but the first two: connected, and silent.
@@ -282,37 +268,6 @@ fn crowd(lab: &Lab, stage: &mut Stage, guests: usize) -> Result<Process> {
     Ok(process)
 }
 
-/// What the threads of a process have had of CPUs, in nanoseconds, by their names without numbers.
-struct Used {
-    /// When the look began: one at a thousand threads takes its time.
-    at: Instant,
-    ns: BTreeMap<String, u64>,
-}
-
-impl Used {
-    fn until_now(pid: u32) -> Result<Self> {
-        let mut used = Self { at: Instant::now(), ns: BTreeMap::new() };
-        for thread in threads::of_process(pid)? {
-            // The first number is the time on a CPU, in nanoseconds. A thread that has just ended has none.
-            let stat = fs::read_to_string(format!("/proc/{pid}/task/{}/schedstat", thread.id)).unwrap_or_default();
-            let ns: u64 = stat.split_whitespace().next().and_then(|ns| ns.parse().ok()).unwrap_or(0);
-            let name = thread.name.trim_end_matches(|last: char| last.is_ascii_digit() || last == '-');
-            *used.ns.entry(name.to_owned()).or_default() += ns;
-        }
-        Ok(used)
-    }
-
-    /// Parts of a CPU since an earlier look.
-    fn since(&self, earlier: &Self) -> BTreeMap<String, f64> {
-        let time = self.at.duration_since(earlier.at).as_nanos() as f64;
-        let part = |(name, ns): (&String, &u64)| {
-            let before = earlier.ns.get(name).copied().unwrap_or(0);
-            (name.clone(), ns.saturating_sub(before) as f64 / time)
-        };
-        self.ns.iter().map(part).collect()
-    }
-}
-
 fn shown(figure: Option<Ratio>) -> String {
     figure.map_or("-".to_owned(), show)
 }
@@ -330,26 +285,6 @@ fn table(places: &[Place]) -> Table {
             cell(&|turn| turn.latency[0]),
             cell(&|turn| turn.latency[1]),
         ]);
-    }
-    table
-}
-
-/// First packets and bare wake-ups side by side: with `guests`, beside a switch that polls, and with most guests.
-fn firsts_table(guests: usize, swaps: &[Swap], most: Option<&Place>) -> Table {
-    let head = ["", "guests", "p50, µs", "p99, µs", "turns"];
-    let mut table = Table::new("First packets, and bare wake-ups right after them", &head);
-    let mut row = |what: &str, guests: usize, late: Vec<[f64; 2]>| {
-        let cell = |which: usize| shown(stats::estimate(&late.iter().map(|late| late[which]).collect::<Vec<_>>()));
-        table.row([what.to_owned(), guests.to_string(), cell(0), cell(1), late.len().to_string()]);
-    };
-    row("first packet, poll", guests, swaps.iter().map(|swap| swap.poll).collect());
-    row("first packet, adaptive", guests, swaps.iter().map(|swap| swap.adaptive).collect());
-    row("bare wake-up", guests, swaps.iter().map(|swap| swap.bare).collect());
-    if let Some(most) = most.filter(|most| !most.pairs().is_empty()) {
-        row("first packet, adaptive", most.guests, most.pairs().iter().map(|pair| pair[0]).collect());
-        row("bare wake-up", most.guests, most.pairs().iter().map(|pair| pair[1]).collect());
-        let beyond = |pair: &[[f64; 2]; 2]| [0, 1].map(|which| pair[0][which] - pair[1][which]);
-        row("packet beyond bare wake-up", most.guests, most.pairs().iter().map(beyond).collect());
     }
     table
 }
@@ -381,7 +316,8 @@ fn chart(
     y: Axis,
     of: impl Fn(&Turn) -> f64,
 ) -> Chart {
-    let series = MODES.iter().map(|mode| {
+    let measured = MODES.iter().filter(|mode| places.iter().any(|place| place.mode == **mode));
+    let series = measured.map(|mode| {
         let of_mode = places.iter().filter(|place| place.mode == *mode);
         let points = of_mode.filter_map(|place| {
             let at = counts.iter().position(|guests| *guests == place.guests)?;
@@ -410,33 +346,17 @@ fn judge_cpu(finding: &mut Finding, places: &[Place], guests: usize) {
     let [polling, adaptive] = ["poll", "adaptive"].map(cpu);
     let text = format!("CPU of an adaptive switch with {guests} silent guests, all threads");
     finding.claims.push(Claim::new(&text, adaptive, "%", Bound::AtMost(1.0), true));
+    let awake = figures(places, AWAKE, FEW, |place| place.all(|turn| turn.cpu() * 100.0));
+    if !awake.is_empty() {
+        let text = format!("CPU of an adaptive switch with wake_latency_us = 0 and {FEW} silent guests, all threads");
+        let remark = "its CPU polls in the kernel's idle loop meanwhile, which is nobody's time";
+        let claim = Claim::new(&text, stats::estimate(&awake), "%", Bound::AtMost(1.0), true);
+        finding.claims.push(claim.but(remark));
+    }
     finding.answer.push(format!(
         "With {guests} silent guests a switch that polls uses {} % of a CPU, an adaptive one {} %.",
         shown(polling),
         shown(adaptive),
-    ));
-}
-
-fn judge_firsts(finding: &mut Finding, guests: usize, swaps: &[Swap]) {
-    let less = |by: fn(&Swap) -> [f64; 2], which: usize| {
-        stats::estimate(&swaps.iter().map(|swap| swap.adaptive[which] - by(swap)[which]).collect::<Vec<_>>())
-    };
-    let bare = |which: usize| stats::estimate(&swaps.iter().map(|swap| swap.bare[which]).collect::<Vec<_>>());
-    let added = less(|swap| swap.poll, 1);
-    let text = format!("latency p99 that sleeping adds to a first packet, with {guests} guests");
-    let remark = format!("a bare wake-up takes {} µs here", shown(bare(1)));
-    finding.claims.push(Claim::new(&text, added, "µs", Bound::AtMost(50.0), true).but(&remark));
-    let text = format!("latency p99 of a first packet beyond that of a bare wake-up, with {guests} guests");
-    finding.claims.push(Claim::new(&text, less(|swap| swap.bare, 1), "µs", Bound::AtMost(50.0), true));
-    finding.answer.push(format!(
-        "With {guests} guests sleeping adds {} µs to the first packet after a silence in the median, and {} µs at the 99th percentile. A bare wake-up \
-         of a thread takes {} and {} µs on this machine; the packet takes {} and {} µs longer.",
-        shown(less(|swap| swap.poll, 0)),
-        shown(added),
-        shown(bare(0)),
-        shown(bare(1)),
-        shown(less(|swap| swap.bare, 0)),
-        shown(less(|swap| swap.bare, 1)),
     ));
 }
 

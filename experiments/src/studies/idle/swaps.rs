@@ -1,0 +1,157 @@
+//! First packets of a switch that polls and of one that sleeps, whose CPU halts meanwhile or does not, in short turns.
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+use sidecore_tests::wake::WakeLimit;
+
+use super::firsts::{self, Pair};
+use super::{AWAKE, CALM, FIRSTS, Place, configured, crowd, ports, shown};
+use crate::stats::{self, Ratio};
+use crate::studies::Lab;
+use crate::studies::finding::{Bound, Claim, Finding, Table};
+use crate::studies::stage::Stage;
+
+/// Turns of a round in which first packets are compared.
+pub(super) const SWAPS: usize = 2;
+/// Median and 99th percentile, in microseconds.
+type Late = [f64; 2];
+
+/// A short turn of each.
+pub(super) struct Swap {
+    /// First packets of a switch that polls.
+    poll: Late,
+    /// Those of one that sleeps, and bare wake-ups beside them.
+    adaptive: Beside,
+    /// The same where the CPU does not halt.
+    awake: Option<Beside>,
+}
+
+/// First packets, and bare wake-ups right after them.
+#[derive(Clone, Copy)]
+struct Beside {
+    packet: Late,
+    bare: Late,
+}
+
+impl Swap {
+    pub(super) fn raw(&self) -> Value {
+        let of = |beside: &Beside| json!({"packet": beside.packet, "bare": beside.bare});
+        json!({"poll": self.poll, "adaptive": of(&self.adaptive), "awake": self.awake.as_ref().map(of)})
+    }
+}
+
+/// Turns with so many guests, of all rounds; with a CPU that does not halt where there is a limit for that.
+pub(super) fn swaps(lab: &Lab, guests: usize, limit: Option<&WakeLimit>) -> Result<Vec<Swap>> {
+    let rounds =
+        lab.rounds(&[guests], |guests| swap(lab, *guests, limit).with_context(|| format!("{guests} guests")))?;
+    Ok(rounds.into_iter().flatten().flatten().collect())
+}
+
+/// Those of a round, of the same two switches: what changes the speed of the machine changes all of a turn. With and without a CPU that halts
+/// it is the same switch: what it has set is lifted meanwhile.
+fn swap(lab: &Lab, guests: usize, limit: Option<&WakeLimit>) -> Result<Vec<Swap>> {
+    let mut sides = Vec::new();
+    for mode in ["poll", if limit.is_some() { AWAKE } else { "adaptive" }] {
+        let mut stage = Stage::start(lab, 1, |config| ports(configured(config, mode), guests))?;
+        let crowd = crowd(lab, &mut stage, guests)?;
+        let pair = Pair::connect(&stage)?;
+        stage.halt(true)?;
+        sides.push((stage, crowd, pair));
+    }
+    let set = limit.map(WakeLimit::get).transpose()?;
+    let count = (FIRSTS * lab.effort.seconds).ceil() as usize;
+    let mut turn = |nth: usize, beside: bool| -> Result<Beside> {
+        lab.interrupt.check()?;
+        let (stage, _, pair) = &mut sides[nth];
+        stage.halt(false)?;
+        std::thread::sleep(CALM / 5);
+        let [packet, bare] = pair.measure(&lab.cpus, count, firsts::SILENCE, beside)?.quantiles()?;
+        stage.halt(true)?;
+        Ok(Beside { packet, bare })
+    };
+    let mut turns = Vec::new();
+    for _ in 0..SWAPS {
+        let poll = turn(0, false)?.packet;
+        if let Some(limit) = limit {
+            limit.lift()?;
+        }
+        let adaptive = turn(1, true)?;
+        let awake = match limit.zip(set.as_deref()) {
+            Some((limit, set)) => {
+                limit.set(set)?;
+                Some(turn(1, true)?)
+            }
+            None => None,
+        };
+        turns.push(Swap { poll, adaptive, awake });
+    }
+    sides.iter().try_for_each(|(stage, ..)| stage.halt(false))?;
+    Ok(turns)
+}
+
+fn estimate(swaps: &[Swap], of: impl Fn(&Swap) -> Option<f64>) -> Option<Ratio> {
+    stats::estimate(&swaps.iter().filter_map(of).collect::<Vec<_>>())
+}
+
+/// First packets and bare wake-ups side by side: with `guests`, beside a switch that polls, and with most guests.
+pub(super) fn table(guests: usize, swaps: &[Swap], most: Option<&Place>) -> Table {
+    let head = ["", "guests", "p50, µs", "p99, µs", "turns"];
+    let mut table = Table::new("First packets, and bare wake-ups right after them", &head);
+    let mut row = |what: &str, guests: usize, late: Vec<Late>| {
+        let cell = |which: usize| shown(stats::estimate(&late.iter().map(|late| late[which]).collect::<Vec<_>>()));
+        if !late.is_empty() {
+            table.row([what.to_owned(), guests.to_string(), cell(0), cell(1), late.len().to_string()]);
+        }
+    };
+    let all = |of: fn(&Swap) -> Option<Late>| swaps.iter().filter_map(of).collect::<Vec<_>>();
+    row("first packet, poll", guests, all(|swap| Some(swap.poll)));
+    row("first packet, adaptive", guests, all(|swap| Some(swap.adaptive.packet)));
+    row("bare wake-up", guests, all(|swap| Some(swap.adaptive.bare)));
+    row(&format!("first packet, {AWAKE}"), guests, all(|swap| Some(swap.awake?.packet)));
+    row("bare wake-up of a CPU that does not halt", guests, all(|swap| Some(swap.awake?.bare)));
+    if let Some(most) = most {
+        row("first packet, adaptive", most.guests, most.pairs().iter().map(|pair| pair[0]).collect());
+        row("bare wake-up", most.guests, most.pairs().iter().map(|pair| pair[1]).collect());
+        let beyond = |pair: &[Late; 2]| [0, 1].map(|which| pair[0][which] - pair[1][which]);
+        row("packet beyond bare wake-up", most.guests, most.pairs().iter().map(beyond).collect());
+    }
+    table
+}
+
+pub(super) fn judge(finding: &mut Finding, guests: usize, swaps: &[Swap]) {
+    let halting = |which: usize| estimate(swaps, |swap| Some(swap.adaptive.packet[which] - swap.poll[which]));
+    let awake = |which: usize| estimate(swaps, |swap| Some(swap.awake?.packet[which] - swap.poll[which]));
+    let beyond = |which: usize| estimate(swaps, |swap| Some(swap.adaptive.packet[which] - swap.adaptive.bare[which]));
+    let bare = |which: usize| estimate(swaps, |swap| Some(swap.adaptive.bare[which]));
+    // Where the CPU can be kept from halting, that is the setting which promises it.
+    let promised = awake(1).is_none();
+    let text = format!("latency p99 that sleeping adds to a first packet, with {guests} guests");
+    let claim = Claim::new(&text, halting(1), "µs", Bound::AtMost(50.0), promised);
+    let remark = format!("the CPU halts; a bare wake-up takes {} µs here", shown(bare(1)));
+    finding.claims.push(claim.but(&remark));
+    finding.answer.push(format!(
+        "With {guests} guests sleeping adds {} µs to the first packet after a silence in the median, and {} µs at the 99th percentile. A bare wake-up \
+         of a thread takes {} and {} µs on this machine; the packet takes {} and {} µs longer.",
+        shown(halting(0)),
+        shown(halting(1)),
+        shown(bare(0)),
+        shown(bare(1)),
+        shown(beyond(0)),
+        shown(beyond(1)),
+    ));
+    if !promised {
+        let text =
+            format!("latency p99 that sleeping adds to a first packet with wake_latency_us = 0, with {guests} guests");
+        finding.claims.push(Claim::new(&text, awake(1), "µs", Bound::AtMost(50.0), true));
+        let bare = |which: usize| estimate(swaps, |swap| Some(swap.awake?.bare[which]));
+        finding.answer.push(format!(
+            "Where the CPU does not halt (wake_latency_us = 0) it adds {} and {} µs, and a bare wake-up takes {} and {}.",
+            shown(awake(0)),
+            shown(awake(1)),
+            shown(bare(0)),
+            shown(bare(1)),
+        ));
+    }
+    let text = format!("latency p99 of a first packet beyond that of a bare wake-up, with {guests} guests");
+    finding.claims.push(Claim::new(&text, beyond(1), "µs", Bound::AtMost(50.0), true));
+}
