@@ -165,8 +165,9 @@ fn setup(can_stay_awake: bool) -> Vec<String> {
              stand for guests that have CPUs of their own."
         ),
         format!(
-            "In mode trap guests' threads run on the CPU that is the I/O core's otherwise, as nothing else of the switch does, and there are at most {TRAP_GUESTS} of them: each has a \
-             ring of its own to every other, so that all take memory with the square of their number. More guests were not measured there."
+            "In mode trap guests' threads run on the CPU that is the I/O core's otherwise, and nothing else of the switch does. There are at most \
+             {TRAP_GUESTS} of them: each has a ring of its own to every other, so that all take memory with the square of their number. More guests \
+             were not measured there."
         ),
         format!(
             "A bare wake-up is what waking up costs here whatever the program: a thread on the I/O core's CPU that waits in an epoll for an eventfd. \
