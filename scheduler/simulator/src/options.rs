@@ -65,7 +65,7 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 1)]
     first_seed: u64,
     /// For --shape recorded: packets of every guest in every tick. JSON (a list of ticks, each a list of packets by guest) if the name ends in
-    /// .json; otherwise CSV, a line for each tick and a column for each guest
+    /// .json; otherwise CSV, a line for each tick and a column for each guest, such as `sidecore scheduler record` writes, whose lines are 100 ms
     #[arg(long)]
     recording: Option<PathBuf>,
     /// Cores may be parked, but for so many
@@ -178,7 +178,9 @@ impl Options {
     fn recorded(&self, model: &Model) -> Result<Scenario> {
         let path = self.recording.as_deref().context("--shape recorded needs --recording FILE")?;
         ensure!(self.load.is_none(), "--load is not for --shape recorded: a recording has its own");
-        let scenario = Scenario::recorded(Recording::read(path)?, self.cores, model);
+        let recording = Recording::read(path)?.in_ticks(model.tick_ms);
+        let recording = recording.with_context(|| format!("{} cannot be played back", path.display()))?;
+        let scenario = Scenario::recorded(recording, self.cores, model);
         ensure!(
             self.seconds.is_none_or(|seconds| seconds <= scenario.seconds),
             "{} has {} s ({} ms a tick), and --seconds asks for more",

@@ -1,5 +1,7 @@
 //! `sidecore scheduler`.
 
+mod record;
+
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
@@ -28,6 +30,8 @@ pub(super) enum SchedulerCommand {
     Pause,
     /// Go on.
     Resume,
+    /// Record the load of the switch, for the simulator that compares policies.
+    Record(record::RecordArgs),
 }
 
 /// Decisions shown to people who ask for them, and beside all else that the switch is doing.
@@ -49,6 +53,7 @@ pub(super) fn execute(client: &Client, command: SchedulerCommand) -> Result<()> 
         }
         SchedulerCommand::Pause => super::change(client, &Request::SchedulerPause),
         SchedulerCommand::Resume => super::change(client, &Request::SchedulerResume),
+        SchedulerCommand::Record(args) => record::execute(client, &args),
     }
 }
 
