@@ -6,7 +6,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use sidecore_experiments::stats;
 use sidecore_experiments::studies::finding::{Finding, Table};
 use sidecore_experiments::studies::{self, Effort, Lab, paper};
 use sidecore_tests::process::Process;
@@ -59,20 +58,6 @@ fn exitless_beats_trap() {
         println!("/dev/kvm: {error}");
         return rules::skip("exitless_beats_trap", "/dev/kvm does not open");
     }
-    // Counts hold always. Others may have the machine for a while, and polling threads suffer most: one of three runs has to show the times.
-    let mut times = Vec::new();
-    while times.len() < 3 {
-        let (trips, streams) = exitless_and_traditional();
-        times.push((trips, streams));
-        if 2.0 * trips[0] < trips[1] && streams[0] > streams[1] {
-            return;
-        }
-    }
-    panic!("median round trips and packets a second, exitless and traditional, of each run: {times:?}");
-}
-
-/// Median round trips, and packets a second of a stream, of both. Only the latter may exit.
-fn exitless_and_traditional() -> ([f64; 2], [f64; 2]) {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join(paper::COUNTED);
     let args = ["--quick", "--ring", "split", "--out", out.to_str().unwrap()];
@@ -83,21 +68,15 @@ fn exitless_and_traditional() -> ([f64; 2], [f64; 2]) {
     let finding = make_in("paper", folder.path());
     let charts: Vec<&str> = finding.charts.iter().map(|chart| chart.name.as_str()).collect();
     assert!(charts.starts_with(&["rtt", "stream"]), "{charts:?}");
-    let row = |mode: &str, interrupts: bool| {
+    let rows = [("poll", false), ("trap", true)].map(|(mode, interrupts)| {
         let is_it = |row: &&Value| row["guest"] == "kvm" && row["load"] == "busy" && row["mode"] == mode;
         finding.raw.as_array().unwrap().iter().filter(is_it).find(|row| row["interrupts"] == interrupts).unwrap()
-    };
-    let rows = [row("poll", false), row("trap", true)];
-    let exits = rows.map(|row| row["exits_per_packet"].as_f64().unwrap());
+    });
+    assert!(rows.iter().all(|row| row["rounds"]["rtt_p50_us"].as_array().unwrap().len() >= 5), "{rows:?}");
+    let [exits, trips] = ["exits_per_packet", "rtt_p50_us"].map(|key| rows.map(|row| row[key].as_f64().unwrap()));
     assert!(exits[0] < 0.05 && exits[1] >= 0.9, "VM exits a packet, exitless and traditional: {exits:?}");
-    let medians = |key: &str| {
-        rows.map(|row| {
-            let rounds: Vec<f64> = row["rounds"][key].as_array().unwrap().iter().filter_map(Value::as_f64).collect();
-            assert!(rounds.len() >= 5, "{row}");
-            stats::median(&rounds).unwrap()
-        })
-    };
-    (medians("rtt_p50_us"), medians("stream_pps"))
+    // Half: it is some fiftieth. Streams are `saturation`'s: threads that poll lose most of one where others want the CPU, too.
+    assert!(2.0 * trips[0] < trips[1], "median round trips, exitless and traditional: {trips:?}");
 }
 
 #[test]
