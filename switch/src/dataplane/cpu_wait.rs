@@ -79,12 +79,14 @@ mod tests {
             let waiting = scope.spawn(|| {
                 bind();
                 let (wait, begin) = (CpuWait::of_this_thread(), Instant::now());
+                // It has waited for the CPU that it is bound to.
+                let waited = wait.total();
                 while begin.elapsed() < Duration::from_millis(300) {
                     std::hint::spin_loop();
                 }
                 let sleeps = wait.total();
                 std::thread::sleep(Duration::from_millis(100));
-                (wait.total(), sleeps, begin.elapsed())
+                (wait.total() - waited, sleeps - waited, begin.elapsed())
             });
             let (total, before, length) = waiting.join().unwrap();
             ends.store(true, Ordering::Relaxed);
