@@ -56,13 +56,6 @@ fn a_saturated_core_is_relieved_in_the_second_tick() {
     assert_eq!(machine.scheduler.status().moves, 1);
 }
 
-/// A core that is full and keeps up is evened out at leisure, if at all: in a hurry it would be moved to and fro.
-#[test]
-fn only_saturated_cores_are_relieved() {
-    let mut machine = Machine::new(4, &[(0, 60), (0, 60), (1, 46), (1, 46)], balance());
-    assert_eq!(machine.run(SECOND), [Order::Move(Move { queue: id(0), from: IoCore(0), to: IoCore(2) })]);
-}
-
 /// Queue pairs are told apart, moved, held and given up by both of their numbers.
 #[test]
 fn queue_pairs_of_one_guest_go_by_themselves() {

@@ -136,7 +136,7 @@ impl Scheduler {
         if !plan.moves.is_empty() {
             self.planning.relieving = true;
             self.planning.hopeless = None;
-            self.queue_disjoint(&plan, Why::Saturated, |core| saturated.contains(&core) && loads[core] >= pressing);
+            self.queue_disjoint(&plan, Why::Saturated, |core| loads[core] >= pressing);
         } else if !wakes && !in_flight {
             self.give_up(saturated, loads, plan.hopeless);
         }
