@@ -9,7 +9,7 @@ use vm_ports::RingWatch;
 const IDLE_AFTER_US: u64 = 1000;
 /// Every idle ring is looked at once in this time, in microseconds: that, and the round then under way, is how late a first packet can be
 /// seen.
-const SWEEP_US: u64 = 80;
+const SWEEP_US: u64 = 88;
 /// A ring in which nothing was found for so long need not be looked at, if its driver kicks, in microseconds.
 const LEAVE_AFTER_US: u64 = 10_000;
 /// Idle rings looked at, at least, in a round in which there was nothing to do: time that nobody misses.
