@@ -26,12 +26,14 @@ struct Case {
     beside: bool,
 }
 
-const LATENCY: &[&str] = &["class = \"latency\""];
+/// With a share that allows them a ping as soon as the one before is answered, which is more than a neighbour sends.
+const LATENCY: &[&str] = &["class = \"latency\"", "weight = 4"];
+const THROUGHPUT: &[&str] = &["weight = 4"];
 
 const CASES: [Case; 3] = [
     Case { name: "alone", pinging: LATENCY, beside: false },
     Case { name: "class latency, beside busy neighbours", pinging: LATENCY, beside: true },
-    Case { name: "class throughput, beside busy neighbours", pinging: &[], beside: true },
+    Case { name: "class throughput, beside busy neighbours", pinging: THROUGHPUT, beside: true },
 ];
 
 impl Case {
@@ -71,7 +73,8 @@ pub fn run(lab: &Lab) -> Result<Finding> {
             format!(
                 "One I/O core with a CPU of its own. Two guests exchange one ping at a time; {PAIRS} pairs of others, of class throughput, send \
                  packets of the same size as fast as their rings take them. ringgen plays all on another CPU, in one thread, and looks at the \
-                 pings after every 8 packets of the others, so that their time is the switch's rather than its own."
+                 pings after every 4 packets of the others, so that their time is the switch's rather than its own. Those two have a weight of 4: one that \
+                 is answered this soon sends more packets than each of its neighbours, and at equal weights would be held to as many as they."
             ),
             format!("Each case has a switch of its own, which is halted in the turns of the others. {}", turns::setup(lab)),
             CASES[1].load(lab, SIZES[0]).shown(),
@@ -106,7 +109,7 @@ pub fn run(lab: &Lab) -> Result<Finding> {
     finding.answer.push(format!(
         "Beside neighbours that fill the core with {} B packets, round trips of the latency class take {} times as long as alone at the 99th \
          percentile; those of the throughput class take {} times as long as those of the latency class. A packet of the latency class waits \
-         for the burst under way, twice for each round trip. While it is in use such bursts have four packets, which its neighbours pay for.",
+         for a part of the burst under way, twice for each round trip, and has its turn in the middle of it, which its neighbours pay for.",
         SIZES[0],
         shown(to_alone),
         shown(against)

@@ -3,16 +3,17 @@
 mod flood;
 mod foresee;
 mod outputs;
+mod pace;
 
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 use vm_ports::{BURST_PACKETS, Burst, ETHERNET_BYTES, Packet, TxQueue};
 
-pub(super) use self::flood::Between;
-use self::flood::Pace;
 pub(super) use self::outputs::Outputs;
 use self::outputs::{Exit, reason, shape};
+pub(super) use self::pace::Between;
+use self::pace::Pace;
 use super::accounting::{Charge, SourceId};
 use super::handover::TableVersion;
 use super::held::HeldCall;
@@ -145,13 +146,20 @@ impl Forwarder {
             if lasting && next < burst.len() {
                 next += burst.alike(next, &burst.view(index).packet().ethernet());
             }
-            match self.table.get(port).and_then(|entry| self.out.exit(entry, ingress, self.out.me)) {
-                Some(Exit::Core(core, port)) => {
-                    let version = self.table.version();
-                    self.out.hand_over_run((core, port), version, burst, index..next, origin, ingress)
+            let exit = self.table.get(port).and_then(|entry| self.out.exit(entry, ingress, self.out.me));
+            let mut first = index;
+            while first < next {
+                let part = first..first + pace.most(burst.run(first..next).packets());
+                first = part.end;
+                match exit {
+                    Some(Exit::Core(core, port)) => {
+                        let version = self.table.version();
+                        self.out.hand_over_run((core, port), version, burst, part.clone(), origin, ingress)
+                    }
+                    Some(exit) => self.out.leave(exit, burst, part.clone(), origin.source, Charge::Unicast),
+                    None => part.clone().for_each(|index| self.unicast(burst, index, origin, ingress, port)),
                 }
-                Some(exit) => self.out.leave(exit, burst, index..next, origin.source, Charge::Unicast),
-                None => (index..next).for_each(|index| self.unicast(burst, index, origin, ingress, port)),
+                pace.count(burst, part, self);
             }
         }
         copied
@@ -262,13 +270,20 @@ impl Forwarder {
                 while let Some(other) = groups.next_if(|other| other.label.goes_with(label)) {
                     next += other.packets;
                 }
-                out.leave(exit, burst, first..next, label.source, charge);
+                let mut first = first;
+                while first < next {
+                    let part = first..first + pace.most(burst.run(first..next).packets());
+                    first = part.end;
+                    self.out.leave(exit, burst, part.clone(), label.source, charge);
+                    pace.count(burst, part, self);
+                }
                 continue;
             }
             for index in first..next {
                 if self.receive_one(burst, index, label, (port, charge), from) {
                     parked.push((index, label.errand));
                 }
+                pace.count(burst, index..index + 1, self);
             }
         }
         parked

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use config::Mode;
 use pmd_bindings::tsc;
 use ringbuf::HeapCons;
-use vm_ports::{Burst, BurstBuffer, Pulled, QueueCounters, RingWatch, TxQueue};
+use vm_ports::{BURST_PACKETS, Burst, BurstBuffer, Pulled, QueueCounters, RingWatch, TxQueue};
 
 use self::aside::Aside;
 use self::moves::Part;
@@ -28,7 +28,7 @@ use super::ports::{PORTS_MAX, PortTable};
 use super::reply::Reply;
 use super::rota::Rota;
 use super::sleep::{Bed, Bells, Patience};
-use super::turns::{BurstLength, Credit, Rounds, Share, cost};
+use super::turns::{Credit, Rounds, Share, cost};
 use super::waiting::Waiting;
 use super::xcore::{FromCore, Links};
 use crate::forwarding::{Fdb, Now, PortId, TokenBucket};
@@ -136,7 +136,6 @@ pub(super) struct IoCore {
     /// When to look at which of them.
     rota: Rota<RingWatch>,
     rounds: Rounds,
-    burst_length: BurstLength,
     /// Those that may have another burst in this round, in this order.
     again: VecDeque<u16>,
     attached: Vec<Attached>,
@@ -201,7 +200,6 @@ impl IoCore {
             place_of: vec![0; SOURCES_MAX].into_boxed_slice(),
             rota: Rota::new(SOURCES_MAX, cycles_per_s),
             rounds: Rounds::new(),
-            burst_length: BurstLength::new(cycles_per_s),
             again: VecDeque::with_capacity(SOURCES_MAX),
             attached: Vec::with_capacity(64),
             uplinks: Vec::with_capacity(8),
@@ -278,7 +276,6 @@ impl IoCore {
             self.do_chores();
         }
         self.rounds.begin();
-        self.burst_length.begin(self.now.cycles);
         let mut worked = self.poll_cores(clock);
         for index in 0..self.uplinks.len() {
             worked |= self.poll_uplink(index, clock);
@@ -323,9 +320,6 @@ impl IoCore {
         for _ in 0..self.rota.urgent_looks() {
             let Some(place) = self.rota.next_urgent() else { break };
             worked |= self.poll_guest(place, clock);
-        }
-        if worked {
-            self.burst_length.shorten(self.done_at);
         }
         worked
     }
@@ -382,21 +376,7 @@ impl IoCore {
 
     /// A burst from a guest, if it has credit. Whether there was anything to do.
     fn poll_guest(&mut self, index: usize, clock: &impl Fn() -> u64) -> bool {
-        let Self {
-            guests,
-            rota,
-            rounds,
-            again,
-            forwarder,
-            buffer,
-            spare,
-            counters,
-            sampler,
-            now,
-            done_at,
-            burst_length,
-            ..
-        } = self;
+        let Self { guests, rota, rounds, again, forwarder, buffer, spare, counters, sampler, now, done_at, .. } = self;
         let Some((before, [guest, after @ ..])) = guests.split_at_mut_checked(index) else { return false };
         let source = guest.origin.source;
         if !guest.tx.has_work() {
@@ -413,8 +393,7 @@ impl IoCore {
         let since = guest.waiting.since().unwrap_or(*done_at);
         forwarder.out.since = since;
         let sample = sampler.is_due().then(|| counters.handed_over.get());
-        let most = burst_length.packets();
-        let mut burst = Burst::up_to(most, buffer);
+        let mut burst = Burst::new(buffer);
         let pulled = guest.tx.pull(&mut burst);
         forwarder.out.taps.see_burst(guest.origin.port, &burst, *done_at);
         let now = *now;
@@ -423,12 +402,12 @@ impl IoCore {
             rota,
             rounds,
             buffer: spare,
-            burst_length,
             counters,
             account: &counters.source(source).cycles,
             now,
             done_at,
             clock,
+            wanted: None,
         });
         let between = aside.as_mut().map(|aside| aside as &mut dyn Between);
         let flooded = forwarder.forward(&mut burst, &mut guest.origin, now, between);
@@ -438,7 +417,7 @@ impl IoCore {
         }
         forwarder.finish(Some((index, &mut guest.tx)), *done_at);
         let end = if ACCOUNTS { clock() } else { *done_at };
-        let spent = Spent { pulled, most, flooded, from: std::mem::replace(done_at, end), to: end };
+        let spent = Spent { pulled, most: BURST_PACKETS, flooded, from: std::mem::replace(done_at, end), to: end };
         let goes_on = guest.account(&spent, rounds, counters);
         if goes_on && !guest.again {
             guest.again = true;

@@ -3,9 +3,10 @@
 //!
 //! In every round each queue pair is given credit, a [`QUANTUM`] for each unit of its weight. A burst begins only with credit, and then costs
 //! what it turns out to cost: it may overdraw, by less than one burst, and the debt is paid back from the credit of later rounds. Credit of an
-//! earlier round is lost where nothing was there to spend it on. So no queue pair ever has more credit than for one round, none is
-//! more than one burst in debt, and over any time in which two of them always have work, their costs are as their weights but for
-//! these two bounds.
+//! earlier round is lost where nothing was there to spend it on, but for class latency, which keeps that of [`SAVED`] rounds: bursts of others
+//! may overdraw all in the same round, which is long then, and those after it are short. So no queue pair ever has more credit than for
+//! that, none is more than one burst in debt, and over any time in which two of them always have work, their costs are as their weights
+//! but for these two bounds.
 
 use config::Mode;
 use vm_ports::BURST_PACKETS;
@@ -16,6 +17,9 @@ use vm_ports::BURST_PACKETS;
 pub(super) const PACKET_COST: i64 = 1200;
 /// Credit of a round for each unit of weight: a full burst of short packets. Longer ones overdraw, and wait for it.
 pub(super) const QUANTUM: i64 = BURST_PACKETS as i64 * (PACKET_COST + 60);
+
+/// Rounds of which a queue pair of class latency keeps the credit.
+const SAVED: i64 = 4;
 
 /// What copying packets costs, in bytes.
 #[inline]
@@ -48,49 +52,6 @@ impl Share {
     }
 }
 
-/// How long such a guest is taken to be in use after it sent something, in microseconds.
-const IN_USE_US: u64 = 1000;
-
-/// How long a core's bursts may be.
-#[derive(Debug)]
-pub(super) struct BurstLength {
-    packets: usize,
-    /// Until when they are short, in cycles.
-    short_until: u64,
-    /// [`IN_USE_US`] in cycles.
-    in_use: u64,
-}
-
-impl BurstLength {
-    /// Packets in a burst while a guest of class latency is in use. It waits for one burst of others when it sends, and for one when it is
-    /// answered.
-    pub(super) const SHORT: usize = 4;
-
-    /// For a counter of this speed.
-    pub(super) fn new(cycles_per_s: u64) -> Self {
-        let in_use = cycles_per_s.saturating_mul(IN_USE_US) / 1_000_000;
-        Self { packets: BURST_PACKETS, short_until: 0, in_use }
-    }
-
-    /// A round begins.
-    #[inline]
-    pub(super) fn begin(&mut self, now: u64) {
-        self.packets = if now < self.short_until { Self::SHORT } else { BURST_PACKETS };
-    }
-
-    /// A guest of class latency sent something.
-    #[inline]
-    pub(super) fn shorten(&mut self, now: u64) {
-        self.short_until = now + self.in_use;
-    }
-
-    /// Packets in a burst, at most.
-    #[inline]
-    pub(super) fn packets(&self) -> usize {
-        self.packets
-    }
-}
-
 /// The rounds of a core.
 #[derive(Debug)]
 pub(super) struct Rounds {
@@ -105,6 +66,8 @@ pub(super) struct Rounds {
 pub(super) struct Credit {
     /// Credit of one round.
     share: i64,
+    /// The most that is kept.
+    most: i64,
     /// What is left of it; negative: a debt.
     left: i64,
     /// The round up to which credit was given.
@@ -128,7 +91,8 @@ impl Rounds {
 impl Credit {
     /// For a queue pair that has just come: it has credit from the next round on.
     pub(super) fn new(share: Share, rounds: &Rounds) -> Self {
-        Self { share: QUANTUM * i64::from(share.weight.max(1)), left: 0, round: rounds.round }
+        let (share, kept) = (QUANTUM * i64::from(share.weight.max(1)), if share.latency { SAVED } else { 1 });
+        Self { share, most: kept * share, left: 0, round: rounds.round }
     }
 
     /// Whether a burst may begin. Asked of a queue pair that has work; one that has to wait is not forgotten.
@@ -138,7 +102,7 @@ impl Credit {
         if passed > 0 {
             self.round = rounds.round;
             let given = i64::try_from(passed).unwrap_or(i64::MAX).saturating_mul(self.share);
-            self.left = self.left.saturating_add(given).min(self.share);
+            self.left = self.left.saturating_add(given).min(self.most);
         }
         if self.left > 0 {
             return true;
@@ -175,20 +139,6 @@ mod tests {
 
     use super::*;
     use proptest::prelude::*;
-
-    #[test]
-    fn bursts_are_short_from_the_next_round_on_until_the_urgent_guest_was_silent_for_a_while() {
-        let mut length = BurstLength::new(1_000_000);
-        assert_eq!(length.packets(), BURST_PACKETS);
-        length.shorten(7);
-        assert_eq!(length.packets(), BURST_PACKETS);
-        let at = |length: &mut BurstLength, now| {
-            length.begin(now);
-            length.packets()
-        };
-        assert_eq!((at(&mut length, 8), at(&mut length, 6 + IN_USE_US)), (BurstLength::SHORT, BurstLength::SHORT));
-        assert_eq!(at(&mut length, 7 + IN_USE_US), BURST_PACKETS);
-    }
 
     /// The most that a burst of a test costs.
     const BURST_MAX: i64 = 4 * QUANTUM;

@@ -82,22 +82,6 @@ pub(super) struct Group<'a> {
 /// The groups of a burst, in its order.
 pub(super) type Groups<'a> = ArrayVec<Group<'a>, BURST_PACKETS>;
 
-/// What a burst was made of.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Taken {
-    /// Whole chunks.
-    chunks: usize,
-    /// Packets of the chunk after them. None, where a burst may have [`BURST_PACKETS`]: as many as are in a chunk fit into it.
-    packets: usize,
-}
-
-impl Taken {
-    /// Whether there was nothing.
-    pub(super) fn is_nothing(self) -> bool {
-        self == Self::default()
-    }
-}
-
 /// The sending end towards one core. Chunks are boxed because it is their pointers that go round.
 #[allow(clippy::vec_box, reason = "a chunk keeps its place in memory for good; only its pointer moves")]
 pub(super) struct ToCore {
@@ -297,33 +281,27 @@ impl FromCore {
         self.pairs.try_pop()
     }
 
-    /// Makes a burst of what is waiting. Returns what it is made of, for [`FromCore::release`].
-    pub(super) fn pull<'a>(&'a self, burst: &mut Burst<'a>, groups: &mut Groups<'a>) -> Taken {
+    /// Makes a burst of what is waiting. Returns of how many chunks, for [`FromCore::release`].
+    pub(super) fn pull<'a>(&'a self, burst: &mut Burst<'a>, groups: &mut Groups<'a>) -> usize {
         let (first, second) = self.full_ring.as_slices();
         gather(first.iter().chain(second), burst, groups)
     }
 
     /// Sends chunks back whose packets have been delivered. Returns the ring's place: chunks delivered or parked, ever.
-    pub(super) fn release(&mut self, taken: Taken) -> u64 {
+    pub(super) fn release(&mut self, chunks: usize) -> u64 {
         let Self { full_ring, empty_ring, .. } = self;
-        empty_ring.push_iter(full_ring.pop_iter().take(taken.chunks));
-        if taken.packets > 0
-            && let Some(chunk) = full_ring.first_mut()
-        {
-            chunk.take(taken.packets);
-        }
-        self.delivered += taken.chunks as u64;
+        empty_ring.push_iter(full_ring.pop_iter().take(chunks));
+        self.delivered += chunks as u64;
         self.delivered
     }
 
-    /// The same, but for packets that are to be parked: their numbers in the burst, rising, and what they are for. It is one of whole chunks.
-    pub(super) fn release_or_park(&mut self, taken: Taken, parked: &[(usize, Errand)]) -> u64 {
-        debug_assert!(taken.packets == 0, "what is left of a chunk cannot be parked with it");
+    /// The same, but for packets that are to be parked: their numbers in the burst, rising, and what they are for.
+    pub(super) fn release_or_park(&mut self, chunks: usize, parked: &[(usize, Errand)]) -> u64 {
         let mut parked = parked.iter().peekable();
         let (mut first, mut parks) = (0, false);
-        for mut chunk in self.full_ring.pop_iter().take(taken.chunks) {
+        for mut chunk in self.full_ring.pop_iter().take(chunks) {
             // A piece that goes on with a packet goes where the packet went.
-            let end = first + chunk.left();
+            let end = first + chunk.packets();
             if let Some(label) = &mut chunk.label {
                 let mut kept = 0u32;
                 while let Some((index, errand)) = parked.next_if(|(index, _)| *index < end) {
@@ -343,7 +321,7 @@ impl FromCore {
                 let _ = self.empty_ring.try_push(chunk);
             }
         }
-        self.delivered += taken.chunks as u64;
+        self.delivered += chunks as u64;
         self.delivered
     }
 
@@ -360,14 +338,14 @@ impl FromCore {
         self.waiting.since()
     }
 
-    /// The same as [`FromCore::pull`], of what was parked; [`FromCore::release_parked`] comes next. The burst may have [`BURST_PACKETS`].
-    pub(super) fn pull_parked<'a>(&'a self, burst: &mut Burst<'a>, groups: &mut Groups<'a>) -> Taken {
+    /// The same as [`FromCore::pull`], of what was parked; [`FromCore::release_parked`] comes next.
+    pub(super) fn pull_parked<'a>(&'a self, burst: &mut Burst<'a>, groups: &mut Groups<'a>) -> usize {
         gather(self.parked.iter(), burst, groups)
     }
 
     /// Sends parked chunks back.
-    pub(super) fn release_parked(&mut self, taken: Taken) {
-        self.empty_ring.push_iter(self.parked.drain(..taken.chunks));
+    pub(super) fn release_parked(&mut self, chunks: usize) {
+        self.empty_ring.push_iter(self.parked.drain(..chunks));
     }
 }
 
@@ -377,22 +355,21 @@ fn chunks(len: usize) -> usize {
     len.div_ceil(CHUNK_BYTES)
 }
 
-/// Makes a burst of whole packets, with their labels. Only the first chunk of a burst may have more packets than fit into it.
+/// Makes a burst of whole chunks, with their labels; returns of how many. One chunk at least fits into a burst of [`BURST_PACKETS`].
 #[inline]
 fn gather<'a>(
     mut waiting: impl Iterator<Item = &'a Box<Chunk>>,
     burst: &mut Burst<'a>,
     groups: &mut Groups<'a>,
-) -> Taken {
-    let mut taken = Taken::default();
+) -> usize {
+    let mut taken = 0;
     while burst.has_room() && !groups.is_full() {
         let Some(chunk) = waiting.next() else { break };
-        let (before, left) = (burst.len(), chunk.left());
+        let before = burst.len();
         let chunks = if chunk.more {
             push_pieces(chunk, &mut waiting, burst)
         } else {
-            let fits = left <= burst.most() - before && burst.bytes() <= BURST_BYTES - CHUNK_BYTES;
-            if fits || groups.is_empty() {
+            if chunk.packets() <= burst.most() - before && burst.bytes() <= BURST_BYTES - CHUNK_BYTES {
                 push_chunk(chunk, burst);
             }
             1
@@ -407,17 +384,13 @@ fn gather<'a>(
         {
             groups.push(Group { label, packets });
         }
-        if packets < left && packets == burst.most() {
-            taken.packets = packets;
-            break;
-        }
         // What was pushed were packets, so they are here, too. If they were not, they would not have to stay for that.
-        taken.chunks += chunks;
+        taken += chunks;
     }
     taken
 }
 
-/// Appends what is left of the packets of a chunk.
+/// Appends the packets of a chunk.
 #[inline]
 fn push_chunk<'a>(chunk: &'a Chunk, burst: &mut Burst<'a>) {
     if let Some(only) = chunk.only() {

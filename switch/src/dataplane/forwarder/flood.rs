@@ -1,62 +1,14 @@
 //! Floods: a copy of a packet for every other port of its VLAN. That may be a thousand copies of 64 KiB, so others have their turn in between.
 
-use vm_ports::{BURST_BYTES, BURST_PACKETS, Burst, Packet};
+use vm_ports::Burst;
 
 use super::super::accounting::Charge;
 use super::super::ports::{PortEntry, PortTable};
 use super::super::turns::cost;
 use super::super::xcore::{Errand, Label};
+use super::pace::Pace;
 use super::{Forwarder, Origin};
 use crate::forwarding::{DropReason, Ingress, PortId, VlanId};
-
-/// Whoever has a turn while a long burst is forwarded.
-pub(in super::super) trait Between {
-    /// What was forwarded of the burst may be shown to its receivers, and other bursts be forwarded.
-    fn take_turn(&mut self, forwarder: &mut Forwarder);
-}
-
-/// What was done of a burst since others had their turn: no more than a burst of unicast packets is.
-pub(super) struct Pace<'b> {
-    between: Option<&'b mut dyn Between>,
-    packets: usize,
-    bytes: usize,
-    /// So many packets of the burst are counted.
-    counted: usize,
-}
-
-impl<'b> Pace<'b> {
-    #[inline]
-    pub(super) fn new(between: Option<&'b mut dyn Between>) -> Self {
-        Self { between, packets: 0, bytes: 0, counted: 0 }
-    }
-
-    /// Counts packets of the burst that went out once, up to this one, which is flooded.
-    fn count_to(&mut self, burst: &Burst<'_>, index: usize) {
-        let run = burst.run(self.counted.min(index)..index);
-        self.packets += run.len();
-        self.bytes += bytes(run.packets());
-        self.counted = index + 1;
-    }
-
-    fn count(&mut self, len: usize) {
-        self.packets += 1;
-        self.bytes += len;
-    }
-
-    /// Whether it is others' turn.
-    fn is_over(&self) -> bool {
-        self.packets >= BURST_PACKETS || self.bytes >= BURST_BYTES
-    }
-
-    /// Whether it will be before these packets have gone out, too.
-    fn ends_within(&self, packets: &[Packet]) -> bool {
-        self.packets + packets.len() > BURST_PACKETS || self.bytes + bytes(packets) > BURST_BYTES
-    }
-}
-
-fn bytes(packets: &[Packet]) -> usize {
-    packets.iter().map(Packet::len).sum()
-}
 
 impl Forwarder {
     /// Copies to every other port of the VLAN: here for the ports this core serves, through one copy to each other core for the rest.
@@ -68,8 +20,6 @@ impl Forwarder {
         ingress: Ingress,
         pace: &mut Pace<'_>,
     ) -> i64 {
-        pace.count_to(burst, index);
-        self.pause(pace);
         let Self { table, out, .. } = &mut *self;
         let mut copies = 0;
         // Copies that each other core is to make.
@@ -93,7 +43,7 @@ impl Forwarder {
             if out.hand_over(core, burst.view(index).into(), &label) == 0 {
                 out.drop_copies(origin.source, copies, DropReason::XcoreFull);
             }
-            self.has_copied(burst, index, pace);
+            pace.count(burst, index..index + 1, self);
         }
         let mut tagged = ingress;
         let mut copied = others.iter().filter(|copies| **copies > 0).count();
@@ -106,7 +56,7 @@ impl Forwarder {
                 Ok(receiver) => {
                     out.deliver(entry, receiver, burst, index, &mut tagged, (origin.source, Charge::Copy));
                     copied += 1;
-                    self.has_copied(burst, index, pace);
+                    pace.count(burst, index..index + 1, self);
                 }
                 // A port without a receiver costs a copy, too: one that is dropped and counted.
                 Err(reason) => out.counters.source(origin.source).settle(Charge::Copy, Err(reason)),
@@ -114,7 +64,6 @@ impl Forwarder {
         }
         let outcome = if copies > 0 { Ok(()) } else { Err(DropReason::NoDestination) };
         self.out.counters.source(origin.source).settle(Charge::Unicast, outcome);
-        self.pause_before_rest(burst, index, pace);
         copied.saturating_sub(1) as i64 * cost(1, burst.view(index).packet().len())
     }
 
@@ -127,8 +76,6 @@ impl Forwarder {
         from: usize,
         pace: &mut Pace<'_>,
     ) -> Option<PortId> {
-        pace.count_to(burst, index);
-        self.pause(pace);
         let mut ingress = label.ingress;
         let mut made = 0;
         let mut awaited = None;
@@ -146,38 +93,11 @@ impl Forwarder {
                 awaited = Some(entry.id);
             } else {
                 out.deliver(entry, receiver, burst, index, &mut ingress, (label.source, Charge::Copy));
-                self.has_copied(burst, index, pace);
+                pace.count(burst, index..index + 1, self);
             }
         }
         self.out.drop_copies(label.source, expected.saturating_sub(made), DropReason::ReceiverNotReady);
-        self.pause_before_rest(burst, index, pace);
         awaited
-    }
-
-    /// One more copy of a packet was made.
-    fn has_copied(&mut self, burst: &Burst<'_>, index: usize, pace: &mut Pace<'_>) {
-        pace.count(burst.view(index).packet().len());
-        self.pause(pace);
-    }
-
-    fn pause(&mut self, pace: &mut Pace<'_>) {
-        if pace.is_over() {
-            self.give_way(pace);
-        }
-    }
-
-    /// After a flood: the rest of the burst may go out without another.
-    fn pause_before_rest(&mut self, burst: &Burst<'_>, index: usize, pace: &mut Pace<'_>) {
-        if pace.ends_within(burst.run(index + 1..burst.len()).packets()) {
-            self.give_way(pace);
-        }
-    }
-
-    fn give_way(&mut self, pace: &mut Pace<'_>) {
-        (pace.packets, pace.bytes) = (0, 0);
-        if let Some(between) = &mut pace.between {
-            between.take_turn(self);
-        }
     }
 }
 

@@ -154,12 +154,6 @@ impl Outputs {
         self.awaits = moving.is_some_and(|moving| usize::from(moving.to) == self.me);
     }
 
-    /// Whether a queue pair will be on this core soon.
-    #[inline]
-    pub(in super::super) fn awaits_any(&self) -> bool {
-        self.awaits
-    }
-
     /// The queue pair that was to come is here.
     pub(in super::super) fn has_arrived(&mut self) {
         self.awaits = false;

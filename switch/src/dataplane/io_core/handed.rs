@@ -1,6 +1,6 @@
 //! What an I/O core takes from others: packets and stations.
 
-use vm_ports::{BURST_PACKETS, Burst};
+use vm_ports::Burst;
 
 use super::super::forwarder::Between;
 use super::super::waiting::Change;
@@ -66,15 +66,12 @@ impl IoCore {
             sampler,
             now,
             done_at,
-            burst_length,
             ..
         } = self;
         let Some(Some(link)) = from.get_mut(core) else { return false };
         let mut groups = Groups::new();
-        // While packets may have to be parked, chunks are emptied whole.
-        let most = if forwarder.out.awaits_any() { BURST_PACKETS } else { burst_length.packets() };
-        let mut burst = Burst::up_to(most, buffer);
-        let taken = link.pull(&mut burst, &mut groups);
+        let mut burst = Burst::new(buffer);
+        let chunks = link.pull(&mut burst, &mut groups);
         let (packets, since) = (burst.len(), groups.first().map_or(*done_at, |group| group.label.since));
         counters.received_packets.add(packets as u64);
         let sampled = sampler.is_due();
@@ -84,12 +81,12 @@ impl IoCore {
             rota,
             rounds,
             buffer: spare,
-            burst_length,
             counters,
             account: &counters.received_cycles,
             now: *now,
             done_at,
             clock,
+            wanted: None,
         });
         let between = aside.as_mut().map(|aside| aside as &mut dyn Between);
         let parked = forwarder.receive(&mut burst, &groups, core, between);
@@ -99,10 +96,10 @@ impl IoCore {
         }
         forwarder.finish(None, *done_at);
         let place = if parked.is_empty() {
-            link.release(taken)
+            link.release(chunks)
         } else {
             counters.parked_packets.add(parked.len() as u64);
-            link.release_or_park(taken, &parked)
+            link.release_or_park(chunks, &parked)
         };
         progress.delivered(core, forwarder.out.me(), place);
         if sampled {

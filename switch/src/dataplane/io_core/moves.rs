@@ -107,14 +107,14 @@ impl IoCore {
         let Some(Some(link)) = from.get_mut(core) else { return false };
         let mut groups = Groups::new();
         let mut burst = Burst::new(buffer);
-        let taken = link.pull_parked(&mut burst, &mut groups);
+        let chunks = link.pull_parked(&mut burst, &mut groups);
         forwarder.out.taps.begin_burst(*done_at);
         // The queue pair is here: nothing is parked again.
         forwarder.receive(&mut burst, &groups, core, None);
         drop((burst, groups));
         forwarder.finish(None, *done_at);
-        link.release_parked(taken);
-        !taken.is_nothing()
+        link.release_parked(chunks);
+        chunks > 0
     }
 
     fn release(&mut self, mut handed: Box<Handed>, intake: Option<Intake>) -> Option<Part> {

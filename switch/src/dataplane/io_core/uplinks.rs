@@ -88,11 +88,9 @@ impl IoCore {
         sampled: bool,
         clock: &impl Fn() -> u64,
     ) -> usize {
-        let Self {
-            uplinks, guests, rota, rounds, forwarder, buffer, spare, counters, now, done_at, burst_length, ..
-        } = self;
+        let Self { uplinks, guests, rota, rounds, forwarder, buffer, spare, counters, now, done_at, .. } = self;
         let origin = &mut uplinks[index].origin;
-        let mut burst = Burst::up_to(burst_length.packets(), buffer);
+        let mut burst = Burst::new(buffer);
         while let Some(mbuf) = mbufs.get(next) {
             if !burst.has_room() {
                 break;
@@ -108,12 +106,12 @@ impl IoCore {
             rota,
             rounds,
             buffer: spare,
-            burst_length,
             counters,
             account: &counters.source(origin.source).cycles,
             now: *now,
             done_at,
             clock,
+            wanted: None,
         });
         let between = aside.as_mut().map(|aside| aside as &mut dyn Between);
         forwarder.forward(&mut burst, origin, *now, between);

@@ -26,8 +26,6 @@ pub(super) struct Chunk {
     pub(super) offload: Offload,
     /// Packets that begin here.
     count: u8,
-    /// As many of them were delivered before the others.
-    taken: u8,
     /// Lines that are in use.
     used: u8,
     /// Whether there is one packet, which goes on in the next chunk.
@@ -42,7 +40,6 @@ impl Chunk {
             label: None,
             offload: Offload::NONE,
             count: 0,
-            taken: 0,
             used: 0,
             more: false,
             lens: [0; BURST_PACKETS],
@@ -63,7 +60,6 @@ impl Chunk {
         self.count = u8::from(label.is_some());
         self.label = label;
         self.offload = view.packet().offload().essence();
-        self.taken = 0;
         self.used = lines(copied) as u8;
         self.more = piece * CHUNK_BYTES + copied < view.packet().len();
         self.lens[0] = copied as u16;
@@ -114,29 +110,28 @@ impl Chunk {
         true
     }
 
-    /// How many packets begin here that were not delivered.
+    /// How many packets begin here.
     #[inline]
-    pub(super) fn left(&self) -> usize {
-        usize::from(self.count - self.taken)
+    pub(super) fn packets(&self) -> usize {
+        self.count.into()
     }
 
-    /// Those packets' bytes, where none has more than a line.
+    /// Their bytes, where none has more than a line.
     #[inline]
     pub(super) fn short_frames(&self) -> Option<impl Iterator<Item = &[u8]>> {
         let frames = self.lens.iter().zip(&self.lines.0).map(|(len, line)| &line[..usize::from(*len).min(LINE)]);
-        (self.used == self.count).then(|| frames.take(self.count.into()).skip(self.taken.into()))
+        (self.used == self.count).then(|| frames.take(self.count.into()))
     }
 
-    /// Those packets' bytes.
+    /// Their bytes.
     #[inline]
     pub(super) fn frames(&self) -> impl Iterator<Item = &[u8]> {
         let mut rest = self.lines.0.as_slice();
-        let frames = self.lens.iter().take(self.count.into()).map(move |len| {
+        self.lens.iter().take(self.count.into()).map(move |len| {
             let (frame, after) = rest.split_at_checked(lines((*len).into())).unwrap_or_default();
             rest = after;
             &frame.as_flattened()[..usize::from(*len)]
-        });
-        frames.skip(self.taken.into())
+        })
     }
 
     /// Has the CPU fetch all packets at once.
@@ -157,20 +152,14 @@ impl Chunk {
         &self.lines.0.as_flattened()[..usize::from(self.lens[0])]
     }
 
-    /// So many packets more were delivered.
-    pub(super) fn take(&mut self, packets: usize) {
-        self.taken += packets as u8;
-    }
-
-    /// Keeps these packets only, as if no other had been in it: counted among those that are [left](Chunk::left).
+    /// Keeps these packets only, as if no other had been in it.
     #[cold]
     pub(super) fn keep(&mut self, is_kept: impl Fn(usize) -> bool) {
-        let taken = usize::from(self.taken);
         let (mut kept, mut used, mut from) = (0, 0, 0);
         for nth in 0..usize::from(self.count) {
             let len = self.lens[nth];
             let end = from + lines(len.into());
-            if nth >= taken && is_kept(nth - taken) {
+            if is_kept(nth) {
                 self.lines.0.copy_within(from..end, used);
                 self.lens[kept] = len;
                 kept += 1;
@@ -178,7 +167,7 @@ impl Chunk {
             }
             from = end;
         }
-        (self.count, self.taken, self.used) = (kept as u8, 0, used as u8);
+        (self.count, self.used) = (kept as u8, used as u8);
     }
 }
 

@@ -1,4 +1,4 @@
-use vm_ports::{BurstBuffer, FRAME_MIN, Offload};
+use vm_ports::{BurstBuffer, Offload};
 
 use super::*;
 use crate::forwarding::{PortVlans, VlanId};
@@ -44,10 +44,10 @@ fn collect(burst: &Burst<'_>, groups: &Groups<'_>) -> Vec<Arrived> {
     arrived
 }
 
-/// A burst of so many packets at most; those for one port, if any is given, are parked.
-fn receive_some(from: &mut FromCore, most: usize, parking: Option<u16>) -> Vec<Arrived> {
+/// A burst; those for one port, if any is given, are parked.
+fn receive_some(from: &mut FromCore, parking: Option<u16>) -> Vec<Arrived> {
     let mut buffer = BurstBuffer::default();
-    let mut burst = Burst::up_to(most, &mut buffer);
+    let mut burst = Burst::new(&mut buffer);
     let mut groups = Groups::new();
     let taken = from.pull(&mut burst, &mut groups);
     let mut arrived = collect(&burst, &groups);
@@ -69,7 +69,7 @@ fn receive_some(from: &mut FromCore, most: usize, parking: Option<u16>) -> Vec<A
 }
 
 fn receive(from: &mut FromCore) -> Vec<Vec<u8>> {
-    receive_some(from, BURST_PACKETS, None).into_iter().map(|(_, _, bytes)| bytes).collect()
+    receive_some(from, None).into_iter().map(|(_, _, bytes)| bytes).collect()
 }
 
 fn receive_parked(from: &mut FromCore) -> Vec<Arrived> {
@@ -78,11 +78,11 @@ fn receive_parked(from: &mut FromCore) -> Vec<Arrived> {
     loop {
         let mut burst = Burst::new(&mut buffer);
         let mut groups = Groups::new();
-        let taken = from.pull_parked(&mut burst, &mut groups);
+        let chunks = from.pull_parked(&mut burst, &mut groups);
         all.extend(collect(&burst, &groups));
         drop((burst, groups));
-        from.release_parked(taken);
-        if taken.is_nothing() {
+        from.release_parked(chunks);
+        if chunks == 0 {
             return all;
         }
     }
@@ -129,7 +129,7 @@ fn a_run_of_any_sizes_arrives_as_it_was_sent() {
         to.flush();
         let mut arrived = Vec::new();
         while from.has_work() {
-            arrived.extend(receive_some(&mut from, 1 + pick(2) % BURST_PACKETS, None));
+            arrived.extend(receive_some(&mut from, None));
         }
         let arrived: Vec<(Vec<u8>, Offload)> =
             arrived.into_iter().map(|(_, offload, bytes)| (bytes, offload)).collect();
@@ -158,7 +158,7 @@ fn packets_with_other_labels_or_metadata_do_not_share_a_chunk() {
     }
     to.flush();
     assert_eq!(to.place(), 4);
-    let arrived = receive_some(&mut from, BURST_PACKETS, None);
+    let arrived = receive_some(&mut from, None);
     for (nth, ((port, offload), arrived)) in sent.into_iter().zip(arrived).enumerate() {
         assert_eq!(arrived, (Errand::Deliver(PortId(port)), offload, frame(100, nth)));
     }
@@ -196,22 +196,6 @@ fn a_burst_takes_no_more_than_its_room() {
     assert_eq!(receive(&mut from).len(), 0);
 }
 
-#[test]
-fn short_bursts_take_a_chunk_bit_by_bit() {
-    let (mut to, mut from) = channel(2);
-    let frames: Vec<Vec<u8>> = (0..11).map(|nth| frame(FRAME_MIN + 20 * nth, nth)).collect();
-    frames.iter().for_each(|frame| assert!(send(&mut to, frame)));
-    to.flush();
-    let mut arrived = Vec::new();
-    for expected in [4, 4, 3, 0] {
-        let some = receive_some(&mut from, 4, None);
-        assert_eq!(some.len(), expected);
-        arrived.extend(some.into_iter().map(|(_, _, bytes)| bytes));
-    }
-    assert_eq!(arrived, frames);
-    assert_eq!(at_hand(&to), CHUNKS_MAX);
-}
-
 /// Those that are parked wait in their order, whatever chunk they came in, and the others go on; a packet of several chunks stays in one piece.
 #[test]
 fn what_is_parked_waits_and_the_rest_goes_on() {
@@ -226,7 +210,7 @@ fn what_is_parked_waits_and_the_rest_goes_on() {
     to.flush();
     let mut passed = Vec::new();
     while from.has_work() {
-        passed.extend(receive_some(&mut from, BURST_PACKETS, Some(7)));
+        passed.extend(receive_some(&mut from, Some(7)));
     }
     let expected = |parked: bool| -> Vec<Vec<u8>> {
         let sent = sizes.into_iter().cycle().take(24).enumerate().filter(|(nth, _)| (nth % 5 < 2) == parked);
@@ -248,16 +232,14 @@ fn some_packets_of_a_chunk_are_parked() {
     assert_eq!(send_run(&mut to, first, 1), frames.len());
     to.flush();
     assert_eq!(to.place(), 1);
-    // Of a short burst before, two were delivered.
-    assert_eq!(receive_some(&mut from, 2, None).len(), 2);
     let mut buffer = BurstBuffer::default();
     let mut burst = Burst::new(&mut buffer);
     let mut groups = Groups::new();
     let taken = from.pull(&mut burst, &mut groups);
-    assert_eq!(burst.len(), 7);
+    assert_eq!(burst.len(), 9);
     drop((burst, groups));
     let errand = Errand::Deliver(PortId(1));
-    from.release_or_park(taken, &[(0, errand), (3, errand), (4, errand)]);
+    from.release_or_park(taken, &[(2, errand), (5, errand), (6, errand)]);
     let parked: Vec<Vec<u8>> = receive_parked(&mut from).into_iter().map(|(_, _, bytes)| bytes).collect();
     assert_eq!(parked, [2, 5, 6].map(|nth| frames[nth].clone()));
     assert_eq!(at_hand(&to), CHUNKS_MAX);

@@ -22,7 +22,7 @@ use crate::sender::Sender;
 /// Most packets to take from a queue at a time.
 const RECEIVE: usize = 64;
 /// Most packets of neighbours that are sent or taken between two looks at the pings.
-pub(crate) const NEIGHBOURS: usize = 8;
+pub(crate) const NEIGHBOURS: usize = 4;
 /// Guests that are called do not sleep if there is something to send within so many seconds: waking up takes as long.
 const SHORT_S: f64 = 10e-6;
 /// They sleep for so many seconds at most: others may set rates meanwhile.

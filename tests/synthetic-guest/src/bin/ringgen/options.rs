@@ -6,9 +6,11 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 use synthetic_guest::Features;
 
-use crate::engine::NEIGHBOURS;
 use crate::error::Error;
 use crate::pacing::Pace;
+
+/// Most packets that are sent beside pings at a time.
+const BACKGROUND_BURST_MAX: usize = 8;
 
 /// Plays guests of a vhost-user switch and measures what the switch does with their packets.
 ///
@@ -394,8 +396,8 @@ impl Options {
         if self.burst == 0 || self.window == 0 || self.window > usize::from(self.ring_size) {
             return wrong("--burst is 1 at least, --window 1 to the ring size".into());
         }
-        if !(1..=NEIGHBOURS).contains(&self.background_burst) {
-            return wrong(format!("--background-burst is 1 to {NEIGHBOURS}"));
+        if !(1..=BACKGROUND_BURST_MAX).contains(&self.background_burst) {
+            return wrong(format!("--background-burst is 1 to {BACKGROUND_BURST_MAX}"));
         }
         let times = [self.duration_s, self.connect_timeout_s, self.on_us, self.drain_s];
         if times.iter().any(|t| !t.is_finite() || *t <= 0.0) {
