@@ -2,6 +2,7 @@
 
 use anyhow::{Result, ensure};
 use serde_json::json;
+use sidecore_tests::wake::WakeLimit;
 
 use super::Lab;
 use super::finding::{Axis, Bound, Chart, Claim, Finding, Kind, Point, Series, Table, show};
@@ -101,6 +102,8 @@ impl Measured {
 
 /// Makes the experiment.
 pub fn run(lab: &Lab) -> Result<Finding> {
+    let limit = WakeLimit::of(lab.cpus.generator);
+    limit.as_ref().map_or(Ok(()), |limit| limit.set("n/a"))?;
     let measured = measure(lab)?;
     let mut finding = Finding {
         name: "interrupts".to_owned(),
@@ -113,6 +116,13 @@ pub fn run(lab: &Lab) -> Result<Finding> {
              empty, then asks for the next call (with event index), looks once more and sleeps. What a call costs here is an eventfd's write, and a \
              wake-up where the thread sleeps; in a virtual machine it is an interrupt."
                 .to_owned(),
+            if limit.is_some() {
+                "The guests' CPU does not halt meanwhile, and polls in the kernel's idle loop (its pm_qos_resume_latency_us): else some rounds would be \
+                 of wake-ups that take ten times as long as in others."
+            } else {
+                "The guests' CPU halts as the kernel has it: nothing here limits how long it takes to wake up, or not for this user."
+            }
+            .to_owned(),
             "Packets of 64 B. Pings: round trips, with so many under way. Streams at a rate: one way, from when the sender made the packet. At full \
              speed latency is that of full rings."
                 .to_owned(),
