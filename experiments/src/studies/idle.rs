@@ -187,7 +187,7 @@ fn setup(can_stay_awake: bool) -> Vec<String> {
 /// makes more of a difference than their mode.
 fn busy(lab: &Lab) -> Result<[Vec<f64>; 2]> {
     // Whoever comes first has an advantage in no round.
-    let orders = [["poll", "adaptive"], ["adaptive", "poll"]].repeat(BUSY_PAIRS);
+    let orders = [["poll", "adaptive"], ["adaptive", "poll"]].repeat(if lab.effort.coarse { 1 } else { BUSY_PAIRS });
     let rounds = lab.rounds(&orders, |modes| compete(lab, *modes))?;
     let all = || orders.iter().zip(&rounds).flat_map(|(modes, rounds)| rounds.iter().map(move |pps| (modes, pps)));
     Ok(["poll", "adaptive"].map(|mode| all().map(|(modes, pps)| pps[usize::from(modes[0] != mode)]).collect()))
