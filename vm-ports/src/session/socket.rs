@@ -15,6 +15,8 @@ use super::settings::SocketAccess;
 
 /// `sun_path` holds 108 bytes, one of them the zero at the end.
 const PATH_MAX_BYTES: usize = 107;
+/// Frontends that have gone which are passed over in a row: whoever connects and closes without end does not keep the session from anything else.
+const PASSED_OVER: usize = 64;
 
 /// A listening socket and its file, which goes when this does.
 #[derive(Debug)]
@@ -58,10 +60,10 @@ impl Listener {
         Ok(())
     }
 
-    /// The next frontend that waits to be served. Those that no longer do are passed over: a backlog of them must not
-    /// keep the next one waiting.
+    /// The next frontend that waits to be served. Those that no longer do are passed over, a few at a time: a backlog of them must not
+    /// keep the next one waiting. `None`: there is none, or there are more to be looked at.
     pub(super) fn accept(&self) -> io::Result<Option<UnixStream>> {
-        loop {
+        for _ in 0..PASSED_OVER {
             match self.listener.accept() {
                 Ok((socket, _)) if is_gone(&socket) => {}
                 Ok((socket, _)) => return Ok(Some(socket)),
@@ -75,6 +77,7 @@ impl Listener {
                 }
             }
         }
+        Ok(None)
     }
 
     pub(super) fn as_socket(&self) -> &UnixListener {
@@ -168,6 +171,18 @@ mod tests {
         assert!(UnixStream::connect(&path).is_ok());
         drop(first);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn frontends_that_have_gone_are_passed_over_a_few_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let listener = bind(&path).unwrap();
+        (0..PASSED_OVER).for_each(|_| drop(UnixStream::connect(&path).unwrap()));
+        let waits = UnixStream::connect(&path).unwrap();
+        assert!(listener.accept().unwrap().is_none(), "whoever asks has to be able to do something else");
+        assert!(listener.accept().unwrap().is_some());
+        drop(waits);
     }
 
     #[test]
