@@ -40,9 +40,9 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// Requests a peer may send at once. A guest with 128 queue pairs takes about 2,000 to start.
+    /// Requests frontends may send at once. A guest with 128 queue pairs takes about 2,000 to start.
     const BURST: u32 = 4096;
-    /// Requests a second it may send in the long run.
+    /// Requests a second they may send in the long run.
     const PER_SECOND: u32 = 1000;
 
     pub(super) fn new() -> Self {
@@ -55,6 +55,11 @@ impl Pace {
             budget: Self::BURST,
             filled: now,
         }
+    }
+
+    /// The next frontend is served. It has what the one before has left of the budget: it may be the same one.
+    pub(super) fn begin(&mut self) {
+        *self = Self { budget: self.budget, filled: self.filled, ..Self::new() };
     }
 
     pub(super) fn socket_events(&self) -> PollFlags {
@@ -164,6 +169,19 @@ mod tests {
             allowed += 1;
         }
         assert_eq!(allowed, 10);
+    }
+
+    #[test]
+    fn the_next_frontend_has_what_is_left_of_the_budget() {
+        let mut pace = Pace::new();
+        let now = pace.filled;
+        (0..Pace::BURST - 1).for_each(|_| pace.spend());
+        pace.stuck(&Step::Part, now);
+        pace.begin();
+        assert_eq!((pace.socket, pace.deadline), (Waiting::Message, None));
+        assert!(pace.may_go_on(now));
+        pace.spend();
+        assert!(!pace.may_go_on(now));
     }
 
     #[test]

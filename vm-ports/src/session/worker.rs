@@ -31,11 +31,12 @@ pub(super) struct Worker {
 impl Worker {
     pub(super) fn run(self) {
         let mut backoff = Backoff::default();
+        let mut pace = Pace::new();
         while let Some(socket) = self.next_frontend(&mut backoff) {
             let start = Instant::now();
             self.counters.connections.add(1);
             self.host.event(SessionEvent::Connected);
-            let (reason, worth_it) = self.serve(socket);
+            let (reason, worth_it) = self.serve(socket, &mut pace);
             self.host.event(SessionEvent::Disconnected { reason, after: start.elapsed() });
             // A peer that connects again and again and never gets anywhere must not fill the log.
             if worth_it {
@@ -96,19 +97,19 @@ impl Worker {
     }
 
     /// Serves a frontend until the end. Tells why it ended, and whether it ever got to traffic.
-    fn serve(&self, socket: UnixStream) -> (Disconnect, bool) {
+    fn serve(&self, socket: UnixStream, pace: &mut Pace) -> (Disconnect, bool) {
         let opened = self.open(socket);
         let (mut connection, _watch) = match opened {
             Ok(opened) => opened,
             Err(error) => return (Disconnect::Protocol(error.to_string()), false),
         };
-        let mut pace = Pace::new();
+        pace.begin();
         let reason = loop {
             if let Some(reason) = self.control.reason_to_end() {
                 break reason;
             }
-            self.wait(&connection, &mut pace);
-            if let Some(reason) = serve_messages(&mut connection, &mut pace, &self.control) {
+            self.wait(&connection, pace);
+            if let Some(reason) = serve_messages(&mut connection, pace, &self.control) {
                 break reason;
             }
         };
