@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use super::hints::{CACHE_LINE, prefetch, prefetch_write};
-use super::region::Region;
+use super::region::{GUEST_MAX, Region};
 use super::{GuestSlice, HostPtr, MemoryError, MemorySlot, RingArea, truncated};
 use crate::address::{FrontendAddr, GuestPhysAddr};
 use crate::ring::Direction;
@@ -19,7 +19,11 @@ pub struct GuestMemory {
 impl GuestMemory {
     /// Maps every slot.
     pub fn map(slots: Vec<MemorySlot>) -> Result<Arc<Self>, MemoryError> {
-        let regions = slots.into_iter().map(Region::map).collect::<Result<Vec<_>, _>>()?;
+        let mut regions = Vec::with_capacity(slots.len());
+        for slot in slots {
+            regions.push(Region::map(slot)?);
+            check_room(&regions)?;
+        }
         Self::from_regions(regions)
     }
 
@@ -53,6 +57,7 @@ impl GuestMemory {
     }
 
     fn from_regions(mut regions: Vec<Region>) -> Result<Arc<Self>, MemoryError> {
+        check_room(&regions)?;
         regions.sort_by_key(|r| r.frontend);
         for pair in regions.windows(2) {
             if pair[0].frontend + pair[0].size > pair[1].frontend {
@@ -151,6 +156,12 @@ impl GuestMemory {
         }
         Some(RingArea::new(HostPtr(base), len, self))
     }
+}
+
+/// Whether a guest may have all of these mapped.
+fn check_room(regions: &[Region]) -> Result<(), MemoryError> {
+    let mapped: u64 = regions.iter().map(Region::mapped).sum();
+    if mapped <= GUEST_MAX { Ok(()) } else { Err(MemoryError::too_large_for_guest()) }
 }
 
 /// One region by value, borrowed from its [`GuestMemory`]: a loop over buffers keeps it in registers.

@@ -3,12 +3,20 @@
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use vm_memory::{FileOffset, MmapRegion};
 
 use super::HostPtr;
 use super::truncated::{WATCHES, Watch};
 use crate::address::{FrontendAddr, GuestPhysAddr};
+
+/// Bytes of files that one guest's memory may be mapped from, and those of all guests together. A file can be longer than all memory there is, at no
+/// cost to its owner; mapped, it takes up addresses, and a process that has none left cannot allocate. Half of those that x86-64 has are left.
+pub(super) const GUEST_MAX: u64 = 4 << 40;
+const PROCESS_MAX: u64 = 64 << 40;
+/// Bytes mapped by this process.
+static MAPPED: AtomicU64 = AtomicU64::new(0);
 
 /// One memory region as a frontend describes it (`SET_MEM_TABLE`, `ADD_MEM_REG`).
 #[derive(Debug)]
@@ -55,9 +63,20 @@ pub enum MemoryError {
     /// `REM_MEM_REG` for a part of a region, or for more than one.
     #[error("no memory region begins at {0} and has the size and the frontend's address that were given")]
     NoSuchSlot(GuestPhysAddr),
+    /// More of the process's address space than there is for it.
+    #[error(
+        "{0} TiB of guest memory, counted from the beginning of each region's file, are the most that is mapped for {1}"
+    )]
+    TooLarge(u64, &'static str),
     /// More mappings than the process keeps a `SIGBUS` record of.
     #[error("more than {0} guest memory regions are mapped by this process")]
     TooManyMappings(usize),
+}
+
+impl MemoryError {
+    pub(super) fn too_large_for_guest() -> Self {
+        Self::TooLarge(GUEST_MAX >> 40, "a guest")
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -75,6 +94,31 @@ struct Mapping {
     watch: &'static Watch,
     // Dropped after the watch was released: another mapping may be where this one was at once.
     _mmap: MmapRegion,
+    room: Room,
+}
+
+/// A part of the process's address space, given back when it is dropped.
+#[derive(Debug)]
+struct Room(u64);
+
+impl Room {
+    fn claim(bytes: u64) -> Result<Self, MemoryError> {
+        if bytes > GUEST_MAX {
+            return Err(MemoryError::too_large_for_guest());
+        }
+        let room = Self(bytes);
+        // Relaxed: a number, and nothing behind it.
+        if MAPPED.fetch_add(bytes, Ordering::Relaxed) + bytes > PROCESS_MAX {
+            return Err(MemoryError::TooLarge(PROCESS_MAX >> 40, "all guests"));
+        }
+        Ok(room)
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        MAPPED.fetch_sub(self.0, Ordering::Relaxed);
+    }
 }
 
 impl Drop for Mapping {
@@ -88,6 +132,11 @@ impl Region {
     #[inline]
     pub(super) fn is_truncated(&self) -> bool {
         self.mapping.watch.is_hit()
+    }
+
+    /// Bytes mapped for it.
+    pub(super) fn mapped(&self) -> u64 {
+        self.mapping.room.0
     }
 
     #[inline]
@@ -107,7 +156,9 @@ impl Region {
         // From offset 0: a hugetlb file cannot be mapped from an offset that is not a multiple of its page size, and frontends send such
         // offsets (QEMU merges adjacent regions).
         let end = size.checked_add(mmap_offset).ok_or_else(overflow)?;
-        let total = mapped_length(&file, end).and_then(|total| usize::try_from(total).ok()).ok_or_else(overflow)?;
+        let total = mapped_length(&file, end).ok_or_else(overflow)?;
+        let room = Room::claim(total)?;
+        let total = usize::try_from(total).map_err(|_| overflow())?;
         let mmap = MmapRegion::from_file(FileOffset::new(file, 0), total).map_err(|source| MemoryError::Map {
             guest,
             size,
@@ -118,7 +169,7 @@ impl Region {
         let watch = Watch::claim(start as usize, total).ok_or(MemoryError::TooManyMappings(WATCHES))?;
         // mmap_offset < total, so this stays inside the mapping.
         let host = HostPtr(start.wrapping_add(mmap_offset as usize));
-        let mapping = Arc::new(Mapping { watch, _mmap: mmap });
+        let mapping = Arc::new(Mapping { watch, _mmap: mmap, room });
         Ok(Self { guest: guest.0, frontend: frontend.0, size, host, mapping })
     }
 }

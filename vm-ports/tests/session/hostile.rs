@@ -43,11 +43,42 @@ fn malformed_messages_end_the_connection() {
     is_hung_up_on("a call that is no eventfd", |p| p.send(Req::SET_VRING_CALL, &longs(&[0]), &[&null()]));
     is_hung_up_on("a table without files", |p| p.send(Req::SET_MEM_TABLE, &table(&[[0, 4096, 0, 0]]), &[]));
     is_hung_up_on("a table of nothing", |p| p.send(Req::SET_MEM_TABLE, &table(&[]), &[&null()]));
+    let large = |tib: u64| memfd(tib << 40);
+    is_hung_up_on("addresses for many guests", |p| {
+        p.send(Req::SET_MEM_TABLE, &table(&[[0, 5 << 40, FRONTEND, 0]]), &[&large(5)]);
+    });
+    is_hung_up_on("the same in two regions", |p| {
+        let regions = table(&[[0, 3 << 40, FRONTEND, 0], [3 << 40, 4096, 0, (2 << 40) - 4096]]);
+        p.send(Req::SET_MEM_TABLE, &regions, &[&large(3), &large(2)]);
+    });
     is_hung_up_on("what was not offered", |p| p.send(Req::GET_CONFIG, &words(&[0, 4, 0, 0]), &[]));
     is_hung_up_on("a log", |p| p.send(Req::SET_LOG_BASE, &longs(&[4096, 0]), &[&memfd(4096)]));
     is_hung_up_on("features not offered", |p| p.send(Req::SET_FEATURES, &longs(&[u64::MAX]), &[]));
     is_hung_up_on("protocol not offered", |p| p.send(Req::SET_PROTOCOL_FEATURES, &longs(&[u64::MAX]), &[]));
     is_hung_up_on("a ring that is not there", |p| p.send(Req::GET_VRING_BASE, &words(&[2, 0]), &[]));
+}
+
+#[test]
+fn a_frontend_that_connects_again_and_again_has_one_budget() {
+    const FIRST: u64 = 3000;
+    /// At once, and then so many a millisecond.
+    const BUDGET: u64 = 4096;
+    let port = Port::server();
+    let handled = |requests| eventually("requests", || port.session.counters().requests.get() >= requests);
+    let connect_and_send = |requests: u64| {
+        let mut peer = port.connect();
+        peer.write(&words(&[Req::SET_OWNER.into(), 1, 0]).repeat(requests as usize));
+        peer
+    };
+    let start = Instant::now();
+    let peer = connect_and_send(FIRST);
+    handled(FIRST);
+    drop(peer);
+    let (more, peer) = (500, connect_and_send(BUDGET));
+    handled(BUDGET + more);
+    assert!(start.elapsed() >= Duration::from_millis(more), "handled within {:?}", start.elapsed());
+    drop(peer);
+    port.stop();
 }
 
 #[test]
