@@ -10,7 +10,7 @@ pub struct Model {
     /// Cycles of an I/O core in a second. Only ratios matter: 2 GHz makes a nanosecond two cycles.
     pub core_hz: f64,
     /// Nanoseconds of a packet that stays on one core: 1518 B, split rings, 7.02 Mpps from guest to guest (`make bench-peers` on 2 CPUs of an Intel Xeon,
-    /// commit 2109831: experiments/README.md, "Sidecore beside others"). On the machine of README's table it would be 172 (5.81 Mpps).
+    /// commit 2109831: experiments/README.md, "Sidecore beside others"). On the machine of README's table it would be 88 (11.38 Mpps).
     pub packet_ns: f64,
     /// Nanoseconds more on the sending core for a packet to a guest of another core: across cores took 2.75 times as long when policies were compared
     /// (less by now: ARCHITECTURE, "What is left"), the difference in equal parts on both cores.

@@ -13,7 +13,7 @@ use vm_ports::BURST_PACKETS;
 
 /// What a packet costs beside its bytes, in bytes copied. Chosen on 2 CPUs of an Intel Xeon, where a short packet took some 135 ns from guest to guest and a
 /// byte of a long one 0.11 ns (`make bench-peers` at commit 2109831: 64 KiB at 74 Gbit/s; `ringgen stream`: 64 B at 7.1 Mpps and more, ARCHITECTURE,
-/// "Speed"). With README's figures for an AMD EPYC it would be 950 at most: half a CPU forwards 64 B at 9.20 Mpps, a whole one 64 KiB at 140 Gbit/s.
+/// "Speed"). With README's figures for an AMD EPYC it would be 1,900 at most: half a CPU forwards 64 B at 8.77 Mpps, a whole one 64 KiB at 268 Gbit/s.
 pub(super) const PACKET_COST: i64 = 1200;
 /// Credit of a round for each unit of weight: a full burst of short packets. Longer ones overdraw, and wait for it.
 pub(super) const QUANTUM: i64 = BURST_PACKETS as i64 * (PACKET_COST + 60);
