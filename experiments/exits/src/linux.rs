@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
-use sidecore_experiments::stats;
 use sidecore_tests::guest::{Accel, Counters, GuestImage, VcpuStats};
 use sidecore_tests::lab::{Family, Lab, LabPlan};
 use sidecore_tests::paths;
@@ -16,7 +15,7 @@ use sidecore_tests::process::eventually;
 use sidecore_tests::rules::Machine;
 use sidecore_tests::tcp::{self, RoundTrips, Stream, Underway};
 
-use crate::measure::{Counted, Mode, Outcome, RingFormat, Sum};
+use crate::measure::{Counted, Mode, Outcome, RingFormat, Sum, load};
 
 /// Whether stock guests run under KVM on this machine. Only then have they exits to be counted, and rows.
 #[derive(Debug, Clone, Serialize)]
@@ -138,18 +137,12 @@ pub fn outcome(row: &Row, turns: &[Turn], stock_guests: &StockGuests) -> Outcome
         switch_kicks += turn.switch_counts.0;
         switch_calls += turn.switch_counts.1;
     }
-    let Sum { asked, streamed, rounds } = sum;
     Outcome {
         mode: row.mode,
-        load: if row.pause.is_zero() { "busy" } else { "idle" },
+        load: load(row.pause),
         ring: row.ring,
         interrupts: true,
-        cost: asked.cost(),
-        rtt_p50_us: stats::median(&rounds.rtt_p50_us).unwrap_or_default(),
-        rtt_p99_us: stats::median(&rounds.rtt_p99_us).unwrap_or_default(),
-        stream_pps: stats::median(&rounds.stream_pps),
-        rounds,
-        stream: streamed.map(|streamed| streamed.cost()),
+        measured: sum.into(),
         switch_kicks,
         switch_calls,
         guest: "linux",

@@ -60,6 +60,11 @@ impl RingFormat {
     }
 }
 
+/// What `exits.json` calls a load with such a pause before each round trip.
+pub(crate) fn load(pause: Duration) -> &'static str {
+    if pause.is_zero() { "busy" } else { "idle" }
+}
+
 /// What is measured, and how much of it in each round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Row {
@@ -182,17 +187,9 @@ impl Sum {
     }
 }
 
-/// A row's results.
+/// What the rounds of a row come to.
 #[derive(Debug, Clone, Serialize)]
-pub struct Outcome {
-    /// How the switch waited.
-    pub mode: Mode,
-    /// `busy`, or `idle`: with a pause before each round trip.
-    pub load: &'static str,
-    /// Ring format.
-    pub ring: RingFormat,
-    /// Whether the guest waited for interrupts.
-    pub interrupts: bool,
+pub struct Measured {
     /// The round trips' packets, one at a time.
     #[serde(flatten)]
     pub cost: Cost,
@@ -206,6 +203,35 @@ pub struct Outcome {
     pub rounds: Rounds,
     /// The stream's packets, up to 128 of them under way.
     pub stream: Option<Cost>,
+}
+
+impl From<Sum> for Measured {
+    fn from(Sum { asked, streamed, rounds }: Sum) -> Self {
+        Self {
+            cost: asked.cost(),
+            rtt_p50_us: stats::median(&rounds.rtt_p50_us).unwrap_or_default(),
+            rtt_p99_us: stats::median(&rounds.rtt_p99_us).unwrap_or_default(),
+            stream_pps: stats::median(&rounds.stream_pps),
+            rounds,
+            stream: streamed.map(|streamed| streamed.cost()),
+        }
+    }
+}
+
+/// A row's results.
+#[derive(Debug, Clone, Serialize)]
+pub struct Outcome {
+    /// How the switch waited.
+    pub mode: Mode,
+    /// `busy`, or `idle`: with a pause before each round trip.
+    pub load: &'static str,
+    /// Ring format.
+    pub ring: RingFormat,
+    /// Whether the guest waited for interrupts.
+    pub interrupts: bool,
+    /// What was measured.
+    #[serde(flatten)]
+    pub measured: Measured,
     /// Kicks and calls as the switch counted them, from its start to its end.
     pub switch_kicks: u64,
     /// As above.
@@ -346,18 +372,12 @@ impl Bench<'_> {
         scene.halt(false)?;
         let (switch_kicks, switch_calls) = scene.switch_counts()?;
         scene.stop()?;
-        let Sum { asked, streamed, rounds } = sum;
         Ok(Outcome {
             mode: row.mode,
-            load: if row.pause.is_zero() { "busy" } else { "idle" },
+            load: load(row.pause),
             ring: row.ring,
             interrupts: row.interrupts,
-            cost: asked.cost(),
-            rtt_p50_us: stats::median(&rounds.rtt_p50_us).unwrap_or_default(),
-            rtt_p99_us: stats::median(&rounds.rtt_p99_us).unwrap_or_default(),
-            stream_pps: stats::median(&rounds.stream_pps),
-            rounds,
-            stream: streamed.map(|streamed| streamed.cost()),
+            measured: sum.into(),
             switch_kicks,
             switch_calls,
             guest: if self.with_kvm { "kvm" } else { "thread" },

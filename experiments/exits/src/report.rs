@@ -44,17 +44,18 @@ pub fn line(outcome: &Outcome) -> String {
         "kvm" => "ring 3",
         other => other,
     };
+    let measured = &outcome.measured;
     let mut text = format!(
         "{guest:<6} {mode:<9} {:<5} {:<7} {interrupts:<10} {} {:>22} {:>8.1} {:>9}",
         outcome.load,
         outcome.ring.name(),
-        costs(&outcome.cost),
-        estimate(&outcome.rounds.rtt_p50_us),
-        outcome.rtt_p99_us,
-        outcome.cost.packets,
+        costs(&measured.cost),
+        estimate(&measured.rounds.rtt_p50_us),
+        measured.rtt_p99_us,
+        measured.cost.packets,
     );
-    if let Some(stream) = &outcome.stream {
-        let mpps: Vec<f64> = outcome.rounds.stream_pps.iter().map(|pps| pps / 1e6).collect();
+    if let Some(stream) = &measured.stream {
+        let mpps: Vec<f64> = measured.rounds.stream_pps.iter().map(|pps| pps / 1e6).collect();
         let _ = write!(text, "  {} {:>20}", costs(stream), estimate(&mpps));
     }
     if let Some(tcp) = &outcome.tcp {
@@ -87,9 +88,10 @@ fn without_sign(exits: f64) -> f64 {
 pub fn objections(outcomes: &[Outcome], none: f64) -> Vec<String> {
     let mut objections = Vec::new();
     for outcome in outcomes {
+        let (one_by_one, stream) = (&outcome.measured.cost, outcome.measured.stream.as_ref());
         let name = format!("{}, {}, {} rings", outcome.guest, outcome.mode.name(), outcome.ring.name());
         let is_exitless = outcome.mode == Mode::Poll && !outcome.interrupts;
-        for cost in [Some(&outcome.cost), outcome.stream.as_ref()].into_iter().flatten() {
+        for cost in [Some(one_by_one), stream].into_iter().flatten() {
             let exits = cost.exits_per_packet;
             if is_exitless && exits.is_some_and(|exits| exits.abs() >= none) {
                 objections.push(format!("{name}: {:.4} exits a packet", exits.unwrap_or_default()));
@@ -101,10 +103,11 @@ pub fn objections(outcomes: &[Outcome], none: f64) -> Vec<String> {
                 objections.push(format!("{name}: a guest of a polling switch kicked"));
             }
         }
-        if outcome.mode == Mode::Trap && outcome.cost.exits_per_packet.is_some_and(|exits| exits < COUNTED) {
+        if outcome.mode == Mode::Trap
+            && let Some(exits) = one_by_one.exits_per_packet.filter(|exits| *exits < COUNTED)
+        {
             objections.push(format!(
-                "{name}: {:.2} exits a packet, where each has to be kicked for: the counter is not to be believed",
-                outcome.cost.exits_per_packet.unwrap_or_default()
+                "{name}: {exits:.2} exits a packet, where each has to be kicked for: the counter is not to be believed"
             ));
         }
     }

@@ -33,7 +33,7 @@ fn linux_guests_kick_a_sleeping_switch_and_never_a_polling_one() {
         assert!(asked.calls > 0 && streamed.calls > 0, "a driver that sleeps is interrupted");
 
         let outcome = linux::outcome(&row, std::slice::from_ref(&turn), &stock_guests);
-        let kicks = outcome.cost.kicks_per_packet;
+        let kicks = outcome.measured.cost.kicks_per_packet;
         match mode {
             Mode::Trap => assert!(kicks > 0.3, "a packet by itself is kicked for: {kicks}"),
             _ => assert_eq!((asked.kicks, streamed.kicks, turn.switch_counts.0), (0, 0, 0)),
@@ -41,9 +41,9 @@ fn linux_guests_kick_a_sleeping_switch_and_never_a_polling_one() {
         assert!((kicks * asked.packets as f64 - asked.kicks as f64).abs() < 0.5);
         let time = asked.time.as_secs_f64();
         assert!((0.5..5.0).contains(&time), "the window is as long as it should be: {time}");
-        let exits = [outcome.cost.exits_raw, outcome.cost.exits_baseline];
+        let exits = [outcome.measured.cost.exits_raw, outcome.measured.cost.exits_baseline];
         assert_eq!(exits.map(|exits| exits.is_some()), [under_kvm; 2], "KVM counts, or nobody does");
-        assert_eq!(outcome.cost.exits_per_packet.is_some(), under_kvm);
-        assert_eq!((asked.busy.is_empty(), outcome.cost.exits_by_cause.is_empty()), (!under_kvm, !under_kvm));
+        assert_eq!(outcome.measured.cost.exits_per_packet.is_some(), under_kvm);
+        assert_eq!((asked.busy.is_empty(), outcome.measured.cost.exits_by_cause.is_empty()), (!under_kvm, !under_kvm));
     }
 }
