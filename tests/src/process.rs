@@ -14,6 +14,10 @@ use rustix::process::{Pid, Signal, kill_process};
 /// How often a condition is looked at while waiting for it.
 const POLL: Duration = Duration::from_millis(10);
 
+/// The same while a process becomes the program that was asked for, and the longest wait for that.
+const EXEC_POLL: Duration = Duration::from_micros(200);
+const EXEC_LIMIT: Duration = Duration::from_secs(20);
+
 /// Lines of a log that are shown when something failed.
 const TAIL_LINES: usize = 60;
 
@@ -47,7 +51,21 @@ impl Process {
             .process_group(0)
             .spawn()
             .with_context(|| format!("cannot start {}", program.display()))?;
-        Ok(Self { name: name.to_owned(), child, log: log.to_owned() })
+        let me = Self { name: name.to_owned(), child, log: log.to_owned() };
+        me.wait_for_program()?;
+        Ok(me)
+    }
+
+    /// Waits until setpriv has become the program: before that a signal would end setpriv, and /proc would tell of it.
+    fn wait_for_program(&self) -> Result<()> {
+        let exe = format!("/proc/{}/exe", self.pid());
+        let deadline = Instant::now() + EXEC_LIMIT;
+        // Of a process that has ended already nothing can be read.
+        while std::fs::read_link(&exe).is_ok_and(|exe| exe.ends_with("setpriv")) {
+            ensure!(Instant::now() < deadline, "{} did not begin within {EXEC_LIMIT:?}\n{}", self.name, self.tail());
+            std::thread::sleep(EXEC_POLL);
+        }
+        Ok(())
     }
 
     /// The process id.
@@ -214,6 +232,8 @@ mod tests {
     fn a_process_is_gone_when_its_value_is() {
         let dir = tempfile::tempdir().unwrap();
         let process = Process::spawn("sleeper", "sleep", ["60"], &dir.path().join("log")).unwrap();
+        let command = std::fs::read(format!("/proc/{}/cmdline", process.pid())).unwrap();
+        assert_eq!(command, b"sleep\x0060\0", "it is the program as soon as it has a value");
         let proc_dir = PathBuf::from(format!("/proc/{}", process.pid()));
         assert!(proc_dir.exists());
         drop(process);
