@@ -43,6 +43,24 @@ fn examples_are_valid() {
     assert_eq!(server.guests[0].socket_access.group, Some(Account::Name("kvm".into())));
 }
 
+/// What the README has a reader write into `sidecore.toml`; a block without `[switch]` goes on from the first one.
+#[test]
+fn the_readmes_blocks_are_valid() {
+    let readme = include_str!("../../README.md");
+    let lines: Vec<&str> = readme.lines().map(str::trim).collect();
+    let blocks: Vec<String> = lines
+        .split(|line| *line == "```toml")
+        .skip(1)
+        .filter_map(|rest| Some(rest.split(|line| *line == "```").next()?.join("\n")))
+        .collect();
+    let [whole, guest] = &blocks[..] else { panic!("two blocks: {blocks:?}") };
+    let first = parse(whole);
+    assert_eq!((first.guests.len(), first.uplinks[0].device.driver()), (1, Some("net_af_packet")));
+    let (switch, _) = whole.split_once("[[guest]]").unwrap();
+    let second = parse(&format!("{switch}{guest}"));
+    assert_eq!(second.guests[0].socket_access.group, Some(Account::Name("kvm".into())));
+}
+
 /// The defaults in the schema are written by hand next to each key; this holds them to what the checks do.
 #[test]
 fn documented_defaults_are_the_real_ones() {

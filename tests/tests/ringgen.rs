@@ -194,7 +194,8 @@ fn pings_have_neighbours_that_stream() {
 #[test]
 fn duplex_is_a_stream_in_both_directions() {
     let rig = Rig::new(4, &["queue_pairs = 2"]);
-    let line = "duplex --queue-pairs 2 --flows 4 --ring packed --verify full --in-flight 40 --patience-s 0 --duration-s 0.5";
+    let line =
+        "duplex --queue-pairs 2 --flows 4 --ring packed --verify full --in-flight 40 --patience-s 0 --duration-s 0.5";
     let report = rig.ringgen(line);
     assert_eq!(count(&report, "flows"), 4 * 4);
     let guests = report["per_guest"].as_array().unwrap();
