@@ -174,7 +174,8 @@ impl TxQueue {
 
     /// Pulls packets into `burst` until the ring or the burst's room is exhausted; takes no more chains than the burst may have packets. They are the
     /// guest's again after [`TxQueue::complete`].
-    #[inline]
+    // Always: where a switch has a second, rare caller the compiler would leave it a call in the first one, too.
+    #[inline(always)]
     pub fn pull<'a>(&'a mut self, burst: &mut Burst<'a>) -> Pulled {
         let Self { ring, features, enabled, fault, region_hint, last_pull, memory, counters, .. } = self;
         let counters: &TxCounters = &counters.tx;

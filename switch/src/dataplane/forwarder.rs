@@ -13,7 +13,7 @@ use vm_ports::{BURST_PACKETS, Burst, ETHERNET_BYTES, Packet, TxQueue};
 pub(super) use self::outputs::Outputs;
 use self::outputs::{Exit, reason, shape};
 pub(super) use self::pace::Between;
-use self::pace::Pace;
+use self::pace::{Pacing, Parts, Whole};
 use super::accounting::{Charge, SourceId};
 use super::handover::TableVersion;
 use super::held::HeldCall;
@@ -123,7 +123,14 @@ impl Forwarder {
         now: Now,
         between: Option<&mut dyn Between>,
     ) -> i64 {
-        let mut pace = Pace::new(between);
+        match between {
+            None => self.forward_at(&mut Whole, burst, origin, now),
+            Some(between) => self.forward_at(&mut Parts::new(between), burst, origin, now),
+        }
+    }
+
+    #[inline]
+    fn forward_at(&mut self, pace: &mut impl Pacing, burst: &mut Burst<'_>, origin: &mut Origin, now: Now) -> i64 {
         let mut copied = 0;
         let mut next = 0;
         while next < burst.len() {
@@ -139,7 +146,7 @@ impl Forwarder {
             let port = match target {
                 Target::One(port) => port,
                 Target::Flood => {
-                    copied += self.flood((&mut *burst, index), origin, ingress, &mut pace);
+                    copied += self.flood((&mut *burst, index), origin, ingress, pace);
                     continue;
                 }
             };
@@ -149,7 +156,7 @@ impl Forwarder {
             let exit = self.table.get(port).and_then(|entry| self.out.exit(entry, ingress, self.out.me));
             let mut first = index;
             while first < next {
-                let part = first..first + pace.most(burst.run(first..next).packets());
+                let part = pace.part(burst, first..next);
                 first = part.end;
                 match exit {
                     Some(Exit::Core(core, port)) => {
@@ -191,7 +198,8 @@ impl Forwarder {
     }
 
     /// Source check, VLAN, learning, look-up: all on the snapshot. None of them where the last lasting route holds.
-    #[inline]
+    // Always, as it would be if there were no bursts in parts: with two callers the compiler leaves it a call.
+    #[inline(always)]
     fn route(&mut self, packet: &Packet, origin: &mut Origin, now: Now) -> Result<Route, DropReason> {
         let ethernet = packet.ethernet();
         let basis = Basis { fdb: self.fdb.edition(), table: self.table.version(), seconds: now.seconds };
@@ -245,7 +253,20 @@ impl Forwarder {
         from: usize,
         between: Option<&mut dyn Between>,
     ) -> ArrayVec<(usize, Errand), BURST_PACKETS> {
-        let mut pace = Pace::new(between);
+        match between {
+            None => self.receive_at(&mut Whole, burst, groups, from),
+            Some(between) => self.receive_at(&mut Parts::new(between), burst, groups, from),
+        }
+    }
+
+    #[inline]
+    fn receive_at(
+        &mut self,
+        pace: &mut impl Pacing,
+        burst: &mut Burst<'_>,
+        groups: &Groups<'_>,
+        from: usize,
+    ) -> ArrayVec<(usize, Errand), BURST_PACKETS> {
         let mut parked = ArrayVec::new();
         let mut groups = groups.iter().peekable();
         let mut next = 0;
@@ -258,7 +279,7 @@ impl Forwarder {
                 Errand::Copy(port) => (port, Charge::Copy),
                 Errand::Flood { copies } => {
                     for index in first..next {
-                        let awaited = self.receive_flood((&mut *burst, index), (label, copies), from, &mut pace);
+                        let awaited = self.receive_flood((&mut *burst, index), (label, copies), from, pace);
                         parked.extend(awaited.map(|port| (index, Errand::Copy(port))));
                     }
                     continue;
@@ -272,7 +293,7 @@ impl Forwarder {
                 }
                 let mut first = first;
                 while first < next {
-                    let part = first..first + pace.most(burst.run(first..next).packets());
+                    let part = pace.part(burst, first..next);
                     first = part.end;
                     self.out.leave(exit, burst, part.clone(), label.source, charge);
                     pace.count(burst, part, self);

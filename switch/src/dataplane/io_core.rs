@@ -65,7 +65,8 @@ struct Spent {
 
 impl GuestTx {
     /// Charges the guest for a burst. Whether another one may follow in this round.
-    #[inline]
+    // Always, as it would be if there were no turns in the middle of bursts: with two callers the compiler leaves it a call.
+    #[inline(always)]
     fn account(&mut self, spent: &Spent, rounds: &mut Rounds, counters: &CoreCounters) -> bool {
         let Spent { pulled, most, flooded, from, to } = spent;
         if ACCOUNTS {

@@ -6,7 +6,7 @@ use super::super::accounting::Charge;
 use super::super::ports::{PortEntry, PortTable};
 use super::super::turns::cost;
 use super::super::xcore::{Errand, Label};
-use super::pace::Pace;
+use super::pace::Pacing;
 use super::{Forwarder, Origin};
 use crate::forwarding::{DropReason, Ingress, PortId, VlanId};
 
@@ -18,7 +18,7 @@ impl Forwarder {
         (burst, index): (&mut Burst<'_>, usize),
         origin: &Origin,
         ingress: Ingress,
-        pace: &mut Pace<'_>,
+        pace: &mut dyn Pacing,
     ) -> i64 {
         let Self { table, out, .. } = &mut *self;
         let mut copies = 0;
@@ -74,7 +74,7 @@ impl Forwarder {
         (burst, index): (&mut Burst<'_>, usize),
         (label, expected): (&Label, u16),
         from: usize,
-        pace: &mut Pace<'_>,
+        pace: &mut dyn Pacing,
     ) -> Option<PortId> {
         let mut ingress = label.ingress;
         let mut made = 0;

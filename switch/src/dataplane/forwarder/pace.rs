@@ -19,33 +19,55 @@ pub(in super::super) trait Between {
 /// What goes out between two looks, by what packets cost: two of 1518 bytes, five of the shortest ones, one of any length.
 const PART: i64 = 5 << 10;
 
-/// What has gone out since others were looked at.
-pub(super) struct Pace<'b> {
-    between: Option<&'b mut dyn Between>,
+/// In what parts a burst goes out.
+pub(super) trait Pacing {
+    /// The packets at the beginning of these, which follow each other, that may go out now: one at least.
+    fn part(&self, burst: &Burst<'_>, packets: Range<usize>) -> Range<usize>;
+
+    /// Counts packets that went out. Where it is time for that, others are looked at, and have their turn if they want it.
+    fn count(&mut self, burst: &Burst<'_>, packets: Range<usize>, forwarder: &mut Forwarder);
+}
+
+/// All of it at once: there is nobody else.
+pub(super) struct Whole;
+
+impl Pacing for Whole {
+    #[inline]
+    fn part(&self, _: &Burst<'_>, packets: Range<usize>) -> Range<usize> {
+        packets
+    }
+
+    #[inline]
+    fn count(&mut self, _: &Burst<'_>, _: Range<usize>, _: &mut Forwarder) {}
+}
+
+/// In parts, between which others are looked at.
+pub(super) struct Parts<'b> {
+    between: &'b mut dyn Between,
+    /// What has gone out since the last look.
     spent: i64,
 }
 
-impl<'b> Pace<'b> {
-    #[inline]
-    pub(super) fn new(between: Option<&'b mut dyn Between>) -> Self {
+impl<'b> Parts<'b> {
+    pub(super) fn new(between: &'b mut dyn Between) -> Self {
         Self { between, spent: 0 }
     }
+}
 
-    /// How many of these packets, which follow each other, may go out until then: one at least.
+impl Pacing for Parts<'_> {
     #[inline]
-    pub(super) fn most(&self, packets: &[Packet]) -> usize {
-        if self.between.is_none() { packets.len() } else { within(PART - self.spent, packets) }
+    fn part(&self, burst: &Burst<'_>, packets: Range<usize>) -> Range<usize> {
+        let most = within(PART - self.spent, burst.run(packets.clone()).packets());
+        packets.start..packets.start + most
     }
 
-    /// Counts packets that went out. Where it is time for that, others are looked at, and have their turn if they want it.
     #[inline]
-    pub(super) fn count(&mut self, burst: &Burst<'_>, packets: Range<usize>, forwarder: &mut Forwarder) {
-        let Some(between) = &mut self.between else { return };
+    fn count(&mut self, burst: &Burst<'_>, packets: Range<usize>, forwarder: &mut Forwarder) {
         self.spent += burst.run(packets).packets().iter().map(|packet| cost(1, packet.len())).sum::<i64>();
         if self.spent >= PART {
             self.spent = 0;
-            if between.is_wanted() {
-                between.take_turn(forwarder);
+            if self.between.is_wanted() {
+                self.between.take_turn(forwarder);
             }
         }
     }
