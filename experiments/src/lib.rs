@@ -12,13 +12,14 @@
 //! | [`judge`] | what makes a row count |
 //! | [`stats`] | medians, ratios and their intervals |
 //! | [`results`], [`report`] | JSON; the table and the picture |
-//! | [`threads`], [`quota`] | threads of the systems, and their share of a CPU |
+//! | [`threads`], [`quota`], [`occupied`] | threads of the systems, and their share of a CPU |
 //! | [`machine`], [`options`] | what it was measured on; the command line |
 #![forbid(unsafe_code)]
 
 pub mod bench;
 pub mod judge;
 pub mod machine;
+pub mod occupied;
 pub mod options;
 pub mod quota;
 pub mod report;

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use super::Lab;
 use super::turns::TURNS;
-use crate::quota::Quota;
+use crate::occupied::Occupier;
 use crate::ringgen::{self, Report, Session};
 use crate::threads;
 
@@ -30,13 +30,13 @@ const THREADS_DEADLINE: Duration = Duration::from_secs(10);
 
 /// A switch on a stage.
 pub struct Stage {
-    // Dropped in this order: a thread leaves its group before it ends.
-    quotas: Vec<Quota>,
+    occupiers: Vec<Occupier>,
     /// The switch.
     pub switch: SwitchProcess,
     config: SwitchConfig,
     folder: TempDir,
-    io_cores: usize,
+    /// The CPU of each I/O core.
+    cpus: Vec<usize>,
     /// Whether an I/O core has the generator's CPU, or would have if there were two.
     pub gives_way: bool,
 }
@@ -65,8 +65,14 @@ impl Load {
     /// The same for a session of turns, of so many seconds together. There can be others at the stage: guests have their ports' numbers.
     #[must_use]
     pub fn in_turns(workload: &str, ports: Vec<usize>, seconds: f64) -> Self {
+        Self::in_so_many_turns(workload, ports, seconds, TURNS)
+    }
+
+    /// The same with another number of turns.
+    #[must_use]
+    pub fn in_so_many_turns(workload: &str, ports: Vec<usize>, seconds: f64, turns: usize) -> Self {
         let first = ports.first().copied().unwrap_or_default();
-        let seconds = (seconds / TURNS as f64 * 1e4).round() / 1e4;
+        let seconds = (seconds / turns as f64 * 1e4).round() / 1e4;
         let load = Self::with_waits(workload, ports, [seconds, TURN_WARM_UP_S, TURN_DRAIN_S]);
         if first == 0 { load } else { load.option("first-guest", first) }
     }
@@ -120,10 +126,9 @@ impl Stage {
 
     fn start_on(cpus: Vec<usize>, ports: impl FnOnce(SwitchConfig) -> SwitchConfig) -> Result<Self> {
         let folder = SwitchProcess::folder()?;
-        let io_cores = cpus.len();
-        let config = ports(SwitchConfig::new(folder.path()).on_cpus(cpus));
+        let config = ports(SwitchConfig::new(folder.path()).on_cpus(cpus.clone()));
         let switch = SwitchProcess::start(&config)?;
-        Ok(Self { quotas: Vec::new(), switch, config, folder, io_cores, gives_way: false })
+        Ok(Self { occupiers: Vec::new(), switch, config, folder, cpus, gives_way: false })
     }
 
     /// Halts the switch while another one is measured on its CPUs, or lets it go on.
@@ -133,16 +138,13 @@ impl Stage {
 
     /// Gives each I/O core a share of its CPU, so that the switch is the limit and not the generator.
     pub fn limit(&mut self, share: f64) -> Result<()> {
-        let pid = self.switch.process().pid();
-        for id in self.io_core_threads()? {
-            self.quotas.push(Quota::new(share, &[(pid, id)])?);
-        }
+        self.occupiers = self.cpus.iter().map(|cpu| Occupier::leave(share, *cpu)).collect::<Result<_>>()?;
         Ok(())
     }
 
     /// The threads of all I/O cores.
     fn io_core_threads(&mut self) -> Result<Vec<u32>> {
-        let (pid, cores) = (self.switch.process().pid(), self.io_cores);
+        let (pid, cores) = (self.switch.process().pid(), self.cpus.len());
         eventually("threads of all I/O cores", THREADS_DEADLINE, || {
             let threads = threads::of_process(pid)?;
             let ids: Vec<u32> =

@@ -9,6 +9,7 @@ use super::super::traffic::BACKLOG;
 use super::super::{Lab, jain};
 use super::limit::Limit;
 use super::{BUSY, cell, estimate, stage};
+use crate::occupied::SLICE;
 use crate::ringgen::Report;
 use crate::stats::{self, Ratio, median};
 
@@ -65,9 +66,10 @@ pub(super) fn find(lab: &Lab, finding: &mut Finding) -> Result<()> {
     finding.charts.push(chart(&places, most));
     finding.setup.push(match limited {
         Ok(()) => format!(
-            "For the load beyond the limit the I/O core's thread has {SHARE} of its CPU (a control group; a millisecond in two), so that the \
-             switch is the limit and not the generator, which idles as the table says. Guests have a queue of {BACKLOG} packets before their \
-             rings, as Linux has, so that what they ask for while the core has no CPU is asked for afterwards."
+            "For the load beyond the limit the I/O core's thread has {SHARE} of its CPU, some {} µs at a time, since another thread has it in \
+             between, so that the switch is the limit and not the generator, which idles as the table says. Guests have a queue of {BACKLOG} \
+             packets before their rings, as Linux has.",
+            SLICE.as_micros()
         ),
         Err(error) => format!("No limit could be set for the I/O core's thread, so that the generator may have been the limit: {error:#}"),
     });
