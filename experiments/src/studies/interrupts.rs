@@ -8,7 +8,7 @@ use super::Lab;
 use super::finding::{Axis, Bound, Chart, Claim, Finding, Kind, Point, Series, Table, show};
 use super::saturation::stage;
 use super::stage::Load;
-use super::turns::{self, Case};
+use super::turns::{self, Case, TURNS};
 use crate::ringgen::Report;
 use crate::stats::{self, Ratio};
 
@@ -126,7 +126,7 @@ pub fn run(lab: &Lab) -> Result<Finding> {
             "Packets of 64 B. Pings: round trips, with so many under way. Streams at a rate: one way, from when the sender made the packet. At full \
              speed latency is that of full rings."
                 .to_owned(),
-            format!("Each setting has a pair of guests at the same switch; the others are silent meanwhile. {}", turns::setup(lab)),
+            format!("Each setting has a pair of guests at the same switch; the others are silent meanwhile. {}", turns::setup(lab, TURNS)),
             load(lab, &WORKS[0], 0).shown(),
         ],
         repeat: "make experiments ONLY=interrupts".to_owned(),

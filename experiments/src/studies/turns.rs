@@ -20,32 +20,47 @@ pub struct Case<'s> {
 /// Turns of each case in a round.
 pub const TURNS: usize = 8;
 
-/// How cases are measured, for the report.
+/// How cases are measured that take so many turns in a round, for the report.
 #[must_use]
-pub fn setup(lab: &Lab) -> String {
+pub fn setup(lab: &Lab, turns: usize) -> String {
     format!(
-        "In a round all cases take {TURNS} turns each, of {:.0} ms, one after another, so that a machine which changes its speed changes it for all \
+        "In a round all cases take {turns} turns each, of {:.1} ms, one after another, so that a machine which changes its speed changes it for all \
          of them; guests stay connected, and connect anew for the next round. A round's figures are those of all turns of a case together: quantiles \
          are of everything that was timed in any of them, and calls, packets and CPU time are counted in these turns alone.",
-        lab.effort.seconds / TURNS as f64 * 1e3
+        lab.effort.seconds / turns as f64 * 1e3
     )
 }
 
 /// Rounds of cases at every place. Returns the reports of each case: those of the first place's cases, then those of the next one's.
-pub fn rounds<P>(lab: &Lab, places: &[P], round: impl FnMut(&P) -> Result<Vec<Report>>) -> Result<Vec<Vec<Report>>> {
-    let by_case = |rounds: Vec<Vec<Report>>| {
+pub fn rounds<P, R: Clone>(lab: &Lab, places: &[P], round: impl FnMut(&P) -> Result<Vec<R>>) -> Result<Vec<Vec<R>>> {
+    let by_case = |rounds: Vec<Vec<R>>| {
         let cases = rounds.first().map_or(0, Vec::len);
         (0..cases).map(move |case| rounds.iter().map(|reports| reports[case].clone()).collect::<Vec<_>>())
     };
     Ok(lab.rounds(places, round)?.into_iter().flat_map(by_case).collect())
 }
 
-/// One round. Each case is first in its turn, and its guests connect in the first one. Returns a report for each case, of all its turns together. No
-/// packet may have been spoiled. Switches are halted afterwards.
+/// What a case came to in a round.
+#[derive(Debug, Clone)]
+pub struct Played {
+    /// All its turns together.
+    pub all: Report,
+    /// Each of them.
+    pub turns: Vec<Report>,
+}
+
+/// One round of [`TURNS`] turns. Returns a report for each case, of all its turns together.
 pub fn round(lab: &Lab, cases: &[Case]) -> Result<Vec<Report>> {
+    Ok(play(lab, cases, TURNS)?.into_iter().map(|played| played.all).collect())
+}
+
+/// One round of so many turns. Each case is first in its turn, and its guests connect in the first one. No packet may have been spoiled. Switches
+/// are halted afterwards.
+pub fn play(lab: &Lab, cases: &[Case], count: usize) -> Result<Vec<Played>> {
     let mut sessions: Vec<Option<Session>> = cases.iter().map(|_| None).collect();
+    let mut turns: Vec<Vec<Report>> = cases.iter().map(|_| Vec::with_capacity(count)).collect();
     cases.iter().try_for_each(|case| case.stage.halt(true))?;
-    for turn in 0..TURNS * cases.len() {
+    for turn in 0..count * cases.len() {
         let at = (turn + turn / cases.len()) % cases.len();
         let (case, session) = (&cases[at], &mut sessions[at]);
         case.stage.halt(false)?;
@@ -56,13 +71,14 @@ pub fn round(lab: &Lab, cases: &[Case]) -> Result<Vec<Report>> {
         let report = session.turn(&lab.interrupt).with_context(|| case.stage.tail())?;
         case.stage.halt(true)?;
         report.ensure_unspoiled()?;
+        turns[at].push(report);
     }
-    let end = |(case, session): (&Case, Option<Session>)| {
+    let end = |((case, session), turns): ((&Case, Option<Session>), _)| {
         // Alone, too: guests leave one after another, and each waits for its I/O core.
         case.stage.halt(false)?;
-        let report = session.context("there were no turns")?.end().with_context(|| case.stage.tail())?;
+        let all = session.context("there were no turns")?.end().with_context(|| case.stage.tail())?;
         case.stage.halt(true)?;
-        Ok(report)
+        Ok(Played { all, turns })
     };
-    cases.iter().zip(sessions).map(end).collect()
+    cases.iter().zip(sessions).zip(turns).map(end).collect()
 }
