@@ -90,6 +90,11 @@ fn count_before(text: &str, word: &str) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
+    use sidecore_tests::paths;
+
     use super::*;
 
     fn tally(lines: &[&str]) -> Tally {
@@ -133,6 +138,31 @@ mod tests {
         let tally = tally(&["test slow ... ignored, takes long", "test result: ok. 1 passed; 0 failed; 1 ignored"]);
         assert!(!tally.is_success(""));
         assert!(tally.is_success("slow: ignored"));
+    }
+
+    /// All Rust files below a folder.
+    fn sources(folder: &Path) -> Vec<PathBuf> {
+        let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let below = |path: PathBuf| if path.is_dir() { sources(&path) } else { vec![path] };
+        entries.flat_map(below).filter(|path| path.extension().is_some_and(|end| end == "rs")).collect()
+    }
+
+    /// Where a test can run here, nobody would notice before it cannot elsewhere.
+    #[test]
+    fn skips_that_the_code_spells_out_are_in_the_list() {
+        let listed = fs::read_to_string(paths::workspace().join("tests/skips.txt")).unwrap();
+        let mut found = 0;
+        for file in ["tests", "experiments"].iter().flat_map(|folder| sources(&paths::workspace().join(folder))) {
+            let text = fs::read_to_string(&file).unwrap();
+            for call in text.split("skip(").skip(1).filter_map(|rest| Some(rest.split_once(");")?.0)) {
+                let words: Vec<&str> = call.split('"').skip(1).step_by(2).collect();
+                let [name, reason] = words[..] else { continue };
+                let line = format!("{name}: {reason}");
+                assert!(listed.lines().any(|listed| listed == line), "{}: {line}", file.display());
+                found += 1;
+            }
+        }
+        assert!(found >= 8, "{found} found");
     }
 
     #[test]
