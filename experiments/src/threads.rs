@@ -92,7 +92,10 @@ impl Preferred {
     /// From now on.
     pub fn this_thread() -> Result<Self> {
         let id = rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs();
-        prefer(id).map(|()| Self(id))
+        // First, and dropped if the other fails: beside a thread that was favoured before it `chrt` would take a second.
+        favour(id)?;
+        let me = Self(id);
+        prefer(id).map(|()| me)
     }
 }
 
@@ -100,6 +103,7 @@ impl Drop for Preferred {
     fn drop(&mut self) {
         // It was raised a moment ago; what cannot be lowered is better than a panic.
         let _ = must(&["chrt", "-o", "-p", "0", &self.0.to_string()]);
+        let _ = pid(self.0).map(|id| setpriority_process(Some(id), 0));
     }
 }
 

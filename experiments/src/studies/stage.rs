@@ -14,7 +14,7 @@ use super::Lab;
 use super::turns::TURNS;
 use crate::occupied::Occupier;
 use crate::ringgen::{self, Report, Session};
-use crate::threads;
+use crate::threads::{self, Preferred};
 
 /// Seconds before the measured time, and the longest wait after it.
 const WARM_UP_S: f64 = 0.15;
@@ -116,12 +116,19 @@ impl Stage {
         let mut stage = Self { gives_way, ..Self::start_on(cpus, ports)? };
         if gives_way {
             let io_cores = stage.io_core_threads()?;
+            // The first that is favoured would have the CPU nearly for itself while the others' turn is yet to come.
+            let _first = Preferred::this_thread()?;
             for thread in threads::of_process(stage.switch.process().pid())? {
                 let is_io_core = io_cores.contains(&thread.id);
                 if is_io_core { threads::favour(thread.id) } else { threads::prefer(thread.id) }?;
             }
         }
         Ok(stage)
+    }
+
+    /// This thread, and what it starts, before an I/O core that has the generator's CPU, until that is dropped. None where none has.
+    pub fn preferred(&self) -> Result<Option<Preferred>> {
+        self.gives_way.then(Preferred::this_thread).transpose()
     }
 
     fn start_on(cpus: Vec<usize>, ports: impl FnOnce(SwitchConfig) -> SwitchConfig) -> Result<Self> {

@@ -39,6 +39,7 @@ pub(super) fn ensure_together(stage: &Stage, cores: usize) -> Result<()> {
 pub fn capacity(lab: &Lab) -> Result<Vec<[f64; 2]>> {
     let measured = lab.rounds(&[1, 2], |cores| {
         let stage = stage(lab, *cores)?;
+        let _preferred = stage.preferred()?;
         let streams = Streams::segments(lab, &stage, &[FASTEST; PAIRS])?;
         ensure_together(&stage, *cores)?;
         let pps = delivered(lab, &streams);

@@ -11,7 +11,6 @@ use super::super::stage::name;
 use super::super::traffic::Streams;
 use super::pairs::{FASTEST, PAIRS, can, ensure_together, rates, stage};
 use super::{AFTER, BEFORE, after_s, before_s};
-use crate::threads::Preferred;
 
 /// Between looks at the generator's counts, and of those between looks at the switch.
 const LOOK: Duration = Duration::from_millis(10);
@@ -112,6 +111,7 @@ impl Turn {
 /// One turn: the load shifts.
 pub(super) fn turn(lab: &Lab, case: Case) -> Result<Turn> {
     let stage = stage(lab, 2)?;
+    let _preferred = stage.preferred()?;
     let streams = Streams::segments(lab, &stage, &[FASTEST; PAIRS])?;
     let can = can(lab, &streams)?;
     let (before, after) = (rates(BEFORE, can), rates(AFTER, can));
@@ -119,8 +119,6 @@ pub(super) fn turn(lab: &Lab, case: Case) -> Result<Turn> {
     std::thread::sleep(Duration::from_millis(300));
     ensure_together(&stage, 2)?;
     let mut turn = Turn { can, asked: [before.iter().sum(), after.iter().sum()], ..Turn::default() };
-    // That takes a while beside the generator.
-    let preferred = stage.gives_way.then(Preferred::this_thread).transpose()?;
     let shift = Instant::now() + Duration::from_secs_f64(before_s(lab));
     let (mut shifted, mut is_on): (Option<SystemTime>, bool) = (None, false);
     let (mut first, mut last): (Option<Cycles>, Option<Cycles>) = (None, None);
@@ -164,7 +162,6 @@ pub(super) fn turn(lab: &Lab, case: Case) -> Result<Turn> {
             std::thread::sleep(Duration::from_millis(3));
         }
     }
-    drop(preferred);
     streams.finish()?;
     Ok(turn)
 }
