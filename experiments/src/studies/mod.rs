@@ -23,6 +23,7 @@ pub mod stage;
 pub mod traffic;
 pub mod turns;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -105,6 +106,13 @@ impl Cpus {
     pub fn spread(&self, count: usize) -> Vec<usize> {
         let all: Vec<usize> = self.io.iter().chain([&self.generator]).copied().collect();
         (0..count).map(|core| all[core % all.len()]).collect()
+    }
+
+    /// All of them, in the kernel's list format.
+    #[must_use]
+    pub fn list(&self) -> String {
+        let all: BTreeSet<usize> = self.io.iter().chain([&self.generator]).copied().collect();
+        all.iter().map(usize::to_string).collect::<Vec<_>>().join(",")
     }
 
     /// Whether so many I/O cores have a CPU each, and all else one besides.
@@ -235,6 +243,7 @@ mod tests {
     fn io_cores_share_cpus_only_where_they_have_to() {
         assert_eq!(Cpus::of(2).io_cores(2), [1, 1]);
         assert_eq!(Cpus::of(4).io_cores(2), [1, 2]);
+        assert_eq!((Cpus::of(1).list(), Cpus::of(3).list()), ("0".to_owned(), "0,1,2".to_owned()));
         assert_eq!((Cpus::of(2).spread(2), Cpus::of(4).spread(2)), (vec![1, 0], vec![1, 2]));
         assert!(Cpus::of(4).are_enough_for(3) && !Cpus::of(2).are_enough_for(2));
     }

@@ -35,11 +35,11 @@ pub fn run(lab: &Lab) -> Result<Finding> {
     for (shape, _) in SHAPES {
         lab.interrupt.check()?;
         let args = format!(
-            "--shape {shape} --cores {CORES} --guests {GUESTS} --seconds {seconds} --converged-s {converged} --seeds 1 --threads 1"
+            "--shape {shape} --cores {CORES} --guests {GUESTS} --seconds {seconds} --converged-s {converged} --seeds 1"
         );
         finding.setup.push(format!("sidecore-simulate {args}"));
         let args: Vec<String> = args.split(' ').map(str::to_owned).collect();
-        runs.push(simulate(&args, folder.path())?);
+        runs.push(simulate(lab, &args, folder.path())?);
     }
     finding.setup.push(
         "One seed; costs are the simulator's defaults, which say where they were measured (sidecore-simulate --help)."

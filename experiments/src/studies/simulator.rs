@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 use sidecore_tests::paths;
 use sidecore_tests::process::run;
 
+use super::Lab;
+
 /// A run of the simulator that is not over by then hangs.
 const LIMIT: Duration = Duration::from_secs(900);
 
@@ -61,10 +63,10 @@ struct Cell {
     runs: Vec<Simulated>,
 }
 
-/// Runs it with one scenario; returns the first seed's run of each policy.
-pub fn simulate(args: &[String], out: &Path) -> Result<Vec<Simulated>> {
-    let binary = paths::simulator()?.display().to_string();
-    let mut command = vec![binary];
+/// Runs it with one scenario, on all CPUs: nothing is timed. Returns the first seed's run of each policy.
+pub fn simulate(lab: &Lab, args: &[String], out: &Path) -> Result<Vec<Simulated>> {
+    let mut command: Vec<String> = ["taskset", "-c"].map(str::to_owned).to_vec();
+    command.extend([lab.cpus.list(), paths::simulator()?.display().to_string()]);
     command.extend_from_slice(args);
     command.extend(["--out".to_owned(), out.display().to_string()]);
     let output = run(&command, LIMIT)?;
