@@ -32,6 +32,17 @@ impl Machine {
     }
 }
 
+/// Memory that can be had without swapping, in MiB. None where the kernel does not say.
+#[must_use]
+pub fn available_mib() -> Option<u64> {
+    available(&fs::read_to_string("/proc/meminfo").ok()?)
+}
+
+fn available(meminfo: &str) -> Option<u64> {
+    let kib: u64 = field(meminfo, "MemAvailable")?.strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib / 1024)
+}
+
 fn processor(cpuinfo: &str) -> String {
     let model = field(cpuinfo, "model name").unwrap_or("unknown processor");
     let cpus = cpuinfo.lines().filter(|line| line.starts_with("processor")).count();
@@ -39,8 +50,8 @@ fn processor(cpuinfo: &str) -> String {
     format!("{cpus} CPUs, {model}{}", if guest { ", a virtual machine" } else { "" })
 }
 
-fn field<'t>(cpuinfo: &'t str, name: &str) -> Option<&'t str> {
-    let line = cpuinfo.lines().find(|line| line.split(':').next().is_some_and(|key| key.trim() == name))?;
+fn field<'t>(text: &'t str, name: &str) -> Option<&'t str> {
+    let line = text.lines().find(|line| line.split(':').next().is_some_and(|key| key.trim() == name))?;
     line.split_once(':').map(|(_, value)| value.trim())
 }
 
@@ -75,6 +86,13 @@ mod tests {
         let text = "processor\t: 0\nmodel name\t: Some CPU @ 2.0\nflags\t\t: fpu hypervisor avx\n\nprocessor\t: 1\n";
         assert_eq!(processor(text), "2 CPUs, Some CPU @ 2.0, a virtual machine");
         assert_eq!(processor("processor : 0\nflags : fpu\n"), "1 CPUs, unknown processor");
+    }
+
+    #[test]
+    fn memory_that_is_available_is_not_all_that_is_free() {
+        let text = "MemTotal:       24683968 kB\nMemFree:        17478000 kB\nMemAvailable:   23636012 kB\n";
+        assert_eq!(available(text), Some(23082));
+        assert_eq!(available("MemTotal: 24683968 kB\n"), None);
     }
 
     #[test]

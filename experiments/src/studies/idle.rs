@@ -1,6 +1,8 @@
 //! Idle guests: what a switch costs that has nothing to do, how late the packet is that wakes it, and what it costs to be able to sleep.
 
+mod crowd;
 mod firsts;
+mod plan;
 mod swaps;
 mod used;
 
@@ -9,36 +11,36 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::json;
-use sidecore_tests::process::{Process, eventually};
 use sidecore_tests::switch::SwitchConfig;
 use sidecore_tests::wake::WakeLimit;
 
+use self::crowd::{Awake, Crowd};
 use self::firsts::Pair;
+use self::plan::{MOST_THREADS, Plan, needed_mib};
 use self::swaps::{SWAPS, Swap};
 use self::used::Used;
 use super::finding::{Axis, Bound, Chart, Claim, Finding, Kind, Point, Series, Table, number, show};
 use super::stage::{Load, Stage, name};
 use super::turns::{self, Case, TURNS};
 use super::{Effort, Lab};
+use crate::machine;
 use crate::stats::{self, Ratio, median};
 
 const MODES: [&str; 4] = ["poll", "adaptive", AWAKE, "trap"];
 /// Mode `adaptive` where the CPU of a core that sleeps does not halt (`wake_latency_us = 0`).
 const AWAKE: &str = "adaptive, 0 µs";
 /// Guests, of which two exchange something.
-const GUESTS: [usize; 5] = [2, FEW, TRAP_GUESTS, 256, 1000];
+const GUESTS: [usize; 4] = [2, FEW, 256, MOST];
 /// Guests in turns, and where CPUs do not halt: that has nothing to do with guests.
 const FEW: usize = 16;
-/// Most guests in mode `trap`: a switch has at most 64 I/O cores and threads of guests. The other modes are not measured with so many.
-const TRAP_GUESTS: usize = 63;
+/// Most guests. With so many, first packets are compared with bare wake-ups in mode `adaptive`.
+const MOST: usize = 1000;
 /// Packets a second of the guest that sends: the switch has long been asleep when the next one comes.
 const RATE: f64 = 250.0;
 /// First packets in a turn for each second that one lasts.
 const FIRSTS: f64 = 1000.0;
 /// What it takes until nobody thinks of what was before.
 const CALM: Duration = Duration::from_millis(250);
-/// What connecting all guests may take.
-const CONNECTED: Duration = Duration::from_secs(60);
 /// Busy pairs, and the size of their packets: copying makes the core the limit.
 const PAIRS: usize = 4;
 const LONG: usize = 1518;
@@ -46,6 +48,7 @@ const LONG: usize = 1518;
 const BUSY_PAIRS: usize = 2;
 
 /// What a turn came to.
+#[derive(Debug)]
 struct Turn {
     /// Parts of a CPU that the switch used without a packet, by the name of its threads; and all of them with some packets.
     silent: BTreeMap<String, f64>,
@@ -62,10 +65,12 @@ impl Turn {
     }
 }
 
-/// A mode and a number of guests, and what the rounds came to.
+/// A mode and a number of guests, the numbers of the switches that have them, and what the rounds came to.
+#[derive(Debug)]
 struct Place {
     mode: &'static str,
     guests: usize,
+    switches: Vec<usize>,
     turns: Vec<Turn>,
 }
 
@@ -84,8 +89,14 @@ impl Place {
 pub fn run(lab: &Lab) -> Result<Finding> {
     let counts = counts(lab.effort);
     let limit = lab.cpus.io_cores(1).first().and_then(|cpu| WakeLimit::of(*cpu));
-    let places = measure(lab, counts, limit.is_some())?;
-    let swaps = swaps::swaps(lab, FEW, limit.as_ref())?;
+    let can_stay_awake = limit.is_some();
+    let available_mib = machine::available_mib().unwrap_or(u64::MAX);
+    let Plan { switches, mut places, left_out } = Plan::new(counts, can_stay_awake, available_mib);
+    let (crowds, awake) = crowd::start_all(lab, &switches, limit)?;
+    measure(lab, &mut places, &crowds, awake.as_ref())?;
+    let swaps = swaps::swaps(lab, sides(&places, &crowds)?, awake.as_ref())?;
+    // Whoever is under load has the memory for itself.
+    drop((crowds, awake));
     let busy = busy(lab)?;
     let mut finding = Finding {
         name: "idle".to_owned(),
@@ -93,23 +104,26 @@ pub fn run(lab: &Lab) -> Result<Finding> {
         question: "How much of a CPU does a switch use whose guests send nothing, and how long does a packet take that comes then: with cores that \
                    poll, that sleep, and with a thread for each guest (traditional)? And what does the ability to sleep cost under load?"
             .to_owned(),
-        setup: setup(limit.is_some()),
+        setup: setup(can_stay_awake),
         repeat: "make experiments ONLY=idle".to_owned(),
         conditions: lab.conditions(),
         ..Finding::default()
     };
     finding.tables.push(table(&places));
-    finding.tables.push(swaps::table(FEW, &swaps, places.last()));
+    let most = places.iter().rfind(|place| !place.pairs().is_empty());
+    finding.tables.push(swaps::table(FEW, &swaps, most));
     finding.tables.push(threads_table(&places));
     let cpu = ("cpu", "CPU that an idle switch uses");
     finding.charts.push(chart(cpu, (counts, &places), Axis::log("% of a CPU"), |turn| turn.cpu() * 100.0));
     let latency = ("latency", "First packet after a silence, 99th percentile");
     finding.charts.push(chart(latency, (counts, &places), Axis::log("µs"), |turn| turn.latency[1]));
     judge_cpu(&mut finding, &places, counts[counts.len() - 1]);
+    finding.answer.extend(left_out.into_iter().map(|guests| not_measured(guests, available_mib)));
     swaps::judge(&mut finding, FEW, &swaps);
     judge_busy(&mut finding, &busy);
     finding.raw = json!({
         "places": places.iter().map(|place| (place.mode, place.guests)).collect::<Vec<_>>(),
+        "switches": places.iter().map(|place| place.switches.len()).collect::<Vec<_>>(),
         "cpu": places.iter().map(|place| place.all(Turn::cpu)).collect::<Vec<_>>(),
         "cpu_by_thread": places.iter().map(|place| place.turns.iter().map(|turn| &turn.silent).collect::<Vec<_>>()).collect::<Vec<_>>(),
         "latency_us": places.iter().map(|place| place.turns.iter().map(|turn| turn.latency).collect::<Vec<_>>()).collect::<Vec<_>>(),
@@ -124,24 +138,47 @@ pub fn run(lab: &Lab) -> Result<Finding> {
 fn counts(effort: Effort) -> &'static [usize] {
     match effort {
         Effort { rounds: 1, .. } => &[GUESTS[0], FEW],
-        Effort { coarse: true, .. } => &[FEW, GUESTS[4]],
+        Effort { coarse: true, .. } => &GUESTS[1..],
         _ => &GUESTS,
     }
 }
 
-/// Every mode with every number of guests that it is measured with.
-fn measure(lab: &Lab, counts: &[usize], can_stay_awake: bool) -> Result<Vec<Place>> {
-    let measured = |mode: &str, guests: usize| match mode {
-        "trap" => guests <= TRAP_GUESTS,
-        AWAKE => guests == FEW && can_stay_awake,
-        _ => guests != TRAP_GUESTS,
-    };
-    let all = counts.iter().flat_map(|guests| MODES.map(|mode| (mode, *guests)));
-    let places: Vec<(&str, usize)> = all.filter(|(mode, guests)| measured(mode, *guests)).collect();
-    let turns = lab.rounds(&places, |(mode, guests)| {
-        turn(lab, mode, *guests).with_context(|| format!("{guests} guests, mode {mode}"))
+/// Rounds of all places. Whose turn it is not is halted.
+fn measure(lab: &Lab, places: &mut [Place], crowds: &[Crowd], awake: Option<&Awake>) -> Result<()> {
+    let numbers: Vec<usize> = (0..places.len()).collect();
+    let turns = lab.rounds(&numbers, |nth| {
+        let Place { mode, guests, switches, .. } = &places[*nth];
+        let crowds: Vec<&Crowd> = switches.iter().map(|nth| &crowds[*nth]).collect();
+        let awake = awake.filter(|_| *mode == AWAKE);
+        awake.map_or(Ok(()), |awake| awake.hold(true))?;
+        crowds.iter().try_for_each(|crowd| crowd.halt(false))?;
+        let with_pairs = *mode == "adaptive" && *guests == MOST;
+        let turn = turn(lab, &crowds, with_pairs).with_context(|| format!("{guests} guests, mode {mode}"))?;
+        crowds.iter().try_for_each(|crowd| crowd.halt(true))?;
+        awake.map_or(Ok(()), |awake| awake.hold(false))?;
+        Ok(turn)
     })?;
-    Ok(places.into_iter().zip(turns).map(|((mode, guests), turns)| Place { mode, guests, turns }).collect())
+    places.iter_mut().zip(turns).for_each(|(place, turns)| place.turns = turns);
+    Ok(())
+}
+
+/// A switch that polls, and one that sleeps whose CPU does not have to halt, where that can be: for turns of both.
+fn sides<'c>(places: &[Place], crowds: &'c [Crowd]) -> Result<[&'c Crowd; 2]> {
+    let of = |mode: &str| places.iter().find(|place| place.mode == mode && place.guests == FEW);
+    let crowd = |place: Option<&Place>| Some(&crowds[*place?.switches.first()?]);
+    let both = [of("poll"), of(AWAKE).or_else(|| of("adaptive"))].map(crowd);
+    let [Some(polls), Some(sleeps)] = both else { anyhow::bail!("no switches with {FEW} guests") };
+    Ok([polls, sleeps])
+}
+
+/// Why mode `trap` lacks a number of guests.
+fn not_measured(guests: usize, available_mib: u64) -> String {
+    let gib = |mib: u64| mib as f64 / 1024.0;
+    format!(
+        "Mode trap, {guests} guests: not measured. That needs {:.1} GiB of memory, and {:.1} are available.",
+        gib(needed_mib(guests)),
+        gib(available_mib)
+    )
 }
 
 /// How it is measured.
@@ -159,15 +196,17 @@ fn setup(can_stay_awake: bool) -> Vec<String> {
     };
     vec![
         format!(
-            "One I/O core; all guests are connected. CPU time is that of all threads of the switch, as the scheduler of Linux counts it, while \
-             nobody sends. Then one guest sends {RATE} packets a second to another: latency is one way, from guest to guest. The receiver polls, \
+            "One I/O core; all guests are connected. Each switch is started once, with all guests but the two that exchange something, which connect \
+             anew for each turn; it is halted, and its guests with it, while others are measured. CPU time is that of all threads of the switch, as the \
+             scheduler of Linux counts it, while nobody sends. Then one guest sends {RATE} packets a second to another: latency is one way, from guest to guest. The receiver polls, \
              and all others go on sleeping. The two guests come before all else on the generator's CPU (SCHED_FIFO, asleep in between): they \
              stand for guests that have CPUs of their own."
         ),
         format!(
-            "In mode trap guests' threads run on the CPU that is the I/O core's otherwise, and nothing else of the switch does. There are at most \
-             {TRAP_GUESTS} of them: each has a ring of its own to every other, so that all take memory with the square of their number. More guests \
-             were not measured there."
+            "In mode trap guests' threads run on the CPU that is the I/O core's otherwise, and nothing else of the switch does. A switch has at most \
+             {MOST_THREADS} of them: each has a ring of its own to every other, so that all take memory with the square of their number. So more guests \
+             are spread evenly over as few switches as can have them, as whoever has so many would have to do, and all these run: CPU time is that of all \
+             of them together, and the two guests that exchange something are at one of them."
         ),
         format!(
             "A bare wake-up is what waking up costs here whatever the program: a thread on the I/O core's CPU that waits in an epoll for an eventfd. \
@@ -224,49 +263,35 @@ fn ports(config: SwitchConfig, guests: usize) -> SwitchConfig {
     (0..guests).fold(config, |config, guest| config.guest(&name(guest), &[]))
 }
 
-fn turn(lab: &Lab, mode: &str, guests: usize) -> Result<Turn> {
-    let mut stage = match mode {
-        "trap" => Stage::start_traditional(lab, |config| ports(config, guests))?,
-        _ => Stage::start(lab, 1, |config| ports(configured(config, mode), guests))?,
-    };
-    let _crowd = if guests > 2 { Some(crowd(lab, &mut stage, guests)?) } else { None };
-    let mut pair = Pair::connect(&stage)?;
+/// At these switches, the first of which has the two guests.
+fn turn(lab: &Lab, crowds: &[&Crowd], with_pairs: bool) -> Result<Turn> {
+    let mut pair = Pair::connect(&crowds.first().context("no switch")?.stage)?;
     let seconds = lab.effort.seconds;
-    let pid = stage.switch.process().pid();
     std::thread::sleep(CALM);
-    let before = Used::until_now(pid)?;
+    let before = used(crowds)?;
     std::thread::sleep(Duration::from_secs_f64(seconds));
-    let after_silence = Used::until_now(pid)?;
+    let after_silence = used(crowds)?;
     let packets = (2.0 * seconds * RATE).ceil() as usize;
     let late = pair.measure(&lab.cpus, packets, Duration::from_secs_f64(1.0 / RATE), false)?;
-    let silent = after_silence.since(&before);
-    let waking = Used::until_now(pid)?.since(&after_silence).values().sum();
+    let silent = since(&after_silence, &before);
+    let waking = since(&used(crowds)?, &after_silence).values().sum();
     let count = (FIRSTS * seconds).ceil() as usize;
-    // With most guests: fewer are compared with a switch that polls.
-    let pairs = (mode == "adaptive" && guests > TRAP_GUESTS)
-        .then(|| pair.measure(&lab.cpus, count, firsts::SILENCE, true)?.quantiles())
-        .transpose()?;
+    let pairs = with_pairs.then(|| pair.measure(&lab.cpus, count, firsts::SILENCE, true)?.quantiles()).transpose()?;
     Ok(Turn { silent, waking, latency: late.quantiles()?[0], pairs })
 }
 
-/// All guests but the first two: connected, and silent.
-fn crowd(lab: &Lab, stage: &mut Stage, guests: usize) -> Result<Process> {
-    let load = Load::at("sink", (2..guests).collect(), 3600.0)
-        .option("first-guest", 2)
-        .option("announce", "off")
-        .option("guest-mode", "interrupt")
-        .option("buffers", 16);
-    let arguments = stage.arguments(lab, &load);
-    let process = Process::spawn("ringgen", &lab.ringgen, arguments, &stage.file("crowd.log"))?;
-    eventually("all guests connected", CONNECTED, || {
-        let status = stage.status()?;
-        let ports = status["ports"].as_array().context("no ports in the status")?;
-        Ok((ports.iter().filter(|port| port["state"] == "running").count() == guests - 2).then_some(()))
-    })
-    .with_context(|| process.tail())?;
-    // Ports run before all that their sessions have to do is done.
-    std::thread::sleep(CALM + guests as u32 * Duration::from_micros(500));
-    Ok(process)
+/// What each switch has had of CPUs.
+fn used(crowds: &[&Crowd]) -> Result<Vec<Used>> {
+    crowds.iter().map(|crowd| Used::until_now(crowd.stage.pid())).collect()
+}
+
+/// Parts of a CPU since an earlier look, of all switches together.
+fn since(now: &[Used], earlier: &[Used]) -> BTreeMap<String, f64> {
+    let mut all = BTreeMap::new();
+    for (name, part) in now.iter().zip(earlier).flat_map(|(now, earlier)| now.since(earlier)) {
+        *all.entry(name).or_default() += part;
+    }
+    all
 }
 
 fn shown(figure: Option<Ratio>) -> String {
@@ -274,13 +299,15 @@ fn shown(figure: Option<Ratio>) -> String {
 }
 
 fn table(places: &[Place]) -> Table {
-    let head = ["mode", "guests", "CPU, silent, %", "CPU, some packets, %", "latency p50, µs", "latency p99, µs"];
+    let head =
+        ["mode", "guests", "switches", "CPU, silent, %", "CPU, some packets, %", "latency p50, µs", "latency p99, µs"];
     let mut table = Table::new("Idle", &head);
     for place in places {
         let cell = |of: &dyn Fn(&Turn) -> f64| shown(stats::estimate(&place.all(of)));
         table.row([
             place.mode.to_owned(),
             place.guests.to_string(),
+            place.switches.len().to_string(),
             cell(&|turn| turn.cpu() * 100.0),
             cell(&|turn| turn.waking * 100.0),
             cell(&|turn| turn.latency[0]),
@@ -290,10 +317,10 @@ fn table(places: &[Place]) -> Table {
     table
 }
 
-/// Who uses what an adaptive switch costs.
+/// Who uses what switches cost that sleep.
 fn threads_table(places: &[Place]) -> Table {
-    let mut table = Table::new("Threads of a silent switch, mode adaptive", &["guests", "% of a CPU, median"]);
-    for place in places.iter().filter(|place| place.mode == "adaptive") {
+    let mut table = Table::new("Threads of silent switches", &["mode", "guests", "% of a CPU, median"]);
+    for place in places.iter().filter(|place| ["adaptive", "trap"].contains(&place.mode)) {
         let names: Vec<&String> = place.turns.first().map(|turn| turn.silent.keys().collect()).unwrap_or_default();
         let mut used: Vec<(f64, &str)> = names
             .into_iter()
@@ -306,7 +333,7 @@ fn threads_table(places: &[Place]) -> Table {
         used.sort_by(|one, other| other.0.total_cmp(&one.0));
         let used: Vec<String> =
             used.iter().map(|(percent, name)| format!("{name} {}", number(*percent, *percent))).collect();
-        table.row([place.guests.to_string(), used.join(", ")]);
+        table.row([place.mode.to_owned(), place.guests.to_string(), used.join(", ")]);
     }
     table
 }
@@ -344,7 +371,7 @@ fn figures(places: &[Place], mode: &str, guests: usize, of: impl Fn(&Place) -> V
 
 fn judge_cpu(finding: &mut Finding, places: &[Place], guests: usize) {
     let cpu = |mode| stats::estimate(&figures(places, mode, guests, |place| place.all(|turn| turn.cpu() * 100.0)));
-    let [polling, adaptive] = ["poll", "adaptive"].map(cpu);
+    let [polling, adaptive, trap] = ["poll", "adaptive", "trap"].map(cpu);
     let text = format!("CPU of an adaptive switch with {guests} silent guests, all threads");
     finding.claims.push(Claim::new(&text, adaptive, "%", Bound::AtMost(1.0), true));
     let awake = figures(places, AWAKE, FEW, |place| place.all(|turn| turn.cpu() * 100.0));
@@ -355,9 +382,10 @@ fn judge_cpu(finding: &mut Finding, places: &[Place], guests: usize) {
         finding.claims.push(claim.but(remark));
     }
     finding.answer.push(format!(
-        "With {guests} silent guests a switch that polls uses {} % of a CPU, an adaptive one {} %.",
+        "With {guests} silent guests a switch that polls uses {} % of a CPU, an adaptive one {} %, and with a thread for each of them it is {} %.",
         shown(polling),
         shown(adaptive),
+        shown(trap),
     ));
 }
 

@@ -99,7 +99,19 @@ impl Load {
 impl Stage {
     /// Starts a switch with so many I/O cores, on the CPUs for that, and what `ports` adds to its configuration.
     pub fn start(lab: &Lab, io_cores: usize, ports: impl FnOnce(SwitchConfig) -> SwitchConfig) -> Result<Self> {
-        Self::start_on(lab.cpus.io_cores(io_cores), ports)
+        let mut stage = Self::launch(lab, io_cores, ports)?;
+        stage.ready()?;
+        Ok(stage)
+    }
+
+    /// The same without waiting for it, so that several can start together.
+    pub fn launch(lab: &Lab, io_cores: usize, ports: impl FnOnce(SwitchConfig) -> SwitchConfig) -> Result<Self> {
+        Self::launch_on(lab.cpus.io_cores(io_cores), ports)
+    }
+
+    /// Waits until the switch answers.
+    pub fn ready(&mut self) -> Result<()> {
+        self.switch.ready()
     }
 
     /// Starts a switch of mode `trap`: instead of an I/O core, the threads of all guests have its CPU. All else of the switch runs where it does
@@ -113,12 +125,13 @@ impl Stage {
     pub fn spread(lab: &Lab, io_cores: usize, ports: impl FnOnce(SwitchConfig) -> SwitchConfig) -> Result<Self> {
         let cpus = lab.cpus.spread(io_cores);
         let gives_way = !lab.cpus.are_enough_for(io_cores.max(2));
-        let mut stage = Self { gives_way, ..Self::start_on(cpus, ports)? };
+        let mut stage = Self { gives_way, ..Self::launch_on(cpus, ports)? };
+        stage.ready()?;
         if gives_way {
             let io_cores = stage.io_core_threads()?;
             // The first that is favoured would have the CPU nearly for itself while the others' turn is yet to come.
             let _first = Preferred::this_thread()?;
-            for thread in threads::of_process(stage.switch.process().pid())? {
+            for thread in threads::of_process(stage.pid())? {
                 let is_io_core = io_cores.contains(&thread.id);
                 if is_io_core { threads::favour(thread.id) } else { threads::prefer(thread.id) }?;
             }
@@ -131,16 +144,22 @@ impl Stage {
         self.gives_way.then(Preferred::this_thread).transpose()
     }
 
-    fn start_on(cpus: Vec<usize>, ports: impl FnOnce(SwitchConfig) -> SwitchConfig) -> Result<Self> {
+    fn launch_on(cpus: Vec<usize>, ports: impl FnOnce(SwitchConfig) -> SwitchConfig) -> Result<Self> {
         let folder = SwitchProcess::folder()?;
         let config = ports(SwitchConfig::new(folder.path()).on_cpus(cpus.clone()));
-        let switch = SwitchProcess::start(&config)?;
+        let switch = SwitchProcess::launch(&config)?;
         Ok(Self { occupiers: Vec::new(), switch, config, folder, cpus, gives_way: false })
     }
 
     /// Halts the switch while another one is measured on its CPUs, or lets it go on.
     pub fn halt(&self, halted: bool) -> Result<()> {
         self.switch.signal(if halted { Signal::STOP } else { Signal::CONT })
+    }
+
+    /// The switch's process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.switch.pid()
     }
 
     /// Gives each I/O core a share of its CPU, so that the switch is the limit and not the generator.
@@ -151,7 +170,7 @@ impl Stage {
 
     /// The threads of all I/O cores.
     fn io_core_threads(&mut self) -> Result<Vec<u32>> {
-        let (pid, cores) = (self.switch.process().pid(), self.cpus.len());
+        let (pid, cores) = (self.pid(), self.cpus.len());
         eventually("threads of all I/O cores", THREADS_DEADLINE, || {
             let threads = threads::of_process(pid)?;
             let ids: Vec<u32> =

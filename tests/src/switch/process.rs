@@ -41,31 +41,43 @@ impl SwitchProcess {
         Self::start_as(&[paths::sidecore()?.into()], config)
     }
 
-    /// The same with another command in place of `sidecore`, which is given as a program and its first arguments.
+    /// The same without the wait, so that several can start together: [`ready`](Self::ready) waits.
+    pub fn launch(config: &SwitchConfig) -> Result<Self> {
+        Self::launch_as(&[paths::sidecore()?.into()], config)
+    }
+
+    /// The same as [`start`](Self::start) with another command in place of `sidecore`, which is given as a program and its first arguments.
     pub fn start_as(command: &[OsString], config: &SwitchConfig) -> Result<Self> {
+        let mut me = Self::launch_as(command, config)?;
+        me.ready()?;
+        Ok(me)
+    }
+
+    fn launch_as(command: &[OsString], config: &SwitchConfig) -> Result<Self> {
         let control = config.control_socket();
         let dir = control.parent().unwrap_or(Path::new("/")).to_owned();
         let file = dir.join("sidecore.toml");
         std::fs::write(&file, config.to_toml())?;
-        Self::start_command(command, &file, &control, &dir.join("sidecore.log"))
+        Self::launch_command(command, &file, &control, &dir.join("sidecore.log"))
     }
 
     /// Starts a switch on a configuration file that names `control` as its control socket.
     pub fn start_file(file: &Path, control: &Path, log: &Path) -> Result<Self> {
-        Self::start_command(&[paths::sidecore()?.into()], file, control, log)
+        let mut me = Self::launch_command(&[paths::sidecore()?.into()], file, control, log)?;
+        me.ready()?;
+        Ok(me)
     }
 
-    fn start_command(command: &[OsString], file: &Path, control: &Path, log: &Path) -> Result<Self> {
+    fn launch_command(command: &[OsString], file: &Path, control: &Path, log: &Path) -> Result<Self> {
         let (program, first) = command.split_first().context("no command")?;
         let more = ["run".as_ref(), "--config".as_ref(), file.as_os_str()];
         let args = first.iter().map(OsString::as_os_str).chain::<[&OsStr; 3]>(more);
         let process = Process::spawn("sidecore", program, args, log)?;
-        let mut me = Self { process, config_file: file.to_owned(), control: control.to_owned() };
-        me.wait_ready()?;
-        Ok(me)
+        Ok(Self { process, config_file: file.to_owned(), control: control.to_owned() })
     }
 
-    fn wait_ready(&mut self) -> Result<()> {
+    /// Waits until it answers on its control socket.
+    pub fn ready(&mut self) -> Result<()> {
         let control = self.control.clone();
         self.process.wait_until("answer on the control socket", READY_DEADLINE, |_| {
             // A socket that is there but not yet served makes the first call fail: look again.
@@ -163,6 +175,12 @@ impl SwitchProcess {
     /// Sends the switch a signal.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         self.process.signal(signal)
+    }
+
+    /// The process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
     }
 
     /// The process.

@@ -1,15 +1,14 @@
 //! First packets of a switch that polls and of one that sleeps, whose CPU halts meanwhile or does not, in short turns.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::{Value, json};
-use sidecore_tests::wake::WakeLimit;
 
+use super::crowd::{Awake, Crowd};
 use super::firsts::{self, Pair};
-use super::{AWAKE, CALM, FIRSTS, Place, configured, crowd, ports, shown};
+use super::{AWAKE, CALM, FIRSTS, Place, shown};
 use crate::stats::{self, Ratio};
 use crate::studies::Lab;
 use crate::studies::finding::{Bound, Claim, Finding, Table};
-use crate::studies::stage::Stage;
 
 /// Turns of a round in which first packets are compared.
 pub(super) const SWAPS: usize = 2;
@@ -40,53 +39,44 @@ impl Swap {
     }
 }
 
-/// Turns with so many guests, of all rounds; with a CPU that does not halt where there is a limit for that.
-pub(super) fn swaps(lab: &Lab, guests: usize, limit: Option<&WakeLimit>) -> Result<Vec<Swap>> {
-    let rounds =
-        lab.rounds(&[guests], |guests| swap(lab, *guests, limit).with_context(|| format!("{guests} guests")))?;
+/// Turns of all rounds at a switch that polls and one that sleeps; with a CPU that does not halt where that can be. What changes the speed of the
+/// machine changes all of a turn. With and without a CPU that halts it is the same switch.
+pub(super) fn swaps(lab: &Lab, sides: [&Crowd; 2], awake: Option<&Awake>) -> Result<Vec<Swap>> {
+    let rounds = lab.rounds(&[sides], |sides| {
+        sides.iter().try_for_each(|side| side.halt(false))?;
+        let [polls, sleeps] = sides.map(|side| Pair::connect(&side.stage));
+        let mut pairs = [polls?, sleeps?];
+        sides.iter().try_for_each(|side| side.halt(true))?;
+        let swaps = (0..SWAPS).map(|_| swap(lab, *sides, &mut pairs, awake)).collect::<Result<Vec<_>>>()?;
+        // Guests leave switches that run.
+        sides.iter().try_for_each(|side| side.halt(false))?;
+        drop(pairs);
+        sides.iter().try_for_each(|side| side.halt(true))?;
+        Ok(swaps)
+    })?;
     Ok(rounds.into_iter().flatten().flatten().collect())
 }
 
-/// Those of a round, of the same two switches: what changes the speed of the machine changes all of a turn. With and without a CPU that halts
-/// it is the same switch: what it has set is lifted meanwhile.
-fn swap(lab: &Lab, guests: usize, limit: Option<&WakeLimit>) -> Result<Vec<Swap>> {
-    let mut sides = Vec::new();
-    for mode in ["poll", if limit.is_some() { AWAKE } else { "adaptive" }] {
-        let mut stage = Stage::start(lab, 1, |config| ports(configured(config, mode), guests))?;
-        let crowd = crowd(lab, &mut stage, guests)?;
-        let pair = Pair::connect(&stage)?;
-        stage.halt(true)?;
-        sides.push((stage, crowd, pair));
-    }
-    let set = limit.map(WakeLimit::get).transpose()?;
+/// A short turn of each.
+fn swap(lab: &Lab, sides: [&Crowd; 2], pairs: &mut [Pair; 2], awake: Option<&Awake>) -> Result<Swap> {
     let count = (FIRSTS * lab.effort.seconds).ceil() as usize;
     let mut turn = |nth: usize, beside: bool| -> Result<Beside> {
         lab.interrupt.check()?;
-        let (stage, _, pair) = &mut sides[nth];
-        stage.halt(false)?;
+        sides[nth].halt(false)?;
         std::thread::sleep(CALM / 5);
-        let [packet, bare] = pair.measure(&lab.cpus, count, firsts::SILENCE, beside)?.quantiles()?;
-        stage.halt(true)?;
+        let [packet, bare] = pairs[nth].measure(&lab.cpus, count, firsts::SILENCE, beside)?.quantiles()?;
+        sides[nth].halt(true)?;
         Ok(Beside { packet, bare })
     };
-    let mut turns = Vec::new();
-    for _ in 0..SWAPS {
-        let poll = turn(0, false)?.packet;
-        if let Some(limit) = limit {
-            limit.lift()?;
-        }
-        let adaptive = turn(1, true)?;
-        let awake = match limit.zip(set.as_deref()) {
-            Some((limit, set)) => {
-                limit.set(set)?;
-                Some(turn(1, true)?)
-            }
-            None => None,
-        };
-        turns.push(Swap { poll, adaptive, awake });
-    }
-    sides.iter().try_for_each(|(stage, ..)| stage.halt(false))?;
-    Ok(turns)
+    let poll = turn(0, false)?.packet;
+    let adaptive = turn(1, true)?;
+    let while_awake = |awake: &Awake| -> Result<Beside> {
+        awake.hold(true)?;
+        let beside = turn(1, true)?;
+        awake.hold(false)?;
+        Ok(beside)
+    };
+    Ok(Swap { poll, adaptive, awake: awake.map(while_awake).transpose()? })
 }
 
 fn estimate(swaps: &[Swap], of: impl Fn(&Swap) -> Option<f64>) -> Option<Ratio> {
