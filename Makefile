@@ -106,7 +106,7 @@ exits: ## Count VM exits per packet with KVM's own counters: a table, and target
 	cargo build --release -p sidecore -p sidecore-exits -p sidecore-tests --bin sidecore --bin exits --bin guest-traffic
 	@cargo run -q --release $(AS_ROOT) -p sidecore-exits --bin exits $(if $(QUICK),-- --quick)
 
-experiments: ## How Sidecore behaves with many guests, with a report (QUICK=1: about ten minutes; ONLY=saturation,answer: only these)
+experiments: ## How Sidecore behaves with many guests, with a report (QUICK=1: less than ten minutes; ONLY=saturation,answer: only these)
 	@scripts/check-rust.sh
 	@scripts/install-deps.sh build
 	cargo build --release -p sidecore -p synthetic-guest -p sidecore-simulator -p sidecore-experiments
