@@ -1,34 +1,38 @@
 //! The I/O cores as the rest of the process sees them: started, told things, asked things, stopped.
 
 mod captures;
+mod limits;
+mod news;
 mod own;
+mod thread;
 
-use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::sync_channel;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use config::Mode;
-use pmd_bindings::{Eal, ThreadRegistration, tsc, tsc_hz};
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use pmd_bindings::{Eal, tsc, tsc_hz};
+use rustix::thread::CpuSet;
 use vm_ports::QueuePair;
 
+use self::limits::fdb_settings;
+pub(super) use self::limits::limits;
+use self::news::News;
 use self::own::Known;
+use self::thread::{keep_off_io_cores, start_core};
 use super::accounting::{CoreCounters, SourceId, Sources};
 use super::cpu_wait::CpuWait;
 use super::error::DataplaneError;
 use super::handover::{Move, Progress, Token};
 use super::histogram::Pauses;
-use super::io_core::{CoreSetup, IoCore};
-use super::mailbox::{Handed, Limits, Mailbox, Message, UplinkShare, mailbox};
-use super::ports::{PORTS_MAX, PortTable};
+use super::io_core::CoreSetup;
+use super::mailbox::{Handed, Mailbox, Message, UplinkShare, mailbox};
+use super::ports::PortTable;
 use super::reply::{Answer, Reply, reply};
 use super::rescue::{CoreThread, Rescue};
 use super::sleep::{Bed, Bells};
 use super::turns::Share;
 use super::xcore::{Links, connect};
-use crate::forwarding::{Entry, Fdb, FdbSettings, PortId, TokenBucket};
+use crate::forwarding::{Entry, Fdb, PortId};
 
 /// FDB buckets asked of a core at a time, so that a long table does not hold it up.
 const STATION_BUCKETS: usize = 64;
@@ -360,36 +364,6 @@ impl Fabric {
     }
 }
 
-/// How often something changed, for a thread that follows.
-#[derive(Default)]
-pub(super) struct News {
-    /// The number, and whether there will be no more.
-    count: Mutex<(u64, bool)>,
-    more: Condvar,
-}
-
-impl News {
-    /// Something has changed.
-    pub(super) fn tell(&self) {
-        self.count.lock().unwrap_or_else(PoisonError::into_inner).0 += 1;
-        self.more.notify_all();
-    }
-
-    /// Ends every wait.
-    pub(super) fn end(&self) {
-        self.count.lock().unwrap_or_else(PoisonError::into_inner).1 = true;
-        self.more.notify_all();
-    }
-
-    /// Waits until something has changed since the number was `seen`; the new number, or `None` at the end.
-    pub(super) fn wait(&self, seen: u64) -> Option<u64> {
-        let count = self.count.lock().unwrap_or_else(PoisonError::into_inner);
-        let nothing = |(count, ends): &mut (u64, bool)| *count == seen && !*ends;
-        let count = self.more.wait_while(count, nothing).unwrap_or_else(PoisonError::into_inner);
-        (!count.1).then_some(count.0)
-    }
-}
-
 impl Core {
     /// Tells it. One that sleeps is woken to read it.
     fn send(&self, message: Message) {
@@ -418,92 +392,4 @@ impl Drop for Fabric {
     fn drop(&mut self) {
         self.stop();
     }
-}
-
-/// Has this thread, and all that it starts, run on the CPUs that it has and that are no I/O core's, if there are any.
-fn keep_off_io_cores(config: &config::SwitchConfig) {
-    let mut others = sched_getaffinity(None).unwrap_or_default();
-    config.io_cores.cpus.iter().for_each(|cpu| others.unset(cpu.0 as usize));
-    if others.count() > 0 {
-        // Where that is not allowed, they run where the process does.
-        let _ = sched_setaffinity(None, &others);
-    }
-}
-
-/// Starts one core's thread; it works from the moment it is on its CPU and known to DPDK, or, where it has none, on one of `own`.
-fn start_core(
-    eal: Arc<Eal>,
-    setup: CoreSetup,
-    cpu: Option<usize>,
-    own: Option<CpuSet>,
-) -> Result<(JoinHandle<IoCore>, CpuWait), DataplaneError> {
-    let index = setup.index;
-    let name = if cpu.is_some() { "io-core" } else { "io-guest" };
-    let (ready, started) = sync_channel(1);
-    let thread = std::thread::Builder::new()
-        .name(format!("{name}-{index}"))
-        .spawn(move || {
-            let core = IoCore::new(setup);
-            let registration = match cpu {
-                Some(cpu) if !core_affinity::set_for_current(core_affinity::CoreId { id: cpu }) => {
-                    let _ = ready.send(Err(DataplaneError::Pin { core: index, cpu }));
-                    return core;
-                }
-                // Pools keep a cache for threads that EAL knows.
-                Some(_) => Some(ThreadRegistration::new(&eal)),
-                None => {
-                    // Where that is not allowed, it runs where the process does.
-                    own.iter().for_each(|cpus| _ = sched_setaffinity(None, cpus));
-                    None
-                }
-            };
-            let failure = registration.as_ref().and_then(|registration| registration.as_ref().err());
-            let failed = failure.is_some();
-            let outcome = match failure {
-                Some(e) => Err(DataplaneError::CoreThread(index, e.to_string())),
-                None => Ok(CpuWait::of_this_thread()),
-            };
-            let _ = ready.send(outcome);
-            if failed { core } else { core.run() }
-        })
-        .map_err(|source| DataplaneError::CoreThread(index, source.to_string()))?;
-    let ended = || Err(DataplaneError::CoreThread(index, "it ended at once".into()));
-    let cpu_wait = started.recv().unwrap_or_else(|_| ended())?;
-    Ok((thread, cpu_wait))
-}
-
-fn at_least_one(n: u32) -> NonZeroU32 {
-    NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN)
-}
-
-fn fdb_settings(config: &config::SwitchConfig) -> FdbSettings {
-    FdbSettings {
-        capacity: config.fdb_entries as usize,
-        ports: PORTS_MAX,
-        ageing_s: at_least_one(config.fdb_ageing_s),
-        learn_rate: at_least_one(config.learn_rate_per_s),
-        learn_burst: at_least_one(config.learn_rate_per_s),
-        cycles_per_s: tsc_hz(),
-        seed: random_seed(),
-    }
-}
-
-/// The limits of a configuration, in cycles.
-pub(super) fn limits(config: &config::SwitchConfig) -> Limits {
-    let rate = at_least_one(config.learn_rate_per_s);
-    let flood = config.flood_rate_pps.and_then(NonZeroU32::new);
-    Limits {
-        ageing_s: at_least_one(config.fdb_ageing_s),
-        learn: TokenBucket::new(rate, rate, tsc_hz()),
-        learn_max: config.learn_limit_per_port,
-        // At once, a tenth of a second's worth.
-        flood: flood
-            .map_or(TokenBucket::UNLIMITED, |rate| TokenBucket::new(rate, at_least_one(rate.get() / 10), tsc_hz())),
-    }
-}
-
-/// Nothing that a guest could know: the standard library's hash keys come from the system's random numbers.
-fn random_seed() -> [u64; 4] {
-    use std::hash::{BuildHasher, RandomState};
-    std::array::from_fn(|index| RandomState::new().hash_one(index))
 }
