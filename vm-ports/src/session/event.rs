@@ -50,6 +50,8 @@ pub enum Disconnect {
     Frontend,
     /// The frontend broke the protocol.
     Protocol(String),
+    /// This process could not serve it.
+    Failed(String),
     /// The port was taken down.
     LinkDown,
     /// The session was stopped.
@@ -61,6 +63,7 @@ impl fmt::Display for Disconnect {
         match self {
             Self::Frontend => f.write_str("the frontend closed the connection"),
             Self::Protocol(error) => write!(f, "the frontend broke the protocol: {error}"),
+            Self::Failed(error) => write!(f, "it cannot be served: {error}; are file descriptors short (ulimit -n)?"),
             Self::LinkDown => f.write_str("the port was taken down"),
             Self::Stopped => f.write_str("the port was stopped"),
         }

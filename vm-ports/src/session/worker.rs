@@ -101,7 +101,7 @@ impl Worker {
         let opened = self.open(socket);
         let (mut connection, _watch) = match opened {
             Ok(opened) => opened,
-            Err(error) => return (Disconnect::Protocol(error.to_string()), false),
+            Err(error) => return (Disconnect::Failed(error.to_string()), false),
         };
         pace.begin();
         let reason = loop {
