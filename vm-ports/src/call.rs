@@ -1,6 +1,8 @@
 //! The call: how a guest is interrupted, and when.
 
 use std::fs::File;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::io::Errno;
 
@@ -18,9 +20,27 @@ pub(crate) struct Call {
     /// The eventfd, if the frontend gave one (a guest that polls has none). The session has made sure that it is an eventfd and, at that
     /// time, did not block.
     eventfd: Option<File>,
+    /// Whether the frontend has made a call of any of its rings block: then this one is given up, too.
+    forfeited: Forfeit,
     moderator: Moderator,
     /// Slots that a call which is held back is for; 0: none is.
     held: u16,
+}
+
+/// Whether a port's calls are forfeited; shared by its rings, some of which may be on other cores.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Forfeit(Arc<AtomicBool>);
+
+impl Forfeit {
+    #[inline]
+    fn is_set(&self) -> bool {
+        // Relaxed: a core that learns of it late may have to be interrupted as well.
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// What a queue counts of its calls.
@@ -50,12 +70,17 @@ enum Signal {
 impl Call {
     /// For a ring of so many descriptors.
     pub(crate) fn new(moderation: Moderation, size: u16) -> Self {
-        Self { eventfd: None, moderator: Moderator::new(moderation, size), held: 0 }
+        Self { eventfd: None, forfeited: Forfeit::default(), moderator: Moderator::new(moderation, size), held: 0 }
     }
 
     /// Holds calls back in this way from now on.
     pub(crate) fn moderate(&mut self, moderation: Moderation, size: u16) {
         self.moderator = Moderator::new(moderation, size);
+    }
+
+    /// Shares what becomes of calls with the port's other rings.
+    pub(crate) fn share(&mut self, forfeited: Forfeit) {
+        self.forfeited = forfeited;
     }
 
     /// After something was published, at the time `now`, and a fence: interrupts the guest if it wants that, and the call is not held back; until when
@@ -169,10 +194,15 @@ impl Call {
     #[inline]
     fn signal(&mut self) -> Signal {
         let Some(eventfd) = &self.eventfd else { return Signal::Suppressed };
+        if self.forfeited.is_set() {
+            self.eventfd = None;
+            return Signal::Suppressed;
+        }
         match rustix::io::write(eventfd, &1u64.to_ne_bytes()) {
             Ok(_) => Signal::Sent,
             Err(Errno::INTR) => {
                 self.eventfd = None;
+                self.forfeited.set();
                 Signal::Blocked
             }
             // A full counter means that an interrupt is pending anyway.
@@ -200,4 +230,26 @@ fn count(signal: Signal, tally: Tally<'_>) -> Result<(), Blocked> {
         Signal::Blocked => return Err(Blocked),
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::event::{EventfdFlags, eventfd};
+
+    use super::*;
+
+    #[test]
+    fn what_one_ring_forfeits_all_of_its_port_lose() {
+        let forfeited = Forfeit::default();
+        let mut calls: [Call; 2] = std::array::from_fn(|_| {
+            let mut call = Call::new(Moderation::default(), 256);
+            call.share(forfeited.clone());
+            call.eventfd = Some(eventfd(0, EventfdFlags::NONBLOCK).unwrap().into());
+            call
+        });
+        assert_eq!(calls.each_mut().map(Call::signal), [Signal::Sent; 2]);
+        calls[0].forfeited.set();
+        assert_eq!(calls[1].signal(), Signal::Suppressed);
+        assert!(calls[1].take().is_none(), "it is not written to again");
+    }
 }

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::sync::Arc;
 
 use self::buffers::{Buffers, Placed, Refusal, Unread};
-use crate::call::{Blocked, Call};
+use crate::call::{Blocked, Call, Forfeit};
 use crate::counters::{QueueCounters, RingFault, RxDrop};
 use crate::egress;
 use crate::features::Features;
@@ -113,6 +113,11 @@ impl RxQueue {
         self.ring.rewind(mark);
         // What was gathered is there, whatever the guest says of it by now.
         gathered.map(|()| self.ring.posted().max(1)).map_err(|refusal| refusal.reason())
+    }
+
+    /// Shares what becomes of calls with the port's other rings: one that a frontend makes block costs all of them theirs.
+    pub(crate) fn share_forfeit(&mut self, forfeited: Forfeit) {
+        self.call.share(forfeited);
     }
 
     /// How calls are held back from now on; at first they are not.

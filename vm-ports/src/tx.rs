@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::sync::Arc;
 
-use crate::call::{Blocked, Call};
+use crate::call::{Blocked, Call, Forfeit};
 use crate::counters::{QueueCounters, RingFault, TxCounters, TxDrop};
 use crate::features::Features;
 use crate::kick::KickFd;
@@ -135,6 +135,11 @@ impl TxQueue {
     /// Whether what is pulled is looked at.
     pub fn is_enabled(&self) -> bool {
         self.enabled
+    }
+
+    /// Shares what becomes of calls with the port's other rings: one that a frontend makes block costs all of them theirs.
+    pub(crate) fn share_forfeit(&mut self, forfeited: Forfeit) {
+        self.call.share(forfeited);
     }
 
     /// How calls are held back from now on; at first they are not.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::QueueHost;
 use super::error::Refusal;
 use crate::address::FrontendAddr;
+use crate::call::Forfeit;
 use crate::counters::{QueueCounters, RingFault};
 use crate::features::Features;
 use crate::kick::KickFd;
@@ -88,6 +89,8 @@ pub(super) struct Rings {
     pairs: Vec<Pair>,
     environment: Option<Environment>,
     moderation: Moderation,
+    /// Whether a call of one of them has blocked.
+    forfeited: Forfeit,
     /// Rings that were set up but could not be started, since [`Rings::take_refusals`].
     refusals: Vec<(usize, RingError)>,
 }
@@ -101,7 +104,7 @@ impl Rings {
     pub(super) fn new(host: Arc<dyn QueueHost>, queue_pairs: usize, moderation: Moderation) -> Self {
         let pairs = (0..queue_pairs).map(|n| Pair { counters: host.counters(n), attached: false }).collect();
         let rings = (0..2 * queue_pairs).map(|_| Ring::default()).collect();
-        Self { host, rings, pairs, environment: None, moderation, refusals: Vec::new() }
+        Self { host, rings, pairs, environment: None, moderation, forfeited: Forfeit::default(), refusals: Vec::new() }
     }
 
     fn check(&self, index: u32) -> Result<usize, Refusal> {
@@ -294,12 +297,14 @@ impl Rings {
             let mut queue = RxQueue::start(*features, memory, &setup, counters)?;
             queue.set_moderation(self.moderation);
             queue.set_enabled(ring.enabled);
+            queue.share_forfeit(self.forfeited.clone());
             queue.set_call(ring.call.take());
             pair.rx = Some(queue);
         } else {
             let mut queue = TxQueue::start(*features, memory, &setup, counters)?;
             queue.set_moderation(self.moderation);
             queue.set_enabled(ring.enabled);
+            queue.share_forfeit(self.forfeited.clone());
             queue.set_call(ring.call.take());
             queue.set_kick(match &ring.kick {
                 Kick::Fd { file, .. } => Some(file.clone()),
