@@ -69,6 +69,50 @@ fn shares_are_as_weights() {
 }
 
 #[test]
+fn what_a_packet_is_cut_into_and_what_it_is_in_are_paid_for() {
+    // So many frames of each packet: as many as there may be.
+    const FRAMES: usize = 256;
+    let mut sharing = Sharing::new(1);
+    let (cut, plain) = (sharing.add_segmented(54 + FRAMES, 1), sharing.add(0, EQUAL, 60));
+    sharing.saturate(TURNS);
+    let frames = sharing.received();
+    let ratio = frames[cut] as f64 / frames[plain] as f64;
+    assert!((0.5..1.2).contains(&ratio), "{frames:?}");
+    assert_eq!(sharing.dropped(), 0, "no burst has more frames than the receiver has buffers");
+
+    // A descriptor is a quarter of a packet.
+    const PIECES: u16 = 200;
+    let mut sharing = Sharing::new(1);
+    let (pieces, plain) = (sharing.add_in_pieces(256, PIECES), sharing.add(0, EQUAL, 60));
+    sharing.saturate(TURNS);
+    let frames = sharing.received();
+    let ratio = frames[plain] as f64 / frames[pieces] as f64;
+    let wanted = f64::from(PIECES) / 4.0;
+    assert!((0.9 * wanted..1.2 * wanted).contains(&ratio), "{frames:?}");
+    assert_eq!(sharing.dropped(), 0);
+}
+
+#[test]
+fn announcements_take_turns_with_packets_and_are_paid_for() {
+    const GUESTS: usize = 8;
+    let mut sharing = Sharing::new(1);
+    (0..GUESTS).for_each(|_| _ = sharing.add(0, EQUAL, 60));
+    // One in the first round, whatever waits: to the other guest and to its receiver.
+    sharing.announce(0, 10);
+    sharing.fill([1]);
+    sharing.turn(0, |_| ());
+    assert_eq!(sharing.received()[1] as usize, BURST + 2);
+    for _ in 0..TURNS {
+        sharing.announce(0, 1);
+        sharing.saturate(1);
+    }
+    let frames = sharing.received();
+    // Some 14 copies in a round in which others have a burst of 32.
+    let ratio = frames[0] as f64 / frames[1] as f64;
+    assert!((0.4..0.75).contains(&ratio), "{frames:?}");
+}
+
+#[test]
 fn a_guest_of_class_latency_that_sends_all_it_can_has_no_more_than_its_share() {
     let frames = saturate(&[(LATENCY, 60), (EQUAL, 60), (EQUAL, 60), (LATENCY, 60)]);
     assert!(jain(&frames) >= 0.999, "{frames:?}");

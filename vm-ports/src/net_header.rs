@@ -3,9 +3,13 @@
 use virtio_bindings::virtio_net as net;
 
 use crate::features::Features;
+use crate::offload::MAX_SEGMENTS;
 
 /// The longest virtio-net header in use: with `num_buffers`.
 pub const NET_HEADER_MAX: usize = 12;
+
+/// TCP's payload of a segment where nothing else is known of the way (RFC 9293 §3.7.1). Few networks have less.
+const SEGMENT_USUAL: u16 = 536;
 
 /// The header of a packet in one buffer of which nothing is to be said, as every receiver gets it.
 pub(crate) const PLAIN_HEADER: [u8; NET_HEADER_MAX] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0];
@@ -103,6 +107,16 @@ impl Offload {
         offload.ecn = ecn;
         offload.gso_size = field(4);
         (allowed && ecn_allowed && offload.needs_csum && offload.gso_size > 0).then_some(offload)
+    }
+
+    /// Frames beyond the first that a packet of `len` bytes is cut into, where they are shorter than [`SEGMENT_USUAL`]: of others there are no more
+    /// than their bytes say.
+    #[inline]
+    pub fn short_segments(&self, len: usize) -> usize {
+        if self.gso == Gso::None || self.gso_size >= SEGMENT_USUAL {
+            return 0;
+        }
+        (len / usize::from(self.gso_size).max(1)).min(MAX_SEGMENTS)
     }
 
     /// Whether a receiver with these features takes the packet as it is.

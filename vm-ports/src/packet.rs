@@ -259,6 +259,12 @@ impl<'a> Burst<'a> {
         self.count == 0
     }
 
+    /// The local part of the packet that came last.
+    #[inline]
+    pub(crate) fn last(&self) -> Option<&Packet> {
+        self.packets[..self.count].last()
+    }
+
     /// Bytes of all its frames.
     #[inline]
     pub fn bytes(&self) -> usize {

@@ -13,9 +13,11 @@ use crate::net_header::{NET_HEADER_MAX, Offload};
 use crate::packet::{BURST_BYTES, BURST_PACKETS, Burst, BurstSegments, FRAME_MAX, FRAME_MIN};
 use crate::ring::{ChainError, Direction, Ring, RingError, RingSetup, Singles, Sink, Translator};
 
-/// Descriptors looked at in one pull after which it takes no further chain of several. A burst of 64 KiB in pieces of a page, with headers
+/// Descriptors looked at in one pull after which it takes no further chain of several; short segments to be cut count as well. A burst of 64 KiB in pieces of a page, with headers
 /// apart, stays far below it; a guest that sends descriptors without bytes, or nothing that is accepted, does not make its neighbours wait.
 const PULL_DESCRIPTORS: usize = 1024;
+/// What one frame more that a packet is cut into counts for among them.
+const SEGMENT_WORK: usize = 4;
 
 /// What one [`TxQueue::pull`] took from the ring.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,13 +28,16 @@ pub struct Pulled {
     pub bytes: usize,
     /// Ring slots, those of packets that were dropped included.
     pub slots: usize,
+    /// Descriptors of chains of several, and, for each frame more that a packet with [short segments](Offload::short_segments) is cut into, as many as
+    /// that costs: what the packets' number and bytes do not say.
+    pub descriptors: usize,
 }
 
 impl Pulled {
     /// Whether a burst of `most` packets had to end, so that there may be more in the ring.
     #[inline]
     pub fn is_full(&self, most: usize) -> bool {
-        self.packets >= most || self.bytes >= BURST_BYTES
+        self.packets >= most || self.bytes >= BURST_BYTES || self.descriptors >= PULL_DESCRIPTORS
     }
 }
 
@@ -220,11 +225,17 @@ impl TxQueue {
                 } else {
                     Err(TxDrop::RingDisabled)
                 };
+                passed += 1;
                 match accepted {
-                    Ok(len) => bytes += len,
+                    Ok(len) => {
+                        bytes += len;
+                        visited += segment_work(burst);
+                    }
                     Err(reason) => counters.drops[reason as usize].add(1),
                 }
-                passed += 1;
+                if visited >= PULL_DESCRIPTORS {
+                    break;
+                }
             }
             ring.pass(&singles[..passed], std::iter::repeat(0));
             taken += passed;
@@ -262,7 +273,10 @@ impl TxQueue {
                 Err(ChainError::BadAddress) => Err(TxDrop::BadAddress),
             };
             match accepted {
-                Ok(len) => bytes += len,
+                Ok(len) => {
+                    bytes += len;
+                    visited += segment_work(burst);
+                }
                 Err(reason) => {
                     burst.segments_mut().truncate(first);
                     counters.drops[reason as usize].add(1);
@@ -274,7 +288,7 @@ impl TxQueue {
             counters.packets.add(taken as u64);
             counters.bytes.add(bytes as u64);
         }
-        Pulled { packets: taken, bytes, slots: taken + more_slots }
+        Pulled { packets: taken, bytes, slots: taken + more_slots, descriptors: visited }
     }
 
     /// Gives everything pulled back to the guest, with one publication. [`TxQueue::notify`] comes next, after a [`fence`](crate::fence).
@@ -346,6 +360,11 @@ impl<'a> Sink<'a> for Parts<'_, 'a> {
 fn stop(counters: &TxCounters, reason: RingFault) -> RingFault {
     counters.faults[reason as usize].add(1);
     reason
+}
+
+/// What the frames take that the last packet is cut into, in descriptors.
+fn segment_work(burst: &Burst<'_>) -> usize {
+    burst.last().map_or(0, |packet| SEGMENT_WORK * packet.offload().short_segments(packet.len()))
 }
 
 /// Makes a packet of a buffer, whatever its virtio-net header asks for. Returns the frame's length.

@@ -28,7 +28,7 @@ use super::ports::{PORTS_MAX, PortTable};
 use super::reply::Reply;
 use super::rota::Rota;
 use super::sleep::{Bed, Bells, Patience};
-use super::turns::{Credit, Rounds, Share, cost};
+use super::turns::{Credit, DESCRIPTOR_COST, Rounds, Share, cost};
 use super::waiting::Waiting;
 use super::xcore::{FromCore, Links};
 use crate::forwarding::{Fdb, Now, PortId, TokenBucket};
@@ -76,7 +76,8 @@ impl GuestTx {
                 counters.note_waiting(source, change);
             }
         }
-        self.credit.pay(cost(pulled.packets, pulled.bytes) + flooded, pulled.is_full(*most), rounds)
+        let cost = cost(pulled.packets, pulled.bytes) + pulled.descriptors as i64 * DESCRIPTOR_COST + flooded;
+        self.credit.pay(cost, pulled.is_full(*most), rounds)
     }
 }
 

@@ -256,6 +256,13 @@ impl Rig {
         RigCapture(rig_taps)
     }
 
+    /// A frontend has asked for so many announcements of a guest on this core. The core has not seen them yet.
+    pub fn announce(&mut self, core: usize, port: RigPort, mac: [u8; 6], count: usize) {
+        let source = self.first_source[port.0.index()];
+        let message = || Message::Announce { port: port.0, source, mac: MacAddr(mac) };
+        (0..count).for_each(|_| self.cores[core].mailbox.send(message()));
+    }
+
     /// Ends every capture.
     pub fn end_capture(&mut self) {
         for core in 0..self.cores.len() {

@@ -15,6 +15,9 @@ use vm_ports::BURST_PACKETS;
 /// byte of a long one 0.11 ns (`make bench-peers` at commit 2109831: 64 KiB at 74 Gbit/s; `ringgen stream`: 64 B at 7.1 Mpps and more, ARCHITECTURE,
 /// "Speed"). With README's figures for an AMD EPYC it would be 1,900 at most: half a CPU forwards 64 B at 8.77 Mpps, a whole one 64 KiB at 268 Gbit/s.
 pub(super) const PACKET_COST: i64 = 1200;
+/// What a descriptor of a chain of several costs: a look at it, a translation, and a copy from another place, which is seldom in the cache.
+/// Chosen, not measured.
+pub(super) const DESCRIPTOR_COST: i64 = PACKET_COST / 4;
 /// Credit of a round for each unit of weight: a full burst of short packets. Longer ones overdraw, and wait for it.
 pub(super) const QUANTUM: i64 = BURST_PACKETS as i64 * (PACKET_COST + 60);
 

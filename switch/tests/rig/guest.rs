@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use synthetic_guest::packet::{Stamp, Template};
 use synthetic_guest::{
-    Backing, Bell, CallMode, Features, Frame, GuestConfig, QueuePair, Ram, RamConfig, Received, Ring,
+    Backing, Bell, CallMode, Features, Frame, GuestConfig, QueuePair, Ram, RamConfig, Received, Ring, TxShape,
 };
 use vm_ports::{
     FrontendAddr, GuestMemory, GuestPhysAddr, MemorySlot, Moderation, QueueCounters, RingSetup, RxQueue, TxQueue,
@@ -35,6 +35,15 @@ impl Guest {
         let ram = 4 << 20;
         let (ram, mut drivers, mut devices) = pairs_with(features, 1, RING as u16, ram, CallMode::Never, |config| {
             (config.tx_frame_len, config.tx_buffers) = (LONGEST, Some(LONG_FRAMES));
+        });
+        (Self { driver: drivers.remove(0), _ram: ram }, devices.remove(0))
+    }
+
+    /// A guest whose frames are in descriptors like this.
+    pub(super) fn with_shape(features: Features, shape: TxShape) -> (Self, vm_ports::QueuePair) {
+        let ram = 8 << 20;
+        let (ram, mut drivers, mut devices) = pairs_with(features, 1, RING as u16, ram, CallMode::Never, |config| {
+            config.tx_shape = shape;
         });
         (Self { driver: drivers.remove(0), _ram: ram }, devices.remove(0))
     }

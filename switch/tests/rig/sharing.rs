@@ -2,8 +2,10 @@
 
 use std::cell::{Cell, RefCell};
 
-use sidecore::rig::{Rig, Share};
-use synthetic_guest::packet::{FrameSpec, Stamp, Template, mac};
+use sidecore::rig::{Rig, RigPort, Share};
+use synthetic_guest::packet::{Checksum, FrameSpec, Stamp, Template, Transport, mac};
+use synthetic_guest::{Features, TxShape};
+use vm_ports::QueuePair;
 
 use super::{CYCLES_PER_US, RING, SPLIT, guest::Guest};
 
@@ -22,6 +24,7 @@ pub(crate) struct Sharing {
 
 struct Sender {
     guest: Guest,
+    port: RigPort,
     template: Template,
     /// Frames in the transmit ring.
     queued: usize,
@@ -37,35 +40,70 @@ impl Sharing {
 
     /// A guest on a core that sends frames of this length; its receiver is on core 0. Returns its number.
     pub(crate) fn add(&mut self, core: usize, share: Share, frame_len: usize) -> usize {
+        let spec = |from, to| FrameSpec::udp4(from, to, 0, frame_len);
+        self.add_sending(core, share, Guest::new(SPLIT), spec)
+    }
+
+    /// A guest on core 0 that sends frames of this length in so many pieces. Returns its number.
+    pub(crate) fn add_in_pieces(&mut self, frame_len: usize, pieces: u16) -> usize {
+        let guest = Guest::with_shape(SPLIT | Features::INDIRECT_DESC, TxShape::Pieces(pieces));
+        self.add_sending(0, Share::default(), guest, |from, to| FrameSpec::udp4(from, to, 0, frame_len))
+    }
+
+    /// A guest on core 0 that sends packets of this length to be cut into segments of so many bytes. Returns its number.
+    pub(crate) fn add_segmented(&mut self, len: usize, gso_size: u16) -> usize {
+        let spec = |from, to| FrameSpec {
+            transport: Transport::Tcp,
+            checksum: Checksum::Partial,
+            gso_size: Some(gso_size),
+            ..FrameSpec::udp4(from, to, 0, len)
+        };
+        let features = SPLIT | Features::CSUM | Features::HOST_TSO4;
+        self.add_sending(0, Share::default(), Guest::new(features), spec)
+    }
+
+    /// A guest that sends frames of this kind, from its address to that of its receiver.
+    fn add_sending(
+        &mut self,
+        core: usize,
+        share: Share,
+        (guest, device): (Guest, QueuePair),
+        spec: impl FnOnce(u32, u32) -> FrameSpec,
+    ) -> usize {
         let senders = self.senders.get_mut();
         let number = senders.len() as u32;
         let to = RECEIVERS + number;
-        let (guest, device) = Guest::new(SPLIT);
         let port = self.rig.add_guest_with(core, share, [device]);
         self.rig.fix_station(mac(number), port);
         let (receiver, device) = Guest::new(SPLIT);
-        let port = self.rig.add_guest(0, [device]);
-        self.rig.fix_station(mac(to), port);
-        let template = Template::new(FrameSpec::udp4(number, to, 0, frame_len));
-        senders.push(Sender { guest, template, queued: 0, receiver, received: 0 });
+        let receives = self.rig.add_guest(0, [device]);
+        self.rig.fix_station(mac(to), receives);
+        let template = Template::new(spec(number, to));
+        senders.push(Sender { guest, port, template, queued: 0, receiver, received: 0 });
         number as usize
     }
 
     /// A guest on a core that sends frames of this length to an address that nobody knows, from few buffers. Returns its number.
     pub(crate) fn add_flooder(&mut self, core: usize, share: Share, frame_len: usize) -> usize {
         let (guest, device) = Guest::with_long_frames(SPLIT);
-        self.rig.add_guest_with(core, share, [device]);
+        let port = self.rig.add_guest_with(core, share, [device]);
         let (receiver, device) = Guest::new(SPLIT);
         self.rig.add_guest(0, [device]);
         let template = Template::new(FrameSpec::udp4(FLOODER, NOBODY, 0, frame_len));
         let senders = self.senders.get_mut();
-        senders.push(Sender { guest, template, queued: 0, receiver, received: 0 });
+        senders.push(Sender { guest, port, template, queued: 0, receiver, received: 0 });
         senders.len() - 1
     }
 
     /// A guest sends so many frames, as far as its ring has room.
     pub(crate) fn send(&mut self, number: usize, frames: usize) {
         self.senders.get_mut()[number].send(frames);
+    }
+
+    /// The frontend of a guest on core 0 asks for so many announcements of its address.
+    pub(crate) fn announce(&mut self, number: usize, count: usize) {
+        let port = self.senders.get_mut()[number].port;
+        self.rig.announce(0, port, mac(number as u32), count);
     }
 
     /// Copies of floods that were dropped.

@@ -11,7 +11,7 @@ use super::super::handover::Token;
 use super::super::held::HeldCall;
 use super::super::mailbox::{Limits, Message, UplinkShare};
 use super::super::reply::Reply;
-use super::super::turns::{Credit, Share};
+use super::super::turns::{Credit, Share, cost};
 use super::super::uplink::UplinkTx;
 use super::super::waiting::Waiting;
 use super::super::xcore::set_from;
@@ -25,10 +25,12 @@ impl IoCore {
     pub(in super::super) fn read_mailbox(&mut self) -> bool {
         while let Some(message) = self.mailbox.try_pop() {
             self.counters.messages.add(1);
+            // A flood, and a frontend may ask for thousands at once: all others have a round before the next.
+            let is_last = matches!(message, Message::Announce { .. });
             let goes_on = self.obey(message);
             self.note_chores();
-            if !goes_on {
-                return false;
+            if !goes_on || is_last {
+                return goes_on;
             }
         }
         true
@@ -262,7 +264,7 @@ impl IoCore {
         queues.into_iter().filter_map(|queue| self.take_uplink_pair(port, queue)).collect()
     }
 
-    /// Floods a reverse ARP request (RFC 903), as a guest that moved would, so that switches learn where it is now.
+    /// Floods a reverse ARP request (RFC 903), as a guest that moved would, so that switches learn where it is now. The guest pays for it.
     fn announce(&mut self, port: PortId, source: SourceId, mac: MacAddr) {
         let frame = rarp(mac);
         self.counters.source(source).injected.add(1);
@@ -272,9 +274,13 @@ impl IoCore {
         let mut origin = Origin::new(port, source);
         forwarder.out.since = *done_at;
         forwarder.out.taps.begin_burst(*done_at);
-        forwarder.forward(&mut burst, &mut origin, *now, None);
+        let flooded = forwarder.forward(&mut burst, &mut origin, *now, None);
         drop(burst);
         forwarder.finish(None, *done_at);
+        let guest = self.guests.get_mut(usize::from(self.place_of[source.index()]));
+        if let Some(guest) = guest.filter(|guest| guest.origin.source == source) {
+            guest.credit.pay(cost(1, frame.len()) + flooded, false, &mut self.rounds);
+        }
     }
 
     fn stations(&self, from: usize, count: usize) -> Option<Vec<Entry>> {
