@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
 use config::{Config, LogFormat, Machine, SchedulerConfig, SwitchConfig};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::{info, warn};
 
 use crate::control::protocol::{CaptureRequest, MovedQueue, PlanReport, Request, Response};
@@ -102,6 +103,7 @@ pub(crate) fn run(file: &Path, log_format: Option<LogFormat>) -> Result<()> {
     let config = Config::load(&file, &machine)?;
     let log = logging::start(config.switch.log_level, log_format.unwrap_or(config.switch.log_format))?;
     let limit = log.limit();
+    raise_file_limit();
     let (sender, messages) = mpsc::sync_channel(MAILBOX_SIZE);
     signals::forward(sender.clone()).map_err(|error| anyhow!("signals cannot be handled: {error}"))?;
 
@@ -109,6 +111,7 @@ pub(crate) fn run(file: &Path, log_format: Option<LogFormat>) -> Result<()> {
     let control_socket =
         ControlSocket::claim(&config.switch.control_socket, &config.switch.control_socket_access, &machine)?;
     let http = config.switch.http_listen.map(listen).transpose()?;
+    let _state_lock = config.switch.state_file.as_deref().map(StateFile::lock).transpose()?;
     let (state, kept) = match &config.switch.state_file {
         Some(path) => StateFile::open(path.clone()).map(|(state, kept)| (Some(state), kept))?,
         None => (None, Vec::new()),
@@ -131,6 +134,15 @@ pub(crate) fn run(file: &Path, log_format: Option<LogFormat>) -> Result<()> {
     limit.tell_all();
     info!("stopped in {} ms", start.elapsed().as_millis());
     served
+}
+
+/// Lets this process have as many files open as it may: each guest has some ten, and what shells and service managers allow at first (1,024) is
+/// for programs that call select(2).
+fn raise_file_limit() {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        warn!("the limit on open files stays at {current:?}: {error}");
+    }
 }
 
 /// From a data plane without ports to a switch that was told to stop. Whatever happens, the caller stops the data plane.
@@ -192,4 +204,17 @@ fn listen(address: std::net::SocketAddr) -> Result<TcpListener> {
     listener.map_err(|error| {
         anyhow!("HTTP cannot listen on {address}: {error}; set switch.http_listen to another address, or take it out")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_files_as_may_be_can_be_open() {
+        let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+        setrlimit(Resource::Nofile, Rlimit { current: maximum.map(|most| most / 2), maximum }).unwrap();
+        raise_file_limit();
+        assert_eq!(getrlimit(Resource::Nofile).current, maximum);
+    }
 }

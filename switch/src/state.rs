@@ -8,7 +8,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use config::{GuestConfig, UplinkConfig};
-use rustix::fs::Access;
+use rustix::fs::{Access, FlockOperation};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::control::Port;
@@ -28,6 +29,9 @@ pub(crate) enum StateError {
     #[error("the state file {} cannot be kept: {source}; create its directory and let this user write there, or set \
              switch.state_file to another path", path.display())]
     NoDirectory { path: PathBuf, source: io::Error },
+    #[error("the state file {} is another switch's: it is running; stop it, or give this one another path in \
+             switch.state_file", .0.display())]
+    InUse(PathBuf),
     #[error("the state file {} cannot be read: {source}; let this user read it, or move it away to start without the \
              ports in it", path.display())]
     Read { path: PathBuf, source: io::Error },
@@ -55,6 +59,19 @@ struct VersionOnly {
 }
 
 impl StateFile {
+    /// Keeps the file at `path` from other switches, which would replace each other's ports, for as long as the returned value lives. The lock is on a
+    /// file beside it, since the file itself is another one after each change.
+    pub(crate) fn lock(path: &Path) -> Result<File, StateError> {
+        let failed = |source: io::Error| StateError::NoDirectory { path: path.to_owned(), source };
+        let lock = File::options().write(true).create(true).truncate(false).mode(0o600).open(beside(path, ".lock"));
+        let lock = lock.map_err(failed)?;
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(lock),
+            Err(Errno::WOULDBLOCK) => Err(StateError::InUse(path.to_owned())),
+            Err(error) => Err(failed(error.into())),
+        }
+    }
+
     /// Finds out whether ports can be kept at `path`, and reads those that are.
     pub(crate) fn open(path: PathBuf) -> Result<(Self, Vec<Port>), StateError> {
         let directory = directory(&path);
@@ -88,9 +105,7 @@ impl StateFile {
     fn replace(&self, content: &Content) -> io::Result<()> {
         let mut text = serde_json::to_vec_pretty(content)?;
         text.push(b'\n');
-        let mut name = self.path.file_name().unwrap_or_default().to_owned();
-        name.push(".new");
-        let temporary = self.path.with_file_name(name);
+        let temporary = beside(&self.path, ".new");
         let written = write_synced(&temporary, &text).and_then(|()| fs::rename(&temporary, &self.path));
         if written.is_err() {
             // What went wrong is told already; the file may not even be there.
@@ -99,6 +114,13 @@ impl StateFile {
         written?;
         File::open(directory(&self.path))?.sync_all()
     }
+}
+
+/// The path of a file that belongs to the state file.
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(suffix);
+    path.with_file_name(name)
 }
 
 fn write_synced(path: &Path, text: &[u8]) -> io::Result<()> {
@@ -149,6 +171,18 @@ mod tests {
         assert_eq!(open(&path).unwrap().1, ports[..1]);
         let left = fs::read_dir(directory.path()).unwrap().count();
         assert_eq!(left, 1, "the temporary file is gone");
+    }
+
+    #[test]
+    fn one_switch_at_a_time_has_the_file_also_after_a_change() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state.json");
+        let lock = StateFile::lock(&path).unwrap();
+        open(&path).unwrap().0.save([guest("vm1", "/run/vm1")].iter()).unwrap();
+        let error = StateFile::lock(&path).unwrap_err();
+        assert!(matches!(error, StateError::InUse(_)) && error.to_string().contains("switch.state_file"), "{error}");
+        drop(lock);
+        assert!(StateFile::lock(&path).is_ok());
     }
 
     #[test]
