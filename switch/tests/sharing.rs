@@ -15,7 +15,7 @@ const TURNS: usize = 1000;
 const EQUAL: Share = Share { latency: false, weight: 1, mode: Mode::Poll };
 const LATENCY: Share = Share { latency: true, ..EQUAL };
 /// Packets of others that go out between two looks at guests of class latency: of the shortest ones.
-const PART_PACKETS: usize = 5;
+const PART_PACKETS: usize = 3;
 
 /// Jain's index of fairness: 1 where all are equal, 1/n where one has everything.
 fn jain(values: &[f64]) -> f64 {
@@ -164,12 +164,11 @@ fn longest_wait(share: Share) -> (usize, usize) {
         sharing.fill(others.iter().copied().chain([remote]));
         sharing.turn(1, |_| ());
         sharing.turn(0, |senders| {
-            let frames = senders.take(urgent);
-            if senders.waits(urgent) {
-                waited.set(waited.get() + frames);
-                // In the first round nobody knows of it yet.
-                longest.set(longest.get().max(if turn > 0 { waited.get() } else { 0 }));
-            } else {
+            // What is shown together with its own frame went out before it.
+            waited.set(waited.get() + senders.take(urgent));
+            // In the first round nobody knows of it yet.
+            longest.set(longest.get().max(if turn > 0 { waited.get() } else { 0 }));
+            if !senders.waits(urgent) {
                 waited.set(0);
                 sent.set(sent.get() + 1);
                 senders.send_one(urgent);
@@ -196,11 +195,11 @@ fn longest_wait_beside_floods(core: usize, (floods, frame_len): (usize, usize)) 
         sharing.turn(0, |senders| {
             let frames = senders.take(urgent);
             copies.set(copies.get() + frames);
-            if senders.waits(urgent) {
-                waited.set(waited.get() + frames);
-                // In the first round nobody knows of it yet.
-                longest.set(longest.get().max(if turn > 0 { waited.get() } else { 0 }));
-            } else {
+            // What is shown together with its own frame went out before it.
+            waited.set(waited.get() + frames);
+            // In the first round nobody knows of it yet.
+            longest.set(longest.get().max(if turn > 0 { waited.get() } else { 0 }));
+            if !senders.waits(urgent) {
                 waited.set(0);
                 senders.send_one(urgent);
             }

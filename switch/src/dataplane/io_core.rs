@@ -37,6 +37,9 @@ use crate::forwarding::{Fdb, Now, PortId, TokenBucket};
 const AGEING_ROUNDS: u64 = 64;
 const AGEING_BUCKETS: usize = 8;
 
+/// Packets of a guest's burst where there is one of class latency: nobody is looked at while they are pulled.
+const BESIDE_URGENT: usize = 16;
+
 /// A guest's transmit queue on this core.
 struct GuestTx {
     queue: usize,
@@ -395,7 +398,8 @@ impl IoCore {
         let since = guest.waiting.since().unwrap_or(*done_at);
         forwarder.out.since = since;
         let sample = sampler.is_due().then(|| counters.handed_over.get());
-        let mut burst = Burst::new(buffer);
+        let most = if rota.has_urgent() { BESIDE_URGENT } else { BURST_PACKETS };
+        let mut burst = Burst::up_to(most, buffer);
         let pulled = guest.tx.pull(&mut burst);
         forwarder.out.taps.see_burst(guest.origin.port, &burst, *done_at);
         let now = *now;
@@ -419,7 +423,7 @@ impl IoCore {
         }
         forwarder.finish(Some((index, &mut guest.tx)), *done_at);
         let end = if ACCOUNTS { clock() } else { *done_at };
-        let spent = Spent { pulled, most: BURST_PACKETS, flooded, from: std::mem::replace(done_at, end), to: end };
+        let spent = Spent { pulled, most, flooded, from: std::mem::replace(done_at, end), to: end };
         let goes_on = guest.account(&spent, rounds, counters);
         if goes_on && !guest.again {
             guest.again = true;

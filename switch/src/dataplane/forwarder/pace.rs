@@ -12,12 +12,12 @@ pub(in super::super) trait Between {
     /// Whether anybody has something to send, and may.
     fn is_wanted(&mut self) -> bool;
 
-    /// What was forwarded of the burst may be shown to its receivers, and other bursts be forwarded.
+    /// Other bursts may be forwarded, and what was forwarded of this one is shown to its receivers with theirs.
     fn take_turn(&mut self, forwarder: &mut Forwarder);
 }
 
-/// What goes out between two looks, by what packets cost: two of 1518 bytes, five of the shortest ones, one of any length.
-const PART: i64 = 5 << 10;
+/// What goes out between two looks, by what packets cost: one of 1518 bytes, three of the shortest ones, one of any length.
+const PART: i64 = 5 << 9;
 
 /// In what parts a burst goes out.
 pub(super) trait Pacing {

@@ -42,7 +42,7 @@ impl<C: Fn() -> u64> Between for Aside<'_, C> {
 
     #[cold]
     fn take_turn(&mut self, forwarder: &mut Forwarder) {
-        forwarder.finish(None, *self.done_at);
+        // What went out of the burst is shown to its receivers together with what goes out now, which so is there sooner.
         let now = (self.clock)();
         self.account.add(now.wrapping_sub(std::mem::replace(self.done_at, now)));
         let since = forwarder.out.since;
