@@ -4,7 +4,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use config::{GuestConfig, UplinkConfig};
@@ -21,6 +21,20 @@ const VERSION: u32 = 1;
 #[derive(Debug)]
 pub(crate) struct StateFile {
     path: PathBuf,
+}
+
+/// One switch at a time has it. The lock is on a file beside the state file, since that is another file after each change.
+#[derive(Debug)]
+pub(crate) struct StateLock {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Drop for StateLock {
+    fn drop(&mut self) {
+        // One that stays behind is no harm: nobody holds it.
+        let _ = fs::remove_file(&self.path);
+    }
 }
 
 /// Why ports could not be kept, or read back.
@@ -59,16 +73,22 @@ struct VersionOnly {
 }
 
 impl StateFile {
-    /// Keeps the file at `path` from other switches, which would replace each other's ports, for as long as the returned value lives. The lock is on a
-    /// file beside it, since the file itself is another one after each change.
-    pub(crate) fn lock(path: &Path) -> Result<File, StateError> {
+    /// Keeps the file at `path` from other switches, which would replace each other's ports, for as long as the returned value lives.
+    pub(crate) fn lock(path: &Path) -> Result<StateLock, StateError> {
         let failed = |source: io::Error| StateError::NoDirectory { path: path.to_owned(), source };
-        let lock = File::options().write(true).create(true).truncate(false).mode(0o600).open(beside(path, ".lock"));
-        let lock = lock.map_err(failed)?;
-        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(lock),
-            Err(Errno::WOULDBLOCK) => Err(StateError::InUse(path.to_owned())),
-            Err(error) => Err(failed(error.into())),
+        let beside = beside(path, ".lock");
+        loop {
+            let lock = File::options().write(true).create(true).truncate(false).mode(0o600).open(&beside);
+            let lock = lock.map_err(failed)?;
+            match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => {}
+                Err(Errno::WOULDBLOCK) => return Err(StateError::InUse(path.to_owned())),
+                Err(error) => return Err(failed(error.into())),
+            }
+            // Whoever had it may have removed it since it was opened here.
+            if fs::metadata(&beside).is_ok_and(|now| lock.metadata().is_ok_and(|mine| now.ino() == mine.ino())) {
+                return Ok(StateLock { path: beside, _lock: lock });
+            }
         }
     }
 
@@ -182,7 +202,8 @@ mod tests {
         let error = StateFile::lock(&path).unwrap_err();
         assert!(matches!(error, StateError::InUse(_)) && error.to_string().contains("switch.state_file"), "{error}");
         drop(lock);
-        assert!(StateFile::lock(&path).is_ok());
+        drop(StateFile::lock(&path).unwrap());
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "nothing but the state file is left");
     }
 
     #[test]
