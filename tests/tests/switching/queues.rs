@@ -1,6 +1,7 @@
 //! Several queue pairs: every flow keeps to one and to its order, and all of them are used.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use synthetic_guest::packet::{FrameSpec, Stamp, Template};
 use synthetic_guest::verify::{Verdict, Verifier};
@@ -12,6 +13,8 @@ use crate::rig::{Node, Plan, Rig};
 const BROADCAST: [u8; 6] = [0xff; 6];
 const FLOWS: u16 = 256;
 const ROUNDS: u64 = 40;
+/// What has not arrived within this is lost.
+const LIMIT: Duration = Duration::from_secs(20);
 
 fn with_pairs(pairs: usize) -> impl FnOnce(&mut GuestConfig) {
     move |config| {
@@ -37,8 +40,9 @@ fn spread(from: &mut Node, to: &mut Node) -> Vec<BTreeSet<u16>> {
             });
             let sent: Vec<Packet> = stamped.collect();
             from.send(&sent);
-            let mut arrived = 0;
+            let (mut arrived, start) = (0, Instant::now());
             while arrived < sent.len() {
+                assert!(start.elapsed() < LIMIT, "{arrived} of {} frames arrived", sent.len());
                 for (pair, flows) in flows.iter_mut().enumerate() {
                     arrived += to.guest.pair(pair).rx.recv_burst(usize::MAX, |frame| {
                         match verifier.check_received(frame) {
