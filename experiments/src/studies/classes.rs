@@ -9,7 +9,7 @@ use super::saturation::stage;
 use super::stage::{Load, Stage};
 use super::turns::{self, Played};
 use crate::ringgen::Report;
-use crate::stats::{self, Ratio, median};
+use crate::stats::{self, Ratio};
 
 /// Guests that exchange pings: the first ones.
 const PINGING: usize = 2;
@@ -147,11 +147,7 @@ fn p99_of(report: &Report) -> f64 {
 
 /// The p99 of a case to that of another one: of turns one after another in each round.
 fn to_other(here: &[Played], there: &[Played]) -> Option<Ratio> {
-    let of_round = |(here, there): (&Played, &Played)| {
-        let ratios = here.turns.iter().zip(&there.turns).map(|(here, there)| p99_of(here) / p99_of(there));
-        median(&ratios.collect::<Vec<_>>()).unwrap_or(f64::NAN)
-    };
-    stats::estimate(&here.iter().zip(there).map(of_round).collect::<Vec<_>>())
+    stats::estimate(&here.iter().zip(there).map(|(here, there)| here.beside(there, p99_of)).collect::<Vec<_>>())
 }
 
 fn row(size: usize, case: &Case, played: &[Played], alone: &[Played]) -> [String; 6] {

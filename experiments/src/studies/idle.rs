@@ -129,7 +129,7 @@ pub fn run(lab: &Lab) -> Result<Finding> {
         "latency_us": places.iter().map(|place| place.turns.iter().map(|turn| turn.latency).collect::<Vec<_>>()).collect::<Vec<_>>(),
         "pairs_us": places.iter().map(Place::pairs).collect::<Vec<_>>(),
         "swaps_us": swaps.iter().map(Swap::raw).collect::<Vec<_>>(),
-        "busy_pps": busy,
+        "busy": busy.iter().map(|busy| json!({"pps": busy.pps, "ratio": busy.ratio})).collect::<Vec<_>>(),
     });
     Ok(finding)
 }
@@ -217,23 +217,27 @@ fn setup(can_stay_awake: bool) -> Vec<String> {
         awake,
         format!(
             "Under load: {PAIRS} pairs of guests send {LONG} B as fast as their rings take them, to two switches, one in \
-             mode poll and one in mode adaptive, which take {TURNS} short turns for each figure and are halted in between."
+             mode poll and one in mode adaptive, which take {TURNS} short turns each and are halted in between. A figure is the median ratio \
+             of turns one after another."
         ),
     ]
 }
 
-/// Packets a second under load, in modes `poll` and `adaptive`. Each time of switches that were started for it: where their memory happens to be
-/// makes more of a difference than their mode.
-fn busy(lab: &Lab) -> Result<[Vec<f64>; 2]> {
-    // Whoever comes first has an advantage in no round.
-    let orders = [["poll", "adaptive"], ["adaptive", "poll"]].repeat(if lab.effort.coarse { 1 } else { BUSY_PAIRS });
-    let rounds = lab.rounds(&orders, |modes| compete(lab, *modes))?;
-    let all = || orders.iter().zip(&rounds).flat_map(|(modes, rounds)| rounds.iter().map(move |pps| (modes, pps)));
-    Ok(["poll", "adaptive"].map(|mode| all().map(|(modes, pps)| pps[usize::from(modes[0] != mode)]).collect()))
+/// Packets a second under load of an adaptive switch to those of one that polls, and those of both, for each start of the two.
+struct Busy {
+    ratio: f64,
+    pps: [f64; 2],
 }
 
-/// Packets a second under load of two switches, in these modes, that take short turns: what changes the speed of the machine changes both.
-fn compete(lab: &Lab, modes: [&str; 2]) -> Result<[f64; 2]> {
+/// Each time of switches that were started for it: where their memory happens to be makes more of a difference than their mode.
+fn busy(lab: &Lab) -> Result<Vec<Busy>> {
+    // Whoever comes first has an advantage in no round.
+    let orders = [["poll", "adaptive"], ["adaptive", "poll"]].repeat(if lab.effort.coarse { 1 } else { BUSY_PAIRS });
+    Ok(lab.rounds(&orders, |modes| compete(lab, *modes))?.into_iter().flatten().collect())
+}
+
+/// Two switches in these modes that take short turns: what changes the speed of the machine changes both.
+fn compete(lab: &Lab, modes: [&str; 2]) -> Result<Busy> {
     let start = |mode: &str| -> Result<Stage> {
         let stage = Stage::start(lab, 1, |config| {
             let config = config.key(&format!("mode = \"{mode}\"")).without_rebalancing().scheduler("tick_ms = 1000");
@@ -246,8 +250,9 @@ fn compete(lab: &Lab, modes: [&str; 2]) -> Result<[f64; 2]> {
     let load = Load::in_turns("stream", (0..2 * PAIRS).collect(), lab.effort.seconds);
     let load = load.option("size", LONG);
     let cases = stages.each_ref().map(|stage| Case { stage, load: load.clone() });
-    let reports = turns::round(lab, &cases)?;
-    Ok([reports[0].pps, reports[1].pps])
+    let played = turns::play(lab, &cases, TURNS)?;
+    let [poll, adaptive] = ["poll", "adaptive"].map(|mode| &played[usize::from(modes[0] != mode)]);
+    Ok(Busy { ratio: adaptive.beside(poll, |report| report.pps), pps: [poll.all.pps, adaptive.all.pps] })
 }
 
 /// A switch of this mode.
@@ -389,8 +394,8 @@ fn judge_cpu(finding: &mut Finding, places: &[Place], guests: usize) {
     ));
 }
 
-fn judge_busy(finding: &mut Finding, [poll, adaptive]: &[Vec<f64>; 2]) {
-    let speed = stats::ratio(adaptive, poll);
+fn judge_busy(finding: &mut Finding, busy: &[Busy]) {
+    let speed = stats::estimate(&busy.iter().map(|busy| busy.ratio).collect::<Vec<_>>());
     let text = "throughput under load, adaptive to poll";
     finding.claims.push(Claim::new(text, speed, "times", Bound::AtLeast(0.98), true));
     finding.answer.push(format!(

@@ -8,7 +8,7 @@ use super::Lab;
 use super::finding::{Axis, Bound, Chart, Claim, Finding, Kind, Point, Series, Table, show};
 use super::saturation::stage;
 use super::stage::Load;
-use super::turns::{self, Case, TURNS};
+use super::turns::{self, Case, Played, TURNS};
 use crate::ringgen::Report;
 use crate::stats::{self, Ratio};
 
@@ -77,26 +77,31 @@ struct Measured {
     works: Vec<usize>,
     settings: Vec<usize>,
     places: Vec<Place>,
-    reports: Vec<Vec<Report>>,
+    played: Vec<Vec<Played>>,
 }
 
 impl Measured {
-    /// Figures of all rounds at a place.
-    fn of(&self, place: Place, figure: impl Fn(&Report) -> f64) -> Vec<f64> {
-        let at = self.places.iter().position(|other| *other == place);
-        at.map(|at| self.reports[at].iter().map(figure).collect()).unwrap_or_default()
+    /// All rounds at a place.
+    fn at(&self, place: Place) -> &[Played] {
+        self.places.iter().position(|other| *other == place).map_or(&[][..], |at| self.played[at].as_slice())
     }
 
     /// The same at a place by its names.
-    fn named(&self, work: &str, setting: &str, figure: impl Fn(&Report) -> f64) -> Vec<f64> {
+    fn named(&self, work: &str, setting: &str) -> &[Played] {
         let work = WORKS.iter().position(|other| other.name == work).unwrap_or_default();
         let setting = SETTINGS.iter().position(|other| other.name == setting).unwrap_or_default();
-        self.of((work, setting), figure)
+        self.at((work, setting))
     }
 
-    /// The default against no moderation.
-    fn to_none(&self, work: &str, figure: impl Fn(&Report) -> f64) -> Option<Ratio> {
-        stats::ratio(&self.named(work, DEFAULT, &figure), &self.named(work, "none", &figure))
+    /// Figures of all rounds at a place.
+    fn of(&self, place: Place, figure: impl Fn(&Report) -> f64) -> Vec<f64> {
+        self.at(place).iter().map(|played| figure(&played.all)).collect()
+    }
+
+    /// A setting against no moderation, of turns one after another.
+    fn to_none(&self, work: &str, setting: &str, figure: impl Fn(&Report) -> f64) -> Option<Ratio> {
+        let rounds = self.named(work, setting).iter().zip(self.named(work, "none"));
+        stats::estimate(&rounds.map(|(with, without)| with.beside(without, &figure)).collect::<Vec<_>>())
     }
 }
 
@@ -127,6 +132,7 @@ pub fn run(lab: &Lab) -> Result<Finding> {
              speed latency is that of full rings."
                 .to_owned(),
             format!("Each setting has a pair of guests at the same switch; the others are silent meanwhile. {}", turns::setup(lab, TURNS)),
+            "What a setting makes of none is, for each round, the median ratio of turns one after another.".to_owned(),
             load(lab, &WORKS[0], 0).shown(),
         ],
         repeat: "make experiments ONLY=interrupts".to_owned(),
@@ -150,7 +156,8 @@ pub fn run(lab: &Lab) -> Result<Finding> {
     };
     finding.raw = json!({
         "places": measured.places.iter().map(name).collect::<Vec<_>>(),
-        "rounds": measured.reports.iter().map(|all| all.iter().map(raw).collect::<Vec<_>>()).collect::<Vec<_>>(),
+        "rounds": measured.played.iter().map(|all| all.iter().map(|played| raw(&played.all)).collect::<Vec<_>>()).collect::<Vec<_>>(),
+        "turns": measured.played.iter().map(|all| all.iter().map(|played| played.turns.iter().map(raw).collect::<Vec<_>>()).collect::<Vec<_>>()).collect::<Vec<_>>(),
     });
     Ok(finding)
 }
@@ -162,15 +169,15 @@ fn measure(lab: &Lab) -> Result<Measured> {
     let settings: Vec<usize> = (0..SETTINGS.len()).filter(|at| !coarse || SETTINGS[*at].coarse).collect();
     let places: Vec<Place> = works.iter().flat_map(|work| settings.iter().map(|setting| (*work, *setting))).collect();
     let stage = stage(lab, 2 * SETTINGS.len(), |guest| SETTINGS[guest / 2].lines.to_vec())?;
-    let reports = turns::rounds(lab, &works, |work| {
+    let played = turns::rounds(lab, &works, |work| {
         let cases: Vec<_> =
             settings.iter().map(|at| Case { stage: &stage, load: load(lab, &WORKS[*work], *at) }).collect();
-        let reports = turns::round(lab, &cases)?;
-        let timed = reports.iter().all(|report| report.latency_ns.is_some());
+        let played = turns::play(lab, &cases, TURNS)?;
+        let timed = played.iter().all(|played| played.all.latency_ns.is_some());
         ensure!(timed, "no packet was timed at {}", WORKS[*work].name);
-        Ok(reports)
+        Ok(played)
     })?;
-    Ok(Measured { works, settings, places, reports })
+    Ok(Measured { works, settings, places, played })
 }
 
 fn load(lab: &Lab, work: &Work, setting: usize) -> Load {
@@ -242,26 +249,22 @@ fn judge(finding: &mut Finding, measured: &Measured) {
     let mut claim = |text: String, figure, unit: &str, bound| {
         finding.claims.push(Claim::new(&text, figure, unit, bound, true));
     };
-    let fewer = [MEDIUM, FULL_SPEED].map(|work| measured.to_none(work, calls));
+    let fewer = [MEDIUM, FULL_SPEED].map(|work| measured.to_none(work, DEFAULT, calls));
     // At full speed a guest is hardly ever without work, and so is hardly ever called, whatever the setting.
     for ((work, fewer), most) in [MEDIUM, FULL_SPEED].iter().zip(fewer).zip([0.5, 1.0]) {
         claim(format!("calls for each packet at {work}, {DEFAULT}, to none"), fewer, "times", Bound::AtMost(most));
     }
-    let alone = measured.to_none(ONE_PING, p50);
+    let alone = measured.to_none(ONE_PING, DEFAULT, p50);
     claim(format!("median round trip of {ONE_PING}, {DEFAULT}, to none"), alone, "times", Bound::AtMost(1.05));
-    let pings = measured.to_none(PINGS, p50);
+    let pings = measured.to_none(PINGS, DEFAULT, p50);
     claim(format!("median round trip of {PINGS}, {DEFAULT}, to none"), pings, "times", Bound::AtMost(1.25));
-    let late: Vec<f64> = measured
-        .named(MEDIUM, DEFAULT, p99)
-        .iter()
-        .zip(measured.named(MEDIUM, "none", p99))
-        .map(|(with, without)| with - without)
-        .collect();
+    let late = measured.named(MEDIUM, DEFAULT).iter().zip(measured.named(MEDIUM, "none"));
+    let late: Vec<f64> = late.map(|(with, without)| p99(&with.all) - p99(&without.all)).collect();
     let late = stats::estimate(&late);
     claim(format!("latency p99 that {DEFAULT}, adds at {MEDIUM}"), late, "µs", Bound::AtMost(50.0));
-    let speed = measured.to_none(FULL_SPEED, |report| report.pps);
+    let speed = measured.to_none(FULL_SPEED, DEFAULT, |report| report.pps);
     claim(format!("throughput at {FULL_SPEED}, {DEFAULT}, to none"), speed, "times", Bound::AtLeast(0.98));
-    let fixed = |work| stats::ratio(&measured.named(work, "fixed, 50 µs", p50), &measured.named(work, "none", p50));
+    let fixed = |work| measured.to_none(work, "fixed, 50 µs", p50);
     finding.answer.push(format!(
         "Adaptive moderation with a delay of 50 µs makes {} times the calls for each packet at {MEDIUM} and {} times at full speed, with {} times the \
          throughput. It makes a lone ping {} and each of 16 under way {} times as long (fixed: {} and {}), and adds {} µs to the 99th percentile at {MEDIUM}.",

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use super::Lab;
 use super::stage::{Load, Stage};
 use crate::ringgen::{Report, Session};
+use crate::stats::median;
 
 /// What is held against others: guests at a switch, and what they do in their turns. Cases at one switch have ports of their own.
 pub struct Case<'s> {
@@ -49,9 +50,13 @@ pub struct Played {
     pub turns: Vec<Report>,
 }
 
-/// One round of [`TURNS`] turns. Returns a report for each case, of all its turns together.
-pub fn round(lab: &Lab, cases: &[Case]) -> Result<Vec<Report>> {
-    Ok(play(lab, cases, TURNS)?.into_iter().map(|played| played.all).collect())
+impl Played {
+    /// What `of` says of this case to what it says of another one, of turns one after another, in the median. What slows the machine down between two
+    /// of them changes one such ratio of many.
+    pub fn beside(&self, other: &Self, of: impl Fn(&Report) -> f64) -> f64 {
+        let ratios = self.turns.iter().zip(&other.turns).map(|(here, there)| of(here) / of(there));
+        median(&ratios.collect::<Vec<_>>()).unwrap_or(f64::NAN)
+    }
 }
 
 /// One round of so many turns. Each case is first in its turn, and its guests connect in the first one. No packet may have been spoiled. Switches
