@@ -147,7 +147,8 @@ fn p99_of(report: &Report) -> f64 {
 
 /// The p99 of a case to that of another one: of turns one after another in each round.
 fn to_other(here: &[Played], there: &[Played]) -> Option<Ratio> {
-    stats::estimate(&here.iter().zip(there).map(|(here, there)| here.beside(there, p99_of)).collect::<Vec<_>>())
+    let ratio = |here: &Report, there: &Report| p99_of(here) / p99_of(there);
+    stats::estimate(&here.iter().zip(there).map(|(here, there)| here.beside(there, ratio)).collect::<Vec<_>>())
 }
 
 fn row(size: usize, case: &Case, played: &[Played], alone: &[Played]) -> [String; 6] {

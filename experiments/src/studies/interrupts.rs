@@ -99,9 +99,14 @@ impl Measured {
     }
 
     /// A setting against no moderation, of turns one after another.
-    fn to_none(&self, work: &str, setting: &str, figure: impl Fn(&Report) -> f64) -> Option<Ratio> {
+    fn against_none(&self, work: &str, setting: &str, compare: impl Fn(&Report, &Report) -> f64) -> Option<Ratio> {
         let rounds = self.named(work, setting).iter().zip(self.named(work, "none"));
-        stats::estimate(&rounds.map(|(with, without)| with.beside(without, &figure)).collect::<Vec<_>>())
+        stats::estimate(&rounds.map(|(with, without)| with.beside(without, &compare)).collect::<Vec<_>>())
+    }
+
+    /// The ratio of a figure.
+    fn to_none(&self, work: &str, setting: &str, figure: impl Fn(&Report) -> f64) -> Option<Ratio> {
+        self.against_none(work, setting, |with, without| figure(with) / figure(without))
     }
 }
 
@@ -132,7 +137,7 @@ pub fn run(lab: &Lab) -> Result<Finding> {
              speed latency is that of full rings."
                 .to_owned(),
             format!("Each setting has a pair of guests at the same switch; the others are silent meanwhile. {}", turns::setup(lab, TURNS)),
-            "What a setting makes of none is, for each round, the median ratio of turns one after another.".to_owned(),
+            "How a setting compares with none is, for each round, the median of turns one after another.".to_owned(),
             load(lab, &WORKS[0], 0).shown(),
         ],
         repeat: "make experiments ONLY=interrupts".to_owned(),
@@ -258,9 +263,7 @@ fn judge(finding: &mut Finding, measured: &Measured) {
     claim(format!("median round trip of {ONE_PING}, {DEFAULT}, to none"), alone, "times", Bound::AtMost(1.05));
     let pings = measured.to_none(PINGS, DEFAULT, p50);
     claim(format!("median round trip of {PINGS}, {DEFAULT}, to none"), pings, "times", Bound::AtMost(1.25));
-    let late = measured.named(MEDIUM, DEFAULT).iter().zip(measured.named(MEDIUM, "none"));
-    let late: Vec<f64> = late.map(|(with, without)| p99(&with.all) - p99(&without.all)).collect();
-    let late = stats::estimate(&late);
+    let late = measured.against_none(MEDIUM, DEFAULT, |with, without| p99(with) - p99(without));
     claim(format!("latency p99 that {DEFAULT}, adds at {MEDIUM}"), late, "µs", Bound::AtMost(50.0));
     let speed = measured.to_none(FULL_SPEED, DEFAULT, |report| report.pps);
     claim(format!("throughput at {FULL_SPEED}, {DEFAULT}, to none"), speed, "times", Bound::AtLeast(0.98));

@@ -51,11 +51,11 @@ pub struct Played {
 }
 
 impl Played {
-    /// What `of` says of this case to what it says of another one, of turns one after another, in the median. What slows the machine down between two
-    /// of them changes one such ratio of many.
-    pub fn beside(&self, other: &Self, of: impl Fn(&Report) -> f64) -> f64 {
-        let ratios = self.turns.iter().zip(&other.turns).map(|(here, there)| of(here) / of(there));
-        median(&ratios.collect::<Vec<_>>()).unwrap_or(f64::NAN)
+    /// How this case compares with another one, of turns one after another, in the median. What slows the machine down between two of them changes
+    /// one such figure of many.
+    pub fn beside(&self, other: &Self, compare: impl Fn(&Report, &Report) -> f64) -> f64 {
+        let turns = self.turns.iter().zip(&other.turns).map(|(here, there)| compare(here, there));
+        median(&turns.collect::<Vec<_>>()).unwrap_or(f64::NAN)
     }
 }
 

@@ -28,8 +28,9 @@ const AGEING_BUCKETS: usize = 64;
 const PAUSES: usize = 16;
 /// How often rings that are idle are thought of, in microseconds.
 const CLEAR_US: u64 = 1000;
-/// How often a core that is awake listens for kicks itself, in microseconds. The session, on another CPU, reads them less often.
-const LISTEN_US: u64 = 50;
+/// How often a core that is awake listens for kicks itself, in microseconds: as late as an idle ring that is polled. The session, on another
+/// CPU, reads them less often. Each time is a system call.
+const LISTEN_US: u64 = 100;
 
 /// How many transmit rings of a core want what.
 #[derive(Debug, Default)]
