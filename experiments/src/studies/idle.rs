@@ -252,7 +252,10 @@ fn compete(lab: &Lab, modes: [&str; 2]) -> Result<Busy> {
     let cases = stages.each_ref().map(|stage| Case { stage, load: load.clone() });
     let played = turns::play(lab, &cases, TURNS)?;
     let [poll, adaptive] = ["poll", "adaptive"].map(|mode| &played[usize::from(modes[0] != mode)]);
-    Ok(Busy { ratio: adaptive.beside(poll, |adaptive, poll| adaptive.pps / poll.pps), pps: [poll.all.pps, adaptive.all.pps] })
+    Ok(Busy {
+        ratio: adaptive.beside(poll, |adaptive, poll| adaptive.pps / poll.pps),
+        pps: [poll.all.pps, adaptive.all.pps],
+    })
 }
 
 /// A switch of this mode.
