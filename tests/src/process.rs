@@ -58,14 +58,21 @@ impl Process {
 
     /// Waits until setpriv has become the program: before that a signal would end setpriv, and /proc would tell of it.
     fn wait_for_program(&self) -> Result<()> {
-        let exe = format!("/proc/{}/exe", self.pid());
         let deadline = Instant::now() + EXEC_LIMIT;
-        // Of a process that has ended already nothing can be read.
-        while std::fs::read_link(&exe).is_ok_and(|exe| exe.ends_with("setpriv")) {
+        while !self.has_begun() {
             ensure!(Instant::now() < deadline, "{} did not begin within {EXEC_LIMIT:?}\n{}", self.name, self.tail());
             std::thread::sleep(EXEC_POLL);
         }
         Ok(())
+    }
+
+    /// Whether setpriv has become the program, which may have ended since.
+    fn has_begun(&self) -> bool {
+        let proc = Path::new("/proc").join(self.pid().to_string());
+        // Of a process that has ended nothing can be read.
+        let Ok(exe) = std::fs::read_link(proc.join("exe")) else { return true };
+        // Linux puts the program in setpriv's place first, and its arguments later.
+        !exe.ends_with("setpriv") && std::fs::read(proc.join("cmdline")).is_ok_and(|line| !line.is_empty())
     }
 
     /// The process id.
