@@ -80,14 +80,10 @@ bench-timing: ## Time what idle neighbours and a second core cost
 	@scripts/install-deps.sh build
 	cargo run --release -p sidecore-bench -- time
 
-bench-accounting: BUILT = $${CARGO_TARGET_DIR:-target}/release
 bench-accounting: ## Time what load accounting costs, in bursts of 32 and of 1
 	@scripts/check-rust.sh
 	@scripts/install-deps.sh build
-	cargo build --release -p sidecore-bench --features without-accounting
-	@cp "$(BUILT)/instructions" "$(BUILT)/instructions-without-accounting"
-	cargo build --release -p sidecore-bench
-	@"$(BUILT)/instructions" accounting "$(BUILT)/instructions-without-accounting"
+	cargo run --release -p sidecore-bench --features optional-accounting -- accounting
 
 bench-capture: ## Time what a capture costs the core that forwards
 	@scripts/check-rust.sh

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use crate::judge::{self, Limit};
 use crate::options::Options;
 use crate::quota::Quota;
-use crate::results::{self, Outcome, Series};
+use crate::results::{self, Beside, Outcome, Series};
 use crate::ringgen::{Generator, Report, Run, Session, Verify};
 use crate::systems::{Contender, Kind, Setup};
 use crate::work::{Row, Work};
@@ -20,8 +20,9 @@ const SETTLE: Duration = Duration::from_millis(100);
 /// Seconds of the runs that only decide how the row is measured.
 const PILOT_SECONDS: f64 = 0.5;
 
-/// Turns of each system in which the load beside round trips is found. The slowest of all counts: the machine may be slow again in the rounds.
-const LOAD_TURNS: usize = 4;
+/// Turns of each system in which the load beside round trips is found, at the beginning of every round: the machine may be half as fast in the
+/// next one. The slowest of all counts.
+const LOAD_TURNS: usize = 2;
 
 /// Rounds after which it shows that the generator is the limit.
 const ROUNDS_TO_JUDGE: usize = 3;
@@ -91,22 +92,19 @@ impl Bench {
             lanes.push(self.start(*kind, row));
         }
         let mut quota = if self.may_limit(row, &mut lanes)? { self.limit(&mut lanes) } else { None };
-        let background = self.background(row, &mut lanes)?;
-        self.verify(row, &mut lanes, background)?;
+        self.verify(row, &mut lanes)?;
         let may_begin_again = quota.is_none() && self.has_quota(row);
-        if !self.rounds(row, &mut lanes, background, may_begin_again)? {
+        if !self.rounds(row, &mut lanes, may_begin_again)? {
             quota = self.limit(&mut lanes);
             lanes.iter_mut().for_each(|lane| lane.series.begin_again());
-            self.rounds(row, &mut lanes, background, false)?;
+            self.rounds(row, &mut lanes, false)?;
         }
-        if let Some(asked) = background {
-            ensure_delivered(&mut lanes, asked);
-        }
+        ensure_delivered(&mut lanes);
         let share = quota.is_some().then_some(self.options.quota);
         let systems = lanes.drain(..).map(|lane| (lane.kind, lane.series)).collect();
         // The threads are gone with their systems: nothing is left in the group.
         drop(quota);
-        Ok(Outcome { row: row.clone(), systems, quota: share, background })
+        Ok(Outcome { row: row.clone(), systems, quota: share })
     }
 
     /// The generator's command line in a round of a row, for the report.
@@ -200,8 +198,9 @@ impl Bench {
     }
 
     /// A run in which every packet is looked at; whoever spoils one is out. What was negotiated has to be the same.
-    fn verify(&self, row: &Row, lanes: &mut [Lane], background: Option<f64>) -> Result<()> {
+    fn verify(&self, row: &Row, lanes: &mut [Lane]) -> Result<()> {
         let seconds = self.options.seconds.min(1.0);
+        let background = self.background(row, lanes)?;
         for lane in lanes.iter_mut().filter(|lane| lane.is_in()) {
             let Some(Turn { report, .. }) = self.turn(row, lane, seconds, Verify::Full, background)? else { continue };
             lane.series.negotiated.clone_from(&report.negotiated);
@@ -223,7 +222,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Half of what the slowest system forwards, for round trips under load.
+    /// Half of what the slowest system forwards now, for round trips under load.
     fn background(&self, row: &Row, lanes: &mut [Lane]) -> Result<Option<f64>> {
         if row.work != Work::RttHalfLoad {
             return Ok(None);
@@ -232,22 +231,17 @@ impl Bench {
         let mut slowest = f64::INFINITY;
         for _ in 0..LOAD_TURNS {
             for lane in lanes.iter_mut().filter(|lane| lane.is_in()) {
-                let seconds = (self.options.seconds / LOAD_TURNS as f64).min(0.25);
-                let turn = self.turn(&stream, lane, seconds, Verify::Order, None)?;
+                let turn = self.turn(&stream, lane, self.options.turn_seconds(), Verify::Order, None)?;
                 slowest = turn.map_or(slowest, |turn| slowest.min(turn.figures[0]));
             }
         }
-        let half = slowest.is_finite().then_some(slowest * 1e6 / 2.0);
-        if let Some(pps) = half {
-            println!("  half load: {:.2} Mpps", pps / 1e6);
-        }
-        Ok(half)
+        Ok(slowest.is_finite().then_some(slowest * 1e6 / 2.0))
     }
 
     /// All rounds, or, where that may help, only so many as show that the generator is the limit: then the answer is false.
-    fn rounds(&self, row: &Row, lanes: &mut [Lane], background: Option<f64>, may_begin_again: bool) -> Result<bool> {
+    fn rounds(&self, row: &Row, lanes: &mut [Lane], may_begin_again: bool) -> Result<bool> {
         for round in 1..=self.options.rounds {
-            let shown = self.round(row, lanes, background)?;
+            let shown = self.round(row, lanes)?;
             let units: Vec<&str> = row.metrics().iter().map(|metric| metric.unit()).collect();
             println!("  round {round:2}: {} ({})", shown.join(", "), units.join(", "));
             let enough = round >= ROUNDS_TO_JUDGE.min(self.options.rounds);
@@ -260,8 +254,9 @@ impl Bench {
 
     /// One round, in which each system has several turns: its figures are their means. Guests stay connected for a round, so that turns can be
     /// short, and connect anew for the next one: where their memory lies is not the same in all of them. Returns the figures in words.
-    fn round(&self, row: &Row, lanes: &mut [Lane], background: Option<f64>) -> Result<Vec<String>> {
+    fn round(&self, row: &Row, lanes: &mut [Lane]) -> Result<Vec<String>> {
         let turns = self.options.turns;
+        let background = self.background(row, lanes)?;
         // Of each system: its figures, how long the generator idled, what CPU the switch had, and what arrived beside round trips.
         let mut sums: Vec<Vec<f64>> = lanes.iter().map(|lane| vec![0.0; lane.series.rounds.len() + 3]).collect();
         for _ in 0..turns {
@@ -281,12 +276,15 @@ impl Bench {
         let mut shown = Vec::new();
         for (lane, sums) in lanes.iter_mut().zip(&sums).filter(|(lane, _)| lane.is_in()) {
             let means: Vec<f64> = sums.iter().map(|sum| sum / turns as f64).collect();
-            let Series { rounds, idle, cpu, background, .. } = &mut lane.series;
+            let Series { rounds, idle, cpu, beside, .. } = &mut lane.series;
             let figures: Vec<String> = means[..rounds.len()].iter().map(|figure| format!("{figure:.3}")).collect();
-            let series = rounds.iter_mut().chain([idle, cpu, background]);
+            let arrived = means[rounds.len() + 2];
+            let series = rounds.iter_mut().chain([idle, cpu]);
             series.zip(&means).for_each(|(all, figure)| all.push(*figure));
+            beside.extend(background.map(|asked| Beside { asked, arrived }));
             shown.push(format!("{} {}", lane.kind, figures.join(" ")));
         }
+        shown.extend(background.map(|pps| format!("beside {:.2} Mpps", pps / 1e6)));
         Ok(shown)
     }
 
@@ -351,9 +349,9 @@ impl Bench {
 }
 
 /// Whoever delivers less than all of a stream beside round trips has had less to do than the others.
-fn ensure_delivered(lanes: &mut [Lane], asked: f64) {
+fn ensure_delivered(lanes: &mut [Lane]) {
     for lane in lanes.iter_mut().filter(|lane| lane.is_in()) {
-        if let Some(lack) = judge::lack(asked, &lane.series.background) {
+        if let Some(lack) = judge::lack(&lane.series.beside) {
             lane.fail(format!("void: {lack}"));
         }
     }

@@ -1,6 +1,6 @@
 //! What makes a row count: clean packets, equal terms, and a generator that was not the limit.
 
-use crate::results::{Part, Verified};
+use crate::results::{Beside, Part, Verified};
 use crate::ringgen::{Negotiated, Report};
 use crate::stats;
 use crate::work::Work;
@@ -78,12 +78,12 @@ pub fn miscount(report: &Report, reached: u64) -> Option<String> {
         .then(|| format!("of {} packets taken from the guest, {reached} reached the NIC", report.sent))
 }
 
-/// What is wrong with a stream beside round trips, of which in every round so many packets a second arrived, or nothing.
+/// What is wrong with the streams beside round trips, one in every round, or nothing.
 #[must_use]
-pub fn lack(asked: f64, rounds: &[f64]) -> Option<String> {
-    let arrived = stats::median(rounds)?;
-    (arrived < LEAST_BACKGROUND * asked)
-        .then(|| format!("of {:.3} Mpps beside the round trips {:.3} arrived", asked / 1e6, arrived / 1e6))
+pub fn lack(rounds: &[Beside]) -> Option<String> {
+    let arrived = stats::median(&rounds.iter().map(|beside| beside.arrived / beside.asked).collect::<Vec<_>>())?;
+    (arrived < LEAST_BACKGROUND)
+        .then(|| format!("of the stream beside the round trips {:.1} % arrived in the median round", 100.0 * arrived))
 }
 
 /// Whether the generator sees what becomes of packets in this work: not of those it sends into a NIC, nor of those that
@@ -195,8 +195,12 @@ mod tests {
 
     #[test]
     fn a_switch_that_drops_its_load_has_no_round_trips() {
-        assert_eq!(lack(1e6, &[0.99e6, 0.5e6, 1e6]), None, "one bad round is the machine's");
-        assert_eq!(lack(1e6, &[0.5e6; 3]).unwrap(), "of 1.000 Mpps beside the round trips 0.500 arrived");
+        let round = |asked, arrived| Beside { asked, arrived };
+        let one_bad = [round(1e6, 0.99e6), round(2e6, 1e6), round(1.5e6, 1.5e6)];
+        assert_eq!(lack(&one_bad), None, "one bad round is the machine's");
+        let half = [round(1e6, 0.5e6), round(3e6, 1.5e6), round(2e6, 1e6)];
+        assert_eq!(lack(&half).unwrap(), "of the stream beside the round trips 50.0 % arrived in the median round");
+        assert_eq!(lack(&[]), None, "there was none");
     }
 
     #[test]

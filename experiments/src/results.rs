@@ -43,9 +43,9 @@ pub struct Entry {
     pub generator_idle_while_switch_ran: Option<f64>,
     /// What the verification run has shown.
     pub verified: Verified,
-    /// Packets a second of the stream beside round trips that were asked for, and that arrived in the median of the rounds.
+    /// Packets a second of the stream beside round trips that were asked for, in the median of the rounds.
     pub background_pps: Option<f64>,
-    /// See there.
+    /// The same of those that arrived.
     pub background_received_pps: Option<f64>,
     /// Share of a CPU that every forwarding thread was limited to, where the generator would have been the limit.
     pub quota: Option<f64>,
@@ -111,8 +111,8 @@ pub struct Series {
     pub idle: Vec<f64>,
     /// The share of a CPU that the forwarding thread had, in every round.
     pub cpu: Vec<f64>,
-    /// Packets a second of the stream beside round trips, in every round.
-    pub background: Vec<f64>,
+    /// The stream beside round trips in every round, where there is one.
+    pub beside: Vec<Beside>,
     /// What the verification run has shown.
     pub verified: Verified,
     /// Why the system is out.
@@ -121,6 +121,15 @@ pub struct Series {
     pub negotiated: Vec<Negotiated>,
     /// Its command lines.
     pub commands: Vec<String>,
+}
+
+/// A stream beside round trips.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Beside {
+    /// Packets a second that were asked for.
+    pub asked: f64,
+    /// Packets a second that arrived.
+    pub arrived: f64,
 }
 
 impl Series {
@@ -133,7 +142,8 @@ impl Series {
 
     /// Forgets all rounds.
     pub fn begin_again(&mut self) {
-        self.rounds.iter_mut().chain([&mut self.idle, &mut self.cpu, &mut self.background]).for_each(Vec::clear);
+        self.rounds.iter_mut().chain([&mut self.idle, &mut self.cpu]).for_each(Vec::clear);
+        self.beside.clear();
     }
 }
 
@@ -158,8 +168,6 @@ pub struct Outcome {
     pub systems: Vec<(Kind, Series)>,
     /// The share of a CPU everybody was limited to.
     pub quota: Option<f64>,
-    /// Packets a second beside the round trips.
-    pub background: Option<f64>,
 }
 
 impl Outcome {
@@ -207,6 +215,7 @@ impl Outcome {
 
     fn entry(&self, kind: Kind, series: &Series, number: usize, metric: Metric, generator_bound: bool) -> Entry {
         let rounds = series.rounds.get(number).cloned().unwrap_or_default();
+        let beside = |pps: fn(&Beside) -> f64| stats::median(&series.beside.iter().map(pps).collect::<Vec<_>>());
         Entry {
             row: self.row.key(),
             work: format!("{}{}", self.row.work.name(), metric.suffix()),
@@ -222,8 +231,8 @@ impl Outcome {
             switch_cpu: stats::median(&series.cpu),
             generator_idle_while_switch_ran: series.idle_while_running(),
             verified: series.verified,
-            background_pps: self.background,
-            background_received_pps: self.background.and_then(|_| stats::median(&series.background)),
+            background_pps: beside(|beside| beside.asked),
+            background_received_pps: beside(|beside| beside.arrived),
             quota: self.quota,
             generator_bound,
             error: series.error.clone(),
@@ -264,7 +273,7 @@ pub(crate) mod tests {
             (Kind::OvsDirect, series(2.0, 0.6)),
             (Kind::TestpmdIo, series(3.0, 0.5)),
         ];
-        Outcome { row, systems, quota: None, background: None }
+        Outcome { row, systems, quota: None }
     }
 
     #[test]

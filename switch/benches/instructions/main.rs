@@ -40,8 +40,7 @@ fn main() -> ExitCode {
             scrapes.is_within()
         }),
         ["time"] => timing::run().map(|()| true),
-        ["accounting", without] => accounting::run(without),
-        ["accounting-answer"] => accounting::answer().map(|()| true),
+        ["accounting"] => accounting::run(),
         ["capture"] => capture::run().map(|()| true),
         _ => Err(anyhow!(
             "run `make bench-instr` to count instructions, `make bench-timing`, `make bench-accounting` or `make bench-capture`"

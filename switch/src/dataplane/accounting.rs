@@ -13,7 +13,7 @@
 //! Beside that stands what a source costs and how it fares: cycles, what waits in its ring, and who receives from it (see
 //! [`load`](super::load), which reads it).
 
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 
 use crossbeam_utils::CachePadded;
 use vm_ports::Counter;
@@ -24,8 +24,20 @@ use super::sleep::WakeCause;
 use super::waiting::Change;
 use crate::forwarding::{DropReason, LearnRefusal};
 
-/// Whether load is accounted for: always, but where somebody measures what that costs.
-pub(super) const ACCOUNTS: bool = !cfg!(feature = "without-accounting");
+/// Whether load is accounted for, where somebody measures what that costs.
+static ACCOUNTS: AtomicBool = AtomicBool::new(true);
+
+/// Whether load is accounted for: always, but with the feature `optional-accounting`.
+#[inline(always)]
+pub(super) fn accounts() -> bool {
+    !cfg!(feature = "optional-accounting") || ACCOUNTS.load(Ordering::Relaxed)
+}
+
+/// From now on load is accounted for, or not. False: in this build it always is.
+pub(super) fn set_accounting(on: bool) -> bool {
+    ACCOUNTS.store(on, Ordering::Relaxed);
+    cfg!(feature = "optional-accounting")
+}
 
 /// Sources there can be: queue pairs and uplink queues.
 pub(super) const SOURCES_MAX: usize = 4096;
@@ -262,7 +274,7 @@ impl CoreCounters {
     /// Notes that the queue pair `to` received so many packets of a source.
     #[inline]
     pub(super) fn note_talk(&self, source: SourceId, to: SourceId, packets: usize) {
-        if ACCOUNTS {
+        if accounts() {
             self.source(source).waits.intervals.talked(self.tick.get(), to, packets);
         }
     }

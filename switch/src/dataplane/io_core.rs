@@ -19,7 +19,7 @@ use vm_ports::{BURST_PACKETS, Burst, BurstBuffer, Pulled, QueueCounters, RingWat
 use self::aside::Aside;
 use self::moves::Part;
 use self::rest::{Needs, Sweep};
-use super::accounting::{ACCOUNTS, CoreCounters, SOURCES_MAX, UplinkCounters};
+use super::accounting::{CoreCounters, SOURCES_MAX, UplinkCounters, accounts};
 use super::forwarder::{Between, Forwarder, Origin, Outputs};
 use super::handover::{Progress, Token};
 use super::histogram::Sampler;
@@ -72,7 +72,7 @@ impl GuestTx {
     #[inline(always)]
     fn account(&mut self, spent: &Spent, rounds: &mut Rounds, counters: &CoreCounters) -> bool {
         let Spent { pulled, most, flooded, from, to } = spent;
-        if ACCOUNTS {
+        if accounts() {
             let source = self.origin.source;
             counters.source(source).cycles.add(to.wrapping_sub(*from));
             if let Some(change) = self.waiting.pulled(pulled.slots, || self.tx.backlog(), *to) {
@@ -263,9 +263,9 @@ impl IoCore {
         let start = self.done_at;
         let worked = self.poll(&clock);
         // A round with bursts ends with its last one: the looks after that are the next one's, and so the clock is read once for a burst.
-        let end = if worked && ACCOUNTS { self.done_at } else { clock() };
+        let end = if worked && accounts() { self.done_at } else { clock() };
         self.tick(end);
-        if ACCOUNTS {
+        if accounts() {
             let Self { counters, .. } = &*self;
             let time = if worked { &counters.busy_cycles } else { &counters.idle_cycles };
             time.add(end.wrapping_sub(start));
@@ -422,7 +422,7 @@ impl IoCore {
             forwarder.out.note_buffers();
         }
         forwarder.finish(Some((index, &mut guest.tx)), *done_at);
-        let end = if ACCOUNTS { clock() } else { *done_at };
+        let end = if accounts() { clock() } else { *done_at };
         let spent = Spent { pulled, most, flooded, from: std::mem::replace(done_at, end), to: end };
         let goes_on = guest.account(&spent, rounds, counters);
         if goes_on && !guest.again {

@@ -8,7 +8,7 @@ use pmd_bindings::{Eal, Mbuf, Mempool, Port, tsc};
 use scheduler::{Load, QueueId};
 use vm_ports::{QueueCounters, QueuePair};
 
-use super::accounting::{CoreCounters, SourceId, UplinkCounters};
+use super::accounting::{self, CoreCounters, SourceId, UplinkCounters};
 use super::capture::RigTaps;
 use super::device;
 use super::handover::{Move, Token};
@@ -34,6 +34,12 @@ const LEARN_LIMIT: u32 = 1024;
 #[must_use]
 pub fn cost(frame_len: usize) -> i64 {
     super::turns::cost(1, frame_len)
+}
+
+/// From now on load is accounted for, or not, in all rigs. False: in this build it always is (see the feature `optional-accounting`).
+#[must_use]
+pub fn set_accounting(on: bool) -> bool {
+    accounting::set_accounting(on)
 }
 
 /// A port of a rig.
