@@ -12,7 +12,8 @@ use crate::session::eventfd;
 pub struct KickFd(Arc<File>);
 
 impl KickFd {
-    pub(crate) fn new(file: File) -> Self {
+    /// With this eventfd.
+    pub fn new(file: File) -> Self {
         Self(Arc::new(file))
     }
 

@@ -12,14 +12,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use pmd_bindings::tsc;
 use serde_json::json;
+use sidecore::rig::Mode;
 
 use crate::callgrind;
 use crate::rig::{BURST, RING, SPLIT, Workload};
 
 /// Bytes of a frame of 64 on the wire.
 pub(crate) const SHORT: usize = 60;
-/// Rounds of each set-up, and refills of the rings in a round.
-const ROUNDS: usize = 200;
+/// How often each set-up is made anew, elsewhere in memory; its rounds there, and refills of the rings in a round.
+const PLACES: usize = 10;
+const ROUNDS: usize = 40;
 const FILLS: usize = 50;
 /// First packets of idle rings that are timed.
 const FIRSTS: usize = 5000;
@@ -72,8 +74,8 @@ struct Setup {
 }
 
 impl Setup {
-    fn new(name: &'static str, cores: usize, idle: usize, scale: u64) -> Self {
-        let workload = Workload::v2v(SPLIT, SHORT, cores).beside_idle(idle);
+    fn new(name: &'static str, workload: Workload, idle: usize, scale: u64) -> Self {
+        let workload = workload.beside_idle(idle);
         Self { name, idle, workload, watch: Stopwatch::stopped(scale), rounds: Vec::new() }
     }
 
@@ -108,8 +110,7 @@ impl Setup {
             let mut sent = None;
             for turn in 0.. {
                 if turn % (RING / BURST) == 0 && turn > 0 {
-                    watch.stop();
-                    workload.drain();
+                    finish_fill(workload, watch);
                     workload.fill();
                     watch.resume();
                 }
@@ -125,20 +126,22 @@ impl Setup {
                     break;
                 }
             }
-            watch.stop();
-            self.finish_fill();
+            finish_fill(workload, watch);
         }
         times
     }
+}
 
-    /// Lets what is left of a fill arrive.
-    fn finish_fill(&mut self) {
-        let Self { workload, watch, .. } = self;
+/// Lets what is left of a fill arrive, and stops the clock.
+fn finish_fill(workload: &mut Workload, watch: &mut Stopwatch) {
+    // It may take more turns than bursts: where this program was without a CPU the ring has become an idle one.
+    watch.stop();
+    while !workload.is_through() {
         watch.resume();
-        while workload.turn(|| watch.now()) {}
+        workload.turn(|| watch.now());
         watch.stop();
-        workload.drain();
     }
+    workload.drain();
 }
 
 pub(crate) fn sorted(mut values: Vec<f64>) -> Vec<f64> {
@@ -161,18 +164,31 @@ pub(crate) fn ratio(of: &[f64], to: &[f64]) -> [f64; 3] {
 /// Measures, shows and writes everything.
 pub(crate) fn run() -> Result<()> {
     let scale = calibrate();
-    let mut setups = [
-        Setup::new("one core", 1, 0, scale),
-        Setup::new("beside 64 idle queue pairs", 1, 64, scale),
-        Setup::new("beside 1000 idle queue pairs", 1, 1000, scale),
-        Setup::new("across two cores", 2, 0, scale),
-    ];
-    // One round more, the first, that does not count.
-    for round in 0..=ROUNDS {
-        for setup in &mut setups {
-            setup.round();
-            if round == 0 {
-                setup.rounds.clear();
+    let setups_anew = || {
+        let v2v = |cores| Workload::v2v(SPLIT, SHORT, cores);
+        [
+            Setup::new("one core", v2v(1), 0, scale),
+            Setup::new("beside 64 idle queue pairs", v2v(1), 64, scale),
+            Setup::new("beside 1000 idle queue pairs", v2v(1), 1000, scale),
+            Setup::new("across two cores", v2v(2), 0, scale),
+            Setup::new("mode adaptive", Workload::v2v_in(Mode::Adaptive, SPLIT, SHORT, 1), 0, scale),
+        ]
+    };
+    let mut setups = setups_anew();
+    for place in 0..PLACES {
+        if place > 0 {
+            // Those before are there until then, so that these are elsewhere.
+            let rounds = setups.each_mut().map(|setup| std::mem::take(&mut setup.rounds));
+            setups = setups_anew();
+            setups.iter_mut().zip(rounds).for_each(|(setup, rounds)| setup.rounds = rounds);
+        }
+        // One round more, the first, that does not count.
+        for round in 0..=ROUNDS {
+            for setup in &mut setups {
+                setup.round();
+                if round == 0 {
+                    setup.rounds.pop();
+                }
             }
         }
     }

@@ -17,7 +17,7 @@ use super::load::{Intake, LoadMeter, Place, Reading, Traffic, queue_id};
 use super::mailbox::{Handed, Mailbox, Message, UplinkShare, mailbox};
 use super::ports::{PORTS_MAX, PortEntry, PortTable, Receiver, Way};
 use super::reply::{Answer, Reply, reply};
-use super::sleep::Bells;
+use super::sleep::{Bed, Bells};
 pub use super::turns::Share;
 use super::uplink_queues::ways;
 use super::xcore::connect;
@@ -139,10 +139,16 @@ impl RigMove {
 }
 
 impl Rig {
-    /// This many cores, without ports. `cycles_per_s` is the speed of the clock that [`Rig::pass_time`] moves on, or that [`Rig::turn`] is
-    /// given.
+    /// This many cores that poll, without ports. `cycles_per_s` is the speed of the clock that [`Rig::pass_time`] moves on, or that
+    /// [`Rig::turn`] is given.
     #[must_use]
     pub fn new(cores: usize, cycles_per_s: u64) -> Self {
+        Self::in_mode(Mode::Poll, cores, cycles_per_s)
+    }
+
+    /// The same of another mode. None of them sleeps between two turns.
+    #[must_use]
+    pub fn in_mode(mode: Mode, cores: usize, cycles_per_s: u64) -> Self {
         let once = std::num::NonZeroU32::MIN;
         let learn = std::num::NonZeroU32::new(LEARN_LIMIT).unwrap_or(once);
         // A seed that is always the same, so that every run does the same.
@@ -161,9 +167,9 @@ impl Rig {
             let counters = Arc::new(CoreCounters::new());
             let core = IoCore::new(CoreSetup {
                 index,
-                mode: Mode::Poll,
+                mode,
                 bells: Arc::clone(&bells),
-                bed: None,
+                bed: (mode != Mode::Poll).then(|| Bed::new(bells.alarm(index).expect("a bell")).expect("epoll")),
                 mailbox: receiver,
                 links,
                 counters: Arc::clone(&counters),

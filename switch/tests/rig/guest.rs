@@ -7,7 +7,8 @@ use synthetic_guest::{
     Backing, Bell, CallMode, Features, Frame, GuestConfig, QueuePair, Ram, RamConfig, Received, Ring, TxShape,
 };
 use vm_ports::{
-    FrontendAddr, GuestMemory, GuestPhysAddr, MemorySlot, Moderation, QueueCounters, RingSetup, RxQueue, TxQueue,
+    FrontendAddr, GuestMemory, GuestPhysAddr, KickFd, MemorySlot, Moderation, QueueCounters, RingSetup, RxQueue,
+    TxQueue,
 };
 
 use super::{LONGEST, RING};
@@ -28,6 +29,16 @@ impl Guest {
     pub(super) fn new(features: Features) -> (Self, vm_ports::QueuePair) {
         let (ram, mut drivers, mut devices) = pairs(features, 1, RING as u16, 4 << 20, CallMode::Never);
         (Self { driver: drivers.remove(0), _ram: ram }, devices.remove(0))
+    }
+
+    /// The same, which kicks when it is asked to.
+    pub(super) fn that_kicks(features: Features) -> (Self, vm_ports::QueuePair) {
+        let (mut guest, mut device) = Self::new(features);
+        if let Some(tx) = &mut device.tx {
+            let kick = guest.driver.tx.bell().kick_fd().map(|fd| fd.try_clone_to_owned().expect("a second handle"));
+            tx.set_kick(kick.map(|fd| KickFd::new(fd.into())));
+        }
+        (guest, device)
     }
 
     /// A guest that has few buffers to send from, which take the longest frames there are.

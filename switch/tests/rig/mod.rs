@@ -12,7 +12,7 @@ pub(crate) mod shift;
 use std::sync::OnceLock;
 
 use pmd_bindings::{Eal, EalConfig, LogLevel, PciDevices};
-use sidecore::rig::{Rig, RigPort};
+use sidecore::rig::{Mode, Rig, RigPort, Share};
 use synthetic_guest::Features;
 use synthetic_guest::packet::{FrameSpec, Stamp, Template, mac};
 use synthetic_guest::verify::Verifier;
@@ -63,11 +63,18 @@ pub(crate) struct Workload {
 impl Workload {
     /// From guest to guest, both on one core or each on its own.
     pub(crate) fn v2v(features: Features, frame_len: usize, cores: usize) -> Self {
-        let mut workload = Self::new(frame_len, cores);
-        let (mut from, device) = Guest::new(features);
-        let sender = workload.rig.add_guest(0, [device]);
-        let (mut to, device) = Guest::new(features);
-        let receiver = workload.rig.add_guest(cores - 1, [device]);
+        Self::v2v_in(Mode::Poll, features, frame_len, cores)
+    }
+
+    /// The same in a switch of another mode, with guests that can kick.
+    pub(crate) fn v2v_in(mode: Mode, features: Features, frame_len: usize, cores: usize) -> Self {
+        let rig = Rig::in_mode(mode, cores, CYCLES_PER_US * 1_000_000);
+        let mut workload = Self { rig, ..Self::new(frame_len, cores) };
+        let share = Share { mode, ..Share::default() };
+        let (mut from, device) = Guest::that_kicks(features);
+        let sender = workload.rig.add_guest_with(0, share, [device]);
+        let (mut to, device) = Guest::that_kicks(features);
+        let receiver = workload.rig.add_guest_with(cores - 1, share, [device]);
         workload.ports = vec![sender, receiver];
         workload.crowd();
         // The receiver makes itself known, as any station does.
@@ -187,6 +194,11 @@ impl Workload {
     /// Packets forwarded up to now.
     pub(crate) fn forwarded(&self) -> u64 {
         self.rig.totals().forwarded
+    }
+
+    /// Whether all frames that were sent have been forwarded.
+    pub(crate) fn is_through(&self) -> bool {
+        self.forwarded() >= self.announced + self.sent
     }
 
     /// The cores, for whoever asks them what they did.

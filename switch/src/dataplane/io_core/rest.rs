@@ -29,8 +29,10 @@ const PAUSES: usize = 16;
 /// How often rings that are idle are thought of, in microseconds.
 const CLEAR_US: u64 = 1000;
 /// How often a core that is awake listens for kicks itself, in microseconds: as late as an idle ring that is polled. The session, on another
-/// CPU, reads them less often. Each time is a system call.
+/// CPU, reads them less often.
 const LISTEN_US: u64 = 100;
+/// With so many guests or fewer it looks at their rings instead: that takes less time than a system call.
+const FEW: usize = 16;
 
 /// How many transmit rings of a core want what.
 #[derive(Debug, Default)]
@@ -122,7 +124,7 @@ impl IoCore {
             let (now, cycles_per_us) = (self.now.cycles, self.cycles_per_s / 1_000_000);
             if self.needs.armed > 0 && now.wrapping_sub(self.listened_at) >= cycles_per_us * LISTEN_US {
                 self.listened_at = now;
-                self.listen();
+                if self.guests.len() <= FEW { self.peek() } else { self.listen() }
             }
             if now.wrapping_sub(self.cleared_at) >= cycles_per_us * CLEAR_US {
                 self.cleared_at = now;
@@ -137,6 +139,15 @@ impl IoCore {
         if self.bells.any_kicked(me) {
             let bells = Arc::clone(&self.bells);
             bells.take_kicked(me, |source| self.kicked(source));
+        }
+    }
+
+    /// Looks at the rings that are left to their kicks. A kick that comes after this is one too many.
+    fn peek(&mut self) {
+        for place in 0..self.guests.len() {
+            if self.guests.get_mut(place).is_some_and(|guest| guest.armed && guest.tx.has_work()) {
+                self.wake(place);
+            }
         }
     }
 
