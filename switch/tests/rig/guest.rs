@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use synthetic_guest::packet::{Stamp, Template};
 use synthetic_guest::{
-    Backing, Bell, CallMode, Features, Frame, GuestConfig, QueuePair, Ram, RamConfig, Received, Ring, TxShape,
+    Backing, Bell, CallMode, Features, Frame, GuestConfig, KickPolicy, QueuePair, Ram, RamConfig, Received, Ring,
+    TxShape,
 };
 use vm_ports::{
     FrontendAddr, GuestMemory, GuestPhysAddr, KickFd, MemorySlot, Moderation, QueueCounters, RingSetup, RxQueue,
@@ -78,6 +79,16 @@ impl Guest {
     /// Calls since this was asked last, for what was received and for what was sent.
     pub(super) fn calls(&mut self) -> [u64; 2] {
         [self.driver.rx.bell().drain_calls(), self.driver.tx.bell().drain_calls()]
+    }
+
+    /// Its kicks get nowhere from now on.
+    pub(super) fn lose_kicks(&mut self) {
+        self.driver.tx.bell().set_policy(KickPolicy::Never);
+    }
+
+    /// Kicks that it was asked for.
+    pub(super) fn kicks_wanted(&mut self) -> u64 {
+        self.driver.tx.bell().kicks_wanted()
     }
 
     /// Makes `count` frames available, each with the stamp of its number, and shows them to the device at once.

@@ -207,6 +207,21 @@ impl Workload {
         &mut self.rig
     }
 
+    /// Lets the receiver send one frame to the sender, for which it does not kick. Whether it was asked to.
+    pub(crate) fn answer_without_a_kick(&mut self) -> bool {
+        let Some(to) = &mut self.to else { return false };
+        to.lose_kicks();
+        let before = to.kicks_wanted();
+        let len = self.template.bytes().len();
+        to.send(&mut Template::new(FrameSpec::udp4(THERE, HERE, 0, len)), 1, |_| Stamp::default());
+        to.kicks_wanted() > before
+    }
+
+    /// Frames that the sender has received since this was asked last.
+    pub(crate) fn answers(&mut self) -> usize {
+        self.from.as_mut().map_or(0, |from| from.receive(|_| ()))
+    }
+
     /// Lets an idle queue pair send one frame, to a station that is known and has no ring.
     pub(crate) fn send_from_idle(&mut self, nth: usize) {
         let from = IDLERS + nth as u32;
