@@ -1,6 +1,6 @@
 //! A guest of a rig: the driver's side of a queue pair, and the device's side of it for an I/O core.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use synthetic_guest::packet::{Stamp, Template};
 use synthetic_guest::{
@@ -16,6 +16,15 @@ use super::{LONGEST, RING};
 
 /// Descriptors of the rings of guests that only idle.
 const IDLE_RING: u16 = 16;
+
+/// What memory guests have, where somebody has said so; else ordinary pages, whatever else there is.
+static BACKING: OnceLock<Backing> = OnceLock::new();
+
+/// Guests have hugepages from now on, where enough are free, as guests of such a switch have.
+pub(super) fn prefer_hugepages() {
+    // Whoever said so before has said the same.
+    let _ = BACKING.set(Backing::Auto);
+}
 
 /// Buffers of a guest with such frames.
 const LONG_FRAMES: usize = 8;
@@ -118,7 +127,7 @@ impl Guest {
 /// A guest with some queue pairs that does nothing, as a rule.
 pub(super) struct Idle {
     drivers: Vec<QueuePair>,
-    _ram: Ram,
+    ram: Ram,
 }
 
 impl Idle {
@@ -126,8 +135,18 @@ impl Idle {
     pub(super) const PAIRS: usize = 16;
 
     pub(super) fn new(features: Features, count: usize) -> (Self, Vec<vm_ports::QueuePair>) {
-        let (ram, drivers, devices) = pairs(features, count, IDLE_RING, (64 << 10) * count as u64, CallMode::Never);
-        (Self { drivers, _ram: ram }, devices)
+        let size = (64 << 10) * count as u64;
+        let (ram, drivers, devices) = pairs_with(features, count, IDLE_RING, size, CallMode::Never, |config| {
+            // An odd number of pages from one ring to the next: at powers of two from each other all would share a few lines of the caches, as
+            // those of guests that know nothing of each other do not.
+            config.tx_buffers = Some(2);
+        });
+        (Self { drivers, ram }, devices)
+    }
+
+    /// Whether its memory is on hugepages.
+    pub(super) fn hugepages(&self) -> bool {
+        self.ram.hugepages()
     }
 
     /// One frame from one of the pairs: it is not so idle after all.
@@ -163,7 +182,8 @@ fn pairs_with(
     differ: impl FnOnce(&mut GuestConfig),
 ) -> (Ram, Vec<QueuePair>, Vec<vm_ports::QueuePair>) {
     let mut config = GuestConfig::new("");
-    config.ram = RamConfig { region_size, backing: Backing::Pages, ..RamConfig::default() };
+    let backing = BACKING.get().copied().unwrap_or(Backing::Pages);
+    config.ram = RamConfig { region_size, backing, ..RamConfig::default() };
     (config.queue_pairs, config.rx_ring, config.tx_ring, config.calls) = (count, ring, ring, calls);
     differ(&mut config);
     let ram = Ram::new(&config.ram).expect("memory for a guest");

@@ -201,6 +201,11 @@ impl Workload {
         self.forwarded() >= self.announced + self.sent
     }
 
+    /// Whether its idle guests' memory is on hugepages.
+    pub(crate) fn has_hugepages(&self) -> bool {
+        self.idle.iter().all(Idle::hugepages)
+    }
+
     /// The cores, for whoever asks them what they did.
     #[allow(dead_code, reason = "benches do not")]
     pub(crate) fn rig(&mut self) -> &mut Rig {
@@ -263,6 +268,11 @@ impl Workload {
             assert!(report.is_perfect(self.sent), "{report:?}");
         }
     }
+}
+
+/// Guests have hugepages from now on, where enough are free.
+pub(crate) fn prefer_hugepages() {
+    guest::prefer_hugepages();
 }
 
 /// A device of net_null with these arguments, which "receives" this frame again and again.
