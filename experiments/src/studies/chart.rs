@@ -207,7 +207,8 @@ fn line(series: &Series, number: usize, x: &Scale, y: &Scale) -> String {
     let path: Vec<String> =
         points.iter().map(|(at, figure)| format!("{:.1},{:.1}", x.at(*at), y.at(figure.value))).collect();
     let dashes = if series.dashed { " stroke-dasharray=\"5 4\"" } else { "" };
-    let mut svg = format!(
+    let mut svg = if points.len() > DOTS { band(&points, colour, x, y) } else { String::new() };
+    svg += &format!(
         "<polyline class=\"l{colour}\" points=\"{}\" fill=\"none\" stroke=\"{light}\" stroke-width=\"1.6\"{dashes}/>\n",
         path.join(" ")
     );
@@ -220,6 +221,22 @@ fn line(series: &Series, number: usize, x: &Scale, y: &Scale) -> String {
         svg += &error_bar(cx, figure, &format!("class=\"l{colour}\" stroke=\"{light}\""), y);
     }
     svg
+}
+
+/// The intervals of a line with too many places for error bars.
+fn band(points: &[(f64, Ratio)], colour: usize, x: &Scale, y: &Scale) -> String {
+    if points.iter().all(|(_, figure)| figure.low == figure.high) {
+        return String::new();
+    }
+    let corner = |at: f64, figure: f64| format!("{:.1},{:.1}", x.at(at), y.at(figure));
+    let above = points.iter().map(|(at, figure)| corner(*at, figure.high));
+    let below = points.iter().rev().map(|(at, figure)| corner(*at, figure.low));
+    let corners: Vec<String> = above.chain(below).collect();
+    format!(
+        "<polygon class=\"f{colour}\" points=\"{}\" fill=\"{}\" fill-opacity=\"0.2\"/>\n",
+        corners.join(" "),
+        COLOURS[colour].0
+    )
 }
 
 fn bars(series: &Series, number: usize, count: usize, x: &Scale, y: &Scale) -> String {
@@ -299,6 +316,16 @@ mod tests {
         let bars = render(&bars);
         assert_eq!(bars.matches("<rect class=\"f0\"").count(), 3, "two bars and the legend: {bars}");
         assert!(bars.contains(">poll<") && bars.ends_with("</svg>\n"), "{bars}");
+    }
+
+    #[test]
+    fn a_line_of_many_places_has_a_band_where_there_are_several_rounds() {
+        let long = |rounds: &[f64]| {
+            let points = (0..=DOTS).map(|at| Point::new(at as f64, rounds)).collect();
+            render(&Chart { series: vec![Series::new("long", points)], ..chart(Kind::Lines) })
+        };
+        assert_eq!(long(&[1.0, 2.0, 3.0, 4.0, 5.0]).matches("<polygon").count(), 1);
+        assert_eq!(long(&[1.0]).matches("<polygon").count(), 0);
     }
 
     #[test]

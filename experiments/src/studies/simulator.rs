@@ -24,7 +24,9 @@ pub struct Simulated {
     pub demanded_cycles: f64,
     /// Those that they did not get.
     pub under_served_cycles: f64,
-    /// The same after the time for converging.
+    /// Of those, what is beyond what no policy could have served.
+    pub under_served_beyond_cycles: f64,
+    /// Those not served after the time for converging.
     pub under_served_converged_cycles: f64,
     /// 99th percentile of the queueing delay, in microseconds.
     pub delay_p99_us: f64,
@@ -63,8 +65,8 @@ struct Cell {
     runs: Vec<Simulated>,
 }
 
-/// Runs it with one scenario, on all CPUs: nothing is timed. Returns the first seed's run of each policy.
-pub fn simulate(lab: &Lab, args: &[String], out: &Path) -> Result<Vec<Simulated>> {
+/// Runs it with one scenario, on all CPUs: nothing is timed. Returns the runs of each policy, one for each seed.
+pub fn simulate(lab: &Lab, args: &[String], out: &Path) -> Result<Vec<Vec<Simulated>>> {
     let mut command: Vec<String> = ["taskset", "-c"].map(str::to_owned).to_vec();
     command.extend([lab.cpus.list(), paths::simulator()?.display().to_string()]);
     command.extend_from_slice(args);
@@ -74,6 +76,10 @@ pub fn simulate(lab: &Lab, args: &[String], out: &Path) -> Result<Vec<Simulated>
     let text = fs::read_to_string(out.join("results.json"))?;
     let results: Results = serde_json::from_str(&text).context("unexpected results of the simulator")?;
     let cells = results.blocks.into_iter().flat_map(|block| block.cells);
-    let first = |cell: Cell| cell.runs.into_iter().next().map(|run| Simulated { policy: cell.policy, ..run });
-    Ok(cells.filter_map(first).collect())
+    let runs = |Cell { policy, runs }: Cell| -> Vec<Simulated> {
+        runs.into_iter().map(|run| Simulated { policy: policy.clone(), ..run }).collect()
+    };
+    let all: Vec<Vec<Simulated>> = cells.map(runs).collect();
+    ensure!(all.iter().all(|runs| !runs.is_empty()), "{}: a policy without runs", command.join(" "));
+    Ok(all)
 }

@@ -2,7 +2,6 @@
 
 use super::super::finding::{Axis, Chart, Mark, Point, Series};
 use super::turn::{Moved, Turn};
-use crate::stats::median;
 
 pub(super) fn charts(off: &[Turn], on: &[Turn], remark: &str) -> Vec<Chart> {
     let rate = |turns: &[Turn]| {
@@ -27,7 +26,9 @@ pub(super) fn charts(off: &[Turn], on: &[Turn], remark: &str) -> Vec<Chart> {
             Series { dashed: true, ..Series::new("asked for", line.to_vec()) },
         ],
         marks: marks(on),
-        note: note("Medians over rounds; marked: moves of queue pairs in the first round with the scheduler on."),
+        note: note(
+            "Medians over rounds with their 95 % intervals; marked: moves of queue pairs in the first round with the scheduler on.",
+        ),
         ..Chart::default()
     }];
     for (case, turns) in [("off", off), ("on", on)] {
@@ -44,7 +45,7 @@ pub(super) fn charts(off: &[Turn], on: &[Turn], remark: &str) -> Vec<Chart> {
             y: Axis::linear("% busy, of the time that it had its CPU"),
             series: vec![Series::new("I/O core 0", of(0)), Series::new("I/O core 1", of(1))],
             marks: marks(if case == "on" { on } else { &[] }),
-            note: note("Medians over rounds."),
+            note: note("Medians over rounds with their 95 % intervals."),
             ..Chart::default()
         });
     }
@@ -63,7 +64,7 @@ fn marks(turns: &[Turn]) -> Vec<Mark> {
     marks
 }
 
-/// The median of all rounds at each moment of the first.
+/// The figures of all rounds at each moment of the first.
 fn points(rounds: &[Vec<(f64, f64)>]) -> Vec<Point> {
     let first = rounds.first().map(Vec::as_slice).unwrap_or_default();
     let nearest = |round: &Vec<(f64, f64)>, moment: f64| {
@@ -72,7 +73,7 @@ fn points(rounds: &[Vec<(f64, f64)>]) -> Vec<Point> {
     };
     let at = |&(moment, _): &(f64, f64)| {
         let all: Vec<f64> = rounds.iter().filter_map(|round| nearest(round, moment)).collect();
-        Point::new(moment, &[median(&all).unwrap_or(0.0)])
+        Point::new(moment, &all)
     };
     first.iter().map(at).collect()
 }

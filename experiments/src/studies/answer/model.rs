@@ -35,7 +35,8 @@ pub(super) fn simulated(lab: &Lab, can: [f64; 2]) -> Result<Vec<Simulated>> {
         1e9 / can[0],
         BUFFERS + BACKLOG
     );
-    simulate(lab, &args.split(' ').map(str::to_owned).collect::<Vec<_>>(), folder.path())
+    let runs = simulate(lab, &args.split(' ').map(str::to_owned).collect::<Vec<_>>(), folder.path())?;
+    Ok(runs.into_iter().flatten().collect())
 }
 
 /// The simulator beside the switch: what is served after the shift, and the largest core load at the end.
