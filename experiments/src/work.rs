@@ -245,13 +245,16 @@ pub fn default_rows() -> Vec<Row> {
     ]
 }
 
-/// The rows of the full run: the default ones, every size for one and four pairs of guests, and more of the NIC.
+/// Sizes of frames in the full run.
+const SIZES: [u32; 7] = [64, 128, 256, 512, 1024, 1280, 1518];
+
+/// The rows of the full run: the default ones, and every size for one and four pairs of guests, and between a guest and a NIC.
 #[must_use]
 pub fn full_rows() -> Vec<Row> {
     let mut rows = default_rows();
     for guests in [2, 8] {
         for ring in [Ring::Split, Ring::Packed] {
-            for size in [64, 128, 256, 512, 1024, 1280, 1518] {
+            for size in SIZES {
                 let row = Row::new(Work::GuestToGuest, size, ring, 256, guests);
                 if rows.iter().all(|known| known.key() != row.key()) {
                     rows.push(row);
@@ -260,10 +263,13 @@ pub fn full_rows() -> Vec<Row> {
         }
     }
     for work in [Work::NicToGuest, Work::GuestToNic] {
-        rows.push(Row::new(work, 1518, Ring::Split, 256, 1));
-        rows.push(Row::new(work, 64, Ring::Packed, 256, 1));
+        for ring in [Ring::Split, Ring::Packed] {
+            let sizes = SIZES.iter().map(|size| Row::new(work, *size, ring, 256, 1));
+            let new: Vec<Row> = sizes.filter(|row| rows.iter().all(|known| known.key() != row.key())).collect();
+            rows.extend(new);
+        }
     }
-    rows.push(Row::new(Work::NicEcho, 64, Ring::Split, 256, 1));
+    rows.extend(SIZES.iter().map(|size| Row::new(Work::NicEcho, *size, Ring::Split, 256, 1)));
     rows
 }
 
