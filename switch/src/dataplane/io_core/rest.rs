@@ -31,7 +31,7 @@ const CLEAR_US: u64 = 1000;
 /// How often a core that is awake listens for kicks itself, in microseconds: as late as an idle ring that is polled. The session, on another
 /// CPU, reads them less often.
 const LISTEN_US: u64 = 100;
-/// With so many guests or fewer it looks at their rings instead: that takes less time than a system call.
+/// With so many queue pairs or fewer it looks at their rings instead: that takes less time than a system call.
 const FEW: usize = 16;
 
 /// How many transmit rings of a core want what.

@@ -1,5 +1,6 @@
 //! Sleeping under loom: a core that goes to sleep, those who wake it, and a session that reads kicks, in every interleaving in which threads are
-//! interrupted at most three times (twice where there are two kicks). [`Bell`] is the real one; ring, eventfds and epoll are models. A core that waits when all others have ended has lost a wake-up.
+//! interrupted at most three times (twice where there are two kicks). [`Bell`] is the real one; ring, eventfds and epoll are models. A core that
+//! waits when all others have ended has lost a wake-up.
 
 use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use loom::sync::{Arc, Condvar, Mutex};
