@@ -15,7 +15,7 @@ use crate::work::{Row, default_rows, full_rows};
 #[derive(Debug, Clone, Parser)]
 #[command(name = "bench-peers", version)]
 pub struct Options {
-    /// All sizes, one and four pairs of guests, OVS's NORMAL action and testpmd's mac mode. Takes hours.
+    /// All sizes, one and four guests or pairs of them, OVS's NORMAL action and testpmd's mac mode. Takes hours.
     #[arg(long, env = "FULL", value_parser = FalseyValueParser::new())]
     pub full: bool,
 

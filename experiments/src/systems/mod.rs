@@ -103,8 +103,11 @@ pub fn ovs_daemon() -> &'static str {
     ovs::DAEMON
 }
 
-/// Whom packets are for that go to the NIC or come from it.
+/// Whom packets are for that go to a NIC or come from it.
 pub const NIC_MAC: &str = "02:5c:fe:00:00:01";
+
+/// The first guest's VLAN, where each has one of its own.
+const FIRST_VLAN: u32 = 10;
 
 /// What a system is set up for: the same for all.
 #[derive(Debug, Clone)]
@@ -131,22 +134,28 @@ impl Setup<'_> {
         (0..self.row.guests).map(|guest| self.socket(guest).display().to_string()).collect()
     }
 
-    /// The NIC of infinite speed, if the row has one. Sizes on the wire have an FCS that packet buffers lack.
-    fn nic(&self) -> Option<String> {
+    /// The guest's NIC of infinite speed, if the row has any: one for each guest. Sizes on the wire have an FCS that packet buffers lack.
+    fn nic(&self, guest: u32) -> Option<String> {
         let bytes = self.row.size - 4;
         match self.row.work {
-            Work::NicToGuest => Some(format!("net_null0,size={bytes}")),
+            Work::NicToGuest => Some(format!("net_null{guest},size={bytes}")),
             // One that delivers nothing: its packets would take the core's time.
-            Work::GuestToNic => Some(format!("net_null0,size={bytes},no-rx=1")),
+            Work::GuestToNic => Some(format!("net_null{guest},size={bytes},no-rx=1")),
             // What comes back would end up in net_null's buffers, and go round once more.
-            Work::NicEcho => Some(format!("net_pcap0,rx_pcap={},infinite_rx=1", self.capture().display())),
+            Work::NicEcho => Some(format!("net_pcap{guest},rx_pcap={},infinite_rx=1", self.capture(guest).display())),
             _ => None,
         }
     }
 
-    /// Packets for the first guest, which the NIC delivers again and again.
-    fn capture(&self) -> PathBuf {
-        self.folder.join("nic.pcap")
+    /// The VLAN that a guest has with its NIC for itself, in a switch that looks at addresses: all NICs' packets have the same. None where there is
+    /// nobody to be kept apart.
+    fn vlan(&self, guest: u32) -> Option<u32> {
+        (self.row.work.has_nic() && self.row.guests > 1).then_some(FIRST_VLAN + guest)
+    }
+
+    /// Packets for a guest, which its NIC delivers again and again.
+    fn capture(&self, guest: u32) -> PathBuf {
+        self.folder.join(format!("nic{guest}.pcap"))
     }
 
     fn is_tso(&self) -> bool {
@@ -169,10 +178,10 @@ trait System {
     /// The end of its logs.
     fn tail(&mut self) -> String;
 
-    /// Packets that the NIC was given.
+    /// Packets that all NICs were given.
     fn nic_sent(&mut self) -> Result<u64>;
 
-    /// The NIC delivers packets for [`NIC_MAC`] from now on: they are the first guest's.
+    /// The NICs deliver packets for [`NIC_MAC`] from now on: they are for the guest that each belongs to.
     fn turn_round(&mut self) -> Result<()> {
         Ok(())
     }
@@ -198,8 +207,11 @@ impl Contender {
     /// Starts a system for a row. It is halted afterwards.
     pub fn start(kind: Kind, setup: &Setup) -> Result<Self> {
         if setup.row.work == Work::NicEcho {
-            let frame = capture::frame(&ringgen::guest_mac(0), NIC_MAC, setup.row.size as usize - 4)?;
-            std::fs::write(setup.capture(), capture::file(&frame, 64))?;
+            for guest in 0..setup.row.guests {
+                let to = ringgen::guest_mac(guest as usize);
+                let frame = capture::frame(&to, NIC_MAC, setup.row.size as usize - 4)?;
+                std::fs::write(setup.capture(guest), capture::file(&frame, 64))?;
+            }
         }
         let (mut system, sockets, commands) = match kind {
             Kind::Sidecore => sidecore::start(setup)?,
@@ -261,12 +273,12 @@ impl Contender {
         self.system.processes().into_iter().try_for_each(|process| threads::signal_process(process, signal))
     }
 
-    /// Packets that the NIC was given. It has to run.
+    /// Packets that all NICs were given. It has to run.
     pub fn nic_sent(&mut self) -> Result<u64> {
         self.system.nic_sent()
     }
 
-    /// The NIC delivers packets for [`NIC_MAC`] from now on: they are the first guest's. It has to run.
+    /// The NICs deliver packets for [`NIC_MAC`] from now on: they are for the guest that each belongs to. It has to run.
     pub fn turn_round(&mut self) -> Result<()> {
         self.system.turn_round()
     }

@@ -24,8 +24,8 @@ struct Ovs {
     switch: Process,
     database: Process,
     runtime_dir: PathBuf,
-    /// Asks for the NIC's counters.
-    count: Command,
+    /// Ask for each NIC's counters.
+    counts: Vec<Command>,
 }
 
 /// One call of OVS's tools.
@@ -45,9 +45,12 @@ pub(super) fn start(kind: Kind, setup: &Setup) -> Result<Start> {
     run(&plan.settings)?;
     let switch = spawn("ovs-vswitchd", &plan.switch, "vswitchd.log")?;
     let bridge = format!("unix:{}/br0.mgmt", setup.folder.display());
-    let count = [&plan.environment[..], &words(&format!("ovs-ofctl dump-ports {bridge} nic"))].concat();
+    let nics = plan.ports.iter().filter(|port| port.is_nic());
+    let counts = nics
+        .map(|nic| [&plan.environment[..], &words(&format!("ovs-ofctl dump-ports {bridge} {}", nic.name))].concat())
+        .collect();
     // From here on, whatever fails, the daemon's own words say why.
-    let mut ovs = Ovs { switch, database, runtime_dir: Path::new("/var/run/dpdk").join(&plan.prefix), count };
+    let mut ovs = Ovs { switch, database, runtime_dir: Path::new("/var/run/dpdk").join(&plan.prefix), counts };
     let ports = plan.configure.iter().chain(&plan.flows).try_for_each(|command| run(command).map(drop));
     if let Err(error) = ports.and_then(|()| check_ports(&plan, setup)) {
         return Err(error.context(ovs.tail()));
@@ -58,7 +61,7 @@ pub(super) fn start(kind: Kind, setup: &Setup) -> Result<Start> {
 
 /// A port that DPDK refused is in the database all the same, with an error beside it.
 fn check_ports(plan: &Plan, setup: &Setup) -> Result<()> {
-    for (name, number) in &plan.ports {
+    for Port { name, number, .. } in &plan.ports {
         let command = vsctl(setup, &["get", "Interface", name, "ofport"]);
         let answer = must(&[&plan.environment[..], &command[..]].concat())?;
         ensure!(answer.trim() == number.to_string(), "OVS did not add port {name}: it has number {}", answer.trim());
@@ -76,19 +79,47 @@ struct Plan {
     switch: Command,
     configure: Vec<Command>,
     flows: Vec<Command>,
-    ports: Vec<(String, u32)>,
+    ports: Vec<Port>,
     sockets: Vec<String>,
+}
+
+/// A port of the bridge.
+struct Port {
+    name: String,
+    number: u32,
+    /// The guest behind it, or whose NIC it is.
+    guest: u32,
+    /// The NIC's device, if it is one.
+    device: Option<String>,
+}
+
+impl Port {
+    fn is_nic(&self) -> bool {
+        self.device.is_some()
+    }
+}
+
+/// The guests' ports, each before its NIC.
+fn ports(setup: &Setup) -> Vec<Port> {
+    let mut ports = Vec::new();
+    for guest in 0..setup.row.guests {
+        let mut add = |name: &str, device| {
+            let number = ports.len() as u32 + 1;
+            ports.push(Port { name: format!("{name}{guest}"), number, guest, device });
+        };
+        add("vm", None);
+        if let Some(device) = setup.nic(guest) {
+            add("nic", Some(device));
+        }
+    }
+    ports
 }
 
 impl Plan {
     fn new(kind: Kind, setup: &Setup) -> Self {
         let folder = setup.folder.display();
         let prefix = format!("scb{}{}", std::process::id(), kind.name());
-        let mut ports: Vec<(String, u32)> =
-            (0..setup.row.guests).map(|guest| (format!("vm{guest}"), guest + 1)).collect();
-        if setup.nic().is_some() {
-            ports.push(("nic".to_owned(), setup.row.guests + 1));
-        }
+        let ports = ports(setup);
         let mut environment = words("env");
         for name in ["OVS_RUNDIR", "OVS_LOGDIR", "OVS_DBDIR", "OVS_SYSCONFDIR"] {
             environment.push(format!("{name}={folder}"));
@@ -105,7 +136,7 @@ impl Plan {
             switch: words(&format!(
                 "unshare --net -- {DAEMON} unix:{folder}/db.sock --unixctl={folder}/vswitchd.ctl {logging}"
             )),
-            configure: configure(setup, &ports),
+            configure: configure(kind, setup, &ports),
             flows: flows(kind, setup, &ports),
             sockets: sockets(setup),
             ports,
@@ -144,19 +175,22 @@ fn settings(setup: &Setup, prefix: &str) -> Command {
     command
 }
 
-fn configure(setup: &Setup, ports: &[(String, u32)]) -> Vec<Command> {
+fn configure(kind: Kind, setup: &Setup, ports: &[Port]) -> Vec<Command> {
     let bridge = "add-br br0 -- set bridge br0 datapath_type=netdev fail_mode=secure";
     let mut commands = vec![vsctl(setup, &bridge.split(' ').collect::<Vec<_>>())];
-    for (name, number) in ports {
-        let kind = match setup.nic() {
-            Some(device) if name == "nic" => format!("type=dpdk options:dpdk-devargs={device}"),
-            _ if setup.is_tso() => {
-                let socket = setup.socket(number - 1);
+    for Port { name, number, guest, device } in ports {
+        let interface = match device {
+            Some(device) => format!("type=dpdk options:dpdk-devargs={device}"),
+            None if setup.is_tso() => {
+                let socket = setup.socket(*guest);
                 format!("type=dpdkvhostuserclient options:vhost-server-path={}", socket.display())
             }
-            _ => "type=dpdkvhostuser".to_owned(),
+            None => "type=dpdkvhostuser".to_owned(),
         };
-        let text = format!("add-port br0 {name} -- set Interface {name} {kind} ofport_request={number}");
+        // Direct flows look at no VLAN.
+        let vlan = setup.vlan(*guest).filter(|_| kind == Kind::OvsNormal);
+        let tag = vlan.map_or_else(String::new, |id| format!(" tag={id}"));
+        let text = format!("add-port br0 {name}{tag} -- set Interface {name} {interface} ofport_request={number}");
         commands.push(vsctl(setup, &text.split(' ').collect::<Vec<_>>()));
     }
     commands
@@ -171,13 +205,13 @@ fn sockets(setup: &Setup) -> Vec<String> {
     (0..setup.row.guests).map(|guest| setup.folder.join(format!("vm{guest}")).display().to_string()).collect()
 }
 
-fn flows(kind: Kind, setup: &Setup, ports: &[(String, u32)]) -> Vec<Command> {
+fn flows(kind: Kind, setup: &Setup, ports: &[Port]) -> Vec<Command> {
     let add = |flow: &str| words(&format!("ovs-ofctl add-flow unix:{}/br0.mgmt {flow}", setup.folder.display()));
     if kind == Kind::OvsNormal {
         return vec![add("actions=NORMAL")];
     }
-    let pairs = ports.chunks_exact(2).flat_map(|pair| [(pair[0].1, pair[1].1), (pair[1].1, pair[0].1)]);
-    pairs.map(|(from, to)| add(&format!("in_port={from},actions=output:{to}"))).collect()
+    let pairs = ports.chunks_exact(2).flat_map(|pair| [(&pair[0], &pair[1]), (&pair[1], &pair[0])]);
+    pairs.map(|(from, to)| add(&format!("in_port={},actions=output:{}", from.number, to.number))).collect()
 }
 
 fn vsctl(setup: &Setup, args: &[&str]) -> Command {
@@ -208,8 +242,11 @@ impl System for Ovs {
     }
 
     fn nic_sent(&mut self) -> Result<u64> {
-        let answer = must(&self.count)?;
-        sent(&answer).with_context(|| format!("no count of sent packets in {answer}"))
+        let count = |command: &Command| {
+            let answer = must(command)?;
+            sent(&answer).with_context(|| format!("no count of sent packets in {answer}"))
+        };
+        self.counts.iter().map(count).sum()
     }
 
     fn tail(&mut self) -> String {
@@ -233,10 +270,10 @@ impl Drop for Ovs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::work::default_rows;
+    use crate::work::full_rows;
 
     fn shown(kind: Kind, key: &str, hugepages: bool) -> String {
-        let row = default_rows().into_iter().find(|row| row.key() == key).unwrap();
+        let row = full_rows().into_iter().find(|row| row.key() == key).unwrap();
         let setup = Setup { row: &row, hugepages, switch_cpu: 1, other_cpu: 0, folder: Path::new("/t") };
         Plan::new(kind, &setup).shown(&setup).join("\n")
     }
@@ -265,6 +302,21 @@ mod tests {
         let text = shown(Kind::OvsDirect, "p2v-64", false);
         assert!(text.contains("type=dpdk options:dpdk-devargs=net_null0,size=60 ofport_request=2"), "{text}");
         assert!(text.contains("--no-huge --legacy-mem") && !text.contains("socket-mem"), "{text}");
+    }
+
+    #[test]
+    fn each_guest_has_a_nic_of_its_own() {
+        let direct = shown(Kind::OvsDirect, "v2p-64-4guests", true);
+        assert!(
+            direct.contains("nic3 type=dpdk options:dpdk-devargs=net_null3,size=60,no-rx=1 ofport_request=8"),
+            "{direct}"
+        );
+        assert!(direct.contains("in_port=7,actions=output:8") && !direct.contains("tag="), "{direct}");
+        let normal = shown(Kind::OvsNormal, "v2p-64-4guests", true);
+        assert!(
+            normal.contains("add-port br0 vm3 tag=13 --") && normal.contains("add-port br0 nic3 tag=13 --"),
+            "{normal}"
+        );
     }
 
     #[test]

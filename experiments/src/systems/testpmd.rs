@@ -9,9 +9,6 @@ use crate::ringgen;
 /// MiB of memory: 4,096 buffers of 64 KiB in the row with segmentation, and a reserve.
 pub(super) const MEMORY_MIB: u32 = 384;
 
-/// Number of the port that is the NIC, where there is one.
-const NIC_PORT: u32 = 0;
-
 pub(super) fn start(kind: Kind, setup: &Setup) -> Result<Start> {
     let options = options(kind, setup);
     let mut testpmd = Testpmd::start(kind.name(), &options)?;
@@ -22,7 +19,13 @@ pub(super) fn start(kind: Kind, setup: &Setup) -> Result<Start> {
         format!("testpmd> set fwd {}", mode(kind)),
         "testpmd> start".to_owned(),
     ];
-    Ok((Box::new(testpmd), setup.sockets(), commands))
+    Ok((Box::new(Yardstick { testpmd, nics: setup.row.guests }), setup.sockets(), commands))
+}
+
+/// A testpmd, and how many NICs it has where it has any: every port with an even number.
+struct Yardstick {
+    testpmd: Testpmd,
+    nics: u32,
 }
 
 fn mode(kind: Kind) -> &'static str {
@@ -30,11 +33,14 @@ fn mode(kind: Kind) -> &'static str {
 }
 
 fn options(kind: Kind, setup: &Setup) -> TestpmdOptions {
-    let mut vdevs: Vec<String> = setup.nic().into_iter().collect();
-    let first = vdevs.len();
     // Without the older offload flags, io mode forgets a packet's segmentation metadata on its way.
     let tso = if setup.is_tso() { ",tso=1,legacy-ol-flags=1" } else { "" };
-    for (guest, socket) in setup.sockets().iter().enumerate() {
+    // Each guest's port comes after its NIC: testpmd makes pairs of ports that follow each other.
+    let mut vdevs: Vec<String> = Vec::new();
+    let mut guest_ports = Vec::new();
+    for (guest, socket) in (0..).zip(setup.sockets()) {
+        vdevs.extend(setup.nic(guest));
+        guest_ports.push(vdevs.len());
         vdevs.push(format!("net_vhost{guest},iface={socket},queues=1{tso}"));
     }
     let vdevs: Vec<&str> = vdevs.iter().map(String::as_str).collect();
@@ -53,8 +59,8 @@ fn options(kind: Kind, setup: &Setup) -> TestpmdOptions {
     }
     if kind == Kind::TestpmdMac {
         // Each port addresses what it sends to the guest behind it.
-        for guest in 0..setup.row.guests as usize {
-            options.args.push(format!("--eth-peer={},{}", first + guest, ringgen::guest_mac(guest)));
+        for (guest, port) in guest_ports.iter().enumerate() {
+            options.args.push(format!("--eth-peer={port},{}", ringgen::guest_mac(guest)));
         }
     }
     options.cpus = vec![setup.other_cpu, setup.switch_cpu];
@@ -63,21 +69,21 @@ fn options(kind: Kind, setup: &Setup) -> TestpmdOptions {
     options
 }
 
-impl System for Testpmd {
+impl System for Yardstick {
     fn processes(&mut self) -> Vec<u32> {
-        vec![self.process().pid()]
+        vec![self.testpmd.process().pid()]
     }
 
     fn ensure_running(&mut self) -> Result<()> {
-        self.process().ensure_running()
+        self.testpmd.process().ensure_running()
     }
 
     fn tail(&mut self) -> String {
-        self.process().tail()
+        self.testpmd.process().tail()
     }
 
     fn nic_sent(&mut self) -> Result<u64> {
-        Ok(self.stats(NIC_PORT)?.tx_packets)
+        (0..self.nics).map(|nic| Ok(self.testpmd.stats(2 * nic)?.tx_packets)).sum()
     }
 }
 
@@ -86,20 +92,23 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::work::default_rows;
+    use crate::work::full_rows;
 
     fn shown(kind: Kind, key: &str) -> String {
-        let row = default_rows().into_iter().find(|row| row.key() == key).unwrap();
+        let row = full_rows().into_iter().find(|row| row.key() == key).unwrap();
         let setup = Setup { row: &row, hugepages: true, switch_cpu: 1, other_cpu: 0, folder: Path::new("/t") };
         let options = options(kind, &setup);
         [options.vdevs, options.args].concat().join(" ")
     }
 
     #[test]
-    fn the_nic_is_the_first_port_and_the_guest_its_pair() {
+    fn a_nic_is_the_first_port_of_a_pair_and_its_guest_the_second() {
         let text = shown(Kind::TestpmdIo, "v2p-64");
         assert!(text.starts_with("net_null0,size=60,no-rx=1 net_vhost0,iface=/t/vm0.sock,queues=1 "), "{text}");
         assert!(shown(Kind::TestpmdIo, "p2v-64").starts_with("net_null0,size=60 net_vhost0"));
+        let four = shown(Kind::TestpmdMac, "p2v-64-4guests");
+        assert!(four.contains("net_null3,size=60 net_vhost3,iface=/t/vm3.sock"), "{four}");
+        assert!(four.contains("--eth-peer=7,02:5c:00:03:00:01"), "{four}");
     }
 
     #[test]
