@@ -18,7 +18,7 @@ use pairs::PAIRS;
 pub use pairs::capacity;
 use turn::{Case, Turn, turn};
 
-/// Loads of both cores, in parts of what each can do, before and after the shift.
+/// Loads of the first core and of all others, in parts of what each can do, before and after the shift.
 const BEFORE: [f64; 2] = [0.6, 0.6];
 const AFTER: [f64; 2] = [1.2, 0.1];
 /// I/O core 0 has a CPU of its own. A turn in which it is without it for more than this part of the time shows what else ran: it is made again, so
@@ -27,6 +27,8 @@ const DISTURBED: f64 = 0.05;
 const AGAIN: usize = 2;
 /// Length of the scheduler's tick, in seconds.
 const TICK_S: f64 = 0.005;
+/// What is compared, and beside it a third core, where there is time.
+const CASES: [Case; 3] = [Case { cores: 2, on: false }, Case { cores: 2, on: true }, Case { cores: 3, on: true }];
 
 /// Makes the experiment.
 pub fn run(lab: &Lab) -> Result<Finding> {
@@ -34,11 +36,12 @@ pub fn run(lab: &Lab) -> Result<Finding> {
     let capacity = capacity(lab)?;
     let [one, two] = [0, 1].map(|cores: usize| capacity.iter().map(|pps| pps[cores]).collect::<Vec<_>>());
     let mut disturbed = 0;
-    let turns = lab.rounds(&[Case::Off, Case::On], |case| undisturbed(lab, *case, &mut disturbed))?;
-    let [off, on] = [0, 1].map(|case| turns[case].as_slice());
-    let can = |core: usize| median(&turns.iter().flatten().map(|turn| turn.can[core]).collect::<Vec<_>>());
+    let cases = if lab.effort.coarse { &CASES[..2] } else { &CASES };
+    let turns = lab.rounds(cases, |case| undisturbed(lab, *case, &mut disturbed))?;
+    let [off, on, more] = [0, 1, 2].map(|case| turns.get(case).map_or(&[][..], Vec::as_slice));
+    let can = |core: usize| median(&turns[..2].iter().flatten().map(|turn| turn.can[core]).collect::<Vec<_>>());
     let can = [can(0).context("nothing was measured")?, can(1).context("nothing was measured")?];
-    let simulated = simulated(lab, can)?;
+    let simulated = simulated(lab, &can)?;
 
     let mut finding = Finding {
         name: "answer".to_owned(),
@@ -61,11 +64,16 @@ pub fn run(lab: &Lab) -> Result<Finding> {
             AFTER[0] * 100.0,
             AFTER[1] * 100.0
         ),
+        format!(
+            "In the whole form a switch with three I/O cores, {} pairs, and its scheduler on takes turns with these two: the load of core 0 shifts in the \
+             same way, and core 2 is as busy as core 1.",
+            pairs::pairs(3)
+        ),
         if apart {
             "Every I/O core has a CPU of its own.".to_owned()
         } else {
             format!(
-                "Too few CPUs here: I/O core 0, which saturates, has one of its own; I/O core 1 has the CPU of the generator and of the switch's \
+                "Too few CPUs here: I/O core 0, which saturates, has one of its own; I/O core 1 (and 2) has the CPU of the generator and of the switch's \
                  other threads, which sleep nearly always (the generator for {NAP_US} µs after each look at all guests) and come first when they do not \
                  (SCHED_FIFO). I/O core 1 is without its CPU {} % of the time, I/O core 0 {} %; a load is what a core does of what it can do in \
                  the rest. Times gate nothing here.",
@@ -79,11 +87,11 @@ pub fn run(lab: &Lab) -> Result<Finding> {
         ),
         "The default scheduler: policy balance, ticks of 5 ms.".to_owned(),
     ];
-    finding.charts = charts(off, on, remark);
-    finding.tables = vec![table(off, on)];
+    finding.charts = charts(off, on, more, remark);
+    finding.tables = vec![table(cases, &turns)];
     claims(&mut finding, off, on, stats::ratio(&two, &one), remark, apart);
     compare(&mut finding, [off, on], (&simulated, model::simulated_s(lab)), remark, apart);
-    finding.raw = json!({ "capacity_pps": capacity, "off": off, "on": on, "simulated": simulated });
+    finding.raw = json!({ "capacity_pps": capacity, "off": off, "on": on, "more": more, "simulated": simulated });
     Ok(finding)
 }
 
@@ -118,15 +126,22 @@ fn settled(turns: &[Turn]) -> Vec<f64> {
     turns.iter().map(|turn| turn.served(0.5, f64::INFINITY)).collect()
 }
 
-fn table(off: &[Turn], on: &[Turn]) -> Table {
-    let head = ["scheduler", "delivered after the shift, %", "largest core load at the end, %", "moves in a turn"];
+fn table(cases: &[Case], turns: &[Vec<Turn>]) -> Table {
+    let head = [
+        "scheduler",
+        "I/O cores",
+        "delivered after the shift, %",
+        "largest core load at the end, %",
+        "moves in a turn",
+    ];
     let mut table = Table::new("After the shift", &head);
-    for (name, turns) in [("off", off), ("on", on)] {
+    for (case, turns) in cases.iter().zip(turns) {
         let all = |of: &dyn Fn(&Turn) -> f64| {
             stats::estimate(&turns.iter().map(of).collect::<Vec<_>>()).map_or("-".to_owned(), show)
         };
         table.row([
-            name.to_owned(),
+            if case.on { "on" } else { "off" }.to_owned(),
+            case.cores.to_string(),
             all(&|turn| turn.served(0.5, f64::INFINITY) * 100.0),
             all(&|turn| turn.largest() * 100.0),
             all(&|turn| turn.moves.len() as f64),
@@ -134,6 +149,7 @@ fn table(off: &[Turn], on: &[Turn]) -> Table {
     }
     table
 }
+
 fn claims(finding: &mut Finding, off: &[Turn], on: &[Turn], cores: Option<Ratio>, remark: &str, counts: bool) {
     let ms = |of: fn(&Turn) -> Option<f64>| {
         let all: Option<Vec<f64>> = on.iter().map(|turn| Some(of(turn)? * 1e3)).collect();

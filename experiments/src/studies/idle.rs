@@ -29,8 +29,8 @@ use crate::stats::{self, Ratio, median};
 const MODES: [&str; 4] = ["poll", "adaptive", AWAKE, "trap"];
 /// Mode `adaptive` where the CPU of a core that sleeps does not halt (`wake_latency_us = 0`).
 const AWAKE: &str = "adaptive, 0 µs";
-/// Guests, of which two exchange something.
-const GUESTS: [usize; 4] = [2, FEW, 256, MOST];
+/// Guests, of which the first sends to the second where there is one.
+const GUESTS: [usize; 4] = [1, FEW, 256, MOST];
 /// Guests in turns, and where CPUs do not halt: that has nothing to do with guests.
 const FEW: usize = 16;
 /// Most guests. With so many, first packets are compared with bare wake-ups in mode `adaptive`.
@@ -53,7 +53,7 @@ struct Turn {
     /// Parts of a CPU that the switch used without a packet, by the name of its threads; and all of them with some packets.
     silent: BTreeMap<String, f64>,
     waking: f64,
-    /// Microseconds from guest to guest: median and 99th percentile.
+    /// Microseconds from guest to guest, or until a guest's packet was taken that is alone: median and 99th percentile.
     latency: [f64; 2],
     /// The same again of packets, each followed by a bare wake-up, and of these, where that was measured.
     pairs: Option<[[f64; 2]; 2]>,
@@ -199,7 +199,7 @@ fn setup(can_stay_awake: bool) -> Vec<String> {
             "One I/O core; all guests are connected. Each switch is started once, with all guests but the two that exchange something, which connect \
              anew for each turn; it is halted, and its guests with it, while others are measured. CPU time is that of all threads of the switch, as the \
              scheduler of Linux counts it, while nobody sends. Then one guest sends {RATE} packets a second to another: latency is one way, from guest to guest. The receiver polls, \
-             and all others go on sleeping. The two guests come before all else on the generator's CPU (SCHED_FIFO, asleep in between): they \
+             and all others go on sleeping. A guest that is alone has nobody to send to: its latency is the time until the switch has taken its packet. The two guests come before all else on the generator's CPU (SCHED_FIFO, asleep in between): they \
              stand for guests that have CPUs of their own."
         ),
         format!(
@@ -273,7 +273,7 @@ fn ports(config: SwitchConfig, guests: usize) -> SwitchConfig {
 
 /// At these switches, the first of which has the two guests.
 fn turn(lab: &Lab, crowds: &[&Crowd], with_pairs: bool) -> Result<Turn> {
-    let mut pair = Pair::connect(&crowds.first().context("no switch")?.stage)?;
+    let mut pair = Pair::connect(crowds.first().context("no switch")?)?;
     let seconds = lab.effort.seconds;
     std::thread::sleep(CALM);
     let before = used(crowds)?;

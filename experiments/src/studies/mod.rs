@@ -101,11 +101,10 @@ impl Cpus {
         (0..count).map(|core| self.io[core % self.io.len()]).collect()
     }
 
-    /// The same, but rather than share one, the last of them has the generator's.
+    /// The same, but rather than share one with an earlier one, they have the generator's.
     #[must_use]
     pub fn spread(&self, count: usize) -> Vec<usize> {
-        let all: Vec<usize> = self.io.iter().chain([&self.generator]).copied().collect();
-        (0..count).map(|core| all[core % all.len()]).collect()
+        (0..count).map(|core| self.io.get(core).copied().unwrap_or(self.generator)).collect()
     }
 
     /// All of them, in the kernel's list format.
@@ -244,7 +243,7 @@ mod tests {
         assert_eq!(Cpus::of(2).io_cores(2), [1, 1]);
         assert_eq!(Cpus::of(4).io_cores(2), [1, 2]);
         assert_eq!((Cpus::of(1).list(), Cpus::of(3).list()), ("0".to_owned(), "0,1,2".to_owned()));
-        assert_eq!((Cpus::of(2).spread(2), Cpus::of(4).spread(2)), (vec![1, 0], vec![1, 2]));
+        assert_eq!((Cpus::of(2).spread(3), Cpus::of(4).spread(2)), (vec![1, 0, 0], vec![1, 2]));
         assert!(Cpus::of(4).are_enough_for(3) && !Cpus::of(2).are_enough_for(2));
     }
 

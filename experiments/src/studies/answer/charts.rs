@@ -3,7 +3,8 @@
 use super::super::finding::{Axis, Chart, Mark, Point, Series};
 use super::turn::{Moved, Turn};
 
-pub(super) fn charts(off: &[Turn], on: &[Turn], remark: &str) -> Vec<Chart> {
+/// `more`: turns with the scheduler on and more cores, if there were any.
+pub(super) fn charts(off: &[Turn], on: &[Turn], more: &[Turn], remark: &str) -> Vec<Chart> {
     let rate = |turns: &[Turn]| {
         let all: Vec<Vec<(f64, f64)>> = turns.iter().map(Turn::rates).collect();
         let percent = |rates: &Vec<(f64, f64)>| rates.iter().map(|(at, part)| (*at, part * 100.0)).collect();
@@ -31,7 +32,9 @@ pub(super) fn charts(off: &[Turn], on: &[Turn], remark: &str) -> Vec<Chart> {
         ),
         ..Chart::default()
     }];
-    for (case, turns) in [("off", off), ("on", on)] {
+    let cases = [("off", "off", off), ("on", "on", on), ("more", "on, more cores", more)];
+    for (name, case, turns) in cases.into_iter().filter(|(.., turns)| !turns.is_empty()) {
+        let cores = turns.iter().map(|turn| turn.can.len()).max().unwrap_or_default();
         let of = |core: usize| {
             let one = |turn: &Turn| {
                 turn.busy.iter().filter_map(|(at, busy)| Some((*at, busy.get(core)? * 100.0))).collect::<Vec<_>>()
@@ -39,12 +42,12 @@ pub(super) fn charts(off: &[Turn], on: &[Turn], remark: &str) -> Vec<Chart> {
             points(&turns.iter().map(one).collect::<Vec<_>>())
         };
         charts.push(Chart {
-            name: format!("loads-{case}"),
+            name: format!("loads-{name}"),
             title: format!("Load shifts at 0 s: core loads, scheduler {case}"),
             x: Axis::linear("seconds since the load shifted"),
             y: Axis::linear("% busy, of the time that it had its CPU"),
-            series: vec![Series::new("I/O core 0", of(0)), Series::new("I/O core 1", of(1))],
-            marks: marks(if case == "on" { on } else { &[] }),
+            series: (0..cores).map(|core| Series::new(&format!("I/O core {core}"), of(core))).collect(),
+            marks: marks(turns),
             note: note("Medians over rounds with their 95 % intervals."),
             ..Chart::default()
         });

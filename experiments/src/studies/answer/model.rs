@@ -17,7 +17,7 @@ pub(super) fn simulated_s(lab: &Lab) -> [f64; 2] {
 }
 
 /// The simulator with the same load on cores of the speed of the first: scheduler off and on.
-pub(super) fn simulated(lab: &Lab, can: [f64; 2]) -> Result<Vec<Simulated>> {
+pub(super) fn simulated(lab: &Lab, can: &[f64]) -> Result<Vec<Simulated>> {
     let seconds = simulated_s(lab);
     let line = |loads: [f64; 2]| {
         let packets = rates(loads, can).into_iter().map(|rate| format!("{}", rate * TICK_S));

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::super::Lab;
 use super::super::stage::name;
 use super::super::traffic::Streams;
-use super::pairs::{FASTEST, PAIRS, can, ensure_together, rates, stage};
+use super::pairs::{FASTEST, can, ensure_together, pairs, rates, stage};
 use super::{AFTER, BEFORE, after_s, before_s};
 
 /// Between looks at the generator's counts, and of those between looks at the switch.
@@ -24,18 +24,18 @@ const ON_BEFORE_S: f64 = 0.25;
 /// Moves by hand under load, for their pause.
 const MOVES: usize = 40;
 
-/// What is compared.
+/// What is compared: a number of I/O cores, whose scheduler is on or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Case {
-    Off,
-    On,
+pub(super) struct Case {
+    pub(super) cores: usize,
+    pub(super) on: bool,
 }
 
 /// One turn.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Turn {
     /// Packets a second that each core can do, measured before.
-    pub(super) can: [f64; 2],
+    pub(super) can: Vec<f64>,
     /// Seconds since the shift, and packets delivered up to then.
     pub(super) delivered: Vec<(f64, u64)>,
     /// Seconds since the shift, and the busy part of what each core got of its CPU's time since the look before.
@@ -104,20 +104,21 @@ impl Turn {
         let last = &self.busy[self.busy.len() - self.busy.len() / 3..];
         let of =
             |core: usize| last.iter().filter_map(|(_, busy)| busy.get(core)).sum::<f64>() / last.len().max(1) as f64;
-        (0..2).map(of).fold(0.0, f64::max)
+        (0..self.can.len()).map(of).fold(0.0, f64::max)
     }
 }
 
 /// One turn: the load shifts.
 pub(super) fn turn(lab: &Lab, case: Case) -> Result<Turn> {
-    let stage = stage(lab, 2)?;
+    let (cores, pairs) = (case.cores, pairs(case.cores));
+    let stage = stage(lab, cores, pairs)?;
     let _preferred = stage.preferred()?;
-    let streams = Streams::segments(lab, &stage, &[FASTEST; PAIRS])?;
-    let can = can(lab, &streams)?;
-    let (before, after) = (rates(BEFORE, can), rates(AFTER, can));
+    let streams = Streams::segments(lab, &stage, &vec![FASTEST; pairs])?;
+    let can = can(lab, &streams, cores)?;
+    let (before, after) = (rates(BEFORE, &can), rates(AFTER, &can));
     streams.set(&before)?;
     std::thread::sleep(Duration::from_millis(300));
-    ensure_together(&stage, 2)?;
+    ensure_together(&stage, cores, pairs)?;
     let mut turn = Turn { can, asked: [before.iter().sum(), after.iter().sum()], ..Turn::default() };
     let shift = Instant::now() + Duration::from_secs_f64(before_s(lab));
     let (mut shifted, mut is_on): (Option<SystemTime>, bool) = (None, false);
@@ -128,7 +129,7 @@ pub(super) fn turn(lab: &Lab, case: Case) -> Result<Turn> {
     };
     for look in 0.. {
         lab.interrupt.check()?;
-        if case == Case::On && !is_on && since() >= -ON_BEFORE_S {
+        if case.on && !is_on && since() >= -ON_BEFORE_S {
             stage.switch.ask(&json!({"command": "scheduler_resume"}))?;
             is_on = true;
         }
@@ -154,7 +155,7 @@ pub(super) fn turn(lab: &Lab, case: Case) -> Result<Turn> {
     let shifted = shifted.context("the load did not shift")?;
     turn.moves = moves(&status, shifted);
     turn.decisions = status["scheduler"]["decisions"].clone();
-    if case == Case::On {
+    if case.on {
         stage.switch.ask(&json!({"command": "scheduler_pause"}))?;
         for number in 0..MOVES {
             let moved = stage.switch.move_guest(&name(0), Some(0), number % 2)?;

@@ -18,7 +18,7 @@ const CONNECTED: Duration = Duration::from_secs(60);
 /// A switch rests whose threads have had less than this part of a CPU together from one look to the next.
 const RESTING: f64 = 0.1;
 const LOOK: Duration = Duration::from_millis(100);
-/// The guests of a switch that come for its turns, where it has some.
+/// The guests of a switch that come for its turns, where it has so many.
 const PAIR: usize = 2;
 /// Switches that start at the same time. More would wait for each other's memory.
 const TOGETHER: usize = 2;
@@ -30,6 +30,8 @@ pub(super) struct Crowd {
     guests: Option<Process>,
     /// How many these are.
     silent: usize,
+    /// How many come for its turns.
+    pub(super) visitors: usize,
 }
 
 impl Crowd {
@@ -48,7 +50,7 @@ impl Crowd {
     }
 
     fn fill(lab: &Lab, stage: Stage, switch: &Switch) -> Result<Self> {
-        let first = if switch.has_pair { PAIR } else { 0 };
+        let first = if switch.has_pair { PAIR.min(switch.guests) } else { 0 };
         let load = Load::at("sink", (first..switch.guests).collect(), 3600.0)
             .option("first-guest", first)
             .option("announce", "off")
@@ -57,7 +59,7 @@ impl Crowd {
         let silent = switch.guests - first;
         let start = || Process::spawn("ringgen", &lab.ringgen, stage.arguments(lab, &load), &stage.file("crowd.log"));
         let guests = (silent > 0).then(start).transpose()?;
-        Ok(Self { stage, guests, silent })
+        Ok(Self { stage, guests, silent, visitors: first })
     }
 
     /// Waits until all of them are.

@@ -12,7 +12,7 @@ use synthetic_guest::packet::{FrameSpec, Template};
 use synthetic_guest::{Backing, Frame, Guest, GuestConfig};
 
 use super::super::Cpus;
-use super::super::stage::Stage;
+use super::crowd::Crowd;
 use crate::stats::quantile;
 use crate::threads::Preferred;
 
@@ -23,33 +23,36 @@ const LIMIT: Duration = Duration::from_secs(2);
 /// Length of the frames.
 const FRAME: usize = 60;
 
-/// Two guests of this process, at the first two ports of a stage. Both poll; the first sends to the second.
+/// Guests of this process at the first two ports of a stage, or one at its only port. They poll; the first sends to the second, or to nobody.
 pub(super) struct Pair {
-    guests: [Guest; 2],
+    sender: Guest,
+    receiver: Option<Guest>,
     frame: Vec<u8>,
 }
 
 /// What was measured, in microseconds.
 #[derive(Debug, Default)]
 pub(super) struct Late {
-    /// From before a packet was written until the other guest had it, one way.
+    /// From before a packet was written until the other guest had it, one way; where there is none, until the switch had taken it.
     pub(super) packets: Vec<f64>,
     /// From before an eventfd was written until the thread that waited for it had come back from epoll.
     pub(super) bare: Vec<f64>,
 }
 
 impl Pair {
-    /// Connects them, and has the switch learn where they are.
-    pub(super) fn connect(stage: &Stage) -> Result<Self> {
+    /// Connects those that come for a switch's turns, and has the switch learn where they are.
+    pub(super) fn connect(crowd: &Crowd) -> Result<Self> {
         let guest = |port| {
-            let mut config = GuestConfig::new(stage.socket(port));
+            let mut config = GuestConfig::new(crowd.stage.socket(port));
             config.ram.backing = Backing::Pages;
             Guest::start(config).with_context(|| format!("guest {port}"))
         };
         let frame = |from, to| Template::new(FrameSpec::udp4(from, to, 0, FRAME)).bytes().to_vec();
-        let mut me = Self { guests: [guest(0)?, guest(1)?], frame: frame(0, 1) };
-        let [one, other] = &mut me.guests;
-        send(other, one, &frame(1, 0))?;
+        let receiver = (crowd.visitors > 1).then(|| guest(1)).transpose()?;
+        let mut me = Self { sender: guest(0)?, receiver, frame: frame(0, 1) };
+        if let Some(receiver) = &mut me.receiver {
+            send(receiver, Some(&mut me.sender), &frame(1, 0))?;
+        }
         me.packet()?;
         Ok(me)
     }
@@ -85,8 +88,7 @@ impl Pair {
     }
 
     fn packet(&mut self) -> Result<f64> {
-        let [from, to] = &mut self.guests;
-        send(from, to, &self.frame)
+        send(&mut self.sender, self.receiver.as_mut(), &self.frame)
     }
 }
 
@@ -101,13 +103,16 @@ impl Late {
     }
 }
 
-/// How many microseconds a packet takes from one guest to the other.
-fn send(from: &mut Guest, to: &mut Guest, frame: &[u8]) -> Result<f64> {
-    let (tx, rx) = (&mut from.pair(0).tx, &mut to.pair(0).rx);
+/// How many microseconds a packet takes from one guest to the other; without another, until the switch has taken it.
+fn send(from: &mut Guest, to: Option<&mut Guest>, frame: &[u8]) -> Result<f64> {
+    let tx = &mut from.pair(0).tx;
     tx.reclaim();
     let start = Instant::now();
     ensure!(tx.send_burst(&[Frame::from(frame)]) == 1, "no room for a packet");
-    until(start, || rx.recv_burst(1, |_| ()) == 1).context("a packet that did not arrive")
+    match to.map(|to| &mut to.pair(0).rx) {
+        Some(rx) => until(start, || rx.recv_burst(1, |_| ()) == 1).context("a packet that did not arrive"),
+        None => until(start, || tx.reclaim() == 1).context("a packet that was not taken"),
+    }
 }
 
 /// Looks until something is so. How many microseconds that is after `start`.

@@ -44,7 +44,7 @@ impl Swap {
 pub(super) fn swaps(lab: &Lab, sides: [&Crowd; 2], awake: Option<&Awake>) -> Result<Vec<Swap>> {
     let rounds = lab.rounds(&[sides], |sides| {
         sides.iter().try_for_each(|side| side.halt(false))?;
-        let [polls, sleeps] = sides.map(|side| Pair::connect(&side.stage));
+        let [polls, sleeps] = sides.map(Pair::connect);
         let mut pairs = [polls?, sleeps?];
         sides.iter().try_for_each(|side| side.halt(true))?;
         let swaps = (0..SWAPS).map(|_| swap(lab, *sides, &mut pairs, awake)).collect::<Result<Vec<_>>>()?;
