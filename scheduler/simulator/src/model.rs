@@ -12,15 +12,16 @@ pub struct Model {
     /// Nanoseconds of a packet that stays on one core: 1518 B, split rings, 7.02 Mpps from guest to guest (`make bench-peers` on 2 CPUs of an Intel Xeon,
     /// commit 2109831: experiments/README.md, "Sidecore beside others"). On the machine of README's table it would be 88 (11.38 Mpps).
     pub packet_ns: f64,
-    /// Nanoseconds more on the sending core for a packet to a guest of another core: across cores took 2.75 times as long when policies were compared
-    /// (less by now: ARCHITECTURE, "What is left"), the difference in equal parts on both cores.
+    /// Nanoseconds more on the sending core for a packet to a guest of another core: across cores 1518 B take 2.0 times as long (`make bench-timing`:
+    /// the work of both cores in one thread), the difference in equal parts on both cores.
     pub send_ns: f64,
     /// The same on the receiving core.
     pub receive_ns: f64,
     /// Nanoseconds for which a queue pair is unserved while it moves: 22 µs in the median, under load with 64 KiB segments (`make experiments QUICK=1
     /// ONLY=answer`; README, "When an I/O core saturates"). Without them it is 5.3 (`make soak-handover` prints `pause_p50_us`).
     pub pause_ns: f64,
-    /// Nanoseconds of work that a move costs each of its two cores. Not measured: an assumption.
+    /// Nanoseconds of work that a move costs each of its two cores: 2 to 5 µs for both and who has it moved, with no packets under way (`make
+    /// bench-timing`). What it costs that the ring's lines are in the other core's cache is not in it.
     pub move_ns: f64,
     /// Packets that fit into a guest's TX ring: what comes while it is full is never served. QEMU's default.
     pub ring: f64,
@@ -34,10 +35,10 @@ impl Default for Model {
             tick_ms: 5.0,
             core_hz: 2e9,
             packet_ns: 142.0,
-            send_ns: 124.0,
-            receive_ns: 124.0,
+            send_ns: 71.0,
+            receive_ns: 71.0,
             pause_ns: 22_000.0,
-            move_ns: 10_000.0,
+            move_ns: 5_000.0,
             ring: 256.0,
             burst: 32.0,
         }

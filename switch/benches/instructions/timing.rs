@@ -1,6 +1,6 @@
-//! What takes time rather than instructions: idle neighbours, whose rings have to be looked at although nothing is in them, and a second
-//! core on a packet's way. Rounds of each set-up take turns, because the speed of a shared machine changes all the time; what is reported
-//! are the medians of the rounds and of their ratios.
+//! What takes time rather than instructions: idle neighbours, whose rings have to be looked at although nothing is in them, a second core on
+//! a packet's way, and moving a queue pair to it. Rounds of each set-up take turns, because the speed of a shared machine changes all the
+//! time; what is reported are the medians of the rounds and of their ratios.
 //!
 //! Drivers and cores run on this one thread, and the cores' clock stands still while it is the drivers' turn. So a ring's cache lines never
 //! have to come from another CPU: what an idle ring costs is seen beside the cheapest packet there is, and what a second core costs is its
@@ -17,16 +17,19 @@ use sidecore::rig::Mode;
 use crate::callgrind;
 use crate::rig::{BURST, RING, SPLIT, Workload, prefer_hugepages};
 
-/// Bytes of a frame of 64 on the wire.
+/// Bytes of a frame of 64 on the wire, and of one of 1518.
 pub(crate) const SHORT: usize = 60;
+const LONG: usize = 1514;
 /// How often each set-up is made anew, elsewhere in memory; its rounds there, and refills of the rings in a round.
-const PLACES: usize = 10;
-const ROUNDS: usize = 40;
+const PLACES: usize = 120;
+const ROUNDS: usize = 7;
 const FILLS: usize = 50;
 /// Those before them that do not count: a thousand idle rings are looked at some three times meanwhile.
 const WARM_UP: usize = 20;
 /// First packets of idle rings that are timed.
 const FIRSTS: usize = 5000;
+/// Moves that are timed.
+const MOVES: usize = 5000;
 /// How long the cycle counter is held against the clock.
 const CALIBRATION: Duration = Duration::from_millis(50);
 /// Fractions of a nanosecond in the scale.
@@ -66,9 +69,34 @@ pub(crate) fn calibrate() -> u64 {
     ((begin.elapsed().as_nanos() as u64) << SHIFT) / (tsc() - cycles)
 }
 
-struct Setup {
+/// What is timed: frames of so many bytes, from guest to guest.
+struct Spec {
+    len: usize,
     name: &'static str,
     idle: usize,
+    mode: Mode,
+    cores: usize,
+}
+
+const fn spec(len: usize, name: &'static str, idle: usize, mode: Mode, cores: usize) -> Spec {
+    Spec { len, name, idle, mode, cores }
+}
+
+/// The first of a length is what the others are held against.
+const SPECS: [Spec; 7] = [
+    spec(SHORT, "one core", 0, Mode::Poll, 1),
+    spec(SHORT, "beside 64 idle queue pairs", 64, Mode::Poll, 1),
+    spec(SHORT, "beside 1000 idle queue pairs", 1000, Mode::Poll, 1),
+    spec(SHORT, "across two cores", 0, Mode::Poll, 2),
+    spec(SHORT, "mode adaptive", 0, Mode::Adaptive, 1),
+    spec(LONG, "one core", 0, Mode::Poll, 1),
+    spec(LONG, "across two cores", 0, Mode::Poll, 2),
+];
+
+struct Setup {
+    /// Its number among [`SPECS`].
+    number: usize,
+    spec: &'static Spec,
     workload: Workload,
     watch: Stopwatch,
     /// Nanoseconds per packet, for each round.
@@ -76,9 +104,10 @@ struct Setup {
 }
 
 impl Setup {
-    fn new(name: &'static str, workload: Workload, idle: usize, scale: u64) -> Self {
-        let workload = workload.beside_idle(idle);
-        Self { name, idle, workload, watch: Stopwatch::stopped(scale), rounds: Vec::new() }
+    fn new(number: usize, scale: u64) -> Self {
+        let spec = &SPECS[number];
+        let workload = Workload::v2v_in(spec.mode, SPLIT, spec.len, spec.cores).beside_idle(spec.idle);
+        Self { number, spec, workload, watch: Stopwatch::stopped(scale), rounds: Vec::new() }
     }
 
     /// Empties the rings once; nanoseconds.
@@ -107,7 +136,7 @@ impl Setup {
         let mut times = Vec::with_capacity(FIRSTS);
         for number in 0..FIRSTS {
             // The next ring by a step that comes by all of them.
-            let nth = number * 7919 % self.idle;
+            let nth = number * 7919 % self.spec.idle;
             let Self { workload, watch, .. } = self;
             workload.fill();
             watch.resume();
@@ -136,6 +165,25 @@ impl Setup {
     }
 }
 
+/// Nanoseconds that moving a queue pair takes both cores and whoever has it moved, in order, with no packets under way.
+fn moves(scale: u64) -> Vec<f64> {
+    let mut workload = Workload::v2v(SPLIT, LONG, 2);
+    let mut watch = Stopwatch::stopped(scale);
+    let mut times = Vec::with_capacity(MOVES);
+    for number in 0..MOVES {
+        watch.resume();
+        let begin = watch.now();
+        workload.move_receiver(number % 2);
+        times.push((watch.now() - begin) as f64);
+        watch.stop();
+        // Both find it where it is now.
+        workload.fill();
+        finish_fill(&mut workload, &mut watch);
+    }
+    workload.finish();
+    sorted(times)
+}
+
 /// Lets what is left of a fill arrive, and stops the clock.
 fn finish_fill(workload: &mut Workload, watch: &mut Stopwatch) {
     // It may take more turns than bursts: where this program was without a CPU the ring has become an idle one.
@@ -158,35 +206,45 @@ pub(crate) fn quantile(sorted: &[f64], part: f64) -> f64 {
     sorted.get((last as f64 * part).round() as usize).copied().unwrap_or(f64::NAN)
 }
 
-/// The median of the ratios round by round, and the interval that holds the true one in 95 of 100 cases (by order statistics).
+/// The median of the ratios round by round, and the interval that holds the true one in 95 of 100 cases.
 pub(crate) fn ratio(of: &[f64], to: &[f64]) -> [f64; 3] {
-    let ratios = sorted(of.iter().zip(to).map(|(of, to)| of / to).collect());
-    let spread = 0.98 / (ratios.len() as f64).sqrt();
-    [0.5, 0.5 - spread, 0.5 + spread].map(|part| quantile(&ratios, part))
+    estimate(of.iter().zip(to).map(|(of, to)| of / to).collect())
+}
+
+/// The same of the medians of each place: where something happens to be makes all of its rounds faster or slower.
+fn ratio_by_place(of: &[f64], to: &[f64]) -> [f64; 3] {
+    let ratios: Vec<f64> = of.iter().zip(to).map(|(of, to)| of / to).collect();
+    estimate(ratios.chunks(ROUNDS).map(|place| quantile(&sorted(place.to_vec()), 0.5)).collect())
+}
+
+/// The median, and its interval by order statistics.
+fn estimate(values: Vec<f64>) -> [f64; 3] {
+    let values = sorted(values);
+    let spread = 0.98 / (values.len() as f64).sqrt();
+    [0.5, 0.5 - spread, 0.5 + spread].map(|part| quantile(&values, part))
+}
+
+/// All set-ups in an order that is another one at each of several places: their number is a prime.
+fn order(place: usize) -> impl Iterator<Item = usize> {
+    let count = SPECS.len();
+    let step = 1 + place % (count - 1);
+    (0..count).map(move |nth| (place + nth * step) % count)
 }
 
 /// Measures, shows and writes everything.
 pub(crate) fn run() -> Result<()> {
     prefer_hugepages();
     let scale = calibrate();
-    let setups_anew = || {
-        let v2v = |cores| Workload::v2v(SPLIT, SHORT, cores);
-        [
-            Setup::new("one core", v2v(1), 0, scale),
-            Setup::new("beside 64 idle queue pairs", v2v(1), 64, scale),
-            Setup::new("beside 1000 idle queue pairs", v2v(1), 1000, scale),
-            Setup::new("across two cores", v2v(2), 0, scale),
-            Setup::new("mode adaptive", Workload::v2v_in(Mode::Adaptive, SPLIT, SHORT, 1), 0, scale),
-        ]
-    };
-    let mut setups = setups_anew();
+    let mut setups: Vec<Setup> = Vec::new();
     for place in 0..PLACES {
-        if place > 0 {
-            // Those before are there until then, so that these are elsewhere.
-            let rounds = setups.each_mut().map(|setup| std::mem::take(&mut setup.rounds));
-            setups = setups_anew();
-            setups.iter_mut().zip(rounds).for_each(|(setup, rounds)| setup.rounds = rounds);
+        // Those before are there until then, so that these are elsewhere. And each comes after another one than there, in memory and in time.
+        let mut anew: Vec<Setup> = order(place).map(|number| Setup::new(number, scale)).collect();
+        for before in setups {
+            anew.iter_mut()
+                .filter(|setup| setup.number == before.number)
+                .for_each(|it| it.rounds.clone_from(&before.rounds));
         }
+        setups = anew;
         // One round more, the first, that does not count.
         for round in 0..=ROUNDS {
             for setup in &mut setups {
@@ -197,27 +255,38 @@ pub(crate) fn run() -> Result<()> {
             }
         }
     }
+    setups.sort_by_key(|setup| setup.number);
     let hugepages = setups.iter().all(|setup| setup.workload.has_hugepages());
     println!("guests' memory: {}", if hugepages { "2 MiB pages" } else { "4 KiB pages, for want of free hugepages" });
     let mut rows = Vec::new();
-    println!("{:<32}{:>12}{:>10}{:>18}", "64 B, split, guest to guest", "ns/packet", "ratio", "95 %");
-    for setup in &setups {
-        let ns = quantile(&sorted(setup.rounds.clone()), 0.5);
-        let [ratio, low, high] = ratio(&setup.rounds, &setups[0].rounds);
-        println!("{:<32}{ns:>12.1}{ratio:>10.3}{:>18}", setup.name, format!("{low:.3} to {high:.3}"));
-        rows.push(json!({ "name": setup.name, "ns_per_packet": ns, "ratio": ratio, "low": low, "high": high, "rounds": setup.rounds }));
+    for same in setups.chunk_by(|one, next| one.spec.len == next.spec.len) {
+        let size = same[0].spec.len + 4;
+        println!("{:<32}{:>12}{:>10}{:>18}", format!("{size} B, split, guest to guest"), "ns/packet", "ratio", "95 %");
+        for setup in same {
+            let ns = quantile(&sorted(setup.rounds.clone()), 0.5);
+            let [ratio, low, high] = ratio_by_place(&setup.rounds, &same[0].rounds);
+            let name = setup.spec.name;
+            println!("{name:<32}{ns:>12.1}{ratio:>10.3}{:>18}", format!("{low:.3} to {high:.3}"));
+            rows.push(json!({ "size": size, "name": name, "ns_per_packet": ns, "ratio": ratio, "low": low, "high": high, "rounds": setup.rounds }));
+        }
     }
     let mut firsts = Vec::new();
     println!("{:<32}{:>12}{:>10}{:>10}{:>8}", "first packet of an idle ring", "p50 µs", "p99", "p99.9", "max");
-    for setup in setups.iter_mut().filter(|setup| setup.idle > 0) {
+    for setup in setups.iter_mut().filter(|setup| setup.spec.idle > 0) {
         let times = sorted(setup.first_packets());
         let [p50, p99, p999, max] = [0.5, 0.99, 0.999, 1.0].map(|part| quantile(&times, part) / 1000.0);
-        println!("{:<32}{p50:>12.1}{p99:>10.1}{p999:>10.1}{max:>8.1}", setup.name);
-        firsts.push(json!({ "name": setup.name, "p50_us": p50, "p99_us": p99, "p999_us": p999, "max_us": max }));
+        let name = setup.spec.name;
+        println!("{name:<32}{p50:>12.1}{p99:>10.1}{p999:>10.1}{max:>8.1}");
+        firsts.push(json!({ "name": name, "p50_us": p50, "p99_us": p99, "p999_us": p999, "max_us": max }));
     }
+    let moves = moves(scale);
+    let [p50, p99] = [0.5, 0.99].map(|part| quantile(&moves, part) / 1000.0);
+    println!("{:<32}{:>12}{:>10}", "work of a move, µs", "p50", "p99");
+    println!("{:<32}{p50:>12.2}{p99:>10.2}", "both cores and control");
     let path: PathBuf = callgrind::folder()?.join("timing.json");
-    let text =
-        serde_json::to_string_pretty(&json!({ "hugepages": hugepages, "packets": rows, "first_packets": firsts }))?;
+    let text = serde_json::to_string_pretty(&json!({
+        "hugepages": hugepages, "packets": rows, "first_packets": firsts, "moves": { "p50_us": p50, "p99_us": p99 },
+    }))?;
     std::fs::write(&path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
     println!("written to {}", path.display());
     Ok(())

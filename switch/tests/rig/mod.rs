@@ -191,6 +191,18 @@ impl Workload {
         (0..self.cores).fold(false, |worked, core| self.rig.turn(core, &clock) | worked)
     }
 
+    /// Moves the receiver's queue pair to a core.
+    pub(crate) fn move_receiver(&mut self, to: usize) {
+        let mut moving = self.rig.begin_move(self.ports[1], 0, to);
+        while !moving.behind().is_empty() {
+            self.rig.publish_move(&mut moving, 0);
+        }
+        while let Err(still) = self.rig.end_move(moving) {
+            moving = still;
+            self.round();
+        }
+    }
+
     /// Packets forwarded up to now.
     pub(crate) fn forwarded(&self) -> u64 {
         self.rig.totals().forwarded
