@@ -26,12 +26,16 @@ use super::{Effort, Lab};
 use crate::machine;
 use crate::stats::{self, Ratio, median};
 
-const MODES: [&str; 4] = ["poll", "adaptive", AWAKE, "trap"];
+const MODES: [&str; 5] = ["poll", "adaptive", UPLINK, AWAKE, "trap"];
 /// Mode `adaptive` where the CPU of a core that sleeps does not halt (`wake_latency_us = 0`).
 const AWAKE: &str = "adaptive, 0 µs";
+/// Mode `adaptive` with an uplink, which has no receive interrupts: a timer wakes its core.
+const UPLINK: &str = "adaptive, uplink";
+/// That uplink. Nothing comes from it.
+const UPLINK_DEVICE: &str = "net_null0,no-rx=1";
 /// Guests, of which the first sends to the second where there is one.
 const GUESTS: [usize; 4] = [1, FEW, 256, MOST];
-/// Guests in turns, and where CPUs do not halt: that has nothing to do with guests.
+/// Guests in turns, beside an uplink, and where CPUs do not halt: that has nothing to do with guests.
 const FEW: usize = 16;
 /// Most guests. With so many, first packets are compared with bare wake-ups in mode `adaptive`.
 const MOST: usize = 1000;
@@ -216,6 +220,10 @@ fn setup(can_stay_awake: bool) -> Vec<String> {
         ),
         awake,
         format!(
+            "\"{UPLINK}\" is mode adaptive with an uplink ({UPLINK_DEVICE}) beside {FEW} guests: no receive interrupts wake its core, but a timer every \
+             millisecond, and so late a packet from there is seen at most, and a wake-up later."
+        ),
+        format!(
             "Under load: {PAIRS} pairs of guests send {LONG} B as fast as their rings take them, to two switches, one in \
              mode poll and one in mode adaptive, which take {TURNS} short turns each and are halted in between. A figure is the median ratio \
              of turns one after another."
@@ -262,6 +270,7 @@ fn compete(lab: &Lab, modes: [&str; 2]) -> Result<Busy> {
 fn configured(config: SwitchConfig, mode: &str) -> SwitchConfig {
     match mode {
         AWAKE => config.key("mode = \"adaptive\"").key("wake_latency_us = 0"),
+        UPLINK => config.key("mode = \"adaptive\"").uplink("nic", UPLINK_DEVICE, &[]),
         mode => config.key(&format!("mode = \"{mode}\"")),
     }
 }
@@ -328,7 +337,7 @@ fn table(places: &[Place]) -> Table {
 /// Who uses what switches cost that sleep.
 fn threads_table(places: &[Place]) -> Table {
     let mut table = Table::new("Threads of silent switches", &["mode", "guests", "% of a CPU, median"]);
-    for place in places.iter().filter(|place| ["adaptive", "trap"].contains(&place.mode)) {
+    for place in places.iter().filter(|place| ["adaptive", UPLINK, "trap"].contains(&place.mode)) {
         let names: Vec<&String> = place.turns.first().map(|turn| turn.silent.keys().collect()).unwrap_or_default();
         let mut used: Vec<(f64, &str)> = names
             .into_iter()
@@ -389,6 +398,11 @@ fn judge_cpu(finding: &mut Finding, places: &[Place], guests: usize) {
         let claim = Claim::new(&text, stats::estimate(&awake), "%", Bound::AtMost(1.0), true);
         finding.claims.push(claim.but(remark));
     }
+    let uplink = stats::estimate(&figures(places, UPLINK, FEW, |place| place.all(|turn| turn.cpu() * 100.0)));
+    finding.answer.push(format!(
+        "An adaptive switch with an uplink uses {} % while nothing comes: a timer wakes it every millisecond.",
+        shown(uplink)
+    ));
     finding.answer.push(format!(
         "With {guests} silent guests a switch that polls uses {} % of a CPU, an adaptive one {} %, and with a thread for each of them it is {} %.",
         shown(polling),

@@ -1,6 +1,6 @@
 //! What is measured, and the switches that it takes.
 
-use super::{AWAKE, FEW, MODES, Place};
+use super::{AWAKE, FEW, MODES, Place, UPLINK};
 
 /// Guests of a switch in mode `trap`, at most: it has an I/O core and threads of guests, 64 together.
 pub(super) const MOST_THREADS: usize = 63;
@@ -35,7 +35,12 @@ impl Plan {
         let mut me = Self::default();
         let mut many: Vec<usize> = Vec::new();
         for &guests in counts {
-            for mode in MODES.into_iter().filter(|mode| *mode != AWAKE || (guests == FEW && can_stay_awake)) {
+            let is_measured = |mode: &&str| match *mode {
+                AWAKE => guests == FEW && can_stay_awake,
+                UPLINK => guests == FEW,
+                _ => true,
+            };
+            for mode in MODES.into_iter().filter(is_measured) {
                 let is_many = mode == "trap" && guests > MOST_THREADS;
                 if !is_many {
                     let switches = me.start(mode, &[guests], true);
@@ -108,7 +113,7 @@ mod tests {
             assert_eq!(plan.switches[place.switches[0]].guests, place.guests);
         }
         let places = |plan: &Plan, mode: &str| plan.places.iter().filter(|place| place.mode == mode).count();
-        assert_eq!(MODES.map(|mode| places(&plan, mode)), [4, 4, 1, 4]);
+        assert_eq!(MODES.map(|mode| places(&plan, mode)), [4, 4, 1, 1, 4]);
         assert_eq!(places(&Plan::new(&GUESTS, false, u64::MAX), AWAKE), 0);
     }
 
@@ -119,8 +124,8 @@ mod tests {
             let threads = plan.switches.iter().filter(|switch| switch.mode == "trap");
             (threads.map(|switch| switch.guests).sum::<usize>(), plan.left_out.clone(), plan.places.len())
         };
-        assert_eq!(of(needed_mib(1000)), (1 + 16 + 1000, vec![], 12));
-        assert_eq!(of(needed_mib(1000) - 1), (1 + 16 + 256, vec![1000], 11));
-        assert_eq!(of(0), (1 + 16, vec![256, 1000], 10), "few guests take little");
+        assert_eq!(of(needed_mib(1000)), (1 + 16 + 1000, vec![], 13));
+        assert_eq!(of(needed_mib(1000) - 1), (1 + 16 + 256, vec![1000], 12));
+        assert_eq!(of(0), (1 + 16, vec![256, 1000], 11), "few guests take little");
     }
 }
