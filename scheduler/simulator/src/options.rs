@@ -83,7 +83,7 @@ pub(crate) struct Options {
     /// Nanoseconds of a packet that stays on one core (experiments/README.md: 7.02 Mpps of 1518 B, guest to guest, on an Intel Xeon)
     #[arg(long, default_value_t = Model::default().packet_ns)]
     packet_ns: f64,
-    /// Nanoseconds more on the sending core for one that crosses to another (2.75 times as long when policies were compared, in equal parts; it is less by now)
+    /// Nanoseconds more on the sending core for one that crosses to another (2.0 times as long, in equal parts)
     #[arg(long, default_value_t = Model::default().send_ns)]
     send_ns: f64,
     /// The same on the receiving core
