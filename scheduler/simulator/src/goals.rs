@@ -3,8 +3,11 @@
 use scheduler::Policy;
 use serde::{Serialize, Serializer};
 
+use crate::model::Model;
 use crate::run::Measured;
 use crate::scenario::Scenario;
+use crate::standing;
+use crate::traffic::Traffic;
 
 /// OVS's under-served cycles divided by ours, at least: beyond those that no policy could serve.
 pub const FEWER: f64 = 10.0;
@@ -30,6 +33,8 @@ pub struct Block {
     pub scenario: Scenario,
     /// By policy.
     pub cells: Vec<Cell>,
+    /// On/off: so many cycles are left unserved by any policy that moves nothing once converged, in expectation: at least.
+    pub standing_cycles: Option<f64>,
     /// How `balance` did.
     pub verdict: Option<Verdict>,
 }
@@ -48,6 +53,8 @@ pub struct Verdict {
     pub fewer_reached: bool,
     /// Whether our moves are at most twice OVS's. Where OVS makes none, only none is.
     pub moves_reached: bool,
+    /// Whether any policy could reach both: not where OVS moves nothing, and whoever does the same leaves too much unserved.
+    pub both_reachable: bool,
     /// Whether the largest core load is near its bound; `None` where the load is not steady.
     pub even_reached: Option<bool>,
 }
@@ -67,29 +74,39 @@ impl Cell {
 impl Block {
     /// With its verdict.
     #[must_use]
-    pub fn new(scenario: Scenario, cells: Vec<Cell>) -> Self {
+    pub fn new(scenario: Scenario, model: &Model, cells: Vec<Cell>) -> Self {
+        let standing_cycles = cells.first().and_then(|cell| standing(&scenario, model, cell));
         let find = |policy| cells.iter().find(|cell: &&Cell| cell.policy == policy);
         let verdict = match (find(Policy::Balance), find(Policy::OvsAutoLb)) {
-            (Some(ours), Some(theirs)) => Some(judge(&scenario, ours, theirs)),
+            (Some(ours), Some(theirs)) => Some(judge(&scenario, standing_cycles, ours, theirs)),
             _ => None,
         };
-        Self { scenario, cells, verdict }
+        Self { scenario, cells, standing_cycles, verdict }
     }
 }
 
-fn judge(scenario: &Scenario, ours: &Cell, theirs: &Cell) -> Verdict {
+/// The mean over the seeds.
+fn standing(scenario: &Scenario, model: &Model, cell: &Cell) -> Option<f64> {
+    let of = |run: &Measured| standing::unserved(scenario, &Traffic::new(scenario, model, run.seed).while_on());
+    let seconds: Option<Vec<f64>> = cell.runs.iter().map(of).collect();
+    seconds.map(|seconds| seconds.iter().sum::<f64>() / seconds.len().max(1) as f64 * model.core_hz)
+}
+
+fn judge(scenario: &Scenario, standing: Option<f64>, ours: &Cell, theirs: &Cell) -> Verdict {
     let under = |cell: &Cell| cell.mean(|run| run.under_served_beyond_cycles).round();
     let all = |cell: &Cell| cell.mean(|run| run.under_served_cycles);
     let moves = |cell: &Cell| cell.mean(|run| run.moves_per_hour_converged);
     let (mine, other) = (under(ours), under(theirs));
     let fewer = (mine > 0.0).then(|| other / mine);
-    let unservable = ours.mean(|run| run.unservable_cycles) > 0.0;
+    let unservable = ours.mean(|run| run.unservable_cycles);
+    let standing = standing.map_or(0.0, |cycles| cycles - unservable);
     Verdict {
         fewer,
-        fewer_of_all: unservable.then(|| all(theirs) / all(ours)),
+        fewer_of_all: (unservable > 0.0).then(|| all(theirs) / all(ours)),
         only_ovs_under_serves: mine == 0.0 && other > 0.0,
         fewer_reached: fewer.is_none_or(|fewer| fewer >= FEWER),
         moves_reached: moves(ours) <= MORE_MOVES * moves(theirs),
+        both_reachable: moves(theirs) > 0.0 || FEWER * standing <= other,
         even_reached: scenario.shape.is_steady().then(|| ours.mean(|run| run.largest_to_bound) <= EVEN),
     }
 }

@@ -13,6 +13,5 @@ pub mod report;
 pub mod run;
 pub mod scenario;
 mod serving;
-#[cfg(test)]
 mod standing;
 mod traffic;

@@ -62,5 +62,5 @@ fn block(job: Job, model: &Model, threads: usize) -> Result<Block> {
         Cell { policy: *policy, runs }
     };
     let cells = job.policies.iter().map(cell).collect();
-    Ok(Block::new(job.scenario, cells))
+    Ok(Block::new(job.scenario, model, cells))
 }

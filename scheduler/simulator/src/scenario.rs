@@ -11,6 +11,8 @@ use crate::recorded::Recording;
 
 /// On/off: how long guests are on, unless the scenario says otherwise, in seconds.
 pub const ON_S: f64 = 10.0;
+/// On/off: how much longer guests are off than on.
+pub(crate) const OFF: f64 = 3.0;
 /// On/off: a scenario lasts for so many times as long as guests are on.
 const LEAST_BURSTS: f64 = 15.0;
 

@@ -6,12 +6,11 @@ use rand_distr::{Distribution, Exp1, Poisson, StandardNormal};
 use rand_pcg::Pcg64Mcg;
 
 use crate::model::Model;
-use crate::scenario::{Scenario, Shape, Talk};
+use crate::scenario::{OFF, Scenario, Shape, Talk};
 
 /// Above this mean a Poisson process is drawn as a normal one.
 const NORMAL_ABOVE: f64 = 50.0;
-/// On/off: how much longer guests are off than on, and how much more than on average they send while on.
-const OFF: f64 = 3.0;
+/// On/off: how much more than on average guests send while on.
 const WHILE_ON: f64 = 1.0 + OFF;
 /// Flash crowds: one guest in so many sends so much more, for so long of every so long, in seconds, after a while.
 const CROWD: usize = 8;
@@ -32,6 +31,7 @@ pub(crate) struct Traffic<'a> {
     rng: Pcg64Mcg,
     /// Packets a tick on average, by guest.
     means: Vec<f64>,
+    packets_a_tick: f64,
     /// On/off and churn: whether each is on, or there, and for how many ticks more.
     phases: Vec<(bool, f64)>,
     /// How many ticks they are on, and off, on average.
@@ -63,7 +63,8 @@ impl<'a> Traffic<'a> {
         order.shuffle(&mut rng);
         let partners = partners(scenario, &mut rng);
         let crowd = vec![false; scenario.guests];
-        Self { scenario, rng, means, phases, lengths, order, crowd, partners, ticks_a_second }
+        let packets_a_tick = model.packets_a_tick();
+        Self { scenario, rng, means, packets_a_tick, phases, lengths, order, crowd, partners, ticks_a_second }
     }
 
     /// Packets by guest in a tick; `None` after the end of a recording.
@@ -85,6 +86,11 @@ impl<'a> Traffic<'a> {
     /// Whether a guest is there, as of the last tick.
     pub(crate) fn is_there(&self, guest: usize) -> bool {
         self.scenario.shape != Shape::Churn || self.phases[guest].0
+    }
+
+    /// On/off: what each guest asks for while it is on, on average, in parts of a core.
+    pub(crate) fn while_on(&self) -> Vec<f64> {
+        self.means.iter().map(|mean| mean * WHILE_ON / self.packets_a_tick).collect()
     }
 
     fn on_off(&mut self, while_on: f64, packets: &mut Vec<f64>) {

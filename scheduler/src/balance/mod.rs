@@ -50,8 +50,8 @@ impl Default for Settings {
             moves: 16,
             send_cycles: 150,
             receive_cycles: 150,
-            // Across cores took 2.75 times as long when this was set. It is less by now (ARCHITECTURE, "Speed").
-            crossing: 0.87,
+            // Across cores 1518 B take 2.04 times as long (`make bench-timing`), the difference in equal parts on both.
+            crossing: 0.52,
             remote: 0.3,
             sibling: 0.5,
             full: 0.95,

@@ -9,7 +9,8 @@ use crate::goals::{Block, Cell, EVEN, FEWER, MORE_MOVES, Verdict};
 /// How cells without a ratio are judged.
 const CONVENTIONS: &str = "balance against ovs-auto-lb. Under-served: beyond what no policy could serve (of a queue pair more than a core can do, of all together more \
 than all cores can); where there is such, the ratio of all that is under-served stands beside it. ∞ where only OVS leaves cycles unserved, — where neither does. Moves are counted after the \
-time for converging; where OVS makes none, only none reaches the goal. Guests come and go with churn alone: elsewhere ovs-cycles and ovs-group, which assign anew only then, do what static does.";
+time for converging; where OVS makes none, only none reaches the goal. Missed *as by any* policy: whoever moves nothing once converged misses the goal before \
+(computed for on/off load alone). Guests come and go with churn alone: elsewhere ovs-cycles and ovs-group, which assign anew only then, do what static does.";
 
 /// All tables.
 #[must_use]
@@ -43,10 +44,14 @@ fn goals(judged: &[(&Block, Verdict)]) -> String {
         let of_all = verdict.fewer_of_all.map_or_else(String::new, |all| format!(" (of all: {all:.1})"));
         let mut even = of(Policy::Balance).map_or_else(String::new, bound);
         even += verdict.even_reached.map_or(" (not steady)", mark);
+        let moves_mark = match (verdict.moves_reached, verdict.both_reachable) {
+            (false, false) => ", **missed** as by any",
+            (reached, _) => mark(reached),
+        };
         vec![
             block.scenario.to_string(),
             fewer + mark(verdict.fewer_reached) + &of_all,
-            format!("{:.0}, {:.0}{}", moves(Policy::Balance), moves(Policy::OvsAutoLb), mark(verdict.moves_reached)),
+            format!("{:.0}, {:.0}{}", moves(Policy::Balance), moves(Policy::OvsAutoLb), moves_mark),
             even,
         ]
     };
@@ -84,14 +89,19 @@ fn details(block: &Block) -> String {
     let mut text = format!("## {}\n\n", block.scenario);
     let scenario = &block.scenario;
     let seeds = block.cells.first().map_or(0, |cell| cell.runs.len());
-    let _ = writeln!(
+    let _ = write!(
         text,
-        "{:.0} s, of which {:.0} s are for converging; {:.0} % load on average; means of {seeds} seeds.\n\n{}",
+        "{:.0} s, of which {:.0} s are for converging; {:.0} % load on average; means of {seeds} seeds.",
         scenario.seconds,
         scenario.converged_s,
-        scenario.load * 100.0,
-        lay_out(&heading, &rows)
+        scenario.load * 100.0
     );
+    if let (Some(cycles), Some(cell)) = (block.standing_cycles, block.cells.first()) {
+        let part = cycles / cell.mean(|run| run.demanded_cycles).max(1.0) * 100.0;
+        let _ =
+            write!(text, " Whoever moves nothing once converged leaves {part:.2} % unserved in expectation, at least.");
+    }
+    let _ = writeln!(text, "\n\n{}", lay_out(&heading, &rows));
     text
 }
 
