@@ -88,13 +88,13 @@ async fn status(State(reader): State<Reader>) -> Result<Json<Snapshot>, HttpResp
     Ok(Json(*reader.snapshot().await?))
 }
 
-/// 200 while the control thread answers and every I/O core polls. Looks until that is known: a second at most.
+/// 200 while the control thread answers and every I/O core polls or sleeps. Looks until that is known: a second at most.
 async fn healthz(State(reader): State<Reader>) -> Result<String, HttpResponse> {
     loop {
         let snapshot = reader.snapshot().await?;
         let seen = reader.watch.lock().unwrap_or_else(PoisonError::into_inner).look(&snapshot.cores, Instant::now());
         match seen {
-            Seen::Polling => return Ok("ok\n".to_owned()),
+            Seen::GoingOn => return Ok("ok\n".to_owned()),
             Seen::Unknown => sleep(LOOK).await,
             Seen::Stuck(cores) => {
                 let cores = cores.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
@@ -110,7 +110,7 @@ async fn readyz(State(reader): State<Reader>) -> Result<String, HttpResponse> {
     reader.snapshot().await.map(|_| "ready\n".to_owned())
 }
 
-/// Tells whether I/O cores poll, from one look to the next.
+/// Tells whether I/O cores go on, from one look to the next.
 #[derive(Debug, Default)]
 struct CoreWatch {
     /// Rounds of each core when they were last seen to have changed.
@@ -120,9 +120,9 @@ struct CoreWatch {
 /// How I/O cores are.
 #[derive(Debug, PartialEq, Eq)]
 enum Seen {
-    /// All of them polled since the last look, if not just now.
-    Polling,
-    /// These did not, for so long that they hang.
+    /// All of them polled since the last look, if not just now, or sleep.
+    GoingOn,
+    /// These did neither, for so long that they hang.
     Stuck(Vec<usize>),
     /// It is too early to say.
     Unknown,
@@ -134,12 +134,8 @@ impl CoreWatch {
         for core in cores {
             let known = self.seen.get(&core.core).copied();
             match known {
-                Some((polls, since)) if polls == core.polls => {
-                    if now.duration_since(since) >= CORE_PATIENCE {
-                        stuck.push(core.core)
-                    } else {
-                        unknown = true
-                    }
+                Some((polls, since)) if polls == core.polls && !core.asleep => {
+                    if now.duration_since(since) >= CORE_PATIENCE { stuck.push(core.core) } else { unknown = true }
                 }
                 _ => {
                     unknown |= known.is_none();
@@ -150,7 +146,7 @@ impl CoreWatch {
         match (stuck.is_empty(), unknown) {
             (false, _) => Seen::Stuck(stuck),
             (true, true) => Seen::Unknown,
-            (true, false) => Seen::Polling,
+            (true, false) => Seen::GoingOn,
         }
     }
 }
@@ -237,8 +233,8 @@ impl AsyncWrite for BoundedStream {
 mod tests {
     use super::*;
 
-    fn core(polls: u64) -> [CoreSnapshot; 1] {
-        [CoreSnapshot { polls, ..CoreSnapshot::default() }]
+    fn core(polls: u64, asleep: bool) -> [CoreSnapshot; 1] {
+        [CoreSnapshot { polls, asleep, ..CoreSnapshot::default() }]
     }
 
     #[test]
@@ -246,12 +242,22 @@ mod tests {
         let mut watch = CoreWatch::default();
         let start = Instant::now();
         let after = |ms| start + Duration::from_millis(ms);
-        let mut look = |polls, ms| watch.look(&core(polls), after(ms));
+        let mut look = |polls, ms| watch.look(&core(polls, false), after(ms));
         assert_eq!(look(1, 0), Seen::Unknown, "nothing to compare it with");
-        assert_eq!(look(2, 10), Seen::Polling);
+        assert_eq!(look(2, 10), Seen::GoingOn);
         assert_eq!(look(2, 900), Seen::Unknown, "too early to say");
         assert_eq!(look(2, 1010), Seen::Stuck(vec![0]));
-        assert_eq!(look(3, 1200), Seen::Polling, "it goes on");
-        assert_eq!(look(4, 9000), Seen::Polling);
+        assert_eq!(look(3, 1200), Seen::GoingOn, "it goes on");
+        assert_eq!(look(4, 9000), Seen::GoingOn);
+    }
+
+    #[test]
+    fn a_core_that_sleeps_does_not_hang() {
+        let mut watch = CoreWatch::default();
+        let start = Instant::now();
+        let mut look = |asleep, s| watch.look(&core(1, asleep), start + Duration::from_secs(s));
+        assert_eq!([look(true, 0), look(true, 60)], [Seen::Unknown, Seen::GoingOn]);
+        assert_eq!(look(false, 60), Seen::Unknown, "it has just been seen asleep");
+        assert_eq!(look(false, 61), Seen::Stuck(vec![0]), "it is awake, and does nothing");
     }
 }

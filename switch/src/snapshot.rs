@@ -425,8 +425,11 @@ pub(crate) struct CoreSnapshot {
     pub(crate) messages: u64,
     /// Busy nearly all of the time, while work waits.
     pub(crate) saturated: bool,
-    /// It sleeps between rounds.
+    /// It has no queue pairs, and sleeps until the scheduler wakes it.
     pub(crate) parked: bool,
+    /// It sleeps at this moment, whatever its mode.
+    #[serde(default)]
+    pub(crate) asleep: bool,
     /// Sleeps, by what ended them.
     pub(crate) wakes: BTreeMap<String, u64>,
     /// Cycles of those sleeps, which are idle cycles too.

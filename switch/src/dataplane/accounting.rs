@@ -249,6 +249,11 @@ impl CoreCounters {
         fence(Ordering::Release);
     }
 
+    /// Whether it sleeps.
+    pub(super) fn is_asleep(&self) -> bool {
+        self.asleep_since.get() != 0
+    }
+
     /// The row of a source.
     #[inline]
     pub(super) fn source(&self, source: SourceId) -> &SourceCounters {
@@ -356,7 +361,9 @@ mod tests {
         assert_eq!(counters.idle_and_slept(|| 1000), [100, 0]);
         counters.lies_down(1000);
         assert_eq!(counters.idle_and_slept(|| 1500), [600, 500]);
+        assert!(counters.is_asleep());
         counters.gets_up();
+        assert!(!counters.is_asleep());
         counters.idle_cycles.add(700);
         counters.slept_cycles.add(700);
         assert_eq!(counters.idle_and_slept(|| 1800), [800, 700]);

@@ -397,6 +397,7 @@ fn core_snapshot(core: usize, view: &CoreView<'_>) -> CoreSnapshot {
         idle_cycles,
         mode: mode.to_string(),
         polls: counters.polls.get(),
+        asleep: counters.is_asleep(),
         messages: counters.messages.get(),
         latency: counters.latency.snapshot(),
         fdb_learned: counters.fdb_learned.get(),

@@ -32,3 +32,22 @@ fn a_switch_is_ready_when_its_ports_are() {
     switch.stop().unwrap();
     assert!(http::ask(port, "/readyz", "").is_err(), "nobody is ready any more");
 }
+
+/// Threads that nothing wakes for longer than a core that polls may stand still.
+#[test]
+fn a_switch_that_sleeps_is_healthy() {
+    let _machine = Machine::exclusive().unwrap();
+    for mode in ["trap", "adaptive"] {
+        let dir = SwitchProcess::folder().unwrap();
+        let port = http::free_port().unwrap();
+        let keys = format!("mode = \"{mode}\"\nhttp_listen = \"127.0.0.1:{port}\"");
+        let config = SwitchConfig::new(dir.path()).key(&keys).guest("one", &[]).guest("other", &[]);
+        let switch = SwitchProcess::start(&config).unwrap();
+        for _ in 0..2 {
+            let answer = http::ask(port, "/healthz", "").unwrap();
+            assert_eq!((answer.status(), answer.body.as_str()), (200, "ok\n"), "mode {mode}");
+            std::thread::sleep(std::time::Duration::from_millis(1500));
+        }
+        switch.stop().unwrap();
+    }
+}
