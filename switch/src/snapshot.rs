@@ -436,6 +436,9 @@ pub(crate) struct CoreSnapshot {
     pub(crate) slept_cycles: u64,
     /// Sleeps that only a timer ended although something was to be done: a wake-up that was lost.
     pub(crate) missed_wakeups: u64,
+    /// The same where a guest's packets waited whose driver had been asked to kick: it did not, or its kick was lost.
+    #[serde(default)]
+    pub(crate) missed_kicks: u64,
     /// Nanoseconds in which it was ready to run and something else had its CPU: part of its cycles, busy or idle.
     pub(crate) cpu_wait_ns: u64,
     /// Transmit rings that it does not look at because their drivers were asked to kick.

@@ -53,8 +53,9 @@ pub struct Verdict {
     pub fewer_reached: bool,
     /// Whether our moves are at most twice OVS's. Where OVS makes none, only none is.
     pub moves_reached: bool,
-    /// Whether any policy could reach both: not where OVS moves nothing, and whoever does the same leaves too much unserved.
-    pub both_reachable: bool,
+    /// No policy can be expected to reach both: OVS moves nothing, and whoever does the same once converged leaves too much unserved. Known of on/off
+    /// load alone.
+    pub shown_unreachable: bool,
     /// Whether the largest core load is near its bound; `None` where the load is not steady.
     pub even_reached: Option<bool>,
 }
@@ -87,7 +88,7 @@ impl Block {
 
 /// The mean over the seeds.
 fn standing(scenario: &Scenario, model: &Model, cell: &Cell) -> Option<f64> {
-    let of = |run: &Measured| standing::unserved(scenario, &Traffic::new(scenario, model, run.seed).while_on());
+    let of = |run: &Measured| standing::unserved(scenario, model, &Traffic::new(scenario, model, run.seed).while_on());
     let seconds: Option<Vec<f64>> = cell.runs.iter().map(of).collect();
     seconds.map(|seconds| seconds.iter().sum::<f64>() / seconds.len().max(1) as f64 * model.core_hz)
 }
@@ -106,7 +107,7 @@ fn judge(scenario: &Scenario, standing: Option<f64>, ours: &Cell, theirs: &Cell)
         only_ovs_under_serves: mine == 0.0 && other > 0.0,
         fewer_reached: fewer.is_none_or(|fewer| fewer >= FEWER),
         moves_reached: moves(ours) <= MORE_MOVES * moves(theirs),
-        both_reachable: moves(theirs) > 0.0 || FEWER * standing <= other,
+        shown_unreachable: moves(theirs) == 0.0 && FEWER * standing > other,
         even_reached: scenario.shape.is_steady().then(|| ours.mean(|run| run.largest_to_bound) <= EVEN),
     }
 }

@@ -32,8 +32,6 @@ pub(crate) struct Machine<'m> {
     pub(crate) delays: Histogram<u64>,
     /// What guests ask of each core in a tick, in parts of it.
     pub(crate) offered: Vec<f64>,
-    /// What each queue pair asks of its core, in parts of it.
-    pub(crate) asked: Vec<f64>,
     load: Load,
     /// Whether each guest is there.
     there: Vec<bool>,
@@ -76,7 +74,6 @@ impl<'m> Machine<'m> {
             lost: 0.0,
             delays: Histogram::new_with_max(LONGEST_DELAY_NS, 2).expect("two digits up to a minute are a valid range"),
             offered: vec![0.0; cores],
-            asked: vec![0.0; guests],
             load,
             there: vec![true; guests],
             shown: Load::default(),
@@ -172,8 +169,7 @@ impl<'m> Machine<'m> {
         for (guest, packets) in packets.iter().enumerate() {
             let other = self.crosses(guest);
             self.costs[guest] = self.model.packet_ns + if other.is_some() { self.model.send_ns } else { 0.0 };
-            self.asked[guest] = packets * self.costs[guest] / tick;
-            self.offered[self.place[guest]] += self.asked[guest];
+            self.offered[self.place[guest]] += packets * self.costs[guest] / tick;
             if let Some(other) = other {
                 self.offered[other] += packets * self.model.receive_ns / tick;
             }

@@ -92,7 +92,7 @@ pub(crate) struct Options {
     /// Nanoseconds for which a queue pair is unserved while it moves (measured: the median under load)
     #[arg(long, default_value_t = Model::default().pause_ns)]
     pause_ns: f64,
-    /// Nanoseconds of work of a move on each of its cores (assumed)
+    /// Nanoseconds of work of a move on each of its cores
     #[arg(long, default_value_t = Model::default().move_ns)]
     move_ns: f64,
     /// Packets that a guest's ring holds

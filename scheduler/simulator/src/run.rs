@@ -177,11 +177,13 @@ impl<'a> Watch<'a> {
         self.demanded += packets.iter().sum::<f64>();
         self.bound.tick(packets);
         self.cores.iter_mut().zip(&machine.offered).for_each(|(sum, load)| *sum += load);
-        self.queues.iter_mut().zip(&machine.asked).for_each(|(sum, load)| *sum += load);
+        let most = self.model.packets_a_tick();
+        self.queues.iter_mut().zip(packets).for_each(|(sum, packets)| *sum += packets / most);
         if self.ticks.is_multiple_of(self.ticks_a_second) {
             let ticks = self.ticks_a_second as f64;
             let most = |loads: &[f64]| loads.iter().copied().fold(0.0, f64::max) / ticks;
-            let mean = self.cores.iter().sum::<f64>() / ticks / self.cores.len() as f64;
+            // What crossings cost is no part of it: a placement without any has the same bound.
+            let mean = self.queues.iter().sum::<f64>() / ticks / self.cores.len() as f64;
             self.second.largest = most(&self.cores);
             self.second.bound = mean.max(most(&self.queues));
             self.second.under_served_cycles = self.cycles(self.demanded - machine.served).max(0.0);

@@ -9,22 +9,33 @@
 
 use std::iter;
 
+use crate::model::Model;
 use crate::scenario::{OFF, Scenario, Shape};
 
-/// Who knows how guests are at some time knows nothing of how they are after so many time constants: e⁻¹² of it is left.
+/// After so many time constants a guest is on with nearly the same probability, whatever was known of it: e⁻¹² less at most.
 const FORGOTTEN: f64 = 12.0;
 /// Each step leaves two thirds of where the largest bound can be.
 const STEPS: usize = 50;
 
 /// What guests leave unserved in expectation, at least, once a policy that knows all but the future stops moving them: in seconds of a core, of a whole
 /// run in which they ask for so many parts of a core while they are on. `None` where load does not come and go by itself.
-pub(crate) fn unserved(scenario: &Scenario, while_on: &[f64]) -> Option<f64> {
+pub(crate) fn unserved(scenario: &Scenario, model: &Model, while_on: &[f64]) -> Option<f64> {
     if scenario.shape != Shape::OnOff {
         return None;
     }
     let constant = scenario.on_s * OFF / (1.0 + OFF);
     let seconds = scenario.seconds - scenario.converged_s - FORGOTTEN * constant;
-    Some(at_least(while_on, 1.0 / (1.0 + OFF), scenario.cores) * seconds.max(0.0))
+    let on = (1.0 - (-FORGOTTEN).exp()) / (1.0 + OFF);
+    let left = at_least(while_on, on, scenario.cores) - late(scenario, model);
+    Some(left.max(0.0) * seconds.max(0.0))
+}
+
+/// What waits in rings while a core has too much to do, and is served when it has less, which begins when one of its guests goes off: no more than
+/// full rings of all guests each time, in parts of a core.
+fn late(scenario: &Scenario, model: &Model) -> f64 {
+    let guests = scenario.guests as f64;
+    let ends_a_second = guests / (scenario.on_s * (1.0 + OFF));
+    ends_a_second * guests * model.ring * model.packet_ns / 1e9
 }
 
 /// The same of any time of guests that are on with this probability: in parts of a core.
@@ -153,7 +164,8 @@ mod tests {
         let left = |policy, of: fn(&Measured) -> f64| {
             mean(&|seed| of(&run(&scenario, &model, policy, seed).unwrap()) / model.core_hz)
         };
-        let bound = mean(&|seed| unserved(&scenario, &Traffic::new(&scenario, &model, seed).while_on()).unwrap());
+        let bound =
+            mean(&|seed| unserved(&scenario, &model, &Traffic::new(&scenario, &model, seed).while_on()).unwrap());
         let stays = left(Policy::Static, |run| run.under_served_cycles);
         let moves = left(Policy::Balance, |run| run.under_served_beyond_cycles);
         assert!(moves < bound / 3.0 && bound < stays && stays < 3.0 * bound, "{moves}, {bound}, {stays}");
@@ -161,9 +173,13 @@ mod tests {
 
     #[test]
     fn only_load_that_comes_and_goes_has_a_bound() {
-        assert_eq!(unserved(&Scenario::new(Shape::Poisson, 2, 4), &[0.5; 4]), None);
+        let model = Model::default();
+        assert_eq!(unserved(&Scenario::new(Shape::Poisson, 2, 4), &model, &[0.5; 4]), None);
         // Too short to forget anything.
         let short = Scenario { on_s: 100.0, ..Scenario::new(Shape::OnOff, 2, 4) };
-        assert_eq!(unserved(&short, &[0.9; 4]), Some(0.0));
+        assert_eq!(unserved(&short, &model, &[0.9; 4]), Some(0.0));
+        // Rings that take all of a burst.
+        let deep = Model { ring: 1e8, ..model };
+        assert_eq!(unserved(&Scenario::on_off(10.0, 2, 4), &deep, &[0.9; 4]), Some(0.0));
     }
 }

@@ -158,6 +158,8 @@ pub(super) struct CoreCounters {
     asleep_since: Counter,
     /// Sleeps that ended in time only because a timer did, with something to do that nobody had rung for.
     pub(super) missed_wakeups: Counter,
+    /// The same where the work was in a ring whose driver was to kick.
+    pub(super) missed_kicks: Counter,
     /// Transmit rings that are not looked at because their drivers kick, now.
     pub(super) armed: Counter,
     /// Cycles spent on delivering what other cores handed over.
@@ -204,6 +206,7 @@ impl CoreCounters {
             slept_cycles: Counter::default(),
             asleep_since: Counter::default(),
             missed_wakeups: Counter::default(),
+            missed_kicks: Counter::default(),
             armed: Counter::default(),
             received_cycles: Counter::default(),
             received_packets: Counter::default(),

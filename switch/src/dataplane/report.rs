@@ -405,6 +405,7 @@ fn core_snapshot(core: usize, view: &CoreView<'_>) -> CoreSnapshot {
         wakes: named(WakeCause::ALL.iter().map(|cause| cause.as_str()).zip(counters.wakes.iter().map(Counter::get))),
         slept_cycles,
         missed_wakeups: counters.missed_wakeups.get(),
+        missed_kicks: counters.missed_kicks.get(),
         cpu_wait_ns: cpu_wait.total().as_nanos() as u64,
         armed_rings: counters.armed.get(),
         queue_pairs: counters.queue_pairs.get() as usize,

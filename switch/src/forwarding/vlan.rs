@@ -138,7 +138,7 @@ pub(crate) struct PortVlans {
 impl PortVlans {
     /// A port in one VLAN that knows nothing of tags. It takes untagged and priority-tagged frames (VLAN 0) only: a tag
     /// with any VLAN, its own included, is dropped ("admit only untagged and priority-tagged frames", 802.1Q §6.9), so
-    /// that a guest cannot reach another VLAN by tagging.
+    /// that a guest cannot reach another VLAN by tagging; nor with a second tag behind a priority tag (`shape`).
     pub(crate) fn access(vlan: VlanId) -> Self {
         Self { tagged: VlanSet::EMPTY, untagged: Some(vlan) }
     }
@@ -161,6 +161,11 @@ impl PortVlans {
         };
         let vlan = vlan.ok_or(DropReason::VlanNotAllowed)?;
         Ok(Ingress { vlan, tagged: tag.is_some(), priority: field & !VLAN })
+    }
+
+    /// Whether any VLAN passes with a tag.
+    pub(crate) fn has_tagged(&self) -> bool {
+        self.tagged != VlanSet::EMPTY
     }
 
     /// How a packet in `vlan` leaves; `None` when the port is not a member.

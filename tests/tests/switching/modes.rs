@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use sidecore_tests::process::eventually;
-use synthetic_guest::{Features, Frame, GuestConfig, Notify};
+use synthetic_guest::{Features, Frame, GuestConfig, KickPolicy, Notify};
 
 use crate::frames::{addressed, one};
 use crate::rig::{LIMIT, Node, Plan, Rig};
@@ -439,6 +439,22 @@ fn a_guest_without_a_kick_is_not_forgotten() {
     one_by_one((&mut a, 0), (&mut b, 1), 50, 0..2000);
     assert!(rig.wakes(None, "timer") > 0);
     rig.finish(&mut [&mut a, &mut b]);
+}
+
+/// A kick that does not come is made up for by the timer, and told: what the tests of sleep rely on.
+#[test]
+fn a_kick_that_is_lost_is_noticed() {
+    for features in FORMATS {
+        let rig = Plan::new().mode("adaptive").guests(&["a", "b"]).start();
+        let [mut a, mut b] = pair(&rig, features);
+        introduce(&rig, &mut a, &mut b);
+        eventually("rings left to their kicks", LIMIT, || Ok((rig.armed() == 2).then_some(()))).unwrap();
+        let missed = || rig.json()["cores"][0]["missed_kicks"].as_u64().unwrap();
+        assert_eq!(missed(), 0);
+        a.guest.pair(0).tx.bell().set_policy(KickPolicy::Never);
+        one_by_one((&mut a, 0), (&mut b, 1), 1, ANY);
+        assert_eq!(missed(), 1, "{features:?}");
+    }
 }
 
 /// Kicks without end, asked for or not: every one is counted, and the others' packets arrive.

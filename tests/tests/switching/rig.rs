@@ -203,7 +203,9 @@ impl Rig {
             assert_eq!(port["faults"], Value::Object(Default::default()), "{name}'s rings were stopped");
         }
         for core in status["cores"].as_array().unwrap() {
-            assert_eq!(core["missed_wakeups"], 0, "a wake-up was lost, and made up for by a timer: {core}");
+            for missed in ["missed_wakeups", "missed_kicks"] {
+                assert_eq!(core[missed], 0, "{missed}: a wake-up was lost, and made up for by a timer: {core}");
+            }
         }
         if !self.asks {
             nodes.iter_mut().for_each(|node| assert_eq!(node.kicks_wanted(), 0, "the switch asked for kicks"));

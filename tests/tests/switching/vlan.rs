@@ -118,18 +118,30 @@ fn an_access_port_cannot_tag_its_way_anywhere() {
         .guest("a", &["vlan = { access = 10 }"])
         .guest("b", &["vlan = { access = 10 }"])
         .guest("c", &["vlan = { access = 20 }"])
+        .guest("t", &["vlan = { trunk = [20], native = 10 }"])
+        .guest("u", &["vlan = { trunk = \"all\" }"])
         .start();
-    let [mut a, mut b, mut c] = rig.guests(["a", "b", "c"]);
+    let [mut a, mut b, mut c, mut t, mut u] = rig.guests(["a", "b", "c", "t", "u"]);
     let plain = addressed(1, BROADCAST).bytes;
     let sent: Vec<Packet> = [1, 10, 20, 4094, 4095].iter().map(|vlan| Packet::plain(tagged(&plain, *vlan))).collect();
     a.send(&sent);
     // Two tags, the outer one a priority tag: what is behind it is payload, and stays in VLAN 10.
     let inner = tagged(&plain, 20);
     a.send(&[Packet::plain(tagged(&inner, 0))]);
-    assert_eq!(b.frames(), [inner]);
+    assert_eq!(b.frames(), [inner.clone()]);
     assert!(c.frames().is_empty());
-    assert_eq!(rig.drops("a"), drops("vlan_not_allowed", 5));
-    rig.finish(&mut [&mut a, &mut b, &mut c]);
+    // Without the outer tag it would be of VLAN 20 for whoever is behind this port: one copy less. With it, it is of VLAN 10.
+    assert_eq!(rig.drops("a"), drops("vlan_not_allowed", 6));
+    assert!(t.frames().is_empty());
+    assert_eq!(u.frames(), [tagged(&inner, 10)]);
+    // The same to this port alone.
+    t.send(&[addressed(7, BROADCAST)]);
+    [&mut a, &mut b, &mut u].into_iter().for_each(|node| assert_eq!(node.frames().len(), 1));
+    let to_t = tagged(&tagged(&one(1, 7).bytes, 20), 0);
+    a.send(&[Packet::plain(to_t)]);
+    assert!(t.frames().is_empty());
+    assert_eq!(rig.drops("a"), drops("vlan_not_allowed", 7));
+    rig.finish(&mut [&mut a, &mut b, &mut c, &mut t, &mut u]);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::goals::{Block, Cell, EVEN, FEWER, MORE_MOVES, Verdict};
 /// How cells without a ratio are judged.
 const CONVENTIONS: &str = "balance against ovs-auto-lb. Under-served: beyond what no policy could serve (of a queue pair more than a core can do, of all together more \
 than all cores can); where there is such, the ratio of all that is under-served stands beside it. ∞ where only OVS leaves cycles unserved, — where neither does. Moves are counted after the \
-time for converging; where OVS makes none, only none reaches the goal. Missed *as by any* policy: whoever moves nothing once converged misses the goal before \
+time for converging; where OVS makes none, only none reaches the goal. Missed *as by any* policy: whoever moves nothing once converged misses the goal before, in expectation \
 (computed for on/off load alone). Guests come and go with churn alone: elsewhere ovs-cycles and ovs-group, which assign anew only then, do what static does.";
 
 /// All tables.
@@ -44,8 +44,8 @@ fn goals(judged: &[(&Block, Verdict)]) -> String {
         let of_all = verdict.fewer_of_all.map_or_else(String::new, |all| format!(" (of all: {all:.1})"));
         let mut even = of(Policy::Balance).map_or_else(String::new, bound);
         even += verdict.even_reached.map_or(" (not steady)", mark);
-        let moves_mark = match (verdict.moves_reached, verdict.both_reachable) {
-            (false, false) => ", **missed** as by any",
+        let moves_mark = match (verdict.moves_reached, verdict.shown_unreachable) {
+            (false, true) => ", **missed** as by any",
             (reached, _) => mark(reached),
         };
         vec![

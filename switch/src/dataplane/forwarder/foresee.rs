@@ -82,12 +82,10 @@ impl Outputs {
         let egress = entry.vlans.egress(ingress.vlan);
         let other = receiver.ok().map(|receiver| usize::from(receiver.core)).filter(|core| *core != self.me);
         let is_full = other.is_some_and(|core| !self.has_room(core, came));
-        if let Some(egress) = egress {
-            shape(burst.packet_mut(0), ingress, egress);
-        }
-        let outlook = match (egress, is_full) {
+        let shaped = shape(burst.packet_mut(0), ingress, &entry.vlans);
+        let outlook = match (shaped, is_full) {
             (_, true) => Some(Outlook::Drop(DropReason::XcoreFull)),
-            (None, _) => Some(Outlook::Drop(DropReason::NoDestination)),
+            (Err(reason), _) => Some(Outlook::Drop(reason)),
             _ => None,
         };
         EgressPort { port: entry.id, egress, len: burst.view(0).packet().len(), receiver, outlook }

@@ -16,7 +16,7 @@ use super::super::sleep::Bells;
 use super::super::uplink::UplinkTx;
 use super::super::xcore::{Errand, Label, ToCore};
 use super::Origin;
-use crate::forwarding::{DropReason, Egress, Ingress, PortId};
+use crate::forwarding::{DropReason, Egress, Ingress, PortId, PortVlans};
 
 /// A way out that takes packets as they are.
 #[derive(Clone, Copy)]
@@ -321,10 +321,9 @@ impl Outputs {
         ingress: &mut Ingress,
         (source, charge): (SourceId, Charge),
     ) {
-        let Some(egress) = entry.vlans.egress(ingress.vlan) else {
-            return self.counters.source(source).settle(charge, Err(DropReason::NoDestination));
-        };
-        shape(burst.packet_mut(index), ingress, egress);
+        if let Err(reason) = shape(burst.packet_mut(index), ingress, &entry.vlans) {
+            return self.counters.source(source).settle(charge, Err(reason));
+        }
         let view = burst.view(index);
         let put_out = match entry.way {
             Way::Guest(_) => {
@@ -376,19 +375,24 @@ pub(super) fn reason(refusal: RxDrop) -> DropReason {
     }
 }
 
-/// Gives a packet the tag it leaves with, or takes its tag off.
+/// Gives a packet the tag it leaves with through a port of these VLANs, or takes its tag off. What would leave without a tag and has another one
+/// behind it is refused where tags mean VLANs: whoever takes it there would find it in the VLAN that its sender chose.
 #[inline]
-pub(super) fn shape(packet: &mut Packet, ingress: &mut Ingress, egress: Egress) {
+pub(super) fn shape(packet: &mut Packet, ingress: &mut Ingress, vlans: &PortVlans) -> Result<(), DropReason> {
+    let egress = vlans.egress(ingress.vlan).ok_or(DropReason::NoDestination)?;
     let wanted = (egress == Egress::Tagged).then(|| ingress.tag().0);
     let has = if ingress.tagged { packet.vlan_tag() } else { None };
-    if wanted == has {
-        return;
+    if wanted != has {
+        if has.is_some() {
+            packet.pop_vlan();
+        }
+        if let Some(tag) = wanted {
+            packet.push_vlan(tag);
+        }
+        ingress.tagged = wanted.is_some();
     }
-    if has.is_some() {
-        packet.pop_vlan();
+    if wanted.is_none() && packet.vlan_tag().is_some() && vlans.has_tagged() {
+        return Err(DropReason::VlanNotAllowed);
     }
-    if let Some(tag) = wanted {
-        packet.push_vlan(tag);
-    }
-    ingress.tagged = wanted.is_some();
+    Ok(())
 }

@@ -285,11 +285,18 @@ impl IoCore {
             };
             self.counters.lies_down(self.done_at);
             let woken = bed.sleep(longest);
-            if blind || woken.by_anybody() || !self.is_wanted() {
+            if blind || woken.by_anybody() {
+                return woken;
+            }
+            let wanted = self.is_wanted();
+            if !wanted && !self.has_unkicked_work() {
                 return woken;
             }
             let late = bed.sleep(Some(GRACE));
-            self.counters.missed_wakeups.add(u64::from(!late.by_anybody()));
+            if !late.by_anybody() {
+                let missed = if wanted { &self.counters.missed_wakeups } else { &self.counters.missed_kicks };
+                missed.add(1);
+            }
             late
         });
         bell.get_up();
@@ -325,6 +332,13 @@ impl IoCore {
             || self.from.iter().flatten().any(|link| link.has_anything())
             // It was parked and is not any more.
             || !self.may_sleep()
+    }
+
+    /// Whether there is work in a ring whose driver was asked to kick, and has not been heard to. Only few are looked at, as in [`Self::peek`], which
+    /// then sees to it.
+    fn has_unkicked_work(&mut self) -> bool {
+        let few = if self.guests.len() <= FEW { self.guests.len() } else { 0 };
+        (0..few).any(|place| self.guests.get_mut(place).is_some_and(|guest| guest.armed && guest.tx.has_work()))
     }
 
     /// Whether kicks were read of a ring that waits for them. Of others, or of some that have gone, they say nothing, and nobody takes note.

@@ -26,6 +26,8 @@ pub(super) const ENTRIES: &[Entry] = &[
         "Time an I/O core slept; it is idle time, too."),
     counter("sidecore_core_missed_wakeups_total", Core(|c, out| out.count(c.missed_wakeups)),
         "Sleeps of an I/O core whose end only a timer brought while packets or messages waited for it. Always 0: anything else is a lost wake-up."),
+    counter("sidecore_core_missed_kicks_total", Core(|c, out| out.count(c.missed_kicks)),
+        "Sleeps of an I/O core with 16 queue pairs or fewer whose end only a timer brought while packets waited in a ring whose driver had been asked to kick. Always 0 with drivers that kick when asked."),
     counter("sidecore_core_cpu_wait_seconds_total", Core(|c, out| out.nanoseconds(c.cpu_wait_ns)),
         "Time an I/O core was ready to run and something else had its CPU; its busy and idle times contain it. 0 where the kernel does not say."),
     gauge("sidecore_core_armed_rings", Core(|c, out| out.count(c.armed_rings)),
