@@ -32,6 +32,9 @@ const MAX_CONNECTIONS: usize = 16;
 /// How long a connection may last without a response going out.
 const PATIENCE: Duration = Duration::from_secs(15);
 
+/// From then on responses prolong it no more, so that nobody holds a place for good.
+const LIFETIME: Duration = Duration::from_secs(60);
+
 /// An I/O core that has not polled for this long hangs: a round takes microseconds.
 const CORE_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -166,9 +169,7 @@ impl axum::serve::Listener for BoundedListener {
             // The semaphore is never closed, so there is always a permit in the end.
             let permit = Arc::clone(&self.connections).acquire_owned().await.ok();
             match self.listener.accept().await {
-                Ok((stream, peer)) => {
-                    return (BoundedStream { stream, deadline: Box::pin(sleep(PATIENCE)), _permit: permit }, peer);
-                }
+                Ok((stream, peer)) => return (BoundedStream::new(stream, permit), peer),
                 Err(error) => {
                     warn!("an HTTP connection was not accepted: {error}");
                     sleep(Duration::from_millis(100)).await;
@@ -187,10 +188,16 @@ impl axum::serve::Listener for BoundedListener {
 struct BoundedStream {
     stream: TcpStream,
     deadline: Pin<Box<Sleep>>,
+    ends: tokio::time::Instant,
     _permit: Option<OwnedSemaphorePermit>,
 }
 
 impl BoundedStream {
+    fn new(stream: TcpStream, permit: Option<OwnedSemaphorePermit>) -> Self {
+        let ends = tokio::time::Instant::now() + LIFETIME;
+        Self { stream, deadline: Box::pin(sleep(PATIENCE)), ends, _permit: permit }
+    }
+
     /// Lets the deadline interrupt what waits for the peer.
     fn or_deadline<T>(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if result.is_ready() {
@@ -214,8 +221,9 @@ impl AsyncRead for BoundedStream {
 impl AsyncWrite for BoundedStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.stream).poll_write(cx, buf);
-        if matches!(result, Poll::Ready(Ok(_))) {
-            self.deadline.as_mut().reset(tokio::time::Instant::now() + PATIENCE);
+        let now = tokio::time::Instant::now();
+        if matches!(result, Poll::Ready(Ok(_))) && now < self.ends {
+            self.deadline.as_mut().reset(now + PATIENCE);
         }
         self.or_deadline(cx, result)
     }
@@ -231,10 +239,30 @@ impl AsyncWrite for BoundedStream {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncWriteExt;
+
     use super::*;
 
     fn core(polls: u64, asleep: bool) -> [CoreSnapshot; 1] {
         [CoreSnapshot { polls, asleep, ..CoreSnapshot::default() }]
+    }
+
+    #[test]
+    fn responses_prolong_a_connection_until_its_end() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let peer = TcpStream::connect(listener.local_addr().unwrap());
+            let mut stream = BoundedStream::new(peer.await.unwrap(), None);
+            let mut deadlines = [stream.deadline.deadline(); 3];
+            for deadline in &mut deadlines[1..] {
+                sleep(Duration::from_millis(2)).await;
+                stream.write_all(b"a response").await.unwrap();
+                *deadline = stream.deadline.deadline();
+                stream.ends = tokio::time::Instant::now();
+            }
+            assert!(deadlines[0] < deadlines[1] && deadlines[1] == deadlines[2], "{deadlines:?}");
+        });
     }
 
     #[test]

@@ -2,8 +2,8 @@
 
 use crate::features::Features;
 use crate::memory::Source;
-use crate::net_header::{Gso, Offload};
-use crate::offload::{self, IpVersion, MAX_HEADERS, OffloadError, Segmenter, Sum};
+use crate::net_header::Offload;
+use crate::offload::{self, MAX_HEADERS, OffloadError, Segmenter, Sum};
 use crate::packet::View;
 
 /// Payload is checksummed in pieces of this many bytes, which stay in the first-level cache between summing and copying.
@@ -36,10 +36,10 @@ pub fn deliver<S: FrameSink>(view: View<'_>, accepts: Features, sink: &mut S) ->
             offset += part.len();
         }
         Ok(())
-    } else if offload.gso == Gso::None {
-        checksum(view, sink)
+    } else if let Some(gso) = offload.segmentation() {
+        segment(view, &gso, accepts, sink)
     } else {
-        segment(view, accepts, sink)
+        checksum(view, sink)
     }
 }
 
@@ -60,16 +60,9 @@ fn checksum<S: FrameSink>(view: View<'_>, sink: &mut S) -> Result<(), S::Error> 
 }
 
 /// TCP segments, each with headers of its own.
-fn segment<S: FrameSink>(view: View<'_>, accepts: Features, sink: &mut S) -> Result<(), S::Error> {
+fn segment<S: FrameSink>(view: View<'_>, gso: &offload::Gso, accepts: Features, sink: &mut S) -> Result<(), S::Error> {
     let packet = view.packet();
-    let offload = packet.offload();
-    let gso = offload::Gso {
-        version: if offload.gso == Gso::TcpV4 { IpVersion::V4 } else { IpVersion::V6 },
-        size: offload.gso_size,
-        csum_start: offload.csum_start,
-        csum_offset: offload.csum_offset,
-    };
-    let segmenter = Segmenter::new(packet.head(), packet.len(), &gso)?;
+    let segmenter = Segmenter::new(packet.head(), packet.len(), gso)?;
     let mut header = [0; MAX_HEADERS];
     for index in 0..segmenter.segments() {
         let Some(segment) = segmenter.segment(index, &mut header) else { break };

@@ -3,7 +3,7 @@
 use virtio_bindings::virtio_net as net;
 
 use crate::features::Features;
-use crate::offload::MAX_SEGMENTS;
+use crate::offload::{self, IpVersion, MAX_SEGMENTS};
 
 /// The longest virtio-net header in use: with `num_buffers`.
 pub const NET_HEADER_MAX: usize = 12;
@@ -107,6 +107,17 @@ impl Offload {
         offload.ecn = ecn;
         offload.gso_size = field(4);
         (allowed && ecn_allowed && offload.needs_csum && offload.gso_size > 0).then_some(offload)
+    }
+
+    /// What the packet is to be cut into, for [`offload::Gso::check`].
+    pub fn segmentation(&self) -> Option<offload::Gso> {
+        let version = match self.gso {
+            Gso::None => return None,
+            Gso::TcpV4 => IpVersion::V4,
+            Gso::TcpV6 => IpVersion::V6,
+        };
+        let Self { gso_size, csum_start, csum_offset, .. } = *self;
+        Some(offload::Gso { version, size: gso_size, csum_start, csum_offset })
     }
 
     /// Frames beyond the first that a packet of `len` bytes is cut into, where they are shorter than [`SEGMENT_USUAL`]: of others there are no more

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 use pmd_bindings::{Mbuf, Mempool, Network, Transport, TxOffload};
-use vm_ports::offload::{Headers, IpVersion, OffloadError, parse};
+use vm_ports::offload::{self, Headers, IpVersion, OffloadError, parse};
 use vm_ports::{BURST_PACKETS, FRAME_MAX, Features, FrameSink, Gso, Offload, Packet, Run, Source, View, deliver};
 
 use super::accounting::{Charge, CoreCounters, SourceId, UplinkCounters};
@@ -140,6 +140,9 @@ impl UplinkTx {
             return Err(DropReason::TooLong);
         }
         let headers = if offload.needs_csum { parse(view.packet().head()).ok() } else { None };
+        if let Some(gso) = offload.segmentation() {
+            self.may_be_cut(view.packet(), headers.as_ref(), &gso)?;
+        }
         let request = headers.and_then(|headers| request(&headers, offload));
         // What the device cannot be told of in its own terms is done here.
         let accepts = if request.is_some() { self.limits.accepts } else { Features::NONE };
@@ -164,6 +167,21 @@ impl UplinkTx {
             self.flush(core);
         }
         Ok(())
+    }
+
+    /// Whether a packet can be cut as its sender says, by whoever does it, into frames that the device sends. A device is told of nothing else.
+    fn may_be_cut(&self, packet: &Packet, headers: Option<&Headers>, gso: &offload::Gso) -> Result<(), DropReason> {
+        let headers = headers.ok_or(DropReason::BadOffload)?;
+        gso.check(packet.head(), headers, packet.len()).map_err(|_| DropReason::BadOffload)?;
+        let payload = packet.len().saturating_sub(headers.payload.into());
+        let frame = usize::from(headers.payload) + payload.min(gso.size.into());
+        if payload == 0 {
+            Err(DropReason::BadOffload)
+        } else if frame > self.limits.frame_max {
+            Err(DropReason::TooLong)
+        } else {
+            Ok(())
+        }
     }
 
     /// What a frame of `len` bytes would meet now: so many free mbufs, or why it would not be taken.

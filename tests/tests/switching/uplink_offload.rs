@@ -3,10 +3,12 @@
 //! The device is DPDK's virtio-user: its other end is a port of the same switch, in another VLAN, which shows what the
 //! device was asked to do.
 
+use std::collections::BTreeMap;
+
 use synthetic_guest::packet::{Checksum, FrameSpec};
 use synthetic_guest::{Features, GuestConfig, Offload};
 
-use crate::frames::{Packet, Parsed, tcp};
+use crate::frames::{Packet, Parsed, bytes, tcp};
 use crate::rig::{Node, Plan, Rig};
 
 const LENGTHS: [usize; 4] = [100, 1514, 9000, 65_535];
@@ -47,6 +49,31 @@ fn checksums_are_left_to_a_device_that_can() {
         }
     }
     assert_eq!(rig.drops("a"), Default::default());
+}
+
+/// Neither for the device to cut, nor for the switch (IPv4: it fills in no header checksums).
+#[test]
+fn segments_that_no_device_should_see_are_dropped() {
+    let (rig, mut a, mut b) = loop_through_a_device();
+    for version in [4, 6] {
+        let before = rig.drops("a");
+        let dropped = |reason: &str| {
+            let count = |drops: &BTreeMap<String, u64>| drops.get(reason).copied().unwrap_or(0);
+            count(&rig.drops("a")) - count(&before)
+        };
+        let packet = |len, gso_size| Packet::new(FrameSpec { gso_size: Some(gso_size), ..tcp(version, len) });
+        // Longer than the uplink's frames may be; more than can be; and none at all: headers that say that they are all there is.
+        let mut empty = packet(9000, 1000);
+        let headers = Parsed::new(&empty.bytes).payload;
+        let (at, ip) = if version == 4 { (16, headers - 14) } else { (18, headers - 54) };
+        empty.bytes.truncate(headers);
+        empty.bytes[at..at + 2].copy_from_slice(&(ip as u16).to_be_bytes());
+        a.send(&[packet(60_000, 20_000), packet(9000, 1), empty]);
+        let last = Packet::new(FrameSpec { checksum: Checksum::Partial, ..tcp(version, 100) });
+        a.send(std::slice::from_ref(&last));
+        assert_eq!(bytes(&b.receive(1)), [last.bytes], "IPv{version}");
+        assert_eq!((dropped("too_long"), dropped("bad_offload")), (1, 2), "IPv{version}");
+    }
 }
 
 #[test]
