@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 /// Resamples that an interval is made from.
 const RESAMPLES: usize = 10_000;
 
+/// Rounds of which an interval has all: one that leaves out the outermost two of eight covers 93 %.
+const FEW: usize = 8;
+
 /// The bootstrap's seed: the same figures always give the same interval.
 const SEED: u64 = 0x51de_c04e;
 
@@ -30,8 +33,12 @@ pub fn median(figures: &[f64]) -> Option<f64> {
     middle(&sorted)
 }
 
-/// The ratio of the median of `ours` to that of `theirs`, with a 95 % interval from a bootstrap over rounds.
-/// The figures at one index are of one round.
+/// The ratio of the median of `ours` to that of `theirs`, with a 95 % interval. The figures at one index are of one round.
+///
+/// With more rounds than [`FEW`] that is a bootstrap's over rounds. One of fewer rounds leaves out the outermost, and without these covers too
+/// little (87.5 % of seven, where only one side is noisy). So theirs is from the smallest ratio of a round to the largest: the ratio of medians, and
+/// that of every bootstrap's draw, lies between these, and where a round's ratio is as likely above the true one as below it, both ends miss that
+/// as seldom as those of [`estimate`].
 ///
 /// None when the two are not of the same rounds, when there is none, or when a figure of `theirs` is not positive.
 #[must_use]
@@ -40,6 +47,11 @@ pub fn ratio(ours: &[f64], theirs: &[f64]) -> Option<Ratio> {
         return None;
     }
     let value = median(ours)? / median(theirs)?;
+    if ours.len() <= FEW {
+        let ratios = || ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs);
+        let (low, high) = (ratios().fold(value, f64::min), ratios().fold(value, f64::max));
+        return Some(Ratio { value, low, high });
+    }
     let mut ratios = Vec::with_capacity(RESAMPLES);
     let mut random = SplitMix(SEED);
     let (mut left, mut right) = (Vec::new(), Vec::new());
@@ -59,12 +71,29 @@ pub fn ratio(ours: &[f64], theirs: &[f64]) -> Option<Ratio> {
     Some(Ratio { value, low: quantile(&ratios, 0.025)?, high: quantile(&ratios, 0.975)? })
 }
 
-/// The median with a 95 % interval from the same bootstrap. None: no figures, or one that is not a number.
+/// The median with a 95 % interval between two order statistics, whatever the distribution: a figure is as likely below the median as above it. Of
+/// up to [`FEW`] figures it has all, which covers 1 − 2^(1−n): 98 % with seven, 94 % with five. Figures may be infinite. None: no figures, or one
+/// that is not a number.
 #[must_use]
 pub fn estimate(figures: &[f64]) -> Option<Ratio> {
-    match figures {
-        [only] if !only.is_nan() => Some(Ratio { value: *only, low: *only, high: *only }),
-        _ => ratio(figures, &vec![1.0; figures.len()]),
+    let mut sorted = figures.to_vec();
+    sort(&mut sorted)?;
+    let outside = outside(sorted.len());
+    Some(Ratio { value: middle(&sorted)?, low: sorted[outside], high: sorted[sorted.len() - 1 - outside] })
+}
+
+/// How many figures of so many an interval of their median can do without at each end, and still cover 95 %.
+fn outside(count: usize) -> usize {
+    // The logarithm of the chance that so many figures are below the median, and the chance that no more are.
+    let mut chance = count as f64 * 0.5_f64.ln();
+    let (mut at_most, mut outside) = (chance.exp(), 0);
+    loop {
+        chance += ((count - outside) as f64 / (outside + 1) as f64).ln();
+        at_most += chance.exp();
+        if 2.0 * at_most > 0.05 {
+            return outside;
+        }
+        outside += 1;
     }
 }
 
@@ -177,6 +206,58 @@ mod tests {
             counts[random.below(12)] += 1;
         }
         assert!(counts.iter().all(|count| (850..1150).contains(count)), "{counts:?}");
+    }
+
+    /// Of many samples of so many rounds, the part whose interval has the true value. Noise is lopsided, and has 1 as its median.
+    fn coverage(rounds: usize, interval: impl Fn(&mut dyn FnMut() -> f64) -> Ratio) -> f64 {
+        const SAMPLES: usize = 2000;
+        let mut random = SplitMix(rounds as u64);
+        let mut noise = || {
+            let even = (random.next() >> 11) as f64 / (1_u64 << 53) as f64;
+            if even < 0.5 { 0.5 + even } else { 1.0 + 10.0 * (even - 0.5) }
+        };
+        let covers = (0..SAMPLES).filter(|_| {
+            let found = interval(&mut noise);
+            found.low <= 1.0 && 1.0 <= found.high
+        });
+        covers.count() as f64 / SAMPLES as f64
+    }
+
+    #[test]
+    fn intervals_cover_what_they_say() {
+        for rounds in [6, 7, 8, 9, 10, 12, 14, 35] {
+            let medians =
+                coverage(rounds, |noise| estimate(&(0..rounds).map(|_| noise()).collect::<Vec<_>>()).unwrap());
+            assert!((0.94..1.0).contains(&medians), "medians of {rounds} rounds: {medians}");
+        }
+        for rounds in [6, 7, 8] {
+            // The machine's speed is both sides', and one of them varies besides.
+            let ratios = coverage(rounds, |noise| {
+                let theirs: Vec<f64> = (0..rounds).map(|_| noise()).collect();
+                ratio(&theirs.iter().map(|speed| speed * noise()).collect::<Vec<_>>(), &theirs).unwrap()
+            });
+            assert!((0.94..1.0).contains(&ratios), "ratios of {rounds} rounds: {ratios}");
+        }
+    }
+
+    #[test]
+    fn few_rounds_leave_nothing_out() {
+        let all = |count: usize| (1..=count).map(|figure| figure as f64).collect::<Vec<_>>();
+        let ends = |count| estimate(&all(count)).map(|found| (found.low, found.value, found.high)).unwrap();
+        assert_eq!((ends(1), ends(2), ends(5)), ((1.0, 1.0, 1.0), (1.0, 1.5, 2.0), (1.0, 3.0, 5.0)));
+        assert_eq!((ends(7), ends(8)), ((1.0, 4.0, 7.0), (1.0, 4.5, 8.0)));
+        assert_eq!((ends(9), ends(12)), ((2.0, 5.0, 8.0), (3.0, 6.5, 10.0)));
+        assert_eq!(ends(5000).0, 2431.0, "some 1.96 standard deviations of a binomial distribution");
+        let seven = ratio(&all(7), &[1.0; 7]).unwrap();
+        assert_eq!((seven.low, seven.value, seven.high), (1.0, 4.0, 7.0));
+    }
+
+    #[test]
+    fn what_never_happens_is_infinitely_late() {
+        let found = estimate(&[3.0, f64::INFINITY, 1.0, 2.0, 4.0]).unwrap();
+        assert_eq!((found.low, found.value, found.high), (1.0, 3.0, f64::INFINITY));
+        assert_eq!(estimate(&[1.0, f64::INFINITY]).unwrap().value, f64::INFINITY);
+        assert_eq!(estimate(&[f64::NAN, 1.0]), None);
     }
 
     proptest! {

@@ -16,7 +16,7 @@ use charts::charts;
 use model::{compare, simulated};
 use pairs::PAIRS;
 pub use pairs::capacity;
-use turn::{Case, Turn, turn};
+use turn::{Case, RECOVERED, STEADY, STEP_S, Turn, turn};
 
 /// Loads of the first core and of all others, in parts of what each can do, before and after the shift.
 const BEFORE: [f64; 2] = [0.6, 0.6];
@@ -132,7 +132,8 @@ fn table(cases: &[Case], turns: &[Vec<Turn>]) -> Table {
         "I/O cores",
         "delivered after the shift, %",
         "largest core load at the end, %",
-        "moves in a turn",
+        "moves before the shift",
+        "moves after it",
     ];
     let mut table = Table::new("After the shift", &head);
     for (case, turns) in cases.iter().zip(turns) {
@@ -144,40 +145,136 @@ fn table(cases: &[Case], turns: &[Vec<Turn>]) -> Table {
             case.cores.to_string(),
             all(&|turn| turn.served(0.5, f64::INFINITY) * 100.0),
             all(&|turn| turn.largest() * 100.0),
-            all(&|turn| turn.moves.len() as f64),
+            all(&|turn| turn.moves_by_then()[0] as f64),
+            all(&|turn| turn.moves_by_then()[1] as f64),
         ]);
     }
     table
 }
 
 fn claims(finding: &mut Finding, off: &[Turn], on: &[Turn], cores: Option<Ratio>, remark: &str, counts: bool) {
-    let ms = |of: fn(&Turn) -> Option<f64>| {
-        let all: Option<Vec<f64>> = on.iter().map(|turn| Some(of(turn)? * 1e3)).collect();
-        all.and_then(|all| stats::estimate(&all))
-    };
     let gain = stats::ratio(&settled(on), &settled(off));
     let mut pauses: Vec<f64> = on.iter().flat_map(|turn| turn.pauses_us.iter().copied()).collect();
     pauses.sort_by(f64::total_cmp);
     let pause = |share: f64| quantile(&pauses, share).map(|at| Ratio { value: at, low: at, high: at });
-    let (rebalanced, recovered) = (ms(Turn::rebalanced), ms(Turn::recovered));
-    let mut add = |text: &str, figure: Option<Ratio>, unit: &str, bound: Bound, counts: bool| {
+    let [rebalanced, recovered] = [Turn::rebalanced, Turn::recovered].map(|of| Late::new(on, of));
+    let often = |late: &Late| {
+        let remarks = [remark.to_owned(), late.often()];
+        remarks.into_iter().filter(|remark| !remark.is_empty()).collect::<Vec<_>>().join("; ")
+    };
+    let delivered = format!(
+        "at least {:.0} % of what is asked for is delivered, in {STEADY} windows of {:.0} ms one after another",
+        RECOVERED * 100.0,
+        STEP_S * 1e3
+    );
+    let mut add = |text: &str, figure: Option<Ratio>, unit: &str, bound: Bound, counts: bool, remark: &str| {
         finding.claims.push(Claim::new(text, figure, unit, bound, counts).but(remark));
     };
-    add("delivered after the shift, scheduler on to off", gain, "times", Bound::AtLeast(1.1), true);
-    add("onset of saturation to the last move", rebalanced, "ms", Bound::AtMost(100.0), counts);
-    add("onset of saturation until all that is asked for is delivered", recovered, "ms", Bound::AtMost(100.0), counts);
-    add("pause of a queue pair per move under load, p50", pause(0.5), "µs", Bound::AtMost(50.0), false);
-    add("pause of a queue pair per move under load, p99", pause(0.99), "µs", Bound::AtMost(50.0), counts);
-    add("two I/O cores to one, pairs placed together", cores, "times", Bound::AtLeast(1.8), counts);
-    let shown = |figure: Option<Ratio>| figure.map_or("-".to_owned(), show);
+    add("delivered after the shift, scheduler on to off", gain, "times", Bound::AtLeast(1.1), true, remark);
+    let text = "onset of saturation to the last move of the first second";
+    add(text, rebalanced.ms, "ms", Bound::AtMost(100.0), counts, &often(&rebalanced));
+    let text = format!("onset of saturation until {delivered}");
+    add(&text, recovered.ms, "ms", Bound::AtMost(100.0), counts, &often(&recovered));
+    add("pause of a queue pair per move under load, p50", pause(0.5), "µs", Bound::AtMost(50.0), false, remark);
+    add("pause of a queue pair per move under load, p99", pause(0.99), "µs", Bound::AtMost(50.0), counts, remark);
+    add("two I/O cores to one, pairs placed together", cores, "times", Bound::AtLeast(1.8), counts, remark);
+    let shown = |figures: Vec<f64>| stats::estimate(&figures).map_or("-".to_owned(), show);
+    let percent = |turns: &[Turn]| shown(settled(turns).iter().map(|served| served * 100.0).collect());
     finding.answer.push(format!(
-        "Off, the saturated core leaves guests with {} % of what they ask for while the other core idles. On, the last move is made {} ms after the \
-         load has shifted, that is {} ticks, everything is delivered again after {} ms, and guests get {} %. Two I/O cores deliver {} times what one does.",
-        shown(stats::estimate(&settled(off).iter().map(|served| served * 100.0).collect::<Vec<_>>())),
-        shown(rebalanced),
-        rebalanced.map_or("-".to_owned(), |ms| format!("{:.0}", (ms.value / 1e3 / TICK_S).ceil())),
-        shown(recovered),
-        shown(stats::estimate(&settled(on).iter().map(|served| served * 100.0).collect::<Vec<_>>())),
-        shown(cores),
+        "Off, the saturated core leaves guests with {} % of what they ask for while the other core idles. On, the last move of the first second after \
+         the load has shifted comes {}, {delivered}, {}, and guests get {} %. From when the scheduler is on until the shift there are {} moves. Two \
+         I/O cores deliver {} times what one does.",
+        percent(off),
+        rebalanced.after(),
+        recovered.after(),
+        percent(on),
+        shown(on.iter().map(|turn| turn.moves_by_then()[0] as f64).collect()),
+        cores.map_or("-".to_owned(), show),
     ));
+}
+
+/// How late something is in rounds, in some of which it may never happen.
+struct Late {
+    ms: Option<Ratio>,
+    rounds: usize,
+    happened: usize,
+}
+
+impl Late {
+    fn new(turns: &[Turn], seconds: fn(&Turn) -> f64) -> Self {
+        let all: Vec<f64> = turns.iter().map(|turn| seconds(turn) * 1e3).collect();
+        let happened = all.iter().filter(|ms| ms.is_finite()).count();
+        Self { ms: stats::estimate(&all), rounds: all.len(), happened }
+    }
+
+    /// In how many rounds, unless in all.
+    fn often(&self) -> String {
+        if self.happened == self.rounds {
+            String::new()
+        } else {
+            format!("in {} of {} rounds", self.happened, self.rounds)
+        }
+    }
+
+    fn after(&self) -> String {
+        let often = if self.happened == self.rounds { String::new() } else { format!(" ({})", self.often()) };
+        match self.ms {
+            None => "-".to_owned(),
+            Some(ms) if ms.value.is_finite() => format!("after {} ms{often}", show(ms)),
+            Some(_) => format!("never in most rounds{often}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::finding::Verdict;
+    use super::turn::tests::turn;
+    use super::*;
+
+    /// Claims about three rounds with the scheduler on, the last of which is this one.
+    fn found(last: Turn, counts: bool) -> Finding {
+        let well = || turn(&[-0.1, 0.02], &[(0.0, 1.0)]);
+        let off = || turn(&[], &[(0.0, 0.8)]);
+        let mut finding = Finding::default();
+        let cores = Some(Ratio { value: 2.0, low: 1.9, high: 2.1 });
+        claims(&mut finding, &[off(), off(), off()], &[well(), well(), last], cores, "", counts);
+        finding
+    }
+
+    fn claim<'f>(finding: &'f Finding, text: &str) -> &'f Claim {
+        finding.claims.iter().find(|claim| claim.text.starts_with(text)).unwrap_or_else(|| panic!("{finding:?}"))
+    }
+
+    #[test]
+    fn a_round_that_never_recovers_misses_the_claim() {
+        let finding = found(turn(&[-0.1, 0.02], &[(0.0, 0.9)]), true);
+        let recovered = claim(&finding, "onset of saturation until at least 95 %");
+        assert!(recovered.text.ends_with("in 4 windows of 50 ms one after another"), "{recovered:?}");
+        assert!(recovered.measured.ends_with(", never] ms"), "{recovered:?}");
+        assert_eq!((recovered.verdict, recovered.remark.as_str()), (Verdict::Missed, "in 2 of 3 rounds"));
+        let rebalanced = claim(&finding, "onset of saturation to the last move of the first second");
+        assert_eq!((rebalanced.verdict, rebalanced.measured.as_str()), (Verdict::Reached, "20.0 ms"));
+        assert!(
+            finding.answer[0].contains("comes after 20.0 ms,") && finding.answer[0].contains("(in 2 of 3 rounds)"),
+            "{finding:?}"
+        );
+        assert!(finding.answer[0].contains("there are 1.00 moves"), "{finding:?}");
+    }
+
+    #[test]
+    fn figures_that_decide_nothing_are_shown_whatever_they_are() {
+        let finding = found(turn(&[-0.1], &[(0.0, 0.9)]), false);
+        for text in ["onset of saturation until", "onset of saturation to the last move"] {
+            let claim = claim(&finding, text);
+            assert!(claim.verdict == Verdict::Shown && claim.measured.ends_with(", never] ms"), "{claim:?}");
+        }
+        assert!(finding.claims.iter().all(|claim| claim.measured != "nothing was measured"), "{finding:?}");
+    }
+
+    #[test]
+    fn what_mostly_never_happens_has_no_time() {
+        let never = || turn(&[], &[(0.0, 0.9)]);
+        assert_eq!(Late::new(&[never(), never()], Turn::recovered).after(), "never in most rounds (in 0 of 2 rounds)");
+    }
 }

@@ -116,11 +116,14 @@ impl Claim {
     }
 }
 
-/// A figure with its interval.
+/// A figure with its interval. A time without end is one of what never happened.
 #[must_use]
 pub fn show(figure: Ratio) -> String {
     let Ratio { value, low, high } = figure;
-    let digits = |figure: f64| number(figure, value.abs().max(high - low));
+    let size = [value.abs(), high - low].into_iter().filter(|size| size.is_finite()).fold(0.0, f64::max);
+    // Where half of the rounds never come to an end, the lower end alone has a size.
+    let size = if value.is_finite() { size } else { low.abs() };
+    let digits = |figure: f64| if figure == f64::INFINITY { "never".to_owned() } else { number(figure, size) };
     if low == high { digits(value) } else { format!("{} [{}, {}]", digits(value), digits(low), digits(high)) }
 }
 
@@ -284,6 +287,18 @@ pub struct Mark {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_never_happened_is_in_the_interval_and_misses_its_goal() {
+        let never = f64::INFINITY;
+        let shown = |low, value, high| show(Ratio { low, value, high });
+        assert_eq!(shown(13.0, 14.0, never), "14.0 [13.0, never]");
+        assert_eq!(shown(13.0, never, never), "never [13.0, never]");
+        assert_eq!(shown(never, never, never), "never");
+        let late = Some(Ratio { low: 13.0, value: 14.0, high: never });
+        let claim = Claim::new("soon", late, "ms", Bound::AtMost(100.0), true);
+        assert_eq!((claim.verdict, claim.measured.as_str()), (Verdict::Missed, "14.0 [13.0, never] ms"));
+    }
 
     #[test]
     fn the_end_of_the_interval_that_counts_against_us_decides() {

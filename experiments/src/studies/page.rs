@@ -22,8 +22,8 @@ pub fn html(findings: &[Finding]) -> String {
     let mut page = format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\n\
          <title>Sidecore: experiments</title><style>{STYLE}</style></head><body>\n<h1>Sidecore: experiments</h1>\n\
-         <p>Dots and bars are medians over rounds that take turns, with 95 % intervals (bootstrap). The end of an interval that counts \
-         against Sidecore decides whether a goal is reached. Whatever came out is shown, also where it contradicts the claim.</p>\n"
+         <p>Dots and bars are medians over rounds that take turns, with 95 % intervals (from the smallest to the largest of up to \
+         eight, so that those of five cover 94 %). The end of an interval that counts against Sidecore decides whether a goal is reached. Whatever came out is shown, also where it contradicts the claim.</p>\n"
     );
     page += &summary(findings);
     for finding in findings {

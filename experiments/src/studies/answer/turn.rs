@@ -16,9 +16,10 @@ use super::{AFTER, BEFORE, after_s, before_s};
 const LOOK: Duration = Duration::from_millis(10);
 const LOOKS_A_STATUS: usize = 4;
 /// Throughput is drawn, and judged, in steps of this.
-const STEP_S: f64 = 0.05;
-/// Delivered again is what is delivered but for this.
-const RECOVERED: f64 = 0.95;
+pub(super) const STEP_S: f64 = 0.05;
+/// Recovered is who gets so much of what is asked for, in so many steps one after another.
+pub(super) const RECOVERED: f64 = 0.95;
+pub(super) const STEADY: usize = 4;
 /// The scheduler is on from so long before the shift: what memory costs that is used for the first time is not its business here.
 const ON_BEFORE_S: f64 = 0.25;
 /// Moves by hand under load, for their pause.
@@ -87,16 +88,24 @@ impl Turn {
         (last.1 - first.1) as f64 / (last.0 - first.0) / self.asked[1]
     }
 
-    /// Seconds from the shift to the last move of the first second after it.
-    pub(super) fn rebalanced(&self) -> Option<f64> {
-        self.moves.iter().map(|moved| moved.at).filter(|at| (0.0..1.0).contains(at)).reduce(f64::max)
+    /// Moves before the shift, and after it.
+    pub(super) fn moves_by_then(&self) -> [usize; 2] {
+        let before = self.moves.iter().filter(|moved| moved.at < 0.0).count();
+        [before, self.moves.len() - before]
     }
 
-    /// Seconds from the shift until as much is delivered as asked for, and stays so for four steps.
-    pub(super) fn recovered(&self) -> Option<f64> {
+    /// Seconds from the shift to the last move of the first second after it; infinitely many without one.
+    pub(super) fn rebalanced(&self) -> f64 {
+        let moves = self.moves.iter().map(|moved| moved.at).filter(|at| (0.0..1.0).contains(at));
+        moves.reduce(f64::max).unwrap_or(f64::INFINITY)
+    }
+
+    /// Seconds from the shift until as much is delivered as asked for, and stays so for some steps; infinitely many where that never is.
+    pub(super) fn recovered(&self) -> f64 {
         let rates: Vec<_> = self.rates().into_iter().filter(|(at, _)| *at > 0.0).collect();
         let well = |steps: &[(f64, f64)]| steps.iter().all(|(_, rate)| *rate >= RECOVERED);
-        rates.windows(4).find(|steps| well(steps)).map(|steps| (steps[0].0 - STEP_S / 2.0).max(0.0))
+        let first = rates.windows(STEADY).find(|steps| well(steps));
+        first.map_or(f64::INFINITY, |steps| (steps[0].0 - STEP_S / 2.0).max(0.0))
     }
 
     /// The largest core load in the last part of the turn.
@@ -201,4 +210,44 @@ fn moves(status: &Value, shifted: SystemTime) -> Vec<Moved> {
         Some(Moved { at: decision["time_ms"].as_f64()? / 1e3 - shifted, from: from?, to: to? })
     };
     moved.filter_map(read).collect()
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A turn of a second after the shift, in looks of 10 ms, which delivers such a part of what is asked for from each of these moments on.
+    pub(in super::super) fn turn(moves: &[f64], parts: &[(f64, f64)]) -> Turn {
+        let mut turn = Turn { asked: [800.0, 1e6], can: vec![1e6; 2], pauses_us: vec![20.0], ..Turn::default() };
+        let mut count = 0.0;
+        for look in -50..=150 {
+            let at = f64::from(look) / 100.0;
+            turn.delivered.push((at, count as u64));
+            let part = parts.iter().rev().find(|(from, _)| at >= *from - 1e-6).map_or(0.8, |(_, part)| *part);
+            count += part * turn.asked[1] / 100.0;
+        }
+        turn.busy = vec![(1.4, vec![0.9, 0.4])];
+        turn.moves = moves.iter().map(|at| Moved { at: *at, from: 0, to: 1 }).collect();
+        turn
+    }
+
+    #[test]
+    fn the_last_move_of_the_first_second_counts_and_none_is_infinitely_late() {
+        assert_eq!(turn(&[-0.2, 0.01, 0.08, 1.2], &[]).rebalanced(), 0.08);
+        assert_eq!(turn(&[-0.2, 0.01, 0.08, 1.2], &[]).moves_by_then(), [1, 3]);
+        assert_eq!(turn(&[-0.2, 1.2], &[]).rebalanced(), f64::INFINITY);
+        assert_eq!(turn(&[], &[]).moves_by_then(), [0, 0]);
+    }
+
+    #[test]
+    fn recovered_is_who_stays_so_for_some_steps() {
+        let recovered = |parts: &[(f64, f64)]| turn(&[], parts).recovered();
+        assert!(recovered(&[(0.0, 0.96)]) <= STEP_S, "{}", recovered(&[(0.0, 0.96)]));
+        let late = recovered(&[(0.0, 0.7), (0.3, 1.0)]);
+        assert!((0.3 - STEP_S..=0.3 + STEP_S).contains(&late), "{late}");
+        // Three steps well are not enough.
+        let again = recovered(&[(0.0, 0.7), (0.3, 1.0), (0.45, 0.7), (0.8, 1.0)]);
+        assert!((0.8 - STEP_S..=0.8 + STEP_S).contains(&again), "{again}");
+        assert_eq!(recovered(&[(0.0, 0.94)]), f64::INFINITY);
+    }
 }
