@@ -79,9 +79,9 @@ fn run(options: &Options) -> Result<bool> {
         }
         println!("{}: {}", study.name, study.about);
         let begin = Instant::now();
-        match (study.run)(&lab).with_context(|| study.name) {
+        let made = (study.run)(&lab).and_then(|finding| lab.write(&finding).map(|()| finding));
+        match made.with_context(|| study.name) {
             Ok(finding) => {
-                lab.write(&finding)?;
                 for claim in &finding.claims {
                     let verdict = match claim.verdict {
                         Verdict::Reached => "reached",

@@ -49,7 +49,7 @@ pub fn run(lab: &Lab) -> Result<Finding> {
         question: "When the load of guests shifts so that one of two I/O cores saturates while the other has time to spare: what do guests get with \
                    the scheduler off and on, and how long does it take?"
             .to_owned(),
-        repeat: "make experiments ONLY=answer".to_owned(),
+        repeat: lab.repeat("answer"),
         conditions: lab.conditions(),
         ..Finding::default()
     };

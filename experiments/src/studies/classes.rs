@@ -87,7 +87,7 @@ pub fn run(lab: &Lab) -> Result<Finding> {
                 .to_owned(),
             CASES[1].load(lab, SIZES[0]).shown(),
         ],
-        repeat: "make experiments ONLY=classes".to_owned(),
+        repeat: lab.repeat("classes"),
         conditions: lab.conditions(),
         ..Finding::default()
     };

@@ -3,6 +3,9 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use sidecore_tests::process::must;
+
+use crate::machine::Machine;
 use crate::stats::{self, Ratio};
 
 /// An experiment's result.
@@ -46,6 +49,25 @@ pub struct Conditions {
     pub seconds: f64,
     /// The date, in UTC.
     pub date: String,
+}
+
+impl Conditions {
+    /// Those here and now.
+    #[must_use]
+    pub fn now(rounds: usize, seconds: f64) -> Self {
+        let Machine { mut machine, versions } = Machine::detect(false);
+        // What concerns other switches is not of this report.
+        machine.truncate(2);
+        machine.push("guests' memory on 4 KiB pages".to_owned());
+        let versions = versions.into_iter().filter(|name| name.starts_with("sidecore") || name.starts_with("rustc"));
+        Self {
+            machine,
+            versions: versions.collect(),
+            rounds,
+            seconds,
+            date: must(&["date", "-u", "+%Y-%m-%d %H:%M UTC"]).unwrap_or_default().trim().to_owned(),
+        }
+    }
 }
 
 /// A statement that the figures have to bear out.
@@ -257,15 +279,15 @@ impl Series {
 pub struct Point {
     /// The place.
     pub x: f64,
-    /// The figure of every round.
+    /// The figure of every round that has one.
     pub rounds: Vec<f64>,
 }
 
 impl Point {
-    /// A place with the figure of every round.
+    /// A place with the figure of every round that has one: JSON has no other numbers.
     #[must_use]
     pub fn new(x: f64, rounds: &[f64]) -> Self {
-        Self { x, rounds: rounds.to_vec() }
+        Self { x, rounds: rounds.iter().copied().filter(|figure| figure.is_finite()).collect() }
     }
 
     /// The median with its interval.
@@ -287,6 +309,14 @@ pub struct Mark {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_no_number_is_left_out_of_charts_so_that_they_can_be_read_again() {
+        let point = Point::new(1.0, &[2.0, f64::NAN, 3.0, f64::INFINITY]);
+        assert_eq!(point.rounds, [2.0, 3.0]);
+        let text = serde_json::to_string(&point).unwrap();
+        assert_eq!(serde_json::from_str::<Point>(&text).unwrap(), point);
+    }
 
     #[test]
     fn what_never_happened_is_in_the_interval_and_misses_its_goal() {

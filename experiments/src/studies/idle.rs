@@ -109,7 +109,7 @@ pub fn run(lab: &Lab) -> Result<Finding> {
                    poll, that sleep, and with a thread for each guest (traditional)? And what does the ability to sleep cost under load?"
             .to_owned(),
         setup: setup(can_stay_awake),
-        repeat: "make experiments ONLY=idle".to_owned(),
+        repeat: lab.repeat("idle"),
         conditions: lab.conditions(),
         ..Finding::default()
     };

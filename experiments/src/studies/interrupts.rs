@@ -140,7 +140,7 @@ pub fn run(lab: &Lab) -> Result<Finding> {
             "How a setting compares with none is, for each round, the median of turns one after another.".to_owned(),
             load(lab, &WORKS[0], 0).shown(),
         ],
-        repeat: "make experiments ONLY=interrupts".to_owned(),
+        repeat: lab.repeat("interrupts"),
         conditions: lab.conditions(),
         ..Finding::default()
     };

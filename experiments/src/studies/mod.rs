@@ -31,9 +31,7 @@ use anyhow::{Context, Result, ensure};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use sidecore_tests::interrupt::Interrupt;
 use sidecore_tests::paths;
-use sidecore_tests::process::must;
 
-use crate::machine::Machine;
 use finding::{Conditions, Finding};
 
 /// An experiment.
@@ -78,6 +76,17 @@ impl Effort {
     pub const QUICK: Self = Self { rounds: 5, seconds: 0.3, coarse: true, simulated_s: 180.0 };
     /// Shows in which direction things go, and no more.
     pub const CHECK: Self = Self { rounds: 1, seconds: 0.2, coarse: true, simulated_s: 20.0 };
+
+    /// The command that makes an experiment as thoroughly.
+    fn command(self, name: &str) -> String {
+        let usual = if self.coarse { Self::QUICK } else { Self::FULL };
+        let options = [
+            self.coarse.then(|| " QUICK=1".to_owned()),
+            (self.rounds != usual.rounds).then(|| format!(" ROUNDS={}", self.rounds)),
+            (self.seconds != usual.seconds).then(|| format!(" SECONDS_PER_ROUND={}", self.seconds)),
+        ];
+        format!("make experiments{} ONLY={name}", options.into_iter().flatten().collect::<String>())
+    }
 }
 
 /// Who runs where.
@@ -149,18 +158,13 @@ impl Lab {
     /// What the experiment is made on.
     #[must_use]
     pub fn conditions(&self) -> Conditions {
-        let Machine { mut machine, versions } = Machine::detect(false);
-        // What concerns other switches is not of this report.
-        machine.truncate(2);
-        machine.push("guests' memory on 4 KiB pages".to_owned());
-        let versions = versions.into_iter().filter(|name| name.starts_with("sidecore") || name.starts_with("rustc"));
-        Conditions {
-            machine,
-            versions: versions.collect(),
-            rounds: self.effort.rounds,
-            seconds: self.effort.seconds,
-            date: must(&["date", "-u", "+%Y-%m-%d %H:%M UTC"]).unwrap_or_default().trim().to_owned(),
-        }
+        Conditions::now(self.effort.rounds, self.effort.seconds)
+    }
+
+    /// The command that repeats an experiment.
+    #[must_use]
+    pub fn repeat(&self, name: &str) -> String {
+        self.effort.command(name)
     }
 
     /// Calls `turn` for every place in every round: rounds take turns, so that a machine that is slower for a while is so for all. Returns the
@@ -187,18 +191,23 @@ impl Lab {
         for one in &finding.charts {
             write(format!("{}-{}.svg", finding.name, one.name), &chart::render(one))?;
         }
-        write("report.html".to_owned(), &page::html(&found(&self.out)?))
+        let (findings, unreadable) = found(&self.out);
+        write("report.html".to_owned(), &page::html(&findings, &unreadable))
     }
 }
 
-/// What was found up to now, in the order of the experiments.
-pub fn found(out: &Path) -> Result<Vec<Finding>> {
-    let paths = ALL.iter().map(|study| out.join(format!("{}.json", study.name))).filter(|path| path.exists());
-    let read = |path: PathBuf| {
-        let text = fs::read_to_string(&path)?;
-        serde_json::from_str(&text).with_context(|| format!("{} is none of this version's: remove it", path.display()))
-    };
-    paths.map(read).collect()
+/// What was found up to now, in the order of the experiments, and why some of it cannot be read.
+#[must_use]
+pub fn found(out: &Path) -> (Vec<Finding>, Vec<String>) {
+    let (mut findings, mut unreadable) = (Vec::new(), Vec::new());
+    for path in ALL.iter().map(|study| out.join(format!("{}.json", study.name))).filter(|path| path.exists()) {
+        let read = || anyhow::Ok(serde_json::from_str(&fs::read_to_string(&path)?)?);
+        match read() {
+            Ok(finding) => findings.push(finding),
+            Err(error) => unreadable.push(format!("{} cannot be read: {error:#}", path.display())),
+        }
+    }
+    (findings, unreadable)
 }
 
 /// The experiments of these names; all, if there is none.
@@ -245,6 +254,29 @@ mod tests {
         assert_eq!((Cpus::of(1).list(), Cpus::of(3).list()), ("0".to_owned(), "0,1,2".to_owned()));
         assert_eq!((Cpus::of(2).spread(3), Cpus::of(4).spread(2)), (vec![1, 0, 0], vec![1, 2]));
         assert!(Cpus::of(4).are_enough_for(3) && !Cpus::of(2).are_enough_for(2));
+    }
+
+    #[test]
+    fn what_repeats_an_experiment_is_what_was_done() {
+        let command = |effort: Effort| effort.command("idle");
+        assert_eq!(command(Effort::FULL), "make experiments ONLY=idle");
+        assert_eq!(command(Effort::QUICK), "make experiments QUICK=1 ONLY=idle");
+        let few = Effort { rounds: 3, ..Effort::QUICK };
+        assert_eq!(command(few), "make experiments QUICK=1 ROUNDS=3 ONLY=idle");
+        let short = Effort { seconds: 0.3, ..Effort::FULL };
+        assert_eq!(command(short), "make experiments SECONDS_PER_ROUND=0.3 ONLY=idle");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_a_line_in_the_report() {
+        let folder = tempfile::tempdir().unwrap();
+        let idle = Finding { name: "idle".to_owned(), title: "Idle guests".to_owned(), ..Finding::default() };
+        fs::write(folder.path().join("idle.json"), serde_json::to_string(&idle).unwrap()).unwrap();
+        fs::write(folder.path().join("scale.json"), "{\"name\": null}").unwrap();
+        let (findings, unreadable) = found(folder.path());
+        assert_eq!((findings.as_slice(), unreadable.len()), ([idle].as_slice(), 1));
+        let page = page::html(&findings, &unreadable);
+        assert!(page.contains("Idle guests") && page.contains("scale.json cannot be read"), "{page}");
     }
 
     #[test]

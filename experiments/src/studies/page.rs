@@ -16,9 +16,9 @@ svg{max-width:100%;height:auto}figure{margin:1em 0}figcaption,.dim{color:var(--d
 .reached{color:var(--good);font-weight:600}.missed{color:var(--bad);font-weight:600}.shown{color:var(--dim)}\
 pre{background:var(--box);padding:.6em .9em;overflow-x:auto}.answer{background:var(--box);padding:.2em 1em;border-radius:6px}";
 
-/// The page with all findings.
+/// The page with all findings, and why others are missing.
 #[must_use]
-pub fn html(findings: &[Finding]) -> String {
+pub fn html(findings: &[Finding], unreadable: &[String]) -> String {
     let mut page = format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\n\
          <title>Sidecore: experiments</title><style>{STYLE}</style></head><body>\n<h1>Sidecore: experiments</h1>\n\
@@ -26,6 +26,9 @@ pub fn html(findings: &[Finding]) -> String {
          eight, so that those of five cover 94 %). The end of an interval that counts against Sidecore decides whether a goal is reached. Whatever came out is shown, also where it contradicts the claim.</p>\n"
     );
     page += &summary(findings);
+    for why in unreadable {
+        let _ = writeln!(page, "<p class=\"missed\">{}</p>", escape(why));
+    }
     for finding in findings {
         page += &section(finding);
     }
@@ -177,7 +180,7 @@ mod tests {
 
     #[test]
     fn what_contradicts_a_claim_stays_in_the_report() {
-        let page = html(&[finding()]);
+        let page = html(&[finding()], &[]);
         assert!(page.matches("class=\"missed\"").count() == 2, "in the summary and in its section: {page}");
         assert!(page.contains("<svg ") && page.contains("3 &lt; 4"), "{page}");
         assert!(markdown(&finding()).contains("| flat | 2.00 [1.90, 2.10] | ≥ 3 | missed |"));
@@ -185,7 +188,7 @@ mod tests {
 
     #[test]
     fn the_page_needs_nothing_from_elsewhere() {
-        let page = html(&[finding()]);
+        let page = html(&[finding()], &[]);
         let namespace = "http://www.w3.org/2000/svg";
         assert_eq!(page.replace(namespace, "").matches("http").count(), 0, "{page}");
         assert!(!page.contains("<script") && !page.contains("<link"), "{page}");

@@ -193,7 +193,7 @@ mod tests {
     fn where_no_stock_guest_runs_the_page_says_how_that_was_found() {
         let rows = [ring_3("poll", false, 0.0, 1.0), ring_3("trap", true, 2.99, 90.0)];
         let finding = find(&rows, Conditions::default());
-        let page = page::html(std::slice::from_ref(&finding));
+        let page = page::html(std::slice::from_ref(&finding), &[]);
         let said = "no stock guest runs under KVM here (a guest was tried &amp; QEMU ended)";
         assert!(page.contains(said) && page::markdown(&finding).contains("QEMU ended"), "{page}");
         assert!(!finding.claims.iter().any(|claim| claim.text.contains("TCP")));
@@ -235,7 +235,7 @@ mod tests {
         assert!(claim("median TCP round trip, Linux guests: trap less poll").measured.starts_with("30.0 ["));
         assert!(claim("trap less adaptive").remark.contains("the paper"));
         assert_eq!(finding.charts.len(), 4);
-        assert!(page::html(&[finding]).contains("4000 [3600, 4400]"));
+        assert!(page::html(&[finding], &[]).contains("4000 [3600, 4400]"));
     }
 
     #[test]

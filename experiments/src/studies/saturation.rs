@@ -23,7 +23,7 @@ pub fn run(lab: &Lab) -> Result<Finding> {
         question: "What do guests get when an I/O core has to serve more and more of them, up to its limit and beyond it: throughput, round \
                    trips, losses, and is it shared fairly?"
             .to_owned(),
-        repeat: "make experiments ONLY=saturation".to_owned(),
+        repeat: lab.repeat("saturation"),
         conditions: lab.conditions(),
         ..Finding::default()
     };
