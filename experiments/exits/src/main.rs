@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
+use serde::Serialize;
 use sidecore_exits::linux::{self, StockGuests};
 use sidecore_exits::measure::{Bench, Clock, Mode, Outcome, RingFormat, Row};
 use sidecore_exits::{report, vmm};
+use sidecore_experiments::studies::finding::Conditions;
 use sidecore_tests::interrupt::Interrupt;
 use sidecore_tests::{paths, rules};
 
@@ -82,16 +84,18 @@ fn run(options: &Options) -> Result<bool> {
         clock: Clock::calibrate(),
         interrupt: &interrupt,
     };
+    let rounds = options.rounds.unwrap_or(if options.quick { 5 } else { 7 });
+    let (conditions, repeat) = (Conditions::now(rounds.into(), 0.0), repeat(std::env::args().skip(1)));
     let mut outcomes = Vec::new();
     // Of each ring format as soon as they are there, so that a run that is broken off has results.
     let mut keep = |outcome: Outcome| {
         println!("{}", report::line(&outcome));
         outcomes.push(outcome);
-        let json = serde_json::to_string_pretty(&outcomes)? + "\n";
+        let rows = outcomes.iter().map(|outcome| Written { outcome, conditions: &conditions, repeat: &repeat });
+        let json = serde_json::to_string_pretty(&rows.collect::<Vec<_>>())? + "\n";
         std::fs::write(&out, json).with_context(|| out.display().to_string())
     };
     let rings = options.ring.map_or_else(|| vec![RingFormat::Split, RingFormat::Packed], |ring| vec![ring]);
-    let rounds = options.rounds.unwrap_or(if options.quick { 5 } else { 7 });
     println!(
         "{rounds} rounds, in which rows of a ring format take turns: times are medians over rounds, with 95 % intervals."
     );
@@ -108,6 +112,25 @@ fn run(options: &Options) -> Result<bool> {
     let objections = report::objections(&outcomes, if options.quick { report::FEW } else { report::NONE });
     objections.iter().for_each(|objection| println!("NOT AS CLAIMED: {objection}"));
     Ok(objections.is_empty())
+}
+
+/// A row as it is written: with what it was measured on, since others read the file later.
+#[derive(Serialize)]
+struct Written<'o> {
+    #[serde(flatten)]
+    outcome: &'o Outcome,
+    conditions: &'o Conditions,
+    repeat: &'o str,
+}
+
+/// The command that counts the same again.
+fn repeat(args: impl Iterator<Item = String>) -> String {
+    let args: Vec<String> = args.collect();
+    match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] => "make exits".to_owned(),
+        ["--quick"] => "make exits QUICK=1".to_owned(),
+        _ => format!("target/release/exits {}", args.join(" ")),
+    }
 }
 
 /// Whether there is KVM, and whether hardware virtualisation is behind it; says so.
@@ -183,4 +206,16 @@ fn linux_rows(
         rows.iter().zip(&turns).try_for_each(|(row, turns)| keep(row, turns))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::repeat;
+
+    #[test]
+    fn what_repeats_a_run_is_what_was_asked_for() {
+        let command = |args: &[&str]| repeat(args.iter().map(|arg| (*arg).to_owned()));
+        assert_eq!((command(&[]).as_str(), command(&["--quick"]).as_str()), ("make exits", "make exits QUICK=1"));
+        assert_eq!(command(&["--ring", "split"]), "target/release/exits --ring split");
+    }
 }

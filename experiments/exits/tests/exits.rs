@@ -44,6 +44,14 @@ fn a_polling_guest_does_not_exit() {
     let exits = |row: &Value| number(row, "exits_per_packet");
     let stock = &rows[0]["stock_guests"];
     assert!(!stock["found"].as_str().unwrap().is_empty(), "how it was found: {stock}");
+    let conditions = &rows[0]["conditions"];
+    assert!(
+        conditions["versions"][0].as_str().unwrap().starts_with("sidecore"),
+        "on what it was measured: {conditions}"
+    );
+    assert!(
+        rows.iter().all(|row| row["conditions"] == *conditions && row["repeat"].as_str().unwrap().contains("--quick"))
+    );
     let linux: Vec<&Value> = rows.iter().filter(|row| row["guest"] == "linux").collect();
     assert_eq!(
         !linux.is_empty(),

@@ -22,6 +22,9 @@ const RINGS: [&str; 2] = ["split", "packed"];
 /// The file that `make exits` writes, where the results go.
 pub const COUNTED: &str = "exits.json";
 
+/// Packets without an exit that the goal asks for.
+const ENOUGH: f64 = 1e6;
+
 /// Reads what `make exits` has written.
 pub fn run(lab: &Lab) -> Result<Finding> {
     let path = lab.out.join(COUNTED);
@@ -29,23 +32,38 @@ pub fn run(lab: &Lab) -> Result<Finding> {
         .with_context(|| format!("no {}: `make exits` counts VM exits first", path.display()))?;
     let rows: Vec<Value> = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
     ensure!(!rows.is_empty(), "{} is empty", path.display());
-    Ok(find(&rows, lab.conditions()))
+    Ok(find(&rows, &lab.conditions()))
 }
 
-fn find(rows: &[Value], conditions: Conditions) -> Finding {
+/// `now`: the conditions of the report, which need not be those of the rows.
+fn find(rows: &[Value], now: &Conditions) -> Finding {
     let (linux, ring_3): (Vec<&Value>, Vec<&Value>) = rows.iter().partition(|row| row["guest"] == "linux");
     let rounds = ring_3.first().map_or(0, |row| figures(row, "rtt_p50_us").len());
+    let is_thread = ring_3.iter().any(|row| row["guest"] == "thread");
+    let counted: Option<Conditions> =
+        rows.iter().find_map(|row| serde_json::from_value(row["conditions"].clone()).ok());
+    let repeat = rows.iter().find_map(|row| row["repeat"].as_str()).unwrap_or("make exits");
     let mut finding = Finding {
         name: "paper".to_owned(),
         title: "The paper's table: traditional against exitless".to_owned(),
         question: "What does a guest gain when it neither exits to kick nor is interrupted: throughput of a stream, round trips, VM exits?".to_owned(),
         setup: vec![
-            "A guest program in ring 3 under KVM drives virtio-net by itself; exits are KVM's own count (make exits). Traditional: it kicks when the \
-             switch asks for it, and is interrupted for what came. With one packet at a time, which is how exits a packet and round trips are \
-             measured, that is for every packet. In a stream up to 128 are under way and few of them need either: what the modes differ by \
-             there is rather what waking another thread costs. Exitless: neither."
-                .to_owned(),
-            if rows.iter().any(|row| row["hardware_virtualisation"] == true) {
+            format!(
+                "A guest program {} (make exits). Traditional: it kicks when the \
+                 switch asks for it, and is interrupted for what came. With one packet at a time, which is how exits a packet and round trips are \
+                 measured, that is for every packet. In a stream up to 128 are under way and few of them need either: what the modes differ by \
+                 there is rather what waking another thread costs. Exitless: neither.",
+                if is_thread {
+                    "drives virtio-net by itself, as a thread, since there was no KVM: a kick is a write to an eventfd and a call a read of one; both are \
+                     counted, and there are no exits"
+                } else {
+                    "in ring 3 under KVM drives virtio-net by itself; exits are KVM's own count"
+                }
+            ),
+            if is_thread {
+                "Without KVM: kicks and calls do not cost what exits and interrupts do, so that times are no evidence for or against the paper's."
+                    .to_owned()
+            } else if rows.iter().any(|row| row["hardware_virtualisation"] == true) {
                 "With hardware virtualisation.".to_owned()
             } else {
                 "Without hardware virtualisation here: an exit does not cost what it costs on hardware, so that times are no evidence for or against \
@@ -53,16 +71,33 @@ fn find(rows: &[Value], conditions: Conditions) -> Finding {
                     .to_owned()
             },
         ],
-        repeat: "make exits && make experiments ONLY=paper".to_owned(),
-        conditions: Conditions { rounds, seconds: 0.0, ..conditions },
+        repeat: format!("{repeat} && make experiments ONLY=paper"),
+        conditions: Conditions { rounds, ..counted.clone().unwrap_or_default() },
         ..Finding::default()
     };
     finding.tables.push(all(rows));
-    judge(&mut finding, &ring_3);
+    judge(&mut finding, &ring_3, is_thread);
     speed::judge(&mut finding, &ring_3, rounds);
     tcp::judge(&mut finding, &linux, rows);
+    finding.answer.extend(elsewhere(counted.as_ref(), now));
     finding.raw = rows.into();
     finding
+}
+
+/// What has to be known where the rows are not of the report's commit, or do not say of which they are.
+fn elsewhere(counted: Option<&Conditions>, now: &Conditions) -> Option<String> {
+    let of = |conditions: &Conditions| conditions.versions.first().cloned().unwrap_or_default();
+    match counted {
+        None => Some(format!(
+            "This {COUNTED}, of an older version, does not say on what it was measured, nor when: `make exits` measures anew."
+        )),
+        Some(counted) if of(counted) != of(now) => Some(format!(
+            "Exits were counted with another version ({}) than the report's ({}): `make exits` counts anew.",
+            of(counted),
+            of(now)
+        )),
+        Some(_) => None,
+    }
 }
 
 /// The figure of every round.
@@ -143,23 +178,65 @@ fn all(rows: &[Value]) -> Table {
     table
 }
 
-fn judge(finding: &mut Finding, rows: &[&Value]) {
-    let Some([exitless, traditional]) = sides(rows, "split") else {
+fn judge(finding: &mut Finding, rows: &[&Value], is_thread: bool) {
+    let before = finding.claims.len();
+    for ring in RINGS {
+        let Some(sides) = sides(rows, ring) else { continue };
+        if is_thread { notifications(finding, ring, sides) } else { exits(finding, ring, sides) }
+    }
+    if finding.claims.len() == before {
         finding
             .answer
-            .push("exits.json lacks one of the two: an exitless and a traditional row with split rings.".to_owned());
-        return;
-    };
-    let exact = |figure: Option<f64>| figure.map(|figure| Ratio { value: figure, low: figure, high: figure });
+            .push(format!("{COUNTED} lacks one of the two: an exitless and a traditional row with the same rings."));
+    }
+    finding.answer.push(format!("For comparison, {PAPER}."));
+}
+
+/// A figure without an interval: a count.
+fn exact(figure: Option<f64>) -> Option<Ratio> {
+    figure.map(|figure| Ratio { value: figure, low: figure, high: figure })
+}
+
+fn packets(row: &Value) -> f64 {
+    row["packets"].as_f64().unwrap_or_default()
+}
+
+fn two_digits(figure: Option<f64>) -> String {
+    figure.map_or("?".to_owned(), |figure| format!("{figure:.2}"))
+}
+
+/// VM exits, where KVM has counted them.
+fn exits(finding: &mut Finding, ring: &str, [exitless, traditional]: [&Value; 2]) {
     let exits = |row: &Value| row["exits_per_packet"].as_f64();
     let none = exits(exitless).map(|exits| (exits * 100.0).round().abs() / 100.0);
-    let mut claim = |text: &str, figure, bound| finding.claims.push(Claim::new(text, exact(figure), "", bound, true));
-    claim("VM exits a packet, exitless", none, Bound::AtMost(0.0));
-    claim("VM exits a packet, traditional", exits(traditional), Bound::AtLeast(0.9));
+    let mut claim = |side: &str, row: &Value, figure, bound, counts, remark| {
+        let text = format!("VM exits a packet, {side}, {ring} rings, {} packets", packets(row));
+        finding.claims.push(Claim::new(&text, exact(figure), "", bound, counts).but(remark));
+    };
+    let enough = packets(exitless) >= ENOUGH;
+    let remark = if enough { "" } else { "the goal is over 1,000,000 packets or more" };
+    claim("exitless", exitless, none, Bound::AtMost(0.0), enough, remark);
+    claim("traditional", traditional, exits(traditional), Bound::AtLeast(0.9), true, "");
     finding.answer.push(format!(
-        "Exitless, a packet costs {} VM exits; traditional, {}. {PAPER}.",
-        none.map_or("?".to_owned(), |exits| format!("{exits:.2}")),
-        exits(traditional).map_or("?".to_owned(), |exits| format!("{exits:.2}")),
+        "With {ring} rings a packet costs {} VM exits exitless, and {} traditionally.",
+        two_digits(none),
+        two_digits(exits(traditional)),
+    ));
+}
+
+/// Kicks and calls, where there is no KVM: each would have been an exit, but none was counted.
+fn notifications(finding: &mut Finding, ring: &str, [exitless, traditional]: [&Value; 2]) {
+    let sum = |row: &Value| Some(row["kicks_per_packet"].as_f64()? + row["interrupts_per_packet"].as_f64()?);
+    let mut claim = |side: &str, row: &Value, bound| {
+        let text = format!("kicks and calls a packet, {side}, {ring} rings, {} packets", packets(row));
+        finding.claims.push(Claim::new(&text, exact(sum(row)), "", bound, false).but("no KVM: exits were not counted"));
+    };
+    claim("exitless", exitless, Bound::AtMost(0.0));
+    claim("traditional", traditional, Bound::AtLeast(0.9));
+    finding.answer.push(format!(
+        "VM exits were not counted, since there was no KVM. With {ring} rings a packet costs {} kicks and calls exitless, and {} traditionally.",
+        two_digits(sum(exitless)),
+        two_digits(sum(traditional)),
     ));
 }
 
@@ -167,6 +244,7 @@ fn judge(finding: &mut Finding, rows: &[&Value]) {
 mod tests {
     use serde_json::json;
 
+    use super::super::finding::Verdict;
     use super::super::page;
     use super::*;
 
@@ -192,7 +270,7 @@ mod tests {
     #[test]
     fn where_no_stock_guest_runs_the_page_says_how_that_was_found() {
         let rows = [ring_3("poll", false, 0.0, 1.0), ring_3("trap", true, 2.99, 90.0)];
-        let finding = find(&rows, Conditions::default());
+        let finding = find(&rows, &Conditions::default());
         let page = page::html(std::slice::from_ref(&finding), &[]);
         let said = "no stock guest runs under KVM here (a guest was tried &amp; QEMU ended)";
         assert!(page.contains(said) && page::markdown(&finding).contains("QEMU ended"), "{page}");
@@ -201,11 +279,72 @@ mod tests {
         assert!(page.contains("irq_exits 2.99, preemption_other 0.50"));
     }
 
+    /// An exitless and a traditional row of a ring format, of so many packets.
+    fn both(ring: &str, packets: u64) -> [Value; 2] {
+        [ring_3("poll", false, 0.0, 1.0), ring_3("trap", true, 2.99, 90.0)].map(|mut row| {
+            row["ring"] = ring.into();
+            row["packets"] = packets.into();
+            row
+        })
+    }
+
+    #[test]
+    fn too_few_packets_reach_no_goal_and_each_ring_format_has_its_own() {
+        let rows = [both("split", 100_000), both("packed", 1_400_000)].concat();
+        let finding = find(&rows, &Conditions::default());
+        let claim = |text: &str| finding.claims.iter().find(|claim| claim.text == text).unwrap();
+        let few = claim("VM exits a packet, exitless, split rings, 100000 packets");
+        assert_eq!((few.verdict, few.measured.as_str()), (Verdict::Shown, "0"));
+        assert!(few.remark.contains("1,000,000"), "{few:?}");
+        let enough = claim("VM exits a packet, exitless, packed rings, 1400000 packets");
+        assert_eq!((enough.verdict, enough.remark.as_str()), (Verdict::Reached, ""));
+        claim("VM exits a packet, traditional, packed rings, 1400000 packets");
+    }
+
+    #[test]
+    fn the_report_says_on_what_exits_were_counted_and_when() {
+        let of = |version: &str| Conditions { versions: vec![version.to_owned()], ..Conditions::default() };
+        let mut counted = of("sidecore 0.1.0, commit 1");
+        (counted.date, counted.machine) = ("yesterday".to_owned(), vec!["another machine".to_owned()]);
+        let rows = both("split", 1_000_000).map(|mut row| {
+            row["conditions"] = serde_json::to_value(&counted).unwrap();
+            row["repeat"] = "make exits QUICK=1".into();
+            row
+        });
+        let finding = find(&rows, &of("sidecore 0.1.0, commit 2"));
+        assert_eq!(finding.conditions, Conditions { rounds: 5, ..counted.clone() });
+        assert_eq!(finding.repeat, "make exits QUICK=1 && make experiments ONLY=paper");
+        let said = |finding: &Finding, what: &str| finding.answer.iter().any(|answer| answer.contains(what));
+        assert!(said(&finding, "commit 1) than the report's (sidecore 0.1.0, commit 2)"), "{finding:?}");
+        assert!(!said(&find(&rows, &counted), "another version"));
+        assert!(said(&find(&both("split", 1), &counted), "does not say on what it was measured"));
+    }
+
+    #[test]
+    fn without_kvm_kicks_and_calls_are_the_figures_and_no_exits_are_claimed() {
+        let rows = both("split", 1_000_000).map(|mut row| {
+            row["guest"] = "thread".into();
+            row["exits_per_packet"] = Value::Null;
+            row
+        });
+        let finding = find(&rows, &Conditions::default());
+        assert!(!finding.claims.iter().any(|claim| claim.text.contains("VM exits")), "{finding:?}");
+        assert!(finding.claims.iter().all(|claim| claim.verdict == Verdict::Shown), "{finding:?}");
+        let traditional = finding.claims.iter().find(|claim| claim.text.starts_with("kicks and calls a packet, trad"));
+        assert_eq!(traditional.unwrap().measured, "2.00");
+        assert!(
+            finding.setup[0].contains("as a thread") && !finding.setup[0].contains("ring 3"),
+            "{:?}",
+            finding.setup
+        );
+        assert!(finding.charts.iter().all(|chart| chart.title.ends_with("of a guest that is a thread")));
+    }
+
     #[test]
     fn rounds_are_compared_one_by_one_and_drawn_with_error_bars() {
         let rows =
             [ring_3("poll", false, 0.0, 1.0), ring_3("trap", false, 1.0, 40.0), ring_3("trap", true, 2.99, 90.0)];
-        let finding = find(&rows, Conditions::default());
+        let finding = find(&rows, &Conditions::default());
         let claim = |text: &str| finding.claims.iter().find(|claim| claim.text.contains(text)).unwrap();
         assert_eq!(claim("throughput of a stream").measured, "90.0 times", "slow rounds are slow for both");
         assert_eq!(claim("median round trip").measured, "89.0 [89.0, 178.0] µs");
@@ -219,15 +358,18 @@ mod tests {
             row.as_object_mut().unwrap().remove("rounds");
             row
         });
-        let finding = find(&older, Conditions::default());
-        assert!((finding.claims.len(), finding.charts.len()) == (2, 0) && finding.answer[1].contains("older"));
+        let finding = find(&older, &Conditions::default());
+        assert!(
+            (finding.claims.len(), finding.charts.len()) == (2, 0)
+                && finding.answer.iter().any(|answer| answer.contains("has no rounds"))
+        );
     }
 
     #[test]
     fn linux_guests_are_beside_the_paper_and_not_taken_for_ring_3() {
         let mut rows = vec![linux("trap", 2000.0, 60.0), linux("poll", 4000.0, 30.0), linux("adaptive", 3000.0, 40.0)];
         rows.extend([ring_3("poll", false, 0.0, 1.0), ring_3("trap", true, 2.99, 90.0)]);
-        let finding = find(&rows, Conditions::default());
+        let finding = find(&rows, &Conditions::default());
         let claim = |text: &str| finding.claims.iter().find(|claim| claim.text.contains(text)).unwrap();
         assert_eq!(claim("VM exits a packet, traditional").measured, "2.99");
         assert!(claim("TCP stream, Linux guests: poll to trap").measured.starts_with("2.00"));
@@ -242,9 +384,9 @@ mod tests {
     fn a_run_that_was_broken_off_says_so() {
         let mut row = ring_3("poll", false, 0.0, 1.0);
         row["stock_guests"]["run_under_kvm"] = true.into();
-        let finding = find(&[row], Conditions::default());
+        let finding = find(&[row], &Conditions::default());
         assert!(finding.answer.iter().any(|answer| answer.contains("broken off")), "{finding:?}");
-        let finding = find(&[json!({ "mode": "poll" })], Conditions::default());
+        let finding = find(&[json!({ "mode": "poll" })], &Conditions::default());
         assert!(finding.answer.iter().any(|answer| answer.contains("says nothing")), "{finding:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! Round trips and streams of the guest in ring 3: traditional against exitless, round by round.
+//! Round trips and streams of the guest in ring 3, or of a thread where there is no KVM: traditional against exitless, round by round.
 
 use serde_json::Value;
 
@@ -28,8 +28,9 @@ pub(super) fn judge(finding: &mut Finding, rows: &[&Value], rounds: usize) {
             })
         })
     };
-    finding.charts.push(chart("rtt", "Median round trip of a guest in ring 3", "µs", figures_of("rtt_p50_us", 1.0)));
-    finding.charts.push(chart("stream", "Stream of a guest in ring 3", "Mpps", figures_of("stream_pps", 1e-6)));
+    let title = |what: &str| format!("{what} of {}", guest(rows));
+    finding.charts.push(chart("rtt", &title("Median round trip"), "µs", figures_of("rtt_p50_us", 1.0)));
+    finding.charts.push(chart("stream", &title("Stream"), "Mpps", figures_of("stream_pps", 1e-6)));
     for ring in RINGS {
         let Some([exitless, traditional]) = sides(rows, ring) else { continue };
         let (gain, less) = (gain(exitless, traditional), less(exitless, traditional));
@@ -45,6 +46,11 @@ pub(super) fn judge(finding: &mut Finding, rows: &[&Value], rounds: usize) {
             shown(gain)
         ));
     }
+}
+
+/// What the guest is.
+fn guest(rows: &[&Value]) -> &'static str {
+    if rows.iter().any(|row| row["guest"] == "thread") { "a guest that is a thread" } else { "a guest in ring 3" }
 }
 
 /// How many times the throughput of a stream.
@@ -79,7 +85,7 @@ fn table(rows: &[&Value]) -> Table {
         "stream, Mpps",
         "times traditional",
     ];
-    let mut table = Table::new("Round trips and streams, guest in ring 3", &head);
+    let mut table = Table::new(&format!("Round trips and streams of {}", guest(rows)), &head);
     for row in rows {
         let word = |key: &str| row[key].as_str().unwrap_or("-").to_owned();
         let figure = |key: &str, scale| shown(stats::estimate(&scaled(row, key, scale)));
