@@ -57,6 +57,11 @@ impl Device {
         self.args()?.split(',').find_map(|arg| arg.split_once('=').filter(|(k, _)| *k == key).map(|(_, v)| v))
     }
 
+    /// The kernel's network interface that the driver sits on.
+    pub fn interface(&self) -> Option<&str> {
+        self.driver().filter(|driver| KERNEL_INTERFACE_DRIVERS.contains(driver)).and_then(|_| self.arg("iface"))
+    }
+
     /// The largest MTU the driver can take, where that is known without asking the device.
     pub fn max_mtu(&self) -> Option<u16> {
         // A frame and the driver's headroom share one 4 KiB page of the AF_XDP UMEM.

@@ -75,7 +75,10 @@ impl GuestConfig {
         let mut claims = context.claims();
         claims.name(&raw.name, &key.name("name"), &mut report);
         claims.socket(&raw.socket, &key.name("socket"), &mut report);
-        let guest = check::guest(raw, key, &context.surroundings(), &mut report);
+        let guest = check::guest(raw, key.clone(), &context.surroundings(), &mut report);
+        if let Some(guest) = &guest {
+            claims.guest(guest, &key, &mut report);
+        }
         report.finish(guest)
     }
 
@@ -100,7 +103,7 @@ impl UplinkConfig {
         claims.name(&raw.name, &key.name("name"), &mut report);
         let uplink = check::uplink(raw, key.clone(), &context.surroundings(), &mut report);
         if let Some(uplink) = &uplink {
-            claims.device(uplink.device.name(), &key.name("device"), &mut report);
+            claims.uplink(uplink, &key, &mut report);
         }
         report.finish(uplink)
     }
@@ -117,15 +120,9 @@ impl UplinkConfig {
 impl Context<'_> {
     fn claims(&self) -> Claims {
         let mut claims = Claims::default();
-        claims.hold(None, Some(&self.switch.control_socket), None, "the control socket");
-        for guest in self.guests {
-            let holder = format!("the guest {}", guest.name);
-            claims.hold(Some(guest.name.as_str()), Some(&guest.socket), None, &holder);
-        }
-        for uplink in self.uplinks {
-            let holder = format!("the uplink {}", uplink.name);
-            claims.hold(Some(uplink.name.as_str()), None, Some(uplink.device.name()), &holder);
-        }
+        claims.hold_control_socket(&self.switch.control_socket);
+        self.guests.iter().for_each(|guest| claims.hold_guest(guest));
+        self.uplinks.iter().for_each(|uplink| claims.hold_uplink(uplink));
         claims
     }
 
@@ -188,7 +185,7 @@ impl Sections {
         let around = Surroundings { machine, io_cores, mode };
         let mut claims = Claims::default();
         let switch = self.switch.as_ref().and_then(|raw| {
-            claims.hold(None, Some(&check::control_socket(raw)), None, "the control socket");
+            claims.hold_control_socket(&check::control_socket(raw));
             check::switch(raw, root.name("switch"), &around, report)
         });
         let scheduler = check::scheduler(&self.scheduler, root.name("scheduler"), report);
@@ -196,14 +193,18 @@ impl Sections {
         for (key, raw) in &self.guests {
             claims.name(&raw.name, &key.name("name"), report);
             claims.socket(&raw.socket, &key.name("socket"), report);
-            guests.extend(check::guest(raw, key.clone(), &around, report));
+            let guest = check::guest(raw, key.clone(), &around, report);
+            if let Some(guest) = &guest {
+                claims.guest(guest, key, report);
+            }
+            guests.extend(guest);
         }
         let mut uplinks = Vec::with_capacity(self.uplinks.len());
         for (key, raw) in &self.uplinks {
             claims.name(&raw.name, &key.name("name"), report);
             let uplink = check::uplink(raw, key.clone(), &around, report);
             if let Some(uplink) = &uplink {
-                claims.device(uplink.device.name(), &key.name("device"), report);
+                claims.uplink(uplink, key, report);
             }
             uplinks.extend(uplink);
         }

@@ -259,8 +259,11 @@ pub struct RawGuest {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10_000), extend("default" = 50))]
     pub interrupt_delay_us: Option<i64>,
-    /// The guest's MAC address, such as "52:54:00:00:00:01". The VM's own configuration sets it; here it says which
-    /// address anti_spoof allows. Default: none, addresses are learnt from what the guest sends.
+    /// The guest's MAC address, such as "52:54:00:00:00:01". The VM's own configuration sets it. Here it says which
+    /// address anti_spoof allows, fixes that address behind this port, so that no other can learn it, and has NICs that
+    /// take rules receive what is for it on the guest's I/O core. Fixed in the access VLAN, the native VLAN and every
+    /// VLAN listed in trunk; with trunk = "all" only in the native VLAN. Default: none, addresses are learnt from what
+    /// the guest sends.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mac: Option<String>,
     /// Whether packets that the guest sends from another address than mac are dropped: true or false; true needs mac.
@@ -268,9 +271,10 @@ pub struct RawGuest {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = false))]
     pub anti_spoof: Option<bool>,
-    /// Addresses that are always behind this port, whatever other ports send: a list such as ["52:54:00:00:00:02"], of stations
-    /// that a guest bridges to, for example.
-    /// They are in every VLAN that the port names, never age out and cannot be learnt elsewhere. Default: none.
+    /// Addresses that are always behind this port, whatever other ports send: a list such as ["52:54:00:00:00:02"], of
+    /// stations that a guest bridges to, for example. They never age out and cannot be learnt elsewhere. Fixed in the
+    /// access VLAN, the native VLAN and every VLAN listed in trunk; with trunk = "all" only in the native VLAN. Default:
+    /// none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stations: Option<Vec<String>>,
     /// The MTU the guest is told, in bytes: a number from 68 to 65535. Default: none is told, drivers take 1500.
@@ -327,9 +331,10 @@ pub struct RawUplink {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 64))]
     pub queues: Option<i64>,
-    /// Addresses that are always behind this port, whatever other ports send: a list such as ["52:54:00:00:00:02"], of stations
-    /// that guests rely on, a router for example.
-    /// They are in every VLAN that the port names, never age out and cannot be learnt elsewhere. Default: none.
+    /// Addresses that are always behind this port, whatever other ports send: a list such as ["52:54:00:00:00:02"], of
+    /// stations that guests rely on, a router for example. They never age out and cannot be learnt elsewhere. Fixed in
+    /// the access VLAN, the native VLAN and every VLAN listed in trunk; with trunk = "all" only in the native VLAN.
+    /// Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stations: Option<Vec<String>>,
     /// The MTU of the device, in bytes: a number from 68 to 65535, at most 3520 on net_af_xdp. Default: what the

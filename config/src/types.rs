@@ -96,11 +96,17 @@ impl Station {
     }
 }
 
+impl From<MacAddr> for Station {
+    fn from(mac: MacAddr) -> Self {
+        Self(mac.0)
+    }
+}
+
 impl FromStr for Station {
     type Err = ValueError;
 
     fn from_str(text: &str) -> Result<Self, ValueError> {
-        if text == Self::ZERO { Ok(Self([0; 6])) } else { text.parse::<MacAddr>().map(|mac| Self(mac.0)) }
+        if text == Self::ZERO { Ok(Self([0; 6])) } else { text.parse::<MacAddr>().map(Self::from) }
     }
 }
 

@@ -41,6 +41,16 @@ impl Vlan {
         }
     }
 
+    /// The VLANs that the port names: those in which the addresses configured for it are fixed. A trunk of all VLANs names its
+    /// native one at most.
+    pub fn named(&self) -> Vec<VlanId> {
+        let tagged = match self {
+            Self::Trunk { tagged: Tagged::Only(ids), .. } => ids.iter().copied().collect(),
+            _ => Vec::new(),
+        };
+        self.untagged().into_iter().chain(tagged).collect()
+    }
+
     /// Whether packets of `id` carry a tag on this port.
     pub fn is_tagged(&self, id: VlanId) -> bool {
         match self {

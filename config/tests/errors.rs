@@ -189,6 +189,59 @@ fn what_only_one_port_may_have() {
     let nic = "[switch]\nio_cores = [0]\n[[uplink]]\nname = \"a\"\ndevice = \"0000:03:00.0\"\n";
     let again = format!("{nic}[[uplink]]\nname = \"b\"\ndevice = \"03:00.0,x=1\"");
     expect(&again, "uplink[1].device", 8, "uplink[0].device (line 5)");
+    let uplinks = |first: &str, second: &str| {
+        let section = |name, device| format!("[[uplink]]\nname = \"{name}\"\ndevice = \"{device}\"\n");
+        format!("[switch]\nio_cores = [0]\n{}{}", section("a", first), section("b", second))
+    };
+    let again = uplinks("net_af_packet1,iface=eth1", "net_af_xdp2,start_queue=1,iface=eth1");
+    expect(&again, "uplink[1].device", 8, "the interface \"eth1\" is taken by uplink[0].device (line 5)");
+    // The interface that net_tap makes is its own, and may have any name.
+    assert!(Config::parse(&uplinks("net_af_packet1,iface=t", "net_tap0,iface=t"), "test.toml", &machine()).is_ok());
+}
+
+#[test]
+fn an_address_in_a_vlan_is_one_port_s() {
+    let mac = "mac = \"52:54:00:00:00:01\"";
+    let stations = "stations = [\"52:54:00:00:00:02\", \"52:54:00:00:00:01\"]";
+    // Line 6 of the first guest, 10 of the second, 14 of the uplink.
+    let ports = |first: &str, second: &str, uplink: &str| {
+        let section = |kind, name, what, line| format!("[[{kind}]]\nname = \"{name}\"\n{what}\n{line}\n");
+        let first = section("guest", "a", "socket = \"/run/a\"", first);
+        let second = section("guest", "b", "socket = \"/run/b\"", second);
+        let uplink = section("uplink", "u", "device = \"net_null0\"", uplink);
+        format!("[switch]\nio_cores = [0]\n{first}{second}{uplink}")
+    };
+    let taken = "52:54:00:00:00:01 in VLAN 1 is taken by guest[0].mac (line 6)";
+    expect(&ports(mac, mac, ""), "guest[1].mac", 10, taken);
+    expect(&ports(&format!("{mac}\nanti_spoof = true"), mac, ""), "guest[1].mac", 11, taken);
+    expect(&ports(mac, stations, ""), "guest[1].stations[1]", 10, taken);
+    expect(&ports(mac, "", stations), "uplink[0].stations[1]", 14, taken);
+    let trunk = |vlans: &str| format!("vlan = {{ {vlans} }}\n{mac}");
+    expect(&ports(&trunk("access = 7"), &trunk("trunk = [5, 6, 7]"), ""), "guest[1].mac", 12, "in VLAN 7 is taken");
+    expect(
+        &ports(&trunk("trunk = \"all\", native = 7"), &trunk("access = 7"), ""),
+        "guest[1].mac",
+        12,
+        "in VLAN 7 is taken",
+    );
+    for apart in [
+        ports(mac, &trunk("access = 2"), &format!("vlan = {{ trunk = [4, 5] }}\n{stations}")),
+        ports(&trunk("trunk = \"all\", native = 2"), mac, ""),
+        ports(&format!("{mac}\n{stations}"), "", ""),
+    ] {
+        Config::parse(&apart, "test.toml", &machine()).unwrap();
+    }
+}
+
+#[test]
+fn addresses_need_a_vlan_to_be_fixed_in() {
+    let all = |line: &str| guest(&format!("vlan = {{ trunk = \"all\" }}\n{line}"));
+    expect(&all("mac = \"52:54:00:00:00:01\""), "guest[0].mac", 6, "list the VLANs in trunk, or set native");
+    expect(&all("stations = [\"52:54:00:00:00:01\"]"), "guest[0].stations", 6, "no VLAN in which");
+    let up = "device = \"net_null0\"\nvlan = { trunk = \"all\" }\nstations = [\"52:54:00:00:00:01\"]";
+    expect(&uplink(up), "uplink[0].stations", 7, "no VLAN in which");
+    let with_native = all("mac = \"52:54:00:00:00:01\"").replace("\"all\"", "\"all\", native = 3");
+    Config::parse(&with_native, "test.toml", &machine()).unwrap();
 }
 
 #[test]

@@ -143,6 +143,7 @@ fn vlan_membership() {
     assert!(Vlan::UPLINK_DEFAULT.is_tagged(id(4094)) && !Vlan::UPLINK_DEFAULT.is_tagged(id(1)));
     assert_eq!(Vlan::Access(id(7)).untagged(), Some(id(7)));
     assert!(!Vlan::Access(id(7)).contains(id(8)));
+    assert_eq!((trunk.named(), Vlan::UPLINK_DEFAULT.named()), (vec![id(1), id(10), id(20)], vec![id(1)]));
 }
 
 #[test]
@@ -168,11 +169,20 @@ fn ports_added_at_run_time_pass_the_same_checks() {
     assert!(refused(GuestConfig::from_json(json!({"name": "a"}), &context)).contains("vhost-user socket"));
     assert!(refused(GuestConfig::from_json(json!([1]), &context)).contains("guest"));
 
+    let mac = |name: &str| RawGuest { mac: Some("52:54:00:00:00:01".into()), ..guest(name, &format!("/run/{name}")) };
+    let mut running = config.clone();
+    running.guests.push(GuestConfig::from_raw(&mac("vm2"), &context).unwrap());
+    let context = running.context(&machine);
+    let again = refused(GuestConfig::from_raw(&mac("vm3"), &context));
+    assert!(again.contains("guest.mac: 52:54:00:00:00:01 in VLAN 1 is taken by the guest vm2"), "{again}");
+
     let uplink = RawUplink { name: "up2".into(), device: "net_null0".into(), ..RawUplink::default() };
     let error = UplinkConfig::from_raw(&uplink, &context).unwrap_err();
     assert_eq!(error.problems()[0].key, "uplink.device");
     let uplink = json!({"name": "up2", "device": "net_null1", "vlan": {"access": 5}});
     assert_eq!(UplinkConfig::from_json(uplink, &context).unwrap().vlan.untagged().map(VlanId::get), Some(5));
+    let router = json!({"name": "up2", "device": "net_null1", "stations": ["52:54:00:00:00:01"]});
+    assert!(UplinkConfig::from_json(router, &context).unwrap_err().to_string().contains("taken by the guest vm2"));
 }
 
 #[test]
@@ -234,9 +244,15 @@ fn features() -> impl Strategy<Value = GuestFeatures> {
 }
 
 fn stations() -> impl Strategy<Value = Vec<Station>> {
-    let zero = Just("00:00:00:00:00:00".parse().unwrap());
-    let station = prop_oneof![zero, mac().prop_map(|mac| mac.to_string().parse().unwrap())];
-    proptest::collection::vec(station, 0..3)
+    proptest::collection::vec(mac().prop_map(Station::from), 0..3)
+}
+
+fn stations_of_uplink() -> impl Strategy<Value = Vec<Station>> {
+    let zero: Station = "00:00:00:00:00:00".parse().unwrap();
+    (any::<bool>(), stations()).prop_map(move |(has_zero, mut stations)| {
+        stations.extend(has_zero.then_some(zero));
+        stations
+    })
 }
 
 fn mode() -> impl Strategy<Value = Mode> {
@@ -279,9 +295,9 @@ prop_compose! {
                 (false, false) => InterruptModeration::Adaptive,
             },
             interrupt_delay_us,
-            mac,
-            anti_spoof: spoof && mac.is_some(),
-            stations,
+            mac: mac.filter(|_| !vlan.named().is_empty()),
+            anti_spoof: spoof && mac.is_some() && !vlan.named().is_empty(),
+            stations: if vlan.named().is_empty() { Vec::new() } else { stations },
             mtu,
             vlan,
             features,
@@ -297,7 +313,7 @@ prop_compose! {
             Just("net_ring0"),
         ],
         queues in option::of(1u16..=2),
-        stations in stations(),
+        stations in stations_of_uplink(),
         mtu in option::of(68u16..=3520),
         vlan in vlan(),
     ) -> UplinkConfig {
@@ -305,7 +321,7 @@ prop_compose! {
             name: "x".parse().unwrap(),
             device: device.parse::<Device>().unwrap(),
             queues,
-            stations,
+            stations: if vlan.named().is_empty() { Vec::new() } else { stations },
             mtu,
             vlan,
         }

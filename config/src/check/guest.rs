@@ -1,7 +1,7 @@
 //! A `[[guest]]` section, or a guest added at run time.
 
 use crate::check::access::{RawAccess, access};
-use crate::check::vlan::vlan;
+use crate::check::vlan::{refuse_nowhere, vlan};
 use crate::check::{Section, Surroundings};
 use crate::model::{GuestConfig, GuestFeatures, MAX_IO_CORES, MAX_QUEUE_PAIRS, MAX_WEIGHT};
 use crate::raw::{Class, InterruptModeration, Mode, RawGuest, SocketRole};
@@ -53,6 +53,7 @@ pub(crate) fn guest(
     let stations = section.stations(raw.stations.as_deref());
     let mtu = section.number("mtu", raw.mtu, 68..=65_535);
     let vlan = vlan(&mut section, raw.vlan.as_ref()).unwrap_or(Vlan::GUEST_DEFAULT);
+    refuse_nowhere(&mut section, &vlan, &[("mac", mac.is_some()), ("stations", !stations.is_empty())]);
     let features = features(&mut section, raw);
     let (name, socket) = (name?, socket?);
     section.finish(GuestConfig {

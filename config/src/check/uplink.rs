@@ -1,6 +1,6 @@
 //! An `[[uplink]]` section, or an uplink added at run time.
 
-use crate::check::vlan::vlan;
+use crate::check::vlan::{refuse_nowhere, vlan};
 use crate::check::{Section, Surroundings};
 use crate::device::Device;
 use crate::model::{MAX_IO_CORES, UplinkConfig};
@@ -29,6 +29,7 @@ pub(crate) fn uplink(
         section.problem("mtu", message, format!("write at most {max}, or use net_af_packet"));
     }
     let vlan = vlan(&mut section, raw.vlan.as_ref()).unwrap_or(Vlan::UPLINK_DEFAULT);
+    refuse_nowhere(&mut section, &vlan, &[("stations", !stations.is_empty())]);
     let (name, device) = (name?, device?);
     section.finish(UplinkConfig { name, device, queues, stations, mtu, vlan })
 }

@@ -42,6 +42,17 @@ pub(super) fn vlan(section: &mut Section<'_, '_>, raw: Option<&RawVlan>) -> Opti
     }
 }
 
+/// Addresses of a port that names no VLAN would be fixed in none: whoever wrote these keys counts on them.
+pub(super) fn refuse_nowhere(section: &mut Section<'_, '_>, vlan: &Vlan, given: &[(&str, bool)]) {
+    if !vlan.named().is_empty() {
+        return;
+    }
+    for (name, _) in given.iter().filter(|(_, given)| *given) {
+        let message = "with trunk = \"all\" and no native VLAN there is no VLAN in which the address would be fixed";
+        section.problem(name, message, "list the VLANs in trunk, or set native");
+    }
+}
+
 fn tagged(section: &mut Section<'_, '_>, raw: &RawTrunk) -> Option<Tagged> {
     let RawTrunk::Only(raw_ids) = raw else { return Some(Tagged::All) };
     if raw_ids.is_empty() {
