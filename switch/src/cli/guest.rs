@@ -82,7 +82,8 @@ pub(super) struct AddGuest {
     /// The I/O core that serves the guest, a position in switch.io_cores [default: the one with the fewest queue pairs].
     #[arg(long, value_name = "N")]
     io_core: Option<i64>,
-    /// What the guest minds most: `latency`, its packets are looked for all the time; `throughput` [default: throughput].
+    /// What the guest minds most: `latency`, others' bursts are interrupted to look for its packets, which costs these
+    /// others throughput; `throughput`, it waits for its turn [default: throughput].
     #[arg(long, value_name = "CLASS")]
     class: Option<ClassName>,
     /// The guest's share of a saturated I/O core beside others', 1 to 100 [default: 1].

@@ -33,7 +33,7 @@ pub(super) fn cost(packets: usize, bytes: usize) -> i64 {
 /// Class, weight and mode of a queue pair; they go with it from core to core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Share {
-    /// Whether it is looked at after every burst of others.
+    /// Whether it is looked at after every burst of others, and in the middle of them.
     pub latency: bool,
     /// Its part of a core that has too much to do, beside others', from 1.
     pub weight: u32,
