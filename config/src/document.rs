@@ -5,6 +5,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
 use crate::error::{Position, ValueError};
+use crate::kind::{Kind, described, misfit};
 use crate::report::{Key, Report, Step};
 use crate::shape::Shape;
 
@@ -68,58 +69,59 @@ impl<'a> Document<'a> {
         let before = report.len();
         let mut value = value.clone();
         let DeValue::Table(table) = value.get_mut() else {
-            let message = format!("is {}, and should be a table", with_article(value.get_ref().type_str()));
+            let (shown, noun) = described(value.get_ref());
+            let message = format!("{shown} is {noun}, and should be a table");
             report.add(key, ValueError::new(message, format!("write {}", shape.heading())));
             return None;
         };
-        drop_unknown(table, key, shape, report);
-        // Every round takes the key at fault out, so there are at most as many rounds as keys.
-        for _ in 0..=shape.len() {
-            let error = match T::deserialize(ValueDeserializer::from(value.clone())) {
-                Ok(section) => return Some(section),
-                Err(error) => error,
-            };
-            if let Some(missing) = missing_field(error.message()) {
-                report_missing(missing, key, shape, report, before);
-                return None;
-            }
-            let DeValue::Table(table) = value.get_mut() else { return None };
-            let culprit = error
-                .span()
-                .and_then(|span| table.iter().find(|(_, v)| v.span().start <= span.start && span.end <= v.span().end));
-            let Some(name) = culprit.map(|(name, _)| name.get_ref().clone().into_owned()) else {
-                report.add(key, ValueError::new(plain(error.message()), format!("write {}", shape.heading())));
-                return None;
-            };
-            let at = error.span().map(|span| span.start);
-            report.add_at(at, &key.name(&name), ValueError::new(plain(error.message()), shape.remedy(&name)));
+        for name in faulty(table, key, shape, report) {
             table.remove(name.as_str());
+        }
+        let error = match T::deserialize(ValueDeserializer::from(value)) {
+            Ok(section) => return Some(section),
+            Err(error) => error,
+        };
+        match missing_field(error.message()) {
+            Some(missing) => report_missing(missing, key, shape, report, before),
+            None => {
+                let at = error.span().map(|span| span.start);
+                report.add_at(at, key, ValueError::new(plain(error.message()), format!("write {}", shape.heading())));
+            }
         }
         None
     }
 }
 
-/// Reports the keys that `shape` does not know, and takes them out so that the rest can be read.
-fn drop_unknown(table: &mut DeTable<'_>, key: &Key, shape: &Shape, report: &mut Report<'_>) {
-    let mut unknown = Vec::new();
-    for (name, value) in table.iter() {
-        if let Some(error) = shape.unknown(name.get_ref()) {
-            report.add_at(Some(name.span().start), &key.name(name.get_ref()), error);
-            unknown.push(name.get_ref().clone().into_owned());
-        } else if let (Some(inner), DeValue::Table(table)) = (shape.inner(name.get_ref()), value.get_ref()) {
-            for (inner_name, _) in table {
-                if let Some(error) = inner.unknown(inner_name.get_ref()) {
-                    let inner_key = key.name(name.get_ref()).name(inner_name.get_ref());
-                    report.add_at(Some(inner_name.span().start), &inner_key, error);
-                }
-            }
-            if table.iter().any(|(name, _)| inner.unknown(name.get_ref()).is_some()) {
-                unknown.push(name.get_ref().clone().into_owned());
-            }
+/// Reports the keys that `shape` does not know, and those with a value of a kind that they do not take, and gives their names.
+fn faulty(table: &DeTable<'_>, key: &Key, shape: &Shape, report: &mut Report<'_>) -> Vec<String> {
+    let mut faulty = Vec::new();
+    for (spanned, value) in table {
+        let name = spanned.get_ref().as_ref();
+        let before = report.len();
+        if let Some(error) = shape.unknown(name) {
+            report.add_at(Some(spanned.span().start), &key.name(name), error);
+        } else if let (Some(inner), DeValue::Table(table)) = (shape.inner(name), value.get_ref()) {
+            self::faulty(table, &key.name(name), inner, report);
+        } else {
+            report_misfit(value, shape.kinds(name), name, &key.name(name), report);
+        }
+        if report.len() > before {
+            faulty.push(name.to_owned());
         }
     }
-    for name in unknown {
-        table.remove(name.as_str());
+    faulty
+}
+
+/// Reports a value that is of none of these kinds, and elements of a list that are not of the list's.
+fn report_misfit(value: &Spanned<DeValue<'_>>, kinds: &[Kind], name: &str, key: &Key, report: &mut Report<'_>) {
+    match (kinds.iter().find(|kind| kind.fits(value.get_ref())), value.get_ref()) {
+        (Some(Kind::List(kind)), DeValue::Array(elements)) => {
+            for (index, element) in elements.iter().enumerate() {
+                report_misfit(element, std::slice::from_ref(kind), name, &key.index(index), report);
+            }
+        }
+        (Some(_), _) => {}
+        (None, _) => report.add_at(Some(value.span().start), key, misfit(value.get_ref(), kinds, name)),
     }
 }
 
@@ -146,9 +148,4 @@ pub(crate) fn plain(message: &str) -> String {
         text = text.replace(rust, plain);
     }
     text
-}
-
-pub(crate) fn with_article(noun: &str) -> String {
-    let vowel = noun.starts_with(['a', 'e', 'i', 'o', 'u']);
-    format!("{} {noun}", if vowel { "an" } else { "a" })
 }

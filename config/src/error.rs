@@ -63,7 +63,7 @@ impl fmt::Display for Problem {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("{}: cannot be read: {source}\n    remedy: check that the file exists and that this user may read it", path.display())]
+    #[error("{}: cannot be read: {source}\n    remedy: {}", path.display(), remedy_for(source))]
     Read {
         /// The file asked for.
         path: PathBuf,
@@ -82,6 +82,13 @@ impl ConfigError {
             Self::Read { .. } => &[],
             Self::Invalid(problems) => problems,
         }
+    }
+}
+
+fn remedy_for(source: &std::io::Error) -> &'static str {
+    match source.kind() {
+        std::io::ErrorKind::IsADirectory => "it is a directory: name the file in it",
+        _ => "check that the file exists and that this user may read it",
     }
 }
 

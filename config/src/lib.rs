@@ -11,6 +11,7 @@ mod device;
 mod diff;
 mod document;
 mod error;
+mod kind;
 mod load;
 mod machine;
 mod model;

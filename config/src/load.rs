@@ -7,8 +7,9 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use crate::check::{self, Claims, Surroundings};
-use crate::document::{Document, missing_field, plain, with_article};
+use crate::document::{Document, missing_field, plain};
 use crate::error::{ConfigError, ValueError};
+use crate::kind::described;
 use crate::machine::Machine;
 use crate::model::{Config, GuestConfig, SchedulerConfig, SwitchConfig, UplinkConfig};
 use crate::raw::{RawConfig, RawGuest, RawScheduler, RawSwitch, RawUplink};
@@ -34,9 +35,12 @@ impl Config {
     /// # Errors
     /// The file cannot be read, or something in it is wrong; then every problem that could be found is in the error.
     pub fn load(path: &Path, machine: &Machine) -> Result<Self, ConfigError> {
-        let text =
-            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        Self::parse(&text, &path.display().to_string(), machine)
+        let bytes = std::fs::read(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let source = path.display().to_string();
+        match std::str::from_utf8(&bytes) {
+            Ok(text) => Self::parse(text, &source, machine),
+            Err(error) => Err(not_utf8(&bytes[..error.valid_up_to()], &source)),
+        }
     }
 
     /// Checks a text; `source` is what errors call it.
@@ -48,7 +52,11 @@ impl Config {
         let mut report = Report::new(source, Some(&document));
         // Of a syntax error only the first word counts: what follows is mostly its echo.
         if let Some((offset, message)) = syntax_errors.into_iter().next() {
-            let remedy = "write keys as name = value, texts in double quotes, sections as [switch], [scheduler], [[guest]], [[uplink]]";
+            let remedy = if message.contains("leading zero") {
+                "numbers cannot begin with 0; a mode is a text: socket_mode = \"0660\""
+            } else {
+                "write keys as name = value, texts in double quotes, sections as [switch], [scheduler], [[guest]], [[uplink]]"
+            };
             let error = ValueError::new(format!("not TOML: {message}"), remedy);
             report.add_at(offset, &Key::root(), error);
             return report.finish(None);
@@ -189,6 +197,7 @@ impl Sections {
             check::switch(raw, root.name("switch"), &around, report)
         });
         let scheduler = check::scheduler(&self.scheduler, root.name("scheduler"), report);
+        check::own_threads(&self.guests, &around, report);
         let mut guests = Vec::with_capacity(self.guests.len());
         for (key, raw) in &self.guests {
             claims.name(&raw.name, &key.name("name"), report);
@@ -212,6 +221,15 @@ impl Sections {
     }
 }
 
+/// A file that is text up to some byte.
+fn not_utf8(text: &[u8], source: &str) -> ConfigError {
+    let line = text.iter().filter(|byte| **byte == b'\n').count() + 1;
+    let message = format!("byte {} (line {line}) is not UTF-8", text.len() + 1);
+    let mut report = Report::new(source, None);
+    report.add(&Key::root(), ValueError::new(message, "save the file as UTF-8"));
+    report.into_error()
+}
+
 fn read_list<T: DeserializeOwned>(
     value: &Spanned<DeValue<'_>>,
     key: &Key,
@@ -219,7 +237,8 @@ fn read_list<T: DeserializeOwned>(
     report: &mut Report<'_>,
 ) -> Vec<(Key, T)> {
     let Some(elements) = value.get_ref().as_array() else {
-        let message = format!("is {}, and should be a list of sections", with_article(value.get_ref().type_str()));
+        let (shown, noun) = described(value.get_ref());
+        let message = format!("{shown} is {noun}, and should be a list of sections");
         report.add(key, ValueError::new(message, format!("write {}, with two brackets", shape.heading())));
         return Vec::new();
     };

@@ -87,10 +87,12 @@ pub struct RawSwitch {
     /// Where metrics, health and read-only state are served over HTTP: an address and a port such as
     /// "127.0.0.1:9464". There is no authentication: keep it on a loopback or management address. Default: no HTTP.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = "127.0.0.1:9464")]
     pub http_listen: Option<String>,
     /// The file that keeps guests and uplinks added at run time, so that they survive a restart: an absolute path such
     /// as "/var/lib/sidecore/state.json". Default: none, they are forgotten.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = "/var/lib/sidecore/state.json")]
     pub state_file: Option<String>,
     /// Stations the switch remembers, all VLANs together: a number from 64 to 1048576. Default: 16384.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -100,8 +102,8 @@ pub struct RawSwitch {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 86_400), extend("default" = 300))]
     pub fdb_ageing_s: Option<i64>,
-    /// Stations remembered behind one port, so that no guest can fill the table: a number from 1 to 1048576.
-    /// Default: 1024.
+    /// Stations remembered behind one port, so that no guest can fill the table: a number from 1 to fdb_entries.
+    /// Default: 1024, with a smaller fdb_entries that number.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_048_576), extend("default" = 1024))]
     pub learn_limit_per_port: Option<i64>,
@@ -197,6 +199,7 @@ pub struct RawGuest {
     pub name: String,
     /// The vhost-user socket that the guest's frontend (such as QEMU's chardev) uses: an absolute path of at most 107
     /// bytes, unique. Required.
+    #[schemars(example = "/run/sidecore/vm1.sock")]
     pub socket: String,
     /// Who makes the socket: "server" means Sidecore does and the frontend connects, "client" means the frontend does
     /// and Sidecore connects, again and again until it is there. Default: "server".
@@ -244,6 +247,7 @@ pub struct RawGuest {
     /// The UUID of the virtual machine behind the port, such as "3e2f0c4e-8a51-4c0f-9d3b-6f2a54e0c1d7" (`virsh domuuid`
     /// says it), for metrics and dashboards. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = "3e2f0c4e-8a51-4c0f-9d3b-6f2a54e0c1d7")]
     pub vm_uuid: Option<String>,
     /// How the switch waits for this guest's packets, as switch.mode says for all of them. With "poll" the I/O core that
     /// serves the guest does not sleep; with "adaptive" the guest is asked to kick when it has been idle for a while; with
@@ -267,6 +271,7 @@ pub struct RawGuest {
     /// VLAN listed in trunk; with trunk = "all" only in the native VLAN. Default: none, addresses are learnt from what
     /// the guest sends.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = "52:54:00:00:00:01")]
     pub mac: Option<String>,
     /// Whether packets that the guest sends from another address than mac are dropped: true or false; true needs mac.
     /// Default: false.
@@ -278,6 +283,7 @@ pub struct RawGuest {
     /// access VLAN, the native VLAN and every VLAN listed in trunk; with trunk = "all" only in the native VLAN. Default:
     /// none.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = [["52:54:00:00:00:02"]]))]
     pub stations: Option<Vec<String>>,
     /// The MTU the guest is told, in bytes: a number from 68 to 65535. Default: none is told, drivers take 1500.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -327,6 +333,7 @@ pub struct RawUplink {
     pub name: String,
     /// The DPDK device: a PCI address such as "0000:03:00.0", or a virtual device such as "net_af_xdp0,iface=eth1",
     /// each with the driver's own arguments after a comma. Required.
+    #[schemars(example = "net_af_xdp0,iface=eth1")]
     pub device: String,
     /// Receive and transmit queues of the device: a number from 1 to 64, at most one per I/O core. Default: one per I/O
     /// core, or as many as the device has.
@@ -338,6 +345,7 @@ pub struct RawUplink {
     /// the access VLAN, the native VLAN and every VLAN listed in trunk; with trunk = "all" only in the native VLAN.
     /// Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = [["52:54:00:00:00:02"]]))]
     pub stations: Option<Vec<String>>,
     /// The MTU of the device, in bytes: a number from 68 to 65535, at most 3520 on net_af_xdp. Default: what the
     /// device has.

@@ -92,20 +92,22 @@ impl<'a> Report<'a> {
 
     /// Whether a problem added after the first `before` is about the key `name` or something in it, or proposes it.
     pub(crate) fn mentions_since(&self, before: usize, name: &str) -> bool {
-        let about =
-            |problem: &Problem| problem.key.split('.').any(|step| step == name) || problem.remedy == did_you_mean(name);
+        let is_step = |step: &str| step.split('[').next() == Some(name);
+        let about = |problem: &Problem| problem.key.split('.').any(is_step) || problem.remedy == did_you_mean(name);
         self.problems[before..].iter().any(about)
     }
 
-    pub(crate) fn finish<T>(mut self, value: Option<T>) -> Result<T, ConfigError> {
+    pub(crate) fn finish<T>(self, value: Option<T>) -> Result<T, ConfigError> {
         match value {
             Some(value) if self.problems.is_empty() => Ok(value),
-            _ => {
-                debug_assert!(!self.problems.is_empty(), "a value is missing, and nobody said why");
-                self.problems.sort_by_key(|problem| problem.position);
-                Err(ConfigError::Invalid(self.problems))
-            }
+            _ => Err(self.into_error()),
         }
+    }
+
+    pub(crate) fn into_error(mut self) -> ConfigError {
+        debug_assert!(!self.problems.is_empty(), "a value is missing, and nobody said why");
+        self.problems.sort_by_key(|problem| problem.position);
+        ConfigError::Invalid(self.problems)
     }
 }
 

@@ -24,6 +24,12 @@ impl TryFrom<[u8; 6]> for MacAddr {
 
     fn try_from(octets: [u8; 6]) -> Result<Self, ValueError> {
         let mac = Self(octets);
+        if octets == [0xff; 6] {
+            return Err(ValueError::new(
+                format!("\"{mac}\" is the broadcast address"),
+                "write a unicast address, such as 52:54:00:00:00:01",
+            ));
+        }
         // IEEE 802-2014 §8.2.2: the lowest bit of the first octet marks a group address.
         if octets[0] & 1 != 0 {
             return Err(ValueError::new(

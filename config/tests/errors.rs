@@ -53,12 +53,12 @@ fn switch_values() {
     expect(&switch("http_listen = \"localhost\""), "switch.http_listen", 3, "127.0.0.1:9464");
     expect(&switch("control_socket = \"control.sock\""), "switch.control_socket", 3, "absolute");
     expect(&switch("control_socket_mode = \"0990\""), "switch.control_socket_mode", 3, "octal");
-    expect(&switch("control_socket_mode = 660"), "switch.control_socket_mode", 3, "in quotes");
+    expect(&switch("control_socket_mode = 660"), "switch.control_socket_mode", 3, "in double quotes");
     expect(&switch("control_socket_group = \"nobody-here\""), "switch.control_socket_group", 3, "no group");
     expect(&switch("control_socket_owner = -1"), "switch.control_socket_owner", 3, "out of range");
     expect(&switch("fdb_entries = 1"), "switch.fdb_entries", 3, "from 64 to 1048576");
-    expect(&switch("hugepages = \"yes\""), "switch.hugepages", 3, "`require`");
-    expect(&switch("mode = \"sleep\""), "switch.mode", 3, "`adaptive`");
+    expect(&switch("hugepages = \"yes\""), "switch.hugepages", 3, "write \"auto\", \"require\" or \"off\"");
+    expect(&switch("mode = \"sleep\""), "switch.mode", 3, "\"adaptive\" or \"trap\"");
     expect(&switch("wake_latency_us = -1"), "switch.wake_latency_us", 3, "from 0 to 10000");
     expect(&switch("wake_latency_us = 0"), "switch.wake_latency_us", 3, "no cpuidle driver");
     expect(&switch("hugepage = \"off\""), "switch.hugepage", 3, "did you mean hugepages?");
@@ -68,28 +68,110 @@ fn switch_values() {
 #[test]
 fn io_cores_of_which_some_may_be_parked() {
     let switch = |value: &str| format!("[switch]\nio_cores = {value}\n");
-    expect(&switch("{ cpus = [0, 1], min = 3 }"), "switch.io_cores.min", 2, "from 1 to 2");
+    expect(&switch("{ cpus = [0, 1], min = 3 }"), "switch.io_cores.min", 2, "there are 2 CPUs in cpus");
+    expect(&switch("{ cpus = [0], min = 2 }"), "switch.io_cores.min", 2, "there is 1 CPU in cpus");
     expect(&switch("{ cpus = [0, 1], min = 0 }"), "switch.io_cores.min", 2, "from 1 to 2");
     expect(&switch("{ cpus = [0, 0], min = 1 }"), "switch.io_cores.cpus[1]", 2, "CPU 0 is listed twice");
     expect(&switch("{ min = 1 }"), "switch.io_cores.cpus", 2, "at least one CPU");
     expect(&switch("{ cpu = [0, 1], min = 1 }"), "switch.io_cores.cpu", 2, "did you mean cpus?");
-    expect(&switch("{ cpus = [0, 1], min = \"one\" }"), "switch.io_cores", 2, "a table such as { cpus");
-    expect(&switch("2"), "switch.io_cores", 2, "a list of CPUs or a table with cpus and min");
+    expect(&switch("{ cpus = [0, 1], min = \"one\" }"), "switch.io_cores.min", 2, "from 1 to 64");
+    expect(&switch("2"), "switch.io_cores", 2, "a list of numbers: [1, 2, 3] or a table such as { cpus");
+}
+
+#[test]
+fn values_of_another_kind() {
+    let switch = |line: &str| format!("[switch]\nio_cores = [0]\n{line}\n");
+    let cores = |value: &str| format!("[switch]\nio_cores = {value}\n");
+    let cases = [
+        (switch("hugepages = true"), "true is a boolean", "write \"auto\", \"require\" or \"off\""),
+        (switch("wake_latency_us = 0.5"), "0.5 is not a whole number", "write a whole number from 0 to 10000"),
+        (switch("fdb_entries = 99999999999999999999"), "is out of range", "write a whole number from 64 to 1048576"),
+        (
+            switch("mode = \"polling\""),
+            "\"polling\" is nothing that mode can be",
+            "did you mean \"poll\"? Otherwise write \"poll\", \"adaptive\" or \"trap\"",
+        ),
+        (switch("http_listen = 9464"), "9464 is a number", "write a text in double quotes, such as \"127.0.0.1:9464\""),
+        (switch("control_socket_owner = 1.5"), "1.5 is a number", "write a whole number or a text in double quotes"),
+        (
+            cores("\"1-3\""),
+            "\"1-3\" is a text",
+            "write a list of numbers: [1, 2, 3] or a table such as { cpus = [2, 3, 4, 5], min = 1 }",
+        ),
+        (cores("[0, true]"), "true is a boolean", "write a whole number"),
+        (
+            guest("stations = \"52:54:00:00:00:01\""),
+            "\"52:54:00:00:00:01\" is a text",
+            "write a list of texts: [\"52:54:00:00:00:02\"]",
+        ),
+        (guest("stations = [5]"), "5 is a number", "write a text in double quotes, such as \"52:54:00:00:00:02\""),
+        (guest("vlan = { access = \"7\" }"), "\"7\" is a text", "write a whole number from 1 to 4094"),
+        (guest("vlan = [7]"), "the value is a list", "write a table such as { access = 10 }"),
+    ];
+    for (text, message, remedy) in cases {
+        let problems = problems(&text);
+        let [problem] = problems.as_slice() else { panic!("not one problem: {problems:#?}") };
+        assert!(problem.message.contains(message), "{problem}");
+        assert_eq!(problem.remedy, remedy, "{problem}");
+    }
+}
+
+#[test]
+fn keys_of_another_section() {
+    let switch = |line: &str| format!("[switch]\nio_cores = [0]\n{line}\n");
+    expect(&switch("rebalance = true"), "switch.rebalance", 3, "remedy: rebalance belongs in [scheduler]");
+    expect(&switch("vlan = { access = 7 }"), "switch.vlan", 3, "vlan belongs in [[guest]] or [[uplink]]");
+    expect(&guest("vlan = { access = 7, mtu = 1500 }"), "guest[0].vlan.mtu", 5, "mtu belongs in [[guest]]");
+    expect("io_cores = [0]\n[switch]\nio_cores = [0]", "io_cores", 1, "io_cores belongs in [switch]");
+}
+
+#[test]
+fn limits_that_are_none() {
+    let switch = |line: &str| format!("[switch]\nio_cores = [0]\n{line}\n");
+    let limit = switch("fdb_entries = 1000\nlearn_limit_per_port = 1001");
+    expect(&limit, "switch.learn_limit_per_port", 4, "fdb_entries is 1000");
+    let config = Config::parse(&switch("fdb_entries = 1000"), "test.toml", &machine()).unwrap();
+    assert_eq!(config.switch.learn_limit_per_port, 1000);
+    expect(&switch("http_listen = \"127.0.0.1:0\""), "switch.http_listen", 3, "port 0");
+    let trap = |guests: usize, mode: &str| -> String {
+        let guest = |index| format!("[[guest]]\n{mode}\nname = \"g{index}\"\nsocket = \"/run/g{index}\"\n");
+        (0..guests).map(guest).collect()
+    };
+    let many = switch(&trap(66, "mode = \"trap\""));
+    expect(&many, "guest[63].mode", 5 + 4 * 63 - 1, "63 guests at most beside 1 I/O core, and there are 66");
+    let many = switch(&format!("mode = \"trap\"\n{}", trap(64, "")));
+    expect(&many, "guest[63]", 4 + 4 * 63, "63 guests at most");
+    Config::parse(&switch(&trap(63, "mode = \"trap\"")), "test.toml", &machine()).unwrap();
+}
+
+#[test]
+fn cpus_that_are_not_online_are_one_problem() {
+    let cpus: Vec<String> = (0..64).rev().map(|cpu| cpu.to_string()).collect();
+    let text = format!("[switch]\nio_cores = [{}]", cpus.join(", "));
+    expect(&text, "switch.io_cores", 2, "CPUs 4-5,7-63 are not online on this machine");
+}
+
+#[test]
+fn one_is_not_many() {
+    let one = |text: String| text.replace("[0, 1]", "[0]");
+    expect(&one(guest("io_core = 1")), "guest[0].io_core", 5, "write a position in that list, 0, not");
+    expect(&one(uplink("device = \"net_null0\"\nqueues = 2")), "uplink[0].queues", 6, "there is 1");
+    expect("[switch]\nio_cores = { cpus = [0], min = 0 }", "switch.io_cores.min", 2, "remedy: write 1");
 }
 
 #[test]
 fn scheduler_values() {
     let scheduler = |line: &str| format!("[switch]\nio_cores = [0]\n[scheduler]\n{line}\n");
-    expect(&scheduler("policy = \"fair\""), "scheduler.policy", 4, "`least-loaded`");
+    expect(&scheduler("policy = \"fair\""), "scheduler.policy", 4, "\"least-loaded\"");
     expect(&scheduler("tick_ms = 0"), "scheduler.tick_ms", 4, "from 1 to 1000");
     expect(&scheduler("tick_ms = 1.5"), "scheduler.tick_ms", 4, "whole number");
     expect(&scheduler("busy = 0.4"), "scheduler.busy", 4, "from 0.5 to 1");
     expect(&scheduler("busy = 95"), "scheduler.busy", 4, "from 0.5 to 1");
     expect(&scheduler("busy = nan"), "scheduler.busy", 4, "from 0.5 to 1");
-    expect(&scheduler("busy = \"most\""), "scheduler.busy", 4, "expected a number");
+    expect(&scheduler("busy = \"most\""), "scheduler.busy", 4, "\"most\" is a text");
     expect(&scheduler("wait_us = 0"), "scheduler.wait_us", 4, "from 1 to 1000000");
     expect(&scheduler("gain = 0"), "scheduler.gain", 4, "from 0.001 to 1");
-    expect(&scheduler("rebalance = \"no\""), "scheduler.rebalance", 4, "a boolean");
+    expect(&scheduler("rebalance = \"no\""), "scheduler.rebalance", 4, "write true or false");
     expect(&scheduler("interval_ms = 5"), "scheduler.interval_ms", 4, "the keys here are");
     expect("[switch]\nio_cores = [0]\n[[scheduler]]\n", "scheduler", 3, "a section [scheduler]");
     expect("[switch]\nio_cores = [0]\n[schedular]\n", "schedular", 3, "did you mean scheduler?");
@@ -103,6 +185,7 @@ fn shared_cpus_can_be_allowed() {
 #[test]
 fn guest_values() {
     expect(&guest("mac = \"01:00:5e:00:00:01\""), "guest[0].mac", 5, "multicast");
+    expect(&guest("mac = \"ff:ff:ff:ff:ff:ff\""), "guest[0].mac", 5, "is the broadcast address");
     expect(&guest("mac = \"52:54:00:00:01\""), "guest[0].mac", 5, "six pairs");
     expect(&guest("mac = 5"), "guest[0].mac", 5, "52:54:00:00:00:01");
     expect(&guest("mac = 5\nanti_spoof = true"), "guest[0].mac", 5, "52:54:00:00:00:01");
@@ -122,18 +205,18 @@ fn guest_values() {
     expect(&guest("vm_name = \"\""), "guest[0].vm_name", 5, "1 to 128 characters");
     expect(&guest("vm_name = \"a\\nb\""), "guest[0].vm_name", 5, "control characters");
     expect(&guest("vm_uuid = \"3e2f0c4e-8a51-4c0f-9d3b\""), "guest[0].vm_uuid", 5, "hexadecimal digits");
-    expect(&guest("class = \"fast\""), "guest[0].class", 5, "`latency` or `throughput`");
-    expect(&guest("interrupt_moderation = \"on\""), "guest[0].interrupt_moderation", 5, "`adaptive`, `fixed`");
+    expect(&guest("class = \"fast\""), "guest[0].class", 5, "\"latency\" or \"throughput\"");
+    expect(&guest("interrupt_moderation = \"on\""), "guest[0].interrupt_moderation", 5, "\"adaptive\", \"fixed\"");
     expect(&guest("interrupt_delay_us = 0"), "guest[0].interrupt_delay_us", 5, "from 1 to 10000");
     let both = guest("class = \"latency\"\ninterrupt_moderation = \"fixed\"");
     expect(&both, "guest[0].interrupt_moderation", 6, "no interrupt is held back");
-    expect(&guest("socket_role = \"host\""), "guest[0].socket_role", 5, "`client`");
+    expect(&guest("socket_role = \"host\""), "guest[0].socket_role", 5, "\"client\"");
     expect(&guest("socket_owner = \"qemu\""), "guest[0].socket_owner", 5, "no user");
     expect(&guest("socket_role = \"client\"\nsocket_mode = \"0666\""), "guest[0].socket_mode", 6, "frontend makes");
     expect(&guest("checksum_offload = false\ntso = true"), "guest[0].tso", 6, "checksum_offload = true");
     expect(&guest("macc = \"52:54:00:00:00:01\""), "guest[0].macc", 5, "did you mean mac?");
     expect(&guest("colour = \"blue\""), "guest[0].colour", 5, "the keys here are");
-    expect(&guest("packed = \"yes\""), "guest[0].packed", 5, "a boolean");
+    expect(&guest("packed = \"yes\""), "guest[0].packed", 5, "write true or false");
 }
 
 #[test]
@@ -159,7 +242,7 @@ fn vlans() {
     expect(&guest("vlan = { access = 10, trunk = \"all\" }"), "guest[0].vlan.access", 5, "not both");
     expect(&guest("vlan = { native = 10 }"), "guest[0].vlan", 5, "neither access nor trunk");
     expect(&guest("vlan = { trunk = [] }"), "guest[0].vlan.trunk", 5, "carries nothing");
-    expect(&guest("vlan = { trunk = \"any\" }"), "guest[0].vlan", 5, "a list of VLAN ids or \"all\"");
+    expect(&guest("vlan = { trunk = \"any\" }"), "guest[0].vlan.trunk", 5, "\"all\" or a list of numbers");
     expect(&guest("vlan = { acces = 10 }"), "guest[0].vlan.acces", 5, "did you mean access?");
     expect(&guest("vlan = 10"), "guest[0].vlan", 5, "{ access = 10 }");
 }
@@ -299,6 +382,12 @@ fn syntax_errors_have_a_line() {
     assert!(problems[0].position.is_some());
     assert!(problems[0].to_string().starts_with("test.toml:"), "{}", problems[0]);
     expect("[switch]\nio_cores = [0]\nio_cores = [1]", "", 3, "not TOML");
+    expect(
+        &guest("socket_mode = 0660"),
+        "",
+        5,
+        "numbers cannot begin with 0; a mode is a text: socket_mode = \"0660\"",
+    );
 }
 
 #[test]
@@ -306,4 +395,15 @@ fn a_file_that_is_not_there() {
     let error = Config::load("/nonexistent/sidecore.toml".as_ref(), &machine()).unwrap_err();
     assert!(matches!(error, ConfigError::Read { .. }));
     assert!(error.to_string().contains("/nonexistent/sidecore.toml"));
+}
+
+#[test]
+fn files_that_are_no_text() {
+    let folder = tempfile::tempdir().unwrap();
+    let error = Config::load(folder.path(), &machine()).unwrap_err().to_string();
+    assert!(error.ends_with("remedy: it is a directory: name the file in it"), "{error}");
+    let file = folder.path().join("sidecore.toml");
+    std::fs::write(&file, b"[switch]\nlog_level = \"\xe9\"").unwrap();
+    let error = Config::load(&file, &machine()).unwrap_err().to_string();
+    assert!(error.ends_with("byte 23 (line 2) is not UTF-8\n    remedy: save the file as UTF-8"), "{error}");
 }

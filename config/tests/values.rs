@@ -353,11 +353,11 @@ prop_compose! {
             control_socket: "/run/control".into(),
             control_socket_access: access,
             // A scope and a flow label have no place in the text of an address.
-            http_listen: http.map(|address| (address.ip(), address.port()).into()),
+            http_listen: http.map(|address| (address.ip(), address.port().max(1)).into()),
             state_file: state,
             fdb_entries: numbers.0,
             fdb_ageing_s: numbers.1,
-            learn_limit_per_port: numbers.2,
+            learn_limit_per_port: numbers.2.min(numbers.0),
             learn_rate_per_s: numbers.3,
             flood_rate_pps: numbers.4,
             log_level,

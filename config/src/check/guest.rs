@@ -2,7 +2,8 @@
 
 use crate::check::access::{RawAccess, access};
 use crate::check::vlan::{refuse_nowhere, vlan};
-use crate::check::{Section, Surroundings};
+use crate::check::{Section, Surroundings, between};
+use crate::error::ValueError;
 use crate::model::{GuestConfig, GuestFeatures, MAX_IO_CORES, MAX_QUEUE_PAIRS, MAX_WEIGHT};
 use crate::raw::{Class, InterruptModeration, Mode, RawGuest, SocketRole};
 use crate::report::{Key, Report};
@@ -79,6 +80,23 @@ pub(crate) fn guest(
     })
 }
 
+/// Guests with an I/O thread of their own, of which there can be as many as there are not I/O cores.
+pub(crate) fn own_threads(guests: &[(Key, RawGuest)], around: &Surroundings<'_>, report: &mut Report<'_>) {
+    let Some(cores) = around.io_cores else { return };
+    let most = MAX_IO_CORES.saturating_sub(cores);
+    let mut own = guests.iter().filter(|(_, guest)| guest.mode.or(around.mode) == Some(Mode::Trap));
+    if let Some((key, guest)) = own.nth(most) {
+        let count = most + 1 + own.count();
+        let message = format!(
+            "mode = \"trap\" is for {most} guests at most beside {cores} I/O core{}, and there are {count}",
+            if cores == 1 { "" } else { "s" }
+        );
+        let key = if guest.mode.is_some() { key.name("mode") } else { key.clone() };
+        report
+            .add(&key, ValueError::new(message, "choose another mode for some guests, or give them to another switch"));
+    }
+}
+
 /// Keys that would be ignored are refused: whoever wrote them counts on them.
 fn refuse_access(section: &mut Section<'_, '_>, raw: &RawGuest) {
     let given = [
@@ -99,8 +117,12 @@ fn io_core(section: &mut Section<'_, '_>, raw: Option<i64>, around: &Surrounding
         Ok(core) if core < count => Some(core),
         _ => {
             let message = format!("there is no I/O core {core}: switch.io_cores lists {count}, numbered from 0");
-            let remedy = format!("write a position in that list, 0 to {}, not a CPU's number", count.saturating_sub(1));
-            section.problem("io_core", message, remedy);
+            let positions = between(0, count.saturating_sub(1));
+            section.problem(
+                "io_core",
+                message,
+                format!("write a position in that list, {positions}, not a CPU's number"),
+            );
             None
         }
     }

@@ -9,7 +9,7 @@ mod uplink;
 mod vlan;
 
 pub(crate) use claims::Claims;
-pub(crate) use guest::guest;
+pub(crate) use guest::{guest, own_threads};
 pub(crate) use scheduler::scheduler;
 pub(crate) use switch::{control_socket, switch};
 pub(crate) use uplink::uplink;
@@ -31,6 +31,11 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) io_cores: Option<usize>,
     /// The switch's mode; none: not known.
     pub(crate) mode: Option<Mode>,
+}
+
+/// `0 to 7`, or the only number there is.
+fn between(min: usize, max: usize) -> String {
+    if min == max { min.to_string() } else { format!("{min} to {max}") }
 }
 
 /// One section being checked: problems go to its keys.
@@ -86,7 +91,9 @@ impl<'r, 's> Section<'r, 's> {
         let number = range.contains(&value).then(|| T::try_from(value).ok()).flatten();
         if number.is_none() {
             let (min, max) = range.into_inner();
-            self.problem(name, format!("{value} is out of range"), format!("write a number from {min} to {max}"));
+            let remedy =
+                if min == max { format!("write {min}") } else { format!("write a number from {min} to {max}") };
+            self.problem(name, format!("{value} is out of range"), remedy);
         }
         number
     }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::check::access::{RawAccess, access};
-use crate::check::{Section, Surroundings};
+use crate::check::{Section, Surroundings, between};
 use crate::error::ValueError;
 use crate::machine::NO_IDLE_DRIVER;
 use crate::model::{IoCores, MAX_IO_CORES, SwitchConfig};
@@ -38,8 +38,7 @@ pub(crate) fn switch(
     let state_file = raw.state_file.as_deref().and_then(|text| section.absolute_path("state_file", text));
     let fdb_entries = section.number("fdb_entries", raw.fdb_entries, 64..=1 << 20).unwrap_or(16_384);
     let fdb_ageing_s = section.number("fdb_ageing_s", raw.fdb_ageing_s, 1..=86_400).unwrap_or(300);
-    let learn_limit_per_port =
-        section.number("learn_limit_per_port", raw.learn_limit_per_port, 1..=1 << 20).unwrap_or(1024);
+    let learn_limit_per_port = learn_limit(&mut section, raw.learn_limit_per_port, fdb_entries);
     let learn_rate_per_s = section.number("learn_rate_per_s", raw.learn_rate_per_s, 1..=10_000_000).unwrap_or(1000);
     let flood_rate_pps: u32 = section.number("flood_rate_pps", raw.flood_rate_pps, 0..=100_000_000).unwrap_or(50_000);
     section.finish(SwitchConfig {
@@ -74,10 +73,21 @@ fn io_cores(section: &mut Section<'_, '_>, raw: &RawSwitch, around: &Surrounding
             let listed = elastic.cpus.as_deref().unwrap_or_default();
             let mut inner = Section::new(section.key.name("io_cores"), section.report);
             let cpus = cpus(&mut inner, "cpus", listed, shared, around);
-            let min: usize = inner.number("min", elastic.min, 1..=listed.len().max(1) as i64).unwrap_or(1);
-            IoCores { cpus, min }
+            IoCores { min: min(&mut inner, elastic.min, listed.len()), cpus }
         }
     }
+}
+
+fn min(section: &mut Section<'_, '_>, raw: Option<i64>, listed: usize) -> usize {
+    // That none is listed has been reported.
+    let most = listed.max(1);
+    let Some(asked) = raw.filter(|asked| usize::try_from(*asked).is_ok_and(|asked| asked > most)) else {
+        return section.number("min", raw, 1..=most as i64).unwrap_or(1);
+    };
+    let (are, cpus) = if most == 1 { ("is", "CPU") } else { ("are", "CPUs") };
+    let message = format!("{asked} I/O cores are to run at all times, and there {are} {most} {cpus} in cpus");
+    section.problem("min", message, format!("write {}, or list more CPUs", between(1, most)));
+    1
 }
 
 fn cpus(
@@ -96,6 +106,7 @@ fn cpus(
     }
     let key = section.key.name(name);
     let mut first_use = BTreeMap::new();
+    let mut offline = BTreeMap::new();
     let mut cpus = Vec::with_capacity(count);
     for (index, raw_cpu) in listed.iter().enumerate() {
         let Ok(cpu) = u32::try_from(*raw_cpu).map(CpuId) else {
@@ -103,10 +114,8 @@ fn cpus(
             section.report.add(&key.index(index), error);
             continue;
         };
-        if let Some(online) = around.machine.online_cpus.as_ref().filter(|online| !online.contains(&cpu)) {
-            let message = format!("CPU {cpu} is not online on this machine");
-            let remedy = format!("choose among the CPUs that are: {}", ranges(online.iter().map(|cpu| cpu.0)));
-            section.report.add(&key.index(index), ValueError::new(message, remedy));
+        if around.machine.online_cpus.as_ref().is_some_and(|online| !online.contains(&cpu)) {
+            offline.entry(cpu).or_insert(index);
         }
         if let Some(first) = first_use.insert(cpu, index)
             && !shared
@@ -118,7 +127,25 @@ fn cpus(
         }
         cpus.push(cpu);
     }
+    refuse_offline(section, &key, &offline, around);
     cpus
+}
+
+/// CPUs that are not online, each with its first position in the list: one problem, however many there are.
+fn refuse_offline(
+    section: &mut Section<'_, '_>,
+    key: &Key,
+    offline: &BTreeMap<CpuId, usize>,
+    around: &Surroundings<'_>,
+) {
+    let (Some(online), Some(first)) = (&around.machine.online_cpus, offline.values().next()) else { return };
+    let cpus = ranges(offline.keys().map(|cpu| cpu.0));
+    let remedy = format!("choose among the CPUs that are: {}", ranges(online.iter().map(|cpu| cpu.0)));
+    let (key, message) = match offline.len() {
+        1 => (key.index(*first), format!("CPU {cpus} is not online on this machine")),
+        _ => (key.clone(), format!("CPUs {cpus} are not online on this machine")),
+    };
+    section.report.add(&key, ValueError::new(message, remedy));
 }
 
 fn wake_latency(section: &mut Section<'_, '_>, raw: &RawSwitch, around: &Surroundings<'_>) -> Option<u32> {
@@ -132,8 +159,24 @@ fn wake_latency(section: &mut Section<'_, '_>, raw: &RawSwitch, around: &Surroun
     Some(limit)
 }
 
+/// Beyond what the table holds it would be no limit.
+fn learn_limit(section: &mut Section<'_, '_>, raw: Option<i64>, fdb_entries: u32) -> u32 {
+    let Some(limit) = section.number("learn_limit_per_port", raw, 1..=1 << 20) else { return fdb_entries.min(1024) };
+    if limit > fdb_entries && !section.has_problem("fdb_entries") {
+        let message = format!("{limit} is more than the whole table holds: fdb_entries is {fdb_entries}");
+        let remedy = format!("write at most {fdb_entries}, so that no guest can fill the table, or raise fdb_entries");
+        section.problem("learn_limit_per_port", message, remedy);
+    }
+    limit
+}
+
 fn http_listen(section: &mut Section<'_, '_>, text: &str) -> Option<SocketAddr> {
-    match text.parse() {
+    match text.parse::<SocketAddr>() {
+        Ok(address) if address.port() == 0 => {
+            let message = format!("{text:?} has port 0, which stands for one that nobody knows");
+            section.problem("http_listen", message, "name a port, such as 9464");
+            None
+        }
         Ok(address) => Some(address),
         Err(_) => {
             let message = format!("{text:?} is not an address with a port");

@@ -37,7 +37,8 @@ pub(crate) fn uplink(
 fn queues(section: &mut Section<'_, '_>, raw: Option<i64>, around: &Surroundings<'_>) -> Option<u16> {
     let queues: u16 = section.number("queues", raw, 1..=MAX_IO_CORES as i64)?;
     if let Some(cores) = around.io_cores.filter(|cores| usize::from(queues) > *cores) {
-        let message = format!("{queues} queues are more than the I/O cores that could serve them: there are {cores}");
+        let there = if cores == 1 { "there is" } else { "there are" };
+        let message = format!("{queues} queues are more than the I/O cores that could serve them: {there} {cores}");
         section.problem("queues", message, format!("write at most {cores}, or list more CPUs in switch.io_cores"));
     }
     Some(queues)
