@@ -95,6 +95,12 @@ fn wrong_usage_is_told_from_failure() {
     for args in [&[][..], &["explode"], &["run"], &["guest", "add", "vm1"], &["guest", "remove"]] {
         assert_eq!(sidecore(args).status.code(), Some(2), "{args:?}");
     }
+    let output = sidecore(&["run", "--config", "/x", "--control", "/y"]);
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(2) && text.contains("switch.control_socket in the configuration"), "{text}");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sidecore"));
+    let output = command.args(["config", "schema"]).env("SIDECORE_CONTROL", "/y").output().unwrap();
+    assert!(output.status.success(), "the environment is for all commands: {output:?}");
 }
 
 #[test]

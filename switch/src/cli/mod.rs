@@ -13,12 +13,15 @@ mod trace;
 mod units;
 mod uplink;
 
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use config::LogFormat;
 
 use crate::control::protocol::{Answer, Done, Request};
@@ -29,7 +32,7 @@ use client::Client;
 #[derive(Debug, Parser)]
 #[command(name = "sidecore", version, after_help = EXAMPLES, max_term_width = 100)]
 pub(crate) struct Cli {
-    /// The control socket of the switch to talk to.
+    /// The control socket of the switch to talk to; not for `run`, `config` and `metrics`.
     #[arg(
         long,
         global = true,
@@ -123,7 +126,7 @@ enum FdbCommand {
 
 /// Carries out a command line.
 pub(crate) fn main() -> ExitCode {
-    match execute(Cli::parse()) {
+    match execute(parse(std::env::args_os()).unwrap_or_else(|error| error.exit())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Standard error may be closed; the exit status still tells.
@@ -131,6 +134,28 @@ pub(crate) fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Reads a command line. Where no switch is talked to, `--control` would be ignored: whoever writes it counts on it.
+fn parse<S: Into<OsString> + Clone>(line: impl IntoIterator<Item = S>) -> Result<Cli, clap::Error> {
+    let mut command = Cli::command();
+    let matches = command.try_get_matches_from_mut(line)?;
+    let cli = Cli::from_arg_matches(&matches)?;
+    let alone = match cli.command {
+        Command::Run { .. } => "run",
+        Command::Config(_) => "config",
+        Command::Metrics(_) => "metrics",
+        _ => return Ok(cli),
+    };
+    // What the environment says is for other commands.
+    if matches.value_source("control") != Some(ValueSource::CommandLine) {
+        return Ok(cli);
+    }
+    let hint = if alone == "run" { ": switch.control_socket in the configuration says where its own is" } else { "" };
+    Err(command.error(
+        ErrorKind::ArgumentConflict,
+        format!("`{alone}` talks to no running switch, so --control is not for it{hint}"),
+    ))
 }
 
 fn execute(cli: Cli) -> Result<()> {
@@ -192,7 +217,6 @@ fn print_json(value: &impl serde::Serialize) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {
@@ -202,8 +226,21 @@ mod tests {
     #[test]
     fn control_is_taken_anywhere() {
         for line in ["--control /x status", "status --control /x", "guest list --json --control /x"] {
-            let cli = Cli::try_parse_from(std::iter::once("sidecore").chain(line.split(' '))).unwrap();
+            let cli = parse(std::iter::once("sidecore").chain(line.split(' '))).unwrap();
             assert_eq!(cli.control, PathBuf::from("/x"), "{line}");
+        }
+    }
+
+    #[test]
+    fn control_is_refused_where_no_switch_is_talked_to() {
+        for line in ["run --config a", "config check a", "config schema", "metrics list"] {
+            let words = |line: &str| parse(format!("sidecore {line}").split(' '));
+            assert!(words(line).is_ok(), "{line}");
+            for line in [format!("--control /x {line}"), format!("{line} --control /x")] {
+                let error = words(&line).unwrap_err();
+                assert_eq!(error.exit_code(), 2);
+                assert!(error.to_string().contains("talks to no running switch"), "{line}: {error}");
+            }
         }
     }
 }
