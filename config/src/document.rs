@@ -92,7 +92,8 @@ impl<'a> Document<'a> {
     }
 }
 
-/// Reports the keys that `shape` does not know, and those with a value of a kind that they do not take, and gives their names.
+/// Reports the keys that `shape` does not know, and those with a value of a kind that they do not take; gives their
+/// names.
 fn faulty(table: &DeTable<'_>, key: &Key, shape: &Shape, report: &mut Report<'_>) -> Vec<String> {
     let mut faulty = Vec::new();
     for (spanned, value) in table {

@@ -26,7 +26,8 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// The kinds that a part of a schema allows; `about` is what the schema says of the key beside that, `definitions` what it refers to.
+    /// The kinds that a part of a schema allows; `about` is all that the schema says of the key, `definitions` what it
+    /// refers to.
     pub(crate) fn all_of(part: &Value, about: &Value, definitions: &Value) -> Vec<Self> {
         if let Some(name) = part.get("$ref").and_then(Value::as_str).and_then(|path| path.rsplit('/').next()) {
             return match TABLES.iter().find(|(table, _)| *table == name) {

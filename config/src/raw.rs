@@ -227,11 +227,12 @@ pub struct RawGuest {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 63))]
     pub io_core: Option<i64>,
-    /// What the guest minds most: "latency" or "throughput". An I/O core that polls queue pairs of class "latency" takes
-    /// bursts of at most 16 packets instead of 32 from guests, and interrupts all bursts after every 1518 bytes, three short
-    /// packets or one segment of up to 64 KiB to look at 16 such queue pairs at most, more in turn; of what is there, up to
-    /// 4 packets each go at once, within the guest's share. Others pay for it: beside one guest in use, neighbours that
-    /// fill the core forwarded 3.3 instead of 8.5 Mpps. "throughput" waits for its turn. Default: "throughput".
+    /// What the guest minds most: "latency" or "throughput". An I/O core that polls queue pairs of class "latency"
+    /// takes bursts of at most 16 packets instead of 32 from guests, and interrupts all bursts after every 1518 bytes,
+    /// three short packets or one segment of up to 64 KiB, to look at 16 such queue pairs at most, more in turn; of
+    /// what is there, up to 4 packets each go at once, within the guest's share. Others pay for it: beside one guest in
+    /// use, neighbours that fill the core forwarded 3.3 instead of 8.5 Mpps. "throughput" waits for its turn. Default:
+    /// "throughput".
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = "throughput"))]
     pub class: Option<Class>,
@@ -280,8 +281,8 @@ pub struct RawGuest {
     pub anti_spoof: Option<bool>,
     /// Addresses that are always behind this port, whatever other ports send: a list such as ["52:54:00:00:00:02"], of
     /// stations that a guest bridges to, for example. They never age out and cannot be learnt elsewhere. Fixed in the
-    /// access VLAN, the native VLAN and every VLAN listed in trunk; with trunk = "all" only in the native VLAN. Default:
-    /// none.
+    /// access VLAN, the native VLAN and every VLAN listed in trunk; with trunk = "all" only in the native VLAN.
+    /// Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("examples" = [["52:54:00:00:00:02"]]))]
     pub stations: Option<Vec<String>>,

@@ -41,8 +41,8 @@ impl Vlan {
         }
     }
 
-    /// The VLANs that the port names: those in which the addresses configured for it are fixed. A trunk of all VLANs names its
-    /// native one at most.
+    /// The VLANs that the port names: those in which the addresses configured for it are fixed. A trunk of all VLANs
+    /// names its native one at most.
     pub fn named(&self) -> Vec<VlanId> {
         let tagged = match self {
             Self::Trunk { tagged: Tagged::Only(ids), .. } => ids.iter().copied().collect(),

@@ -52,7 +52,8 @@ fn configurations_that_cannot_be() {
     let dir = SwitchProcess::folder().unwrap();
     let base = || SwitchConfig::new(dir.path());
     let with_cores = |cores: &str| base().to_toml().replace(&io_cores_line(&base()), &format!("io_cores = {cores}"));
-    let cases: [(String, &[&str]); 9] = [
+    let mac = "mac = \"52:54:00:00:00:01\"";
+    let cases: [(String, &[&str]); 10] = [
         (with_cores("[4095]"), &["io_cores", "4095", "bad.toml:2:"]),
         (with_cores("[0, 0]"), &["io_cores", "allow_shared_cpu"]),
         (with_cores("[]"), &["io_cores"]),
@@ -60,6 +61,10 @@ fn configurations_that_cannot_be() {
         (
             base().guest("vm1", &[]).guest("vm2", &[]).to_toml().replace("vm2.sock", "vm1.sock"),
             &["vm1.sock", "guest[1].socket"],
+        ),
+        (
+            base().guest("vm1", &[mac]).guest("vm2", &[mac]).to_toml(),
+            &["guest[1].mac", "52:54:00:00:00:01 in VLAN 1", "guest[0].mac"],
         ),
         (base().key("colour = \"blue\"").to_toml(), &["colour", "bad.toml:5:"]),
         (base().guest("vm1", &["queue_pairs = 17"]).to_toml(), &["queue_pairs", "17", "16"]),
