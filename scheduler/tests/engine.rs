@@ -223,8 +223,45 @@ fn a_move_that_makes_it_worse_is_undone_and_not_tried_again_soon() {
     let back = machine.scheduler.decisions().filter(|decision| matches!(decision.what, What::RollBack(_))).count();
     assert!(back >= 1 && orders.len() == 2 * back, "{:?}", machine.scheduler.decisions().collect::<Vec<_>>());
     assert_eq!(machine.wanted(), [110, 20]);
-    assert!(machine.run(50 * SECOND).is_empty());
-    assert_eq!(machine.scheduler.status().rolled_back as usize, back);
+    // Each of the two again after a second, then after two more, four, …, up to a minute.
+    let mut tries = |seconds: u64| {
+        let before = machine.scheduler.status().rolled_back;
+        machine.run(seconds * SECOND);
+        machine.scheduler.status().rolled_back - before
+    };
+    let soon = tries(50);
+    assert!((8..=12).contains(&soon), "{soon}");
+    tries(1000);
+    let later = tries(600);
+    assert!((18..=20).contains(&later), "{later}");
+}
+
+#[test]
+fn what_was_undone_is_tried_again_when_the_load_is_another_one() {
+    // What moves to core 1 costs three times as much there, until the load shifts.
+    let mut machine = Machine::new(2, &[(0, 60), (0, 50), (1, 20)], balance());
+    machine.guests[..2].iter_mut().for_each(|guest| guest.dislikes = Some((1, 200)));
+    machine.run(40 * SECOND);
+    let back = machine.scheduler.status().rolled_back;
+    assert!(back > 4 && machine.wanted() == [110, 20], "{:?}", machine.orders);
+    assert_eq!(machine.scheduler.status().hopeless, Some(Hopeless::Held { core: IoCore(0) }));
+    machine.guests[..2].iter_mut().for_each(|guest| guest.dislikes = None);
+    machine.guests[2].demand = 5;
+    assert!(!machine.run(SECOND).is_empty(), "{:?}", machine.scheduler.decisions().last());
+    assert!(machine.wanted().iter().all(|wanted| *wanted < 95), "{:?}", machine.wanted());
+    assert_eq!((machine.scheduler.status().rolled_back, machine.scheduler.status().hopeless), (back, None));
+}
+
+#[test]
+fn a_load_that_swings_is_no_other_one() {
+    let mut machine = Machine::new(2, &[(0, 60), (0, 50), (1, 20)], balance());
+    machine.guests[..2].iter_mut().for_each(|guest| guest.dislikes = Some((1, 200)));
+    for tick in 0..50 * SECOND {
+        machine.guests[2].demand = if tick / 10 % 2 == 0 { 5 } else { 35 };
+        machine.run(1);
+    }
+    let back = machine.scheduler.status().rolled_back;
+    assert!(back <= 20, "{back} in 50 s");
 }
 
 #[test]

@@ -116,6 +116,11 @@ pub enum Hopeless {
         /// Which core.
         core: IoCore,
     },
+    /// What fills the core may not move yet.
+    Held {
+        /// Which core.
+        core: IoCore,
+    },
     /// No move and no exchange gains enough.
     Stuck {
         /// The core that stays full.
@@ -133,6 +138,10 @@ impl fmt::Display for Hopeless {
             Self::Pinned { core } => {
                 write!(f, "nothing that fills {core} may move: it is pinned, or comes from NICs without a rule")
             }
+            Self::Held { core } => write!(
+                f,
+                "what fills {core} may not move yet: a short time ago it was moved, or put back, or could not be moved"
+            ),
             Self::Stuck { core, load } => {
                 write!(f, "{core} is {:.0} % busy, and no move or exchange of queue pairs gains enough", load * 100.0)
             }

@@ -56,7 +56,11 @@ pub struct Patience {
     pub hold_ns: u64,
     /// … up to this.
     pub longest_hold_ns: u64,
-    /// How long one stays that an operator moved, or whose move was undone or failed.
+    /// How long one stays whose move was undone. Twice as long with every further time soon after, …
+    pub back_hold_ns: u64,
+    /// … up to this; no longer than until its load, or that of a core of the step that was undone, is another one.
+    pub longest_back_hold_ns: u64,
+    /// How long one stays that an operator moved, or whose move failed.
     pub operator_hold_ns: u64,
     /// Loads are averaged over so long before uneven ones are evened out where no core is saturated, …
     pub even_window_ns: u64,
@@ -76,6 +80,8 @@ impl Default for Patience {
             worse: 0.05,
             hold_ns: 1_000_000_000,
             longest_hold_ns: 300_000_000_000,
+            back_hold_ns: 1_000_000_000,
+            longest_back_hold_ns: 60_000_000_000,
             operator_hold_ns: 60_000_000_000,
             even_window_ns: 30_000_000_000,
             even_every_ns: 5_000_000_000,

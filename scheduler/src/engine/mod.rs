@@ -185,6 +185,9 @@ impl Scheduler {
         for queue in moved {
             self.holds.hold(queue, self.tick + self.config.ticks(self.config.patience.operator_hold_ns));
         }
+        if self.holds.look(self.tick, self.config.ticks(planning::SOON_NS), &self.history) {
+            self.planning.changed();
+        }
         self.judge();
         if self.paused || self.outstanding.is_some() {
             return;

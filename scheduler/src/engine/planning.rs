@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::history::Over;
+use super::history::{Over, Queue};
 use super::steps::{Kind, Step};
 use super::watch::Before;
 use super::{Scheduler, What, Why};
@@ -15,11 +15,12 @@ const GO_ON: f64 = 0.4;
 /// Loads are evened out only by this many times as much as they vary: what comes and goes is not evened out by moving it.
 const STEADY: f64 = 3.0;
 /// A situation is another one if a core's load differs by this.
-const DIFFERENT: f64 = 0.1;
+pub(super) const DIFFERENT: f64 = 0.1;
 /// Even where nothing changes, it is planned again after so long.
 const RETRY_NS: u64 = 1_000_000_000;
-/// The same where there is nothing to do and no reason why: averages may not have caught up.
-const SOON_NS: u64 = 100_000_000;
+/// The same where there is nothing to do and no reason why: averages may not have caught up. So long is a situation another one before it is
+/// taken for that.
+pub(super) const SOON_NS: u64 = 100_000_000;
 /// What could not be fixed is resolved once it was not so for this long.
 const RESOLVED_NS: u64 = 10_000_000_000;
 
@@ -95,6 +96,7 @@ fn same(one: &Hopeless, other: &Hopeless) -> bool {
     match (one, other) {
         (Hopeless::Queue { queue, .. }, Hopeless::Queue { queue: other, .. }) => queue == other,
         (Hopeless::Pinned { core }, Hopeless::Pinned { core: other })
+        | (Hopeless::Held { core }, Hopeless::Held { core: other })
         | (Hopeless::Stuck { core, .. }, Hopeless::Stuck { core: other, .. }) => core == other,
         _ => std::mem::discriminant(one) == std::mem::discriminant(other),
     }
@@ -179,7 +181,7 @@ impl Scheduler {
             Hopeless::Queue { queue, .. } => history.queues.iter().any(|known| {
                 known.last.queue == queue && known.short.cycles > full * history.capacity(known.last.core.0)
             }),
-            Hopeless::Pinned { core } | Hopeless::Stuck { core, .. } => loads[core.0] > full,
+            Hopeless::Pinned { core } | Hopeless::Held { core } | Hopeless::Stuck { core, .. } => loads[core.0] > full,
             Hopeless::Cores { .. } => false,
         };
         let resolved = self.config.ticks(RESOLVED_NS);
@@ -234,11 +236,21 @@ impl Scheduler {
             }
             Over::Long => Settings { gain, ..priced },
         };
-        if self.config.policy == Policy::LeastLoaded {
+        let plan = if self.config.policy == Policy::LeastLoaded {
             balance::one_move(&load, &self.topology, &settings, IoCore(core))
         } else {
             balance::balance(&load, &self.topology, &settings)
-        }
+        };
+        Balance { hopeless: plan.hopeless.map(|why| self.or_held(why, over)), ..plan }
+    }
+
+    /// The same reason, or that it is only for a while: without the queue pairs that are held the core would not be full.
+    fn or_held(&self, why: Hopeless, over: Over) -> Hopeless {
+        let (Hopeless::Pinned { core } | Hopeless::Stuck { core, .. }) = why else { return why };
+        let held = |queue: &&Queue| !queue.last.pinned && self.holds.is_held(queue.last.queue, self.tick);
+        let held: f64 = self.history.on(core.0).filter(held).map(|queue| queue.rate(over).cycles).sum();
+        let rest = self.history.loads(over)[core.0] - held / self.history.capacity(core.0);
+        if held > 0.0 && rest <= self.config.balance.full { Hopeless::Held { core } } else { why }
     }
 
     /// What it would do now, were all cores free to take part, without doing it. For policies that do not react to load, what assigning anew

@@ -22,8 +22,8 @@ pub(super) enum Kind {
     Judged(Before),
     /// It is done whatever comes of it.
     Unconditional,
-    /// It undoes another.
-    RollBack,
+    /// It undoes another, before which things were like this.
+    RollBack(Before),
 }
 
 impl Step {
@@ -59,7 +59,7 @@ impl Scheduler {
                 self.abandon_step();
                 continue;
             }
-            let what = if matches!(step.kind, Kind::RollBack) { What::RollBack(next) } else { What::Move(next) };
+            let what = if matches!(step.kind, Kind::RollBack(_)) { What::RollBack(next) } else { What::Move(next) };
             let (why, expected) = (step.why, step.expected);
             return Some((Order::Move(next), self.log.add(self.tick, what, why, expected)));
         }
@@ -75,13 +75,16 @@ impl Scheduler {
         }
         self.moves += 1;
         self.history.put(step.queue, step.to);
-        let (hold, longest) = (self.config.ticks(patience.hold_ns), self.config.ticks(patience.longest_hold_ns));
-        self.holds.moved(step.queue, self.tick, hold, longest);
+        let [hold, longest, back, longest_back] =
+            [patience.hold_ns, patience.longest_hold_ns, patience.back_hold_ns, patience.longest_back_hold_ns]
+                .map(|ns| self.config.ticks(ns));
         let Some(current) = self.steps.front_mut() else { return };
         current.done.push((step, number));
-        if matches!(current.kind, Kind::RollBack) {
+        if let Kind::RollBack(before) = &current.kind {
             self.rolled_back += 1;
-            self.holds.hold(step.queue, self.tick + self.config.ticks(patience.operator_hold_ns));
+            self.holds.put_back(step.queue, self.tick, back, longest_back, before.of(step.queue));
+        } else {
+            self.holds.moved(step.queue, self.tick, hold, longest);
         }
         if current.done.len() == current.moves.len() {
             self.end_step();
@@ -105,15 +108,17 @@ impl Scheduler {
     /// The first step cannot go on. Half of an exchange is undone.
     fn abandon_step(&mut self) {
         let Some(step) = self.steps.pop_front() else { return };
-        if !step.done.is_empty() && matches!(step.kind, Kind::Judged(_)) {
-            self.undo(&step.done, Why::HalfDone);
+        if let Kind::Judged(before) = step.kind
+            && !step.done.is_empty()
+        {
+            self.undo(&step.done, Why::HalfDone, before);
         }
     }
 
-    /// Has moves undone before anything else is done.
-    pub(super) fn undo(&mut self, done: &[(Move, u64)], why: Why) {
+    /// Has moves undone before anything else is done; how things were before them.
+    pub(super) fn undo(&mut self, done: &[(Move, u64)], why: Why, before: Before) {
         let back = |(step, _): &(Move, u64)| Move { queue: step.queue, from: step.to, to: step.from };
         let moves = done.iter().rev().map(back).collect();
-        self.steps.push_front(Step::new(moves, why, None, Kind::RollBack));
+        self.steps.push_front(Step::new(moves, why, None, Kind::RollBack(before)));
     }
 }

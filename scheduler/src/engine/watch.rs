@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::history::{History, Over, Rate};
+use super::history::{History, Over, Queue, Rate};
+use super::planning::DIFFERENT;
 use super::{Scheduler, Why};
 use crate::{Move, QueueId};
 
@@ -10,8 +11,8 @@ use crate::{Move, QueueId};
 #[derive(Debug, Clone)]
 pub(super) struct Before {
     cores: Vec<usize>,
-    /// The load of the fullest of them.
-    fullest: f64,
+    /// The load of each.
+    loads: Vec<f64>,
     /// What their queue pairs did.
     queues: BTreeMap<QueueId, Rate>,
 }
@@ -60,7 +61,7 @@ impl Before {
         let loads = history.loads(Over::Short);
         let here = cores.iter().flat_map(|core| history.on(*core));
         Self {
-            fullest: fullest(&cores, &loads),
+            loads: cores.iter().map(|core| loads[*core]).collect(),
             queues: here.map(|queue| (queue.last.queue, queue.short)).collect(),
             cores,
         }
@@ -72,13 +73,19 @@ impl Before {
 
     /// The load of the fullest of them.
     pub(super) fn fullest(&self) -> f64 {
-        self.fullest
+        self.loads.iter().copied().fold(0.0, f64::max)
+    }
+
+    /// What of it concerns a queue pair of one of the cores.
+    pub(super) fn of(&self, queue: QueueId) -> Option<Then> {
+        let cores = self.cores.iter().copied().zip(self.loads.iter().copied()).collect();
+        Some(Then { cycles: self.queues.get(&queue)?.cycles, cores })
     }
 
     /// By how much the fullest core is fuller than before, or than it should have become by what its queue pairs cost then: had each of them
     /// as many packets as before. So what guests do differently is not taken for the step's effect.
     fn worse_at_equal_rates(&self, history: &History) -> f64 {
-        let (mut expected, mut actual) = (self.fullest, 0.0_f64);
+        let (mut expected, mut actual) = (self.fullest(), 0.0_f64);
         for &core in &self.cores {
             let (mut then, mut now) = (history.besides(core), history.besides(core));
             for queue in history.on(core) {
@@ -91,6 +98,23 @@ impl Before {
             actual = actual.max(now / history.capacity(core));
         }
         actual - expected
+    }
+}
+
+/// How a queue pair, and the cores of its step, were before it.
+#[derive(Debug, Clone)]
+pub(super) struct Then {
+    cycles: f64,
+    cores: Vec<(usize, f64)>,
+}
+
+impl Then {
+    /// Whether it is another situation now: the queue pair's own load or that of one of the cores is another one.
+    pub(super) fn differs(&self, queue: &Queue, loads: &[f64], history: &History) -> bool {
+        let differ = |then: f64, now: f64| (then - now).abs() >= DIFFERENT;
+        let capacity = history.capacity(queue.last.core.0);
+        differ(self.cycles / capacity, queue.short.cycles / capacity)
+            || self.cores.iter().any(|(core, then)| loads.get(*core).is_some_and(|now| differ(*then, *now)))
     }
 }
 
@@ -108,7 +132,7 @@ impl Scheduler {
         }
         let loads = self.history.loads(Over::Short);
         for watch in settled {
-            let measured = watch.before.fullest - fullest(&watch.before.cores, &loads);
+            let measured = watch.before.fullest() - fullest(&watch.before.cores, &loads);
             self.gains.add(watch.expected, measured);
             for (_, number) in &watch.done {
                 if let Some(decision) = self.log.get_mut(*number) {
@@ -118,7 +142,7 @@ impl Scheduler {
             let worse = watch.before.worse_at_equal_rates(&self.history);
             if worse > self.config.patience.worse && !self.paused {
                 self.planning.press(watch.cores());
-                self.undo(&watch.done, Why::Worse(worse));
+                self.undo(&watch.done, Why::Worse(worse), watch.before);
             }
         }
     }

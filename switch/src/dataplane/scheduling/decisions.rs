@@ -3,7 +3,7 @@
 use scheduler::{Decision, Hopeless, What, Why};
 
 /// Every kind of decision, with each reason there can be for it.
-pub(crate) const DECISIONS: [(&str, &str); 14] = [
+pub(crate) const DECISIONS: [(&str, &str); 15] = [
     ("move", "saturated"),
     ("move", "uneven"),
     ("move", "draining"),
@@ -15,6 +15,7 @@ pub(crate) const DECISIONS: [(&str, &str); 14] = [
     ("cannot_fix", "one_queue"),
     ("cannot_fix", "all_full"),
     ("cannot_fix", "pinned"),
+    ("cannot_fix", "held"),
     ("cannot_fix", "stuck"),
     ("pause", "operator"),
     ("resume", "operator"),
@@ -39,6 +40,7 @@ pub(super) fn reason(decision: &Decision) -> &'static str {
         (What::CannotFix(Hopeless::Queue { .. }), _) => "one_queue",
         (What::CannotFix(Hopeless::Cores { .. }), _) => "all_full",
         (What::CannotFix(Hopeless::Pinned { .. }), _) => "pinned",
+        (What::CannotFix(Hopeless::Held { .. }), _) => "held",
         (What::CannotFix(Hopeless::Stuck { .. }), _) => "stuck",
         (_, Why::Saturated(_)) => "saturated",
         (_, Why::Uneven(_)) => "uneven",
