@@ -182,6 +182,18 @@ fn least_loaded_says_why_too() {
     assert_eq!(hopeless(&machine).len(), 1);
 }
 
+#[test]
+fn least_loaded_relieves_a_core_that_comes_after_one_that_cannot_be() {
+    let mut machine = Machine::new(3, &[(0, 120), (1, 60), (1, 60), (2, 10)], by(Policy::LeastLoaded));
+    machine.scheduler.pause();
+    machine.run(2);
+    assert_eq!(machine.scheduler.plan().moves.len(), 1, "it says so");
+    machine.scheduler.resume();
+    machine.run(SECOND);
+    assert_eq!(machine.orders, [(3, Order::Move(Move { queue: id(1), from: IoCore(1), to: IoCore(2) }))]);
+    assert_eq!(queues(&hopeless(&machine)), [id(0)], "it is said of the first when nothing is left to do");
+}
+
 /// One of two guests has moved, and again each time an operator put it back, with these pauses; then a tenth of a core could be gained by a move.
 fn after_pauses(pauses: &[u64]) -> Machine {
     let mut machine = Machine::new(2, &[(0, 60), (0, 60), (1, 20)], balance());

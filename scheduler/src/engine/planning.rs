@@ -125,13 +125,14 @@ impl Scheduler {
         let loads = self.history.loads(Over::Short);
         let pressing = self.pressing();
         self.planning.eased.retain(|core, until| self.tick < *until || loads[*core] >= pressing);
-        let Some(&core) = saturated.iter().find(|core| !closed[**core] && loads[**core] >= pressing) else { return };
-        if self.is_in_vain(&saturated, &loads) {
+        let presses = |core: &usize| !closed[*core] && loads[*core] >= pressing;
+        let pressed: Vec<usize> = saturated.iter().copied().filter(presses).collect();
+        if pressed.is_empty() || self.is_in_vain(&saturated, &loads) {
             return;
         }
         let begin = self.config.balance.gain;
         let gain = if self.planning.relieving { begin * GO_ON } else { begin };
-        let plan = self.plan_over(Over::Short, gain, &closed, core);
+        let (core, plan) = self.plan_first(gain, &closed, &pressed);
         let in_flight = !self.steps.is_empty() || !self.watches.is_empty();
         let too_full = self.config.elastic.is_some_and(|elastic| plan.after > elastic.wake_above);
         let wakes = (too_full || plan.moves.is_empty()) && self.wake(core);
@@ -244,6 +245,16 @@ impl Scheduler {
         Balance { hopeless: plan.hopeless.map(|why| self.or_held(why, over)), ..plan }
     }
 
+    /// The first of these cores, of which there is at least one, that a step relieves, and the plan; the first one where there is none.
+    fn plan_first(&self, gain: f64, closed: &[bool], cores: &[usize]) -> (usize, Balance) {
+        // Others look at all cores at once.
+        let tried = if self.config.policy == Policy::LeastLoaded { cores.len() } else { 1 };
+        let mut plans = cores[..tried].iter().map(|core| (*core, self.plan_over(Over::Short, gain, closed, *core)));
+        let (core, plan) = plans.next().expect("one core, at least");
+        let relieves = |plan: &Balance| !plan.moves.is_empty();
+        if relieves(&plan) { (core, plan) } else { plans.find(|(_, plan)| relieves(plan)).unwrap_or((core, plan)) }
+    }
+
     /// The same reason, or that it is only for a while: without the queue pairs that are held the core would not be full.
     fn or_held(&self, why: Hopeless, over: Over) -> Hopeless {
         let (Hopeless::Pinned { core } | Hopeless::Stuck { core, .. }) = why else { return why };
@@ -260,16 +271,14 @@ impl Scheduler {
         let closed: Vec<bool> = (0..self.history.cores()).map(|core| self.history.is_parked(core)).collect();
         let loads = self.history.loads(Over::Short);
         let fullest = (0..loads.len()).max_by(|a, b| loads[*a].total_cmp(&loads[*b])).unwrap_or(0);
-        let saturated = (0..loads.len()).any(|core| self.detector.is_saturated(IoCore(core)));
+        let saturated: Vec<usize> = (0..loads.len()).filter(|core| self.detector.is_saturated(IoCore(*core))).collect();
         match self.config.policy {
             Policy::Static | Policy::RoundRobin => self.as_it_is(&loads, Vec::new()),
-            Policy::Balance if !saturated => {
+            Policy::Balance if saturated.is_empty() => {
                 self.plan_over(Over::Long, self.config.patience.even_gain, &closed, fullest)
             }
-            Policy::LeastLoaded if !saturated => self.as_it_is(&loads, Vec::new()),
-            Policy::LeastLoaded | Policy::Balance => {
-                self.plan_over(Over::Short, self.config.balance.gain, &closed, fullest)
-            }
+            Policy::LeastLoaded if saturated.is_empty() => self.as_it_is(&loads, Vec::new()),
+            Policy::LeastLoaded | Policy::Balance => self.plan_first(self.config.balance.gain, &closed, &saturated).1,
             _ => self.as_it_is(&loads, self.assigned(&self.history.average(Over::Long, &closed, |_| false))),
         }
     }
