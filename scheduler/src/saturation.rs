@@ -16,7 +16,7 @@ pub struct Thresholds {
     pub wait_ns: u64,
     /// … in so many ticks in a row: saturated. The first of several need not be busy all the time: work only has to wait at its end, and not before.
     pub onset_ticks: u32,
-    /// Busy less than this part of a tick, …
+    /// Busy less than this part of a tick, which is taken to be a tenth below `busy` at most, …
     pub calm: f64,
     /// … in so many ticks in a row: no longer.
     pub calm_ticks: u32,
@@ -26,6 +26,17 @@ impl Default for Thresholds {
     /// Two ticks in, twenty out.
     fn default() -> Self {
         Self { busy: 0.95, wait_ns: 50_000, onset_ticks: 2, calm: 0.85, calm_ticks: 20 }
+    }
+}
+
+/// How far below `busy` a core has to come for being calm, at least: between the two nothing changes.
+const APART: f64 = 0.1;
+
+impl Thresholds {
+    /// The same, with `calm` below `busy`.
+    #[must_use]
+    pub(crate) fn apart(self) -> Self {
+        Self { calm: self.calm.min(self.busy - APART), ..self }
     }
 }
 
@@ -58,7 +69,7 @@ impl Detector {
     /// For so many cores, none of them saturated.
     #[must_use]
     pub fn new(cores: usize, thresholds: Thresholds) -> Self {
-        Self { thresholds, cores: vec![State::default(); cores] }
+        Self { thresholds: thresholds.apart(), cores: vec![State::default(); cores] }
     }
 
     /// Whether a core is saturated, as of the last tick.

@@ -131,6 +131,17 @@ fn it_ends_only_after_a_while_of_calm() {
 }
 
 #[test]
+fn a_constant_load_changes_nothing_twice_however_low_the_threshold() {
+    for busy in [0.5, 0.6, 0.75, 0.9, 0.95, 1.0] {
+        for load in 40..=100 {
+            let mut detector = Detector::new(1, Thresholds { busy, ..Thresholds::default() });
+            let changes = ticks(&mut detector, core(load, 500), 1000);
+            assert_eq!(changes.len(), usize::from(load as f64 / 100.0 >= busy), "{load} % at {busy}");
+        }
+    }
+}
+
+#[test]
 fn each_core_has_a_state_of_its_own() {
     let mut detector = Detector::new(3, Thresholds::default());
     let load = [core(100, 500), core(10, 0), core(100, 500)];

@@ -36,6 +36,11 @@ impl Default for Config {
 }
 
 impl Config {
+    /// The same, with thresholds that are apart.
+    pub(super) fn checked(self) -> Self {
+        Self { thresholds: self.thresholds.apart(), ..self }
+    }
+
     /// So many nanoseconds in ticks, at least one.
     pub(super) fn ticks(&self, ns: u64) -> u64 {
         ns.div_ceil(self.tick_ns.max(1)).max(1)

@@ -126,6 +126,7 @@ impl Scheduler {
     /// For the I/O cores of a machine, all of them awake.
     #[must_use]
     pub fn new(config: Config, topology: Topology) -> Self {
+        let config = config.checked();
         let (auto, window) = (settings::auto_of(&config), settings::window_of(&config));
         Self {
             tick: 0,

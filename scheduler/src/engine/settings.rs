@@ -8,6 +8,7 @@ impl Scheduler {
     /// Goes by another configuration from the next tick on. What it knows of the loads, and what it decided, stays; what was planned and not
     /// begun is forgotten.
     pub fn configure(&mut self, config: Config) {
+        let config = config.checked();
         self.forget_plans();
         if config.thresholds != self.config.thresholds {
             self.detector = Detector::new(self.topology.cpus.len(), config.thresholds);
