@@ -319,6 +319,65 @@ fn half_an_exchange_is_undone() {
     assert_eq!(back.unwrap().why, Why::HalfDone);
 }
 
+/// An exchange of which the first move was ordered.
+fn exchanging() -> (Machine, Move) {
+    let mut machine = Machine::new(2, &[(0, 50), (0, 60), (1, 40), (1, 30)], balance());
+    loop {
+        machine.ticks += 1;
+        let load = machine.load();
+        machine.scheduler.tick(&load);
+        match machine.scheduler.next_order() {
+            Some(Order::Move(first)) => return (machine, first),
+            order => assert_eq!(order, None),
+        }
+    }
+}
+
+#[test]
+fn an_exchange_that_has_begun_is_ended_before_a_pause() {
+    let pause: fn(&mut Scheduler) = Scheduler::pause;
+    let configure: fn(&mut Scheduler) = |scheduler| scheduler.configure(by(Policy::Static));
+    for (stop, early) in [(pause, true), (pause, false), (configure, true), (configure, false)] {
+        let (mut machine, first) = exchanging();
+        if early {
+            stop(&mut machine.scheduler);
+        }
+        machine.guests[first.queue.port.0 as usize].core = first.to.0;
+        machine.scheduler.finished(Outcome::Done { pause_ns: 20_000 });
+        if !early {
+            stop(&mut machine.scheduler);
+        }
+        assert!(machine.scheduler.has_orders());
+        let Some(Order::Move(second)) = machine.scheduler.next_order() else { panic!("half an exchange is left") };
+        assert_eq!((second.from, second.to), (first.to, first.from));
+        machine.guests[second.queue.port.0 as usize].core = second.to.0;
+        machine.scheduler.finished(Outcome::Done { pause_ns: 20_000 });
+        assert_eq!(machine.scheduler.status().settling, 1, "and is judged");
+        assert!(machine.run(SECOND).is_empty());
+        let judged = machine.scheduler.decisions().filter(|decision| decision.measured.is_some()).count();
+        assert_eq!((machine.scheduler.status().settling, judged), (0, 2));
+    }
+}
+
+#[test]
+fn half_an_exchange_is_undone_before_a_pause() {
+    for early in [true, false] {
+        let (mut machine, first) = exchanging();
+        machine.scheduler.finished(Outcome::Done { pause_ns: 20_000 });
+        if early {
+            machine.scheduler.pause();
+        }
+        assert!(machine.scheduler.next_order().is_some());
+        machine.scheduler.finished(Outcome::Failed { reason: "it would not".to_owned() });
+        machine.scheduler.pause();
+        let back = Move { from: first.to, to: first.from, ..first };
+        assert_eq!(machine.scheduler.next_order(), Some(Order::Move(back)));
+        machine.scheduler.finished(Outcome::Done { pause_ns: 20_000 });
+        assert_eq!(machine.scheduler.next_order(), None);
+        assert_eq!(machine.scheduler.status().rolled_back, 1);
+    }
+}
+
 #[test]
 fn an_operators_move_is_left_alone_for_a_while() {
     let mut machine = Machine::new(2, &[(0, 45), (1, 40), (1, 20), (0, 5)], balance());

@@ -200,15 +200,15 @@ impl Scheduler {
         }
     }
 
-    /// Whether there is something to do, as far as is known before it is asked for.
+    /// Whether there is something to do, as far as is known before it is asked for. Also what is left of a step while it is paused.
     #[must_use]
     pub fn has_orders(&self) -> bool {
-        !self.paused && (!self.power.is_empty() || !self.steps.is_empty())
+        !self.power.is_empty() || !self.steps.is_empty()
     }
 
     /// The next thing to do, if there is any. `None` until the last one is [`finished`](Self::finished).
     pub fn next_order(&mut self) -> Option<Order> {
-        if self.outstanding.is_some() || self.paused {
+        if self.outstanding.is_some() {
             return None;
         }
         let (order, number) = self.next_power().or_else(|| self.next_move())?;
@@ -237,7 +237,7 @@ impl Scheduler {
         self.planning.changed();
     }
 
-    /// Stops deciding. What was planned and not begun is forgotten.
+    /// Stops deciding. What was planned and not begun is forgotten; what was begun is still ended.
     pub fn pause(&mut self) {
         if !self.paused {
             self.paused = true;
@@ -307,9 +307,12 @@ impl Scheduler {
         self.log.all()
     }
 
-    /// Forgets what was planned and not begun.
+    /// Forgets what was planned and not begun. Of a step that was, the rest is still to come, or what is done of it is undone: half an exchange
+    /// may be worse than none.
     fn forget_plans(&mut self) {
-        self.steps.clear();
+        let moves = matches!(self.outstanding, Some((Order::Move(_), _)));
+        let begun = self.steps.front().is_some_and(|step| moves || step.has_begun());
+        self.steps.truncate(usize::from(begun));
         self.power.clear();
         self.elastic.forget();
         self.planning.forget();

@@ -31,6 +31,11 @@ impl Step {
         Self { moves, why, expected, kind, done: Vec::new() }
     }
 
+    /// Whether a part of it is done, or of what it undoes.
+    pub(super) fn has_begun(&self) -> bool {
+        !self.done.is_empty() || self.why == Why::HalfDone
+    }
+
     pub(super) fn cores(&self) -> impl Iterator<Item = usize> + '_ {
         self.moves.iter().flat_map(|step| [step.from.0, step.to.0])
     }
