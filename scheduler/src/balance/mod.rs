@@ -130,22 +130,29 @@ pub enum Hopeless {
     },
 }
 
-impl fmt::Display for Hopeless {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Queue { queue, load } => write!(f, "{queue} alone takes {:.0} % of a core", load * 100.0),
-            Self::Cores { mean } => write!(f, "all cores are full: {:.0} % busy on average", mean * 100.0),
+impl Hopeless {
+    /// The same in words, with these names for queue pairs.
+    #[must_use]
+    pub fn told(&self, name: impl Fn(QueueId) -> String) -> String {
+        match *self {
+            Self::Queue { queue, load } => format!("{} alone takes {:.0} % of a core", name(queue), load * 100.0),
+            Self::Cores { mean } => format!("all cores are full: {:.0} % busy on average", mean * 100.0),
             Self::Pinned { core } => {
-                write!(f, "nothing that fills {core} may move: it is pinned, or comes from NICs without a rule")
+                format!("nothing that fills {core} may move: it is pinned, or comes from NICs without a rule")
             }
-            Self::Held { core } => write!(
-                f,
+            Self::Held { core } => format!(
                 "what fills {core} may not move yet: a short time ago it was moved, or put back, or could not be moved"
             ),
             Self::Stuck { core, load } => {
-                write!(f, "{core} is {:.0} % busy, and no move or exchange of queue pairs gains enough", load * 100.0)
+                format!("{core} is {:.0} % busy, and no move or exchange of queue pairs gains enough", load * 100.0)
             }
         }
+    }
+}
+
+impl fmt::Display for Hopeless {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.told(|queue| queue.to_string()))
     }
 }
 

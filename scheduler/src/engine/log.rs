@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 
-use crate::{Hopeless, IoCore, Move};
+use crate::{Hopeless, IoCore, Move, QueueId};
 
 /// Something that was decided.
 #[derive(Debug, Clone, PartialEq)]
@@ -66,17 +66,25 @@ pub enum Why {
     Operator,
 }
 
+impl What {
+    /// The same in words, with these names for queue pairs.
+    #[must_use]
+    pub fn told(&self, name: impl Fn(QueueId) -> String) -> String {
+        match *self {
+            Self::Move(Move { queue, from, to }) => format!("{} from {from} to {to}", name(queue)),
+            Self::RollBack(Move { queue, from, to }) => format!("{} back from {from} to {to}", name(queue)),
+            Self::Park(core) => format!("park {core}"),
+            Self::Wake(core) => format!("wake {core}"),
+            Self::CannotFix(hopeless) => format!("nothing: {}", hopeless.told(name)),
+            Self::Pause => "pause".to_owned(),
+            Self::Resume => "resume".to_owned(),
+        }
+    }
+}
+
 impl fmt::Display for What {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Move(Move { queue, from, to }) => write!(f, "{queue} from {from} to {to}"),
-            Self::RollBack(Move { queue, from, to }) => write!(f, "{queue} back from {from} to {to}"),
-            Self::Park(core) => write!(f, "park {core}"),
-            Self::Wake(core) => write!(f, "wake {core}"),
-            Self::CannotFix(hopeless) => write!(f, "nothing: {hopeless}"),
-            Self::Pause => f.write_str("pause"),
-            Self::Resume => f.write_str("resume"),
-        }
+        f.write_str(&self.told(|queue| queue.to_string()))
     }
 }
 

@@ -364,6 +364,12 @@ impl Loads {
         locked(&self.guests).iter().find(|guest| u32::from(guest.port.0) == port.0).cloned()
     }
 
+    /// What guests are called, by their ports.
+    pub(super) fn names(&self) -> BTreeMap<PortId, String> {
+        let guests = locked(&self.guests);
+        guests.iter().map(|guest| (PortId(guest.port.0.into()), guest.name().to_owned())).collect()
+    }
+
     /// Every queue pair, with the core it is on or will start on.
     pub(super) fn homes(&self) -> Vec<(QueueId, IoCore)> {
         let guests = locked(&self.guests);

@@ -1,24 +1,26 @@
 //! The scheduler at work: a thread that reads the loads once a tick and carries out what [`scheduler::Scheduler`] orders.
 
 mod decisions;
+mod standing;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use scheduler::{
-    Cpu, Decision, Demand, Elastic, IoCore, Move, Order, Outcome, PlaceError, Plan, Policy, QueueId, Scheduler,
-    Settings, Thresholds, Topology, What,
+    Cpu, Decision, Demand, Elastic, Move, Order, Outcome, PlaceError, Plan, Policy, QueueId, Scheduler, Settings,
+    Thresholds, Topology, What,
 };
 
 pub(crate) use self::decisions::DECISIONS;
 use self::decisions::{kind, reason};
+use self::standing::{Standing, name};
 use super::fabric::Fabric;
 use super::load::{LoadReader, Loads, ns};
 use super::uplink_queues::Uplinks;
 use crate::control::protocol::PlanReport;
-use crate::snapshot::{DecisionSnapshot, GainsSnapshot, SchedulerSnapshot, StepSnapshot};
+use crate::snapshot::SchedulerSnapshot;
 
 /// Decisions that are remembered.
 const REMEMBERED: usize = 256;
@@ -61,23 +63,11 @@ impl Scheduling {
         cores: &config::IoCores,
         settings: &config::SchedulerConfig,
     ) -> std::io::Result<Self> {
-        let mut scheduler = Scheduler::new(made_of(settings, cores), topology(cores));
-        if !settings.rebalance {
-            scheduler.pause();
-        }
-        let state = State {
-            scheduler,
-            settings: *settings,
-            cores: cores.clone(),
-            ends: false,
-            times: VecDeque::new(),
-            decided: BTreeMap::new(),
-        };
         let shared = Arc::new(Shared {
             loads: Arc::clone(loads),
             fabric: Arc::clone(fabric),
             uplinks: Arc::clone(uplinks),
-            state: Mutex::new(state),
+            state: Mutex::new(State::new(cores, settings)),
             changed: Condvar::new(),
         });
         let runs = Arc::clone(&shared);
@@ -87,14 +77,7 @@ impl Scheduling {
 
     /// Goes by other settings from now on.
     pub(crate) fn set(&self, settings: &config::SchedulerConfig) {
-        let mut state = self.shared.lock();
-        state.settings = *settings;
-        state.configure();
-        match settings.rebalance {
-            true => state.scheduler.resume(),
-            false => state.scheduler.pause(),
-        }
-        drop(state);
+        self.shared.lock().set(settings);
         self.shared.changed.notify_all();
     }
 
@@ -102,10 +85,7 @@ impl Scheduling {
     pub(crate) fn set_paused(&self, paused: bool) -> bool {
         let mut state = self.shared.lock();
         let before = state.scheduler.status().paused;
-        match paused {
-            true => state.scheduler.pause(),
-            false => state.scheduler.resume(),
-        }
+        state.set_paused(paused);
         before != paused
     }
 
@@ -123,36 +103,14 @@ impl Scheduling {
             moves: plan.moves.iter().map(told).collect(),
             before: plan.before,
             after: plan.after,
-            cannot_fix: plan.hopeless.map(|why| self.shared.with_names(&why.to_string())),
+            cannot_fix: plan.hopeless.map(|why| why.told(|queue| self.shared.name(queue))),
         }
     }
 
     /// How things stand.
     pub(super) fn snapshot(&self) -> SchedulerSnapshot {
-        let state = self.shared.lock();
-        let status = state.scheduler.status();
-        let numbers = |cores: &[IoCore]| cores.iter().map(|core| core.0).collect();
-        let decision = |decision: &Decision| self.shared.decision(decision, &state.times);
-        let decisions: Vec<_> = state.scheduler.decisions().map(decision).collect();
-        SchedulerSnapshot {
-            policy: status.policy.to_string(),
-            paused: status.paused,
-            tick_ms: state.settings.tick_ms.into(),
-            ticks: status.tick,
-            saturated: numbers(&status.saturated),
-            parked: numbers(&status.parked),
-            moves: status.moves,
-            failed: status.failed,
-            rolled_back: status.rolled_back,
-            gains: GainsSnapshot {
-                expected: status.gains.expected,
-                gained: status.gains.gained,
-                lost: status.gains.lost,
-            },
-            cannot_fix: status.hopeless.map(|why| self.shared.with_names(&why.to_string())),
-            decided: by_kind(&state.decided),
-            decisions,
-        }
+        let standing = self.shared.lock().standing();
+        standing.told(&self.shared.loads.names())
     }
 
     /// Ends the thread; no move is under way then.
@@ -195,13 +153,16 @@ impl Shared {
             let tick = state.tick();
             // The scheduler's time is ticks: those that it slept through were all like their mean.
             state.scheduler.ticks(reader.tick(tick), ticks);
-            state.note_decisions(self);
+            let decided = state.note_decisions();
             drop(state);
+            self.log(&decided);
             while let Some(order) = self.next_order() {
                 let outcome = self.carry_out(order);
                 let mut state = self.lock();
                 state.scheduler.finished(outcome);
-                state.note_decisions(self);
+                let decided = state.note_decisions();
+                drop(state);
+                self.log(&decided);
             }
             self.uplinks.come_home();
             ticks = if self.fabric.sleeps() { (REST.as_micros() / tick.as_micros().max(1)).max(1) as u32 } else { 1 };
@@ -213,7 +174,9 @@ impl Shared {
     fn next_order(&self) -> Option<Order> {
         let mut state = self.lock();
         let order = if state.ends { None } else { state.scheduler.next_order() };
-        state.note_decisions(self);
+        let decided = state.note_decisions();
+        drop(state);
+        self.log(&decided);
         order
     }
 
@@ -246,72 +209,82 @@ impl Shared {
 
     /// What operators call a queue pair.
     fn name(&self, queue: QueueId) -> String {
-        match self.loads.guest(queue.port) {
-            Some(guest) => format!("queue pair {} of guest {}", queue.queue, guest.name()),
-            None => queue.to_string(),
-        }
+        name(queue, self.loads.guest(queue.port).as_ref().map(|guest| guest.name()))
     }
 
-    /// The same in a text of the scheduler's.
-    fn with_names(&self, text: &str) -> String {
-        let homes = self.loads.homes().into_iter();
-        homes.fold(text.to_owned(), |text, (queue, _)| replace_whole(&text, &queue.to_string(), &self.name(queue)))
-    }
-
-    fn step(&self, what: &What) -> Option<StepSnapshot> {
-        let (What::Move(step) | What::RollBack(step)) = what else { return None };
-        let guest = self.loads.guest(step.queue.port)?.name().to_owned();
-        Some(StepSnapshot { guest, queue: step.queue.queue, from: step.from.0, to: step.to.0 })
-    }
-
-    fn decision(&self, decision: &Decision, times: &VecDeque<(u64, SystemTime)>) -> DecisionSnapshot {
-        let made = times.iter().find(|(number, _)| *number == decision.number);
-        let since = made.and_then(|(_, time)| time.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
-        DecisionSnapshot {
-            number: decision.number,
-            time_ms: since.as_millis() as u64,
-            kind: kind(decision).to_owned(),
-            reason: reason(decision).to_owned(),
-            what: self.with_names(&decision.what.to_string()),
-            step: self.step(&decision.what),
-            why: self.with_names(&decision.why.to_string()),
-            expected_gain: decision.expected,
-            measured_gain: decision.measured,
-            pause_us: decision.pause_ns.map(|ns| ns as f64 / 1e3),
-            failed: decision.failed.clone(),
+    /// Logs decisions. Not to be called with the state locked: every tick needs it, and so does the next move.
+    fn log(&self, decisions: &[Decision]) {
+        for decision in decisions {
+            let (what, why) = (decision.what.told(|queue| self.name(queue)), decision.why);
+            let guest = match decision.what {
+                What::Move(step) | What::RollBack(step) => self.loads.guest(step.queue.port),
+                _ => None,
+            };
+            // Each guest's moves are limited by themselves.
+            match guest {
+                Some(guest) => tracing::info!(guest = guest.name(), "scheduler: {what}: {why}"),
+                None => tracing::info!("scheduler: {what}: {why}"),
+            }
         }
     }
 }
 
 impl State {
+    fn new(cores: &config::IoCores, settings: &config::SchedulerConfig) -> Self {
+        let mut state = Self {
+            scheduler: Scheduler::new(made_of(settings, cores), topology(cores)),
+            settings: *settings,
+            cores: cores.clone(),
+            ends: false,
+            times: VecDeque::new(),
+            decided: BTreeMap::new(),
+        };
+        state.set_paused(!settings.rebalance);
+        state
+    }
+
     fn tick(&self) -> Duration {
         Duration::from_millis(self.settings.tick_ms.into())
     }
 
-    fn configure(&mut self) {
-        self.scheduler.configure(made_of(&self.settings, &self.cores));
+    /// Goes by other settings.
+    fn set(&mut self, settings: &config::SchedulerConfig) {
+        self.settings = *settings;
+        self.scheduler.configure(made_of(settings, &self.cores));
+        self.set_paused(!settings.rebalance);
     }
 
-    /// Notes the time of decisions that are new, counts them and logs them.
-    fn note_decisions(&mut self, shared: &Shared) {
+    fn set_paused(&mut self, paused: bool) {
+        match paused {
+            true => self.scheduler.pause(),
+            false => self.scheduler.resume(),
+        }
+    }
+
+    /// Notes the time of decisions that are new, and counts them; returns them, for the log.
+    fn note_decisions(&mut self) -> Vec<Decision> {
         let known = self.times.back().map(|(number, _)| *number);
-        let new =
-            self.scheduler.decisions().rev().take_while(|decision| known.is_none_or(|known| decision.number > known));
-        let new: Vec<&Decision> = new.collect();
+        let is_new = |decision: &&Decision| known.is_none_or(|known| decision.number > known);
+        let mut new: Vec<Decision> = self.scheduler.decisions().rev().take_while(is_new).cloned().collect();
+        new.reverse();
         let now = SystemTime::now();
-        for decision in new.into_iter().rev() {
-            let [what, why] =
-                [decision.what.to_string(), decision.why.to_string()].map(|text| shared.with_names(&text));
-            // Each guest's moves are limited by themselves.
-            match shared.step(&decision.what) {
-                Some(StepSnapshot { guest, .. }) => tracing::info!(guest, "scheduler: {what}: {why}"),
-                None => tracing::info!("scheduler: {what}: {why}"),
-            }
+        for decision in &new {
             *self.decided.entry((kind(decision), reason(decision))).or_default() += 1;
             self.times.push_back((decision.number, now));
         }
         let more = self.times.len().saturating_sub(REMEMBERED);
         self.times.drain(..more);
+        new
+    }
+
+    fn standing(&self) -> Standing {
+        Standing {
+            status: self.scheduler.status(),
+            tick_ms: self.settings.tick_ms,
+            decided: by_kind(&self.decided),
+            decisions: self.scheduler.decisions().cloned().collect(),
+            times: self.times.iter().copied().collect(),
+        }
     }
 }
 
@@ -322,17 +295,6 @@ fn by_kind(decided: &BTreeMap<(&str, &str), u64>) -> BTreeMap<String, BTreeMap<S
         kinds.entry((*kind).to_owned()).or_default().insert((*reason).to_owned(), *count);
     }
     kinds
-}
-
-/// The text with `to` for each `from` that no digit follows: port 1 is not meant where port 10 is.
-fn replace_whole(text: &str, from: &str, to: &str) -> String {
-    let mut parts = text.split(from);
-    let mut replaced = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        replaced += if part.starts_with(|next: char| next.is_ascii_digit()) { from } else { to };
-        replaced += part;
-    }
-    replaced
 }
 
 fn done_or(done: bool, reason: &str) -> Outcome {
@@ -386,19 +348,4 @@ fn topology(cores: &config::IoCores) -> Topology {
 fn node_of(folder: &str) -> u16 {
     let names = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
     names.filter_map(|name| name.to_str()?.strip_prefix("node")?.parse().ok()).next().unwrap_or(0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_takes_the_place_of_its_own_number_only() {
-        let text = "queue pair 0 of port 1 from I/O core 0, queue pair 0 of port 10, queue pair 0 of port 1";
-        let replaced = replace_whole(text, "queue pair 0 of port 1", "queue pair 0 of guest a");
-        assert_eq!(
-            replaced,
-            "queue pair 0 of guest a from I/O core 0, queue pair 0 of port 10, queue pair 0 of guest a"
-        );
-    }
 }
