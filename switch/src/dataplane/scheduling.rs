@@ -247,11 +247,13 @@ impl State {
         Duration::from_millis(self.settings.tick_ms.into())
     }
 
-    /// Goes by other settings.
+    /// Goes by other settings. Who paused it by hand has it paused until they say otherwise, or `rebalance` does.
     fn set(&mut self, settings: &config::SchedulerConfig) {
-        self.settings = *settings;
+        let before = std::mem::replace(&mut self.settings, *settings);
         self.scheduler.configure(made_of(settings, &self.cores));
-        self.set_paused(!settings.rebalance);
+        if settings.rebalance != before.rebalance {
+            self.set_paused(!settings.rebalance);
+        }
     }
 
     fn set_paused(&mut self, paused: bool) {
@@ -348,4 +350,33 @@ fn topology(cores: &config::IoCores) -> Topology {
 fn node_of(folder: &str) -> u16 {
     let names = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
     names.filter_map(|name| name.to_str()?.strip_prefix("node")?.parse().ok()).next().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_paused_by_hand_stays_so_until_rebalance_is_changed() {
+        let cores = config::IoCores { cpus: vec![config::CpuId(0), config::CpuId(1)], min: 2 };
+        let mut settings = config::SchedulerConfig::default();
+        let mut state = State::new(&cores, &settings);
+        let is_paused = |state: &State| state.scheduler.status().paused;
+        state.set_paused(true);
+        settings.tick_ms = 10;
+        state.set(&settings);
+        assert!(is_paused(&state), "another key changed");
+        settings.rebalance = false;
+        state.set(&settings);
+        assert!(is_paused(&state));
+        settings.rebalance = true;
+        state.set(&settings);
+        assert!(!is_paused(&state), "it was changed");
+        settings.rebalance = false;
+        state.set(&settings);
+        state.set_paused(false);
+        settings.gain = 0.1;
+        state.set(&settings);
+        assert!(!is_paused(&state), "resumed by hand");
+    }
 }
