@@ -1,10 +1,11 @@
 //! One region of guest memory, mapped.
 
 use std::fs::File;
-use std::os::unix::fs::MetadataExt;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use vm_memory::mmap::MmapRegionError;
 use vm_memory::{FileOffset, MmapRegion};
 
 use super::HostPtr;
@@ -58,7 +59,7 @@ pub enum MemoryError {
         /// Its offset in the file, in bytes.
         offset: u64,
         /// What the mapping library said.
-        source: vm_memory::mmap::MmapRegionError,
+        source: MmapRegionError,
     },
     /// `REM_MEM_REG` for a part of a region, or for more than one.
     #[error("no memory region begins at {0} and has the size and the frontend's address that were given")]
@@ -156,17 +157,15 @@ impl Region {
         // From offset 0: a hugetlb file cannot be mapped from an offset that is not a multiple of its page size, and frontends send such
         // offsets (QEMU merges adjacent regions).
         let end = size.checked_add(mmap_offset).ok_or_else(overflow)?;
-        let total = mapped_length(&file, end).ok_or_else(overflow)?;
+        let failed = |source| MemoryError::Map { guest, size, offset: mmap_offset, source };
+        let page = page_size(&file).map_err(|error| failed(MmapRegionError::Mmap(error)))?;
+        // Whole pages: of a hugetlb file no less can be unmapped or replaced, whatever length the file says it has.
+        let total = end.checked_next_multiple_of(page as u64).ok_or_else(overflow)?;
         let room = Room::claim(total)?;
         let total = usize::try_from(total).map_err(|_| overflow())?;
-        let mmap = MmapRegion::from_file(FileOffset::new(file, 0), total).map_err(|source| MemoryError::Map {
-            guest,
-            size,
-            offset: mmap_offset,
-            source,
-        })?;
+        let mmap = MmapRegion::from_file(FileOffset::new(file, 0), total).map_err(failed)?;
         let start = mmap.as_ptr();
-        let watch = Watch::claim(start as usize, total).ok_or(MemoryError::TooManyMappings(WATCHES))?;
+        let watch = Watch::claim(start as usize, total, page).ok_or(MemoryError::TooManyMappings(WATCHES))?;
         // mmap_offset < total, so this stays inside the mapping.
         let host = HostPtr(start.wrapping_add(mmap_offset as usize));
         let mapping = Arc::new(Mapping { watch, _mmap: mmap, room });
@@ -174,14 +173,10 @@ impl Region {
     }
 }
 
-/// How much to map of a file so that its first `end` bytes are there: whole pages of a hugetlb file, which says its page size where others
-/// say their block size. tmpfs with transparent huge pages does the same and may end within one: nothing is behind a file's end.
-fn mapped_length(file: &File, end: u64) -> Option<u64> {
-    const SMALLEST_HUGE_PAGE: u64 = 64 << 10;
-    match file.metadata() {
-        Ok(meta) if meta.blksize() >= SMALLEST_HUGE_PAGE => {
-            Some(end.checked_next_multiple_of(meta.blksize())?.min(meta.len()).max(end))
-        }
-        _ => Some(end),
-    }
+/// Bytes of a page of a mapping of this file: a hugetlb file says so where others say the size of their blocks, or of
+/// the huge pages that they may have or not.
+fn page_size(file: &File) -> io::Result<usize> {
+    let of = rustix::fs::fstatfs(file)?;
+    let is_hugetlb = of.f_type == libc::HUGETLBFS_MAGIC;
+    Ok(if is_hugetlb { of.f_bsize as usize } else { rustix::param::page_size() })
 }

@@ -21,11 +21,18 @@ pub(super) const WATCHES: usize = 8192;
 pub(super) struct Watch {
     start: AtomicUsize,
     len: AtomicUsize,
+    page: AtomicUsize,
     hit: AtomicBool,
 }
 
-static WATCH_TABLE: [Watch; WATCHES] =
-    [const { Watch { start: AtomicUsize::new(0), len: AtomicUsize::new(0), hit: AtomicBool::new(false) } }; WATCHES];
+static WATCH_TABLE: [Watch; WATCHES] = [const {
+    Watch {
+        start: AtomicUsize::new(0),
+        len: AtomicUsize::new(0),
+        page: AtomicUsize::new(0),
+        hit: AtomicBool::new(false),
+    }
+}; WATCHES];
 
 impl Watch {
     /// Whether zeros were put over it.
@@ -35,8 +42,8 @@ impl Watch {
         self.hit.load(Ordering::Relaxed)
     }
 
-    /// A place for a mapping; nothing where all are taken.
-    pub(super) fn claim(start: usize, len: usize) -> Option<&'static Self> {
+    /// A place for a mapping of whole pages of `page` bytes; nothing where all are taken.
+    pub(super) fn claim(start: usize, len: usize, page: usize) -> Option<&'static Self> {
         static HANDLER: OnceLock<()> = OnceLock::new();
         HANDLER.get_or_init(install_sigbus_handler);
         let watch =
@@ -44,18 +51,26 @@ impl Watch {
         watch.hit.store(false, Ordering::Relaxed);
         // Release: pairs with the handler's Acquire, so that a handler that sees this length no longer sees the start of an earlier mapping.
         watch.len.store(len, Ordering::Release);
+        // Release: as for the length.
+        watch.page.store(page, Ordering::Release);
         // Release: pairs with the handler's Acquire, so that it sees the length of this mapping, not of an earlier one.
         watch.start.store(start, Ordering::Release);
         Some(watch)
     }
 
-    /// The range from its start, where `addr` is in it. Another thread may release this watch and claim it again while we read: a start that
-    /// is still the same has the length that was read. (The watch that is looked for stays put: the faulting thread holds its mapping.)
-    fn range_with(&self, addr: usize) -> Option<(usize, usize)> {
+    /// Where `addr` is in it: the page that is there, and all from this on, as (start, length). Another thread may
+    /// release this watch and claim it again while we read: a start that is still the same has the lengths that were
+    /// read. (The watch that is looked for stays put: the faulting thread holds its mapping.)
+    fn range_from(&self, addr: usize) -> Option<[(usize, usize); 2]> {
         let start = self.start.load(Ordering::Acquire);
         let len = self.len.load(Ordering::Acquire);
-        (start > 1 && addr.wrapping_sub(start) < len && self.start.load(Ordering::Relaxed) == start)
-            .then_some((start, len))
+        let page = self.page.load(Ordering::Acquire);
+        let offset = addr.wrapping_sub(start);
+        if start <= 1 || offset >= len || self.start.load(Ordering::Relaxed) != start {
+            return None;
+        }
+        let before = offset - offset.checked_rem(page)?;
+        Some([(start + before, page), (start + before, len - before)])
     }
 
     /// The mapping goes.
@@ -75,32 +90,116 @@ fn install_sigbus_handler() {
     }
 }
 
-/// A frontend truncated its memory file and a core touched what is gone: put zeros over that whole mapping, so that the access goes on and
-/// the next one does not trap again, and say so in the mapping's watch. Any other SIGBUS is fatal, as it was.
+/// A frontend truncated its memory file and a core touched what is gone: put zeros over that mapping from there on, so
+/// that the access goes on and the next one does not trap again, and say so in the mapping's watch. Any other SIGBUS is
+/// fatal, as it was.
 extern "C" fn on_sigbus(signal: libc::c_int, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
     // SAFETY: the kernel passes a valid siginfo to an SA_SIGINFO handler, and SIGBUS carries an address.
     let addr = unsafe { (*info).si_addr() } as usize;
     for watch in &WATCH_TABLE {
-        if let Some((start, len)) = watch.range_with(addr) {
+        if let Some([page, rest]) = watch.range_from(addr) {
             watch.hit.store(true, Ordering::Relaxed);
             ANY_HIT.store(true, Ordering::Relaxed);
-            // SAFETY: [start, start + len) is one mapping of guest memory that its owner keeps until the watch is released;
-            // replacing its pages leaves every pointer into it valid.
-            let mapped = unsafe {
-                libc::mmap(
-                    start as *mut libc::c_void,
-                    len,
-                    libc::PROT_READ | libc::PROT_WRITE,
-                    libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | libc::MAP_NORESERVE,
-                    -1,
-                    0,
-                )
-            };
-            if mapped != libc::MAP_FAILED {
+            // All of the rest, so that a mapping is never in more than two pieces: a process may not have many. A
+            // system that has to have memory for all that is mapped (vm.overcommit_memory=2) may not have as much; a
+            // page it has.
+            if put_zeros(rest) || put_zeros(page) {
                 return;
             }
         }
     }
     // SAFETY: resetting a signal to its default is async-signal-safe; the faulting instruction runs again and ends the process.
     unsafe { libc::signal(signal, libc::SIG_DFL) };
+}
+
+/// Puts zeros over whole pages of a mapping of guest memory that the faulting thread holds. False where there is no
+/// memory for them.
+fn put_zeros((start, len): (usize, usize)) -> bool {
+    // SAFETY: [start, start + len) is in one mapping of guest memory that its owner keeps until the watch is released;
+    // replacing its pages leaves every pointer into it valid.
+    let mapped = unsafe {
+        libc::mmap(
+            start as *mut libc::c_void,
+            len,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | libc::MAP_NORESERVE,
+            -1,
+            0,
+        )
+    };
+    mapped != libc::MAP_FAILED
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::process::Command;
+    use std::sync::Arc;
+
+    use rustix::fs::MemfdFlags;
+
+    use crate::address::{FrontendAddr, GuestPhysAddr};
+    use crate::memory::{GuestMemory, MemorySlot};
+
+    const PAGE: u64 = 4096;
+
+    fn map(file: &File, size: u64) -> Arc<GuestMemory> {
+        let slot = MemorySlot {
+            guest: GuestPhysAddr(0),
+            frontend: FrontendAddr(0),
+            size,
+            mmap_offset: 0,
+            file: file.try_clone().unwrap(),
+        };
+        GuestMemory::map(vec![slot]).unwrap()
+    }
+
+    fn byte(memory: &GuestMemory, at: u64) -> u8 {
+        let mut byte = [0xff];
+        assert_eq!(memory.translate(&mut 0, GuestPhysAddr(at), 1).unwrap().read(&mut byte), 1);
+        byte[0]
+    }
+
+    fn write(memory: &GuestMemory, at: u64) {
+        memory.translate(&mut 0, GuestPhysAddr(at), 1).unwrap().write(&[7]);
+    }
+
+    #[test]
+    fn what_is_gone_is_zeros_and_what_is_before_it_stays() {
+        let file = File::from(rustix::fs::memfd_create("guest", MemfdFlags::CLOEXEC).unwrap());
+        file.set_len(4 * PAGE).unwrap();
+        let memory = map(&file, 4 * PAGE);
+        (0..4).for_each(|page| write(&memory, page * PAGE));
+        assert!(!memory.is_truncated());
+        file.set_len(PAGE).unwrap();
+        assert_eq!(byte(&memory, 2 * PAGE + 9), 0);
+        assert!(memory.is_truncated());
+        write(&memory, 3 * PAGE);
+        write(&memory, PAGE + 9);
+        assert_eq!([0, 1, 2].map(|page| byte(&memory, page * PAGE)), [7, 0, 0]);
+    }
+
+    /// More is mapped than this process may have of its own, as where `vm.overcommit_memory` is 2.
+    #[test]
+    fn memory_for_all_of_it_need_not_be_there() {
+        const CHILD: &str = "VM_PORTS_LITTLE_MEMORY";
+        const SIZE: u64 = 64 << 30;
+        if std::env::var_os(CHILD).is_none() {
+            let this = "memory::truncated::tests::memory_for_all_of_it_need_not_be_there";
+            let mut shell = Command::new("sh");
+            shell.args(["-c", "ulimit -d 8388608 && exec \"$0\" --exact \"$1\""]);
+            let run = shell.arg(std::env::current_exe().unwrap()).arg(this).env(CHILD, "").output().unwrap();
+            assert!(run.status.success(), "{run:?}");
+            return;
+        }
+        let file = File::from(rustix::fs::memfd_create("guest", MemfdFlags::CLOEXEC).unwrap());
+        file.set_len(SIZE).unwrap();
+        let memory = map(&file, SIZE);
+        file.set_len(0).unwrap();
+        for at in [0, 5 * PAGE, SIZE / 2, SIZE - 1] {
+            assert_eq!(byte(&memory, at), 0);
+            write(&memory, at);
+            assert_eq!(byte(&memory, at), 7);
+        }
+    }
 }

@@ -1,7 +1,11 @@
 //! A frontend that takes its memory away while it is used (virtio has no word for that; the kernel's is SIGBUS).
 
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+
+use rustix::fs::{FallocateFlags, MemfdFlags};
 use synthetic_guest::Features;
-use vm_ports::{RingFault, RxDrop};
+use vm_ports::{FrontendAddr, GuestMemory, GuestPhysAddr, MemorySlot, RingFault, RxDrop};
 
 use crate::bench::{Neighbour, Setup, World, pattern, push};
 
@@ -118,4 +122,48 @@ fn memory_that_is_lost_while_it_is_polled() {
         stops(world);
         neighbour.lost_nothing();
     }
+}
+
+/// A file of huge pages says any length that its owner likes; nothing but whole pages can be mapped, replaced and
+/// unmapped.
+#[test]
+fn a_file_of_huge_pages_that_ends_within_one() {
+    const PAGE: u64 = 2 << 20;
+    const SIZE: u64 = PAGE + 4096;
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB;
+    let file = rustix::fs::memfd_create("odd-huge-pages", flags).map(File::from);
+    let Ok(file) = file.and_then(|file| {
+        rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, SIZE)?;
+        Ok(file)
+    }) else {
+        return skip("a_file_of_huge_pages_that_ends_within_one", "needs two free hugepages of 2 MiB");
+    };
+    assert_eq!(file.metadata().expect("a memfd").len(), SIZE);
+    let slot = MemorySlot {
+        guest: GuestPhysAddr(0),
+        frontend: FrontendAddr(0),
+        size: SIZE,
+        mmap_offset: 0,
+        file: file.try_clone().expect("a descriptor"),
+    };
+    let memory = GuestMemory::map(vec![slot]).expect("whole pages");
+    let write = |at| {
+        memory.translate(&mut 0, GuestPhysAddr(at), 8).expect("inside").write(&[7; 8]);
+    };
+    [0, PAGE, SIZE - 8].into_iter().for_each(write);
+    file.set_len(0).expect("an unsealed file");
+    [PAGE + 9, SIZE - 8, 0].into_iter().for_each(write);
+    assert!(memory.is_truncated());
+    drop(memory);
+    let maps = std::fs::read_to_string("/proc/self/maps").expect("maps");
+    assert!(!maps.contains("odd-huge-pages"), "it is unmapped: {maps}");
+}
+
+/// Reports that a test could not run here, where a run of the whole suite collects skips: one that `tests/skips.txt`
+/// does not list fails it.
+fn skip(test: &str, reason: &str) {
+    println!("SKIP {test}: {reason}");
+    let Some(log) = std::env::var_os("SIDECORE_SKIP_LOG") else { return };
+    let file = OpenOptions::new().create(true).append(true).open(log);
+    file.and_then(|mut file| writeln!(file, "{test}: {reason}")).expect("the skip is recorded");
 }
