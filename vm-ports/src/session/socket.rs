@@ -1,13 +1,15 @@
 //! The session's socket file, and connecting to a frontend's.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::error::SessionError;
@@ -33,28 +35,32 @@ impl Listener {
     pub(super) fn bind(path: &Path, access: SocketAccess) -> Result<Self, SessionError> {
         check_length(path)?;
         clear(path)?;
-        let listener = UnixListener::bind(path).map_err(|error| match error.kind() {
+        let listener = listen(path, access).map_err(|error| match error.kind() {
             io::ErrorKind::AddrInUse => SessionError::InUse { path: path.to_owned() },
             io::ErrorKind::NotFound => SessionError::NoFolder { path: path.to_owned() },
             _ => failed("bind", path, error),
         })?;
-        let found = fs::symlink_metadata(path).map_err(|error| failed("look at", path, error))?;
+        let file = open_socket(path)?;
+        let found = file.metadata().map_err(|error| failed("look at", path, error))?;
         // From here on, dropping the value removes the file.
         let this = Self { listener, path: path.to_owned(), file: (found.dev(), found.ino()) };
-        this.set_access(access)?;
+        this.set_access(&file, access)?;
         this.listener.set_nonblocking(true).map_err(|error| failed("set up", path, error))?;
         Ok(this)
     }
 
-    /// Until this is done only the user this process runs as can connect: connecting takes write permission, which no
-    /// sensible umask leaves to others.
-    fn set_access(&self, access: SocketAccess) -> Result<(), SessionError> {
+    /// Of the file that was opened, whatever is at its path by now. Until this is done only the user this process runs
+    /// as can connect: see [`listen`].
+    fn set_access(&self, file: &File, access: SocketAccess) -> Result<(), SessionError> {
         if access.owner.is_some() || access.group.is_some() {
-            std::os::unix::fs::chown(&self.path, access.owner, access.group)
-                .map_err(|error| failed("set the owner of", &self.path, error))?;
+            let (owner, group) = (access.owner.map(Uid::from_raw), access.group.map(Gid::from_raw));
+            rustix::fs::chownat(file, "", owner, group, AtFlags::EMPTY_PATH)
+                .map_err(|error| failed("set the owner of", &self.path, error.into()))?;
         }
         if let Some(mode) = access.mode {
-            fs::set_permissions(&self.path, fs::Permissions::from_mode(mode))
+            // A descriptor that is for nothing but its file's place takes no fchmod.
+            let file = format!("/proc/self/fd/{}", file.as_raw_fd());
+            fs::set_permissions(file, fs::Permissions::from_mode(mode))
                 .map_err(|error| failed("set the mode of", &self.path, error))?;
         }
         Ok(())
@@ -93,6 +99,30 @@ impl Drop for Listener {
             let _ = fs::remove_file(&self.path);
         }
     }
+}
+
+/// Binds and listens. The file is made with the mode of the socket, less the umask: where others are to have less than
+/// the umask leaves, they never have more. Those who are to have more get it in the end.
+fn listen(path: &Path, access: SocketAccess) -> io::Result<UnixListener> {
+    /// As many as the system allows.
+    const BACKLOG: i32 = -1;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    if access.mode.is_some() {
+        rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+    }
+    rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// The socket's file, as a place in the file system. A link is not followed: whoever may write in that folder, and has
+/// put it there in place of the socket, does not have something else given away.
+fn open_socket(path: &Path) -> Result<File, SessionError> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::empty()).map(File::from);
+    let file = file.map_err(|error| failed("look at", path, error.into()))?;
+    let found = file.metadata().map_err(|error| failed("look at", path, error))?;
+    if found.file_type().is_socket() { Ok(file) } else { Err(SessionError::NotASocket { path: path.to_owned() }) }
 }
 
 /// Whether the other end is closed.
@@ -209,6 +239,31 @@ mod tests {
         drop(ours);
         assert!(path.exists());
         drop(theirs);
+    }
+
+    #[test]
+    fn a_link_in_place_of_the_socket_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, precious) = (dir.path().join("s"), dir.path().join("precious"));
+        fs::write(&precious, "").unwrap();
+        fs::set_permissions(&precious, fs::Permissions::from_mode(0o600)).unwrap();
+        let access = SocketAccess { mode: Some(0o666), ..SocketAccess::default() };
+        let ours = bind(&path).unwrap();
+        let file = open_socket(&path).unwrap();
+        fs::rename(&path, dir.path().join("moved")).unwrap();
+        std::os::unix::fs::symlink(&precious, &path).unwrap();
+        assert!(matches!(open_socket(&path), Err(SessionError::NotASocket { .. })));
+        ours.set_access(&file, access).unwrap();
+        assert_eq!(fs::metadata(&precious).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(fs::metadata(dir.path().join("moved")).unwrap().mode() & 0o777, 0o666);
+    }
+
+    #[test]
+    fn nobody_else_can_connect_before_the_mode_is_set() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let _listener = listen(&path, SocketAccess { mode: Some(0o666), ..SocketAccess::default() }).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o077, 0);
     }
 
     #[test]
