@@ -107,7 +107,8 @@ pub(crate) type Taken = (Chain, Result<(), ChainError>);
 
 /// Where a walk puts the buffers of a chain, in order.
 pub(crate) trait Sink<'m> {
-    /// A descriptor was read, whether it has bytes or not. False where the walk has gone on for long enough.
+    /// A descriptor was read, whether it has bytes or not, or its buffer goes on in another region. False where the
+    /// walk has gone on for long enough.
     fn visit(&mut self) -> bool;
 
     /// False where there is no more room.
@@ -185,7 +186,7 @@ impl<'a, 'm> Translator<'a, 'm> {
         while done < len {
             let at = GuestPhysAddr(addr).checked_add(u64::from(done)).ok_or(ChainError::BadAddress)?;
             let slice = self.memory.translate(self.hint, at, len - done).ok_or(ChainError::BadAddress)?;
-            if !sink.put(slice) {
+            if !sink.visit() || !sink.put(slice) {
                 return Err(ChainError::Malformed);
             }
             done += slice.len() as u32;
@@ -482,6 +483,7 @@ impl Ring {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::MemorySlot;
 
     #[test]
     fn an_event_is_needed_exactly_between_old_and_new() {
@@ -495,6 +497,47 @@ mod tests {
             (3, 3, 3, false),
         ] {
             assert_eq!(need_event(event, new, old), want, "event {event} old {old} new {new}");
+        }
+    }
+
+    /// Counts, and takes all.
+    #[derive(Default)]
+    struct Count {
+        visited: usize,
+        bytes: usize,
+    }
+
+    impl<'m> Sink<'m> for Count {
+        fn visit(&mut self) -> bool {
+            self.visited += 1;
+            true
+        }
+
+        fn put(&mut self, slice: GuestSlice<'m>) -> bool {
+            self.bytes += slice.len();
+            true
+        }
+    }
+
+    #[test]
+    fn each_region_that_a_buffer_crosses_counts() {
+        const PAGE: u64 = 4096;
+        let file = std::fs::File::from(rustix::fs::memfd_create("guest", rustix::fs::MemfdFlags::CLOEXEC).unwrap());
+        file.set_len(4 * PAGE).unwrap();
+        let slot = |nth| MemorySlot {
+            guest: GuestPhysAddr(nth * PAGE),
+            frontend: FrontendAddr(nth * PAGE),
+            size: PAGE,
+            mmap_offset: nth * PAGE,
+            file: file.try_clone().unwrap(),
+        };
+        let memory = GuestMemory::map((0..4).map(slot).collect()).unwrap();
+        for (addr, len, parts) in [(0, 4096, 1), (4095, 2, 2), (1, 3 * 4096, 4), (0, 4 * 4096, 4)] {
+            let mut count = Count::default();
+            let mut hint = 0;
+            let mut translator = Translator::new(&memory, &mut hint);
+            put_buffer(&mut translator, addr, len, 0, Direction::Read, &mut count).unwrap();
+            assert_eq!((count.visited, count.bytes), (parts, len as usize), "{len} bytes at {addr}");
         }
     }
 }
