@@ -202,19 +202,22 @@ impl<'q, 'm> Buffers<'q, 'm> {
         Ok(used)
     }
 
-    /// A chain that could not be walked is bad, unless it is our own list that other chains had filled, or other packets that had used up what this
-    /// burst may look at: a sender can see to that, with packets of many segments, whatever the buffers are. They stay where they are. If they are
-    /// bad, a burst that begins with them says so; until then each packet that is turned away is counted, and no burst looks at more descriptors for
-    /// it. A guest gains nothing: with tiny buffers that are none too bad it can have as many looked at.
+    /// A chain that could not be walked is bad, unless it is our own list that other chains had filled, or other
+    /// packets, or segments of this one, that had used up what this burst may look at: a sender can see to that, with
+    /// packets of many segments, whatever the buffers are. They stay where they are. If they are bad, a burst that
+    /// begins with them says so; until then each packet that is turned away is counted, and no burst looks at more
+    /// descriptors for it. A guest gains nothing: with tiny buffers that are none too bad it can have as many looked
+    /// at.
     #[cold]
     fn judge(&mut self, error: ChainError, chain: Chain, (first, before): (usize, usize)) -> Refusal {
         let left = &mut self.parts.descriptors_left;
         let is_spent = *left == 0;
+        let had_all = self.has_all && self.placed.frames == 0;
         // A bad chain of a packed ring was followed to its end.
         *left = (*left).min(before.saturating_sub(chain.slots.into()));
         match error {
             ChainError::Malformed if first > 0 && self.parts.slices.is_full() => Refusal::Drop(RxDrop::Full),
-            ChainError::Malformed if is_spent && !self.has_all => Refusal::Drop(RxDrop::Full),
+            ChainError::Malformed if is_spent && !had_all => Refusal::Drop(RxDrop::Full),
             ChainError::Malformed | ChainError::BadAddress => Refusal::BadBuffer,
         }
     }
