@@ -90,8 +90,13 @@ pub(super) enum Refusal {
         "a call eventfd, after one of this port's was made to block: remove the port and add it again to have calls"
     )]
     CallsForfeited,
-    #[error("guest memory in {0}")]
+    #[error(
+        "guest memory in {0}: use memory-backend-memfd, or memory-backend-file with its mem-path on \
+         hugetlbfs or in /dev/shm, and share=on"
+    )]
     MemoryBacking(String),
+    #[error("the memory region at {0:#x}: its addresses, size and offset have to be multiples of 4096")]
+    PartsOfPages(u64),
     #[error("a memory region past the end of its file of {length} bytes")]
     PastEndOfFile { length: u64 },
     #[error("more than {0} memory regions")]

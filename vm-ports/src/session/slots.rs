@@ -15,10 +15,17 @@ use crate::memory::{GuestMemory, MemorySlot};
 /// slots as the guest may have DIMMs.
 pub(super) const MAX_SLOTS: usize = 64;
 const _: () = assert!(MAX_SLOTS >= MAX_ATTACHED_FD_ENTRIES);
+/// What a region's place, size and offset are whole multiples of. All frontends map pages; with smaller regions, a
+/// buffer could be in any number of parts.
+const PAGE_BYTES: u64 = 4096;
 
 /// Checks a region and pairs it with its file.
 pub(super) fn slot(region: &VhostUserMemoryRegion, file: File) -> Result<MemorySlot, Refusal> {
     check_backing(&file)?;
+    let is_whole = |number: &u64| number.is_multiple_of(PAGE_BYTES);
+    if ![region.guest_phys_addr, region.memory_size, region.user_addr, region.mmap_offset].iter().all(is_whole) {
+        return Err(Refusal::PartsOfPages(region.guest_phys_addr));
+    }
     // Touching what is past the end of a file raises SIGBUS: that is survived, but need not be begun.
     let length = file.metadata()?.len();
     if region.mmap_offset.checked_add(region.memory_size).is_none_or(|end| end > length) {
@@ -44,8 +51,9 @@ pub(super) fn add(memory: Option<&Arc<GuestMemory>>, slot: MemorySlot) -> Result
     })
 }
 
-/// A page fault in guest memory is taken by an I/O core, so the memory must not be in a file whose pages come from a server of
-/// the frontend's choice: a FUSE or network file system could keep the core waiting for ever, and with it every other port.
+/// A page fault in guest memory is taken by an I/O core, so the memory must be in files whose pages are memory already:
+/// a FUSE or network file system could keep the core waiting for ever, and with it every other port, and one on a disk
+/// for as long as the disk takes to read or write.
 ///
 /// Nothing here asks the file system itself, which could be just as silent. Seals exist on tmpfs and hugetlbfs files only (memfds
 /// among them); for any other file the kernel's own records say what it is on.
@@ -60,14 +68,14 @@ fn check_backing(file: &File) -> Result<(), Refusal> {
         .ok_or_else(|| io::Error::other("the kernel does not say where the file is"))?;
     let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
     match file_system(&mounts, mount.trim()) {
-        Some(name) if LOCAL.contains(&name) => Ok(()),
+        Some(name) if IN_MEMORY.contains(&name) => Ok(()),
         Some(name) => Err(Refusal::MemoryBacking(format!("a file on {name}, which may keep a core waiting"))),
         None => Err(Refusal::MemoryBacking("a file that is on no known file system".to_owned())),
     }
 }
 
-/// File systems whose pages come from this machine.
-const LOCAL: [&str; 8] = ["tmpfs", "hugetlbfs", "ext2", "ext3", "ext4", "xfs", "btrfs", "zfs"];
+/// File systems whose pages are memory.
+const IN_MEMORY: [&str; 2] = ["tmpfs", "hugetlbfs"];
 
 /// The type of the mount with this id in the text of `/proc/self/mountinfo` (proc(5): it follows the lone hyphen).
 fn file_system<'a>(mountinfo: &'a str, id: &str) -> Option<&'a str> {
@@ -85,10 +93,36 @@ mod tests {
     fn a_region_must_be_inside_its_file() {
         let memfd = File::from(rustix::fs::memfd_create("guest", MemfdFlags::CLOEXEC).unwrap());
         memfd.set_len(8192).unwrap();
-        for (size, offset, fits) in [(8192, 0, true), (4096, 4096, true), (8192, 1, false), (u64::MAX, 2, false)] {
+        let last = u64::MAX - 4095;
+        for (size, offset, fits) in [(8192, 0, true), (4096, 4096, true), (8192, 4096, false), (last, 8192, false)] {
             let region = VhostUserMemoryRegion::new(0, size, 0, offset);
             assert_eq!(slot(&region, memfd.try_clone().unwrap()).is_ok(), fits, "{size} from {offset}");
         }
+    }
+
+    #[test]
+    fn a_region_is_whole_pages_wherever_it_is_seen() {
+        let memfd = File::from(rustix::fs::memfd_create("guest", MemfdFlags::CLOEXEC).unwrap());
+        memfd.set_len(1 << 20).unwrap();
+        let pages = [1 << 20, 8192, 1 << 30, 4096];
+        for odd in 0..4 {
+            for by in [0, 1, 2048] {
+                let [guest, size, frontend, offset] =
+                    std::array::from_fn(|nth| pages[nth] + u64::from(nth == odd) * by);
+                let region = VhostUserMemoryRegion::new(guest, size, frontend, offset);
+                let taken = slot(&region, memfd.try_clone().unwrap());
+                assert_eq!(matches!(taken, Err(Refusal::PartsOfPages(_))), by > 0, "{odd} {by}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_on_a_disk_is_refused_with_what_to_use_instead() {
+        let file = File::open(std::env::current_exe().unwrap()).unwrap();
+        let is_memory = rustix::fs::fstatfs(&file).unwrap().f_type == libc::TMPFS_MAGIC;
+        assert_eq!(check_backing(&file).is_ok(), is_memory);
+        let refusal = check_backing(&File::open("/proc/self/status").unwrap()).unwrap_err().to_string();
+        assert!(refusal.contains("a file on proc") && refusal.contains("memory-backend-memfd"), "{refusal}");
     }
 
     #[test]
