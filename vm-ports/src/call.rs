@@ -2,11 +2,13 @@
 
 use std::fs::File;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::io::Errno;
+use rustix::time::{ClockId, Timespec};
 
 use crate::counters::Counter;
+use crate::memory::cycles;
 use crate::moderation::{Moderation, Moderator};
 use crate::ring::Ring;
 
@@ -20,27 +22,75 @@ pub(crate) struct Call {
     /// The eventfd, if the frontend gave one (a guest that polls has none). The session has made sure that it is an eventfd and, at that
     /// time, did not block.
     eventfd: Option<File>,
-    /// Whether the frontend has made a call of any of its rings block: then this one is given up, too.
+    /// Whether the frontend has made a call of any of its rings block or take long: then this one is given up, too.
     forfeited: Forfeit,
     moderator: Moderator,
     /// Slots that a call which is held back is for; 0: none is.
     held: u16,
 }
 
-/// Whether a port's calls are forfeited; shared by its rings, some of which may be on other cores.
+/// What a port's frontends have made of its calls: 0 for nothing, [`FORFEITED`] where there are none any more, and what
+/// they are suspected of in between. Shared by its rings, some of which may be on other cores, and by one connection
+/// after the other.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Forfeit(Arc<AtomicBool>);
+pub(crate) struct Forfeit(Arc<AtomicU32>);
+
+/// Cycles of a write by which its eventfd is suspected of having others waiting for it without number, all of which the
+/// write tells of: 200 us on a CPU of 2 GHz. The thread may just as well have lost its CPU, so the next writes are
+/// measured by the time that it has one.
+const LONG_CYCLES: u64 = 400_000;
+/// CPU time of a write that is held against its eventfd, in nanoseconds: some hundred times what an ordinary one takes.
+const LONG_CPU_NS: i64 = 200_000;
+/// What each such write weighs, in others that are not: so many of them it takes to have it forgotten.
+const STRIKE: u32 = 256;
+/// The third one of them, if not too many others are in between.
+const FORFEITED: u32 = 2 * STRIKE + STRIKE / 2;
 
 impl Forfeit {
+    /// Relaxed, as all accesses: a core that learns of it late may have to be interrupted as well.
     #[inline]
-    fn is_set(&self) -> bool {
-        // Relaxed: a core that learns of it late may have to be interrupted as well.
+    fn suspicion(&self) -> u32 {
         self.0.load(Ordering::Relaxed)
     }
 
-    fn set(&self) {
-        self.0.store(true, Ordering::Relaxed);
+    /// Whether there are no calls any more.
+    #[inline]
+    pub(crate) fn is_set(&self) -> bool {
+        self.suspicion() >= FORFEITED
     }
+
+    fn set(&self) {
+        self.0.store(FORFEITED, Ordering::Relaxed);
+    }
+
+    /// A write took so many cycles.
+    #[inline]
+    fn note_cycles(&self, cycles: u64) {
+        if cycles > LONG_CYCLES {
+            self.change(|suspicion| suspicion.max(1));
+        }
+    }
+
+    /// A write, while there was a suspicion, took so many nanoseconds of CPU time. Whether that was one too many.
+    #[cold]
+    fn note_cpu_ns(&self, ns: i64) -> bool {
+        let long = ns > LONG_CPU_NS;
+        self.change(|suspicion| if long { suspicion + STRIKE } else { suspicion.saturating_sub(1) });
+        long && self.is_set()
+    }
+
+    /// What is forfeited stays so.
+    fn change(&self, by: impl Fn(u32) -> u32) {
+        let changed = |suspicion| (suspicion < FORFEITED).then(|| by(suspicion));
+        let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, changed);
+    }
+}
+
+/// Nanoseconds for which this thread had a CPU.
+#[cold]
+fn cpu_ns() -> i64 {
+    let Timespec { tv_sec, tv_nsec } = rustix::time::clock_gettime(ClockId::ThreadCPUTime);
+    tv_sec * 1_000_000_000 + tv_nsec
 }
 
 /// What a queue counts of its calls.
@@ -51,7 +101,7 @@ pub(crate) struct Tally<'c> {
     pub(crate) saved: &'c Counter,
 }
 
-/// The frontend made the eventfd block: the ring is to be stopped.
+/// The frontend made the eventfd block, or take long to be written: the ring is to be stopped.
 pub(crate) struct Blocked;
 
 /// What came of a call.
@@ -61,7 +111,8 @@ enum Signal {
     Sent,
     /// It did not want to be, cannot be, or has an interrupt pending.
     Suppressed,
-    /// The frontend made the eventfd block, and somebody had to interrupt us. It is given up.
+    /// The frontend made the eventfd block, and somebody had to interrupt us; or made it take long, again and again. It
+    /// is given up.
     Blocked,
     /// The call is held back.
     Held,
@@ -198,16 +249,24 @@ impl Call {
             self.eventfd = None;
             return Signal::Suppressed;
         }
-        match rustix::io::write(eventfd, &1u64.to_ne_bytes()) {
-            Ok(_) => Signal::Sent,
-            Err(Errno::INTR) => {
-                self.eventfd = None;
-                self.forfeited.set();
-                Signal::Blocked
-            }
-            // A full counter means that an interrupt is pending anyway.
-            Err(_) => Signal::Suppressed,
+        let write = || rustix::io::write(eventfd, &1u64.to_ne_bytes());
+        let (written, long) = if self.forfeited.suspicion() == 0 {
+            let start = cycles();
+            let written = write();
+            self.forfeited.note_cycles(cycles().wrapping_sub(start));
+            (written, false)
+        } else {
+            let start = cpu_ns();
+            let written = write();
+            (written, self.forfeited.note_cpu_ns(cpu_ns() - start))
+        };
+        if long || written == Err(Errno::INTR) {
+            self.eventfd = None;
+            self.forfeited.set();
+            return Signal::Blocked;
         }
+        // A full counter, the only error there is otherwise, means that an interrupt is pending anyway.
+        if written.is_ok() { Signal::Sent } else { Signal::Suppressed }
     }
 
     /// Swaps the eventfd and signals the new one once, so that nothing published meanwhile is missed.
@@ -234,7 +293,7 @@ fn count(signal: Signal, tally: Tally<'_>) -> Result<(), Blocked> {
 
 #[cfg(test)]
 mod tests {
-    use rustix::event::{EventfdFlags, eventfd};
+    use rustix::event::{EventfdFlags, epoll, eventfd};
 
     use super::*;
 
@@ -251,5 +310,58 @@ mod tests {
         calls[0].forfeited.set();
         assert_eq!(calls[1].signal(), Signal::Suppressed);
         assert!(calls[1].take().is_none(), "it is not written to again");
+    }
+
+    /// Times of writes, as (cycles, CPU nanoseconds): whether calls are forfeited after them.
+    fn forfeits(writes: impl IntoIterator<Item = (u64, i64)>) -> bool {
+        let forfeit = Forfeit::default();
+        for (cycles, ns) in writes {
+            if forfeit.suspicion() == 0 {
+                forfeit.note_cycles(cycles);
+            } else {
+                forfeit.note_cpu_ns(ns);
+            }
+        }
+        forfeit.is_set()
+    }
+
+    #[test]
+    fn a_thread_that_loses_its_cpu_does_not_lose_its_calls() {
+        let (quick, preempted, long) = ((3_000, 1_000), (20_000_000, 1_500), (20_000_000, 9_000_000));
+        assert!(!forfeits([preempted; 1000]));
+        assert!(!forfeits([[preempted, quick], [long, quick]].concat()));
+        // The first is only the reason to look more closely.
+        assert!(!forfeits([long; 3]));
+        assert!(forfeits([long; 4]));
+        // A quick one in between does not make it good.
+        assert!(forfeits([long, long, quick, long, quick, long]));
+        // A few hundred do.
+        let rarely = [vec![long], vec![quick; 300]].concat();
+        assert!(!forfeits(rarely.into_iter().cycle().take(10_000)));
+    }
+
+    /// Whoever gave an eventfd can have any number of others wait for it, and a write tells each of them.
+    #[test]
+    fn a_call_that_wakes_without_end_is_given_up() {
+        let event = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
+        let copies: Vec<_> = (0..500).map(|_| event.try_clone().unwrap()).collect();
+        let mut epolls = Vec::new();
+        let took_ns = || {
+            let start = cpu_ns();
+            rustix::io::write(&event, &1u64.to_ne_bytes()).unwrap();
+            cpu_ns() - start
+        };
+        while took_ns() < 5 * LONG_CPU_NS {
+            let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+            for copy in &copies {
+                epoll::add(&epoll, copy, epoll::EventData::new_u64(0), epoll::EventFlags::IN).unwrap();
+            }
+            epolls.push(epoll);
+        }
+        let mut call = Call::new(Moderation::default(), 256);
+        call.eventfd = Some(event.try_clone().unwrap().into());
+        let writes = (1..).find(|_| call.signal() == Signal::Blocked);
+        assert_eq!(writes, Some(4));
+        assert!(call.take().is_none() && call.forfeited.is_set());
     }
 }

@@ -109,8 +109,8 @@ pub enum RingFault {
     /// The frontend truncated the memory the ring or its buffers are in.
     #[error("the frontend took guest memory away")]
     MemoryLost,
-    /// The frontend made the ring's call eventfd block its writer.
-    #[error("the frontend made the ring's call eventfd block")]
+    /// The frontend made the ring's call eventfd block its writer, or keep it busy.
+    #[error("the frontend made the ring's call eventfd block, or take long to be written")]
     CallBlocked,
 }
 

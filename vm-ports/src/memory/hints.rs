@@ -1,4 +1,4 @@
-//! What the CPU is told beforehand, and in which order others see what it does.
+//! What the CPU is told beforehand, in which order others see what it does, and its clock.
 
 /// Has the CPU fetch a line that is to be read.
 #[inline]
@@ -60,6 +60,21 @@ pub fn full_fence() {
     }
     #[cfg(not(target_arch = "x86_64"))]
     std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+}
+
+/// The CPU's clock: for differences that are to be told from much larger ones. What comes before may not be over yet.
+#[inline]
+pub(crate) fn cycles() -> u64 {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: reads a register that every CPU of this architecture has; Linux lets its processes read it.
+    unsafe {
+        std::arch::x86_64::_rdtsc()
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        static START: std::sync::LazyLock<std::time::Instant> = std::sync::LazyLock::new(std::time::Instant::now);
+        START.elapsed().as_nanos() as u64
+    }
 }
 
 /// Bytes of a line of the CPU's caches.

@@ -6,7 +6,7 @@
 //! | `region` | one region, mapped |
 //! | `bytes` | copying from and to guest memory |
 //! | `ring` | rings' fields, by offset, and records in a row |
-//! | `hints` | prefetches and the fence |
+//! | `hints` | prefetches, the fence and the clock |
 //! | `truncated` | what happens when a frontend truncates its memory file |
 //!
 //! This is the one place of the crate with `unsafe` in it, but for a signal's. What it promises to the rest:
@@ -25,6 +25,7 @@ mod ring;
 mod truncated;
 
 pub use self::bytes::{GuestSlice, Source};
+pub(crate) use self::hints::cycles;
 pub use self::hints::{fetch, fetch_to_write, full_fence};
 pub use self::map::GuestMemory;
 pub(crate) use self::map::Window;

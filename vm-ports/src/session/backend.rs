@@ -47,7 +47,7 @@ pub(super) struct Backend {
 impl Backend {
     pub(super) fn new(settings: Arc<PortSettings>, host: Arc<dyn QueueHost>, counters: Arc<SessionCounters>) -> Self {
         Self {
-            rings: Rings::new(Arc::clone(&host), settings.queue_pairs, settings.moderation),
+            rings: Rings::new(Arc::clone(&host), settings.queue_pairs, settings.moderation, counters.forfeited.clone()),
             settings,
             host,
             counters,

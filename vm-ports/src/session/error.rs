@@ -87,7 +87,8 @@ pub(super) enum Refusal {
     #[error("a file descriptor that is not an eventfd")]
     NotAnEventFd,
     #[error(
-        "a call eventfd, after one of this port's was made to block: remove the port and add it again to have calls"
+        "a call eventfd, after one of this port's was made to block or to take long: remove the port and add \
+         it again to have calls"
     )]
     CallsForfeited,
     #[error(

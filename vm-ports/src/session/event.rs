@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::call::Forfeit;
 use crate::counters::Counter;
 use crate::features::Features;
 
@@ -121,4 +122,6 @@ pub struct SessionCounters {
     pub refused: Counter,
     /// Times a ring that was set up could not be started.
     pub ring_refusals: Counter,
+    /// What frontends have made of their call eventfds.
+    pub(crate) forfeited: Forfeit,
 }

@@ -11,7 +11,7 @@ use super::QueueHost;
 use super::error::Refusal;
 use crate::address::FrontendAddr;
 use crate::call::Forfeit;
-use crate::counters::{QueueCounters, RingFault};
+use crate::counters::QueueCounters;
 use crate::features::Features;
 use crate::kick::KickFd;
 use crate::memory::GuestMemory;
@@ -89,7 +89,7 @@ pub(super) struct Rings {
     pairs: Vec<Pair>,
     environment: Option<Environment>,
     moderation: Moderation,
-    /// Whether a call of one of them has blocked.
+    /// Whether a call of one of them, or of those of an earlier connection, has blocked or taken long.
     forfeited: Forfeit,
     /// Rings that were set up but could not be started, since [`Rings::take_refusals`].
     refusals: Vec<(usize, RingError)>,
@@ -101,10 +101,15 @@ struct Pair {
 }
 
 impl Rings {
-    pub(super) fn new(host: Arc<dyn QueueHost>, queue_pairs: usize, moderation: Moderation) -> Self {
+    pub(super) fn new(
+        host: Arc<dyn QueueHost>,
+        queue_pairs: usize,
+        moderation: Moderation,
+        forfeited: Forfeit,
+    ) -> Self {
         let pairs = (0..queue_pairs).map(|n| Pair { counters: host.counters(n), attached: false }).collect();
         let rings = (0..2 * queue_pairs).map(|_| Ring::default()).collect();
-        Self { host, rings, pairs, environment: None, moderation, forfeited: Forfeit::default(), refusals: Vec::new() }
+        Self { host, rings, pairs, environment: None, moderation, forfeited, refusals: Vec::new() }
     }
 
     fn check(&self, index: u32) -> Result<usize, Refusal> {
@@ -162,13 +167,10 @@ impl Rings {
         Ok(())
     }
 
-    /// Whether a frontend of this port has ever made a call block: each that did would hold up a core for some milliseconds, so
-    /// there are no more.
+    /// Whether a frontend of this port has ever made a call block, or calls take long: each that did would hold up a
+    /// core for some milliseconds, so there are no more.
     pub(super) fn calls_forfeited(&self) -> bool {
-        let blocked = RingFault::CallBlocked as usize;
-        self.pairs
-            .iter()
-            .any(|pair| pair.counters.tx.faults[blocked].get() + pair.counters.rx.faults[blocked].get() > 0)
+        self.forfeited.is_set()
     }
 
     /// Changes what all rings run with. On return no core and no ring refers to the memory there was before, and every
