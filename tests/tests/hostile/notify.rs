@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::fs::OFlags;
 use synthetic_guest::packet::{FrameSpec, Template, mac};
 use synthetic_guest::{CallMode, Error, Features, Frame, Guest};
@@ -141,6 +141,45 @@ fn a_call_eventfd_that_is_made_to_block_does_not_hold_up_its_core() {
         };
         stage.attack(&format!("a call that blocks, ring {ring}"), attack).unwrap();
     }
+    stage.finish().unwrap();
+}
+
+/// Has so many wait for an eventfd that a write to it, which tells each of them, takes milliseconds.
+fn crowd(event: &OwnedFd) -> Result<(Vec<OwnedFd>, Vec<OwnedFd>)> {
+    let copies: Vec<OwnedFd> = (0..500).map(|_| event.try_clone()).collect::<Result<_, _>>()?;
+    let epolls = (0..200).map(|_| {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        for copy in &copies {
+            epoll::add(&epoll, copy, epoll::EventData::new_u64(0), epoll::EventFlags::IN)?;
+        }
+        Ok(epoll)
+    });
+    let epolls = epolls.collect::<Result<_>>()?;
+    Ok((copies, epolls))
+}
+
+#[test]
+fn a_call_eventfd_that_wakes_a_crowd_is_given_up() {
+    let mut stage = Stage::start().unwrap();
+    let attack = |stage: &mut Stage| -> Result<()> {
+        let guest = called(stage)?;
+        let before = stage.port("mallory")?;
+        let event = eventfd(0, EventfdFlags::NONBLOCK)?;
+        guest.session().set_notifier(FrontendReq::SET_VRING_CALL, 0, Some(event.as_fd()))?;
+        let crowd = crowd(&event)?;
+        for _ in 0..8 {
+            stage.eve_sends(4, 60)?;
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        stage.faulted(&before, "call_blocked")?;
+        drop(crowd);
+        refused(guest.session().set_notifier(FrontendReq::SET_VRING_CALL, 0, Some(event.as_fd())))?;
+        guest.disconnect();
+        drop(guest);
+        stage.wait_state("mallory", "waiting")?;
+        add_mallory_again(stage)
+    };
+    stage.attack("a call that wakes a crowd", attack).unwrap();
     stage.finish().unwrap();
 }
 
