@@ -133,11 +133,11 @@ fn put_zeros((start, len): (usize, usize)) -> bool {
 #[cfg(test)]
 mod tests {
     use std::fs::File;
-    use std::process::Command;
     use std::sync::Arc;
 
     use rustix::fs::MemfdFlags;
 
+    use super::Watch;
     use crate::address::{FrontendAddr, GuestPhysAddr};
     use crate::memory::{GuestMemory, MemorySlot};
 
@@ -179,27 +179,19 @@ mod tests {
         assert_eq!([0, 1, 2].map(|page| byte(&memory, page * PAGE)), [7, 0, 0]);
     }
 
-    /// More is mapped than this process may have of its own, as where `vm.overcommit_memory` is 2.
+    /// What is replaced of a file of huge pages is whole ones, and the one that was touched can be replaced by itself.
     #[test]
-    fn memory_for_all_of_it_need_not_be_there() {
-        const CHILD: &str = "VM_PORTS_LITTLE_MEMORY";
-        const SIZE: u64 = 64 << 30;
-        if std::env::var_os(CHILD).is_none() {
-            let this = "memory::truncated::tests::memory_for_all_of_it_need_not_be_there";
-            let mut shell = Command::new("sh");
-            shell.args(["-c", "ulimit -d 8388608 && exec \"$0\" --exact \"$1\""]);
-            let run = shell.arg(std::env::current_exe().unwrap()).arg(this).env(CHILD, "").output().unwrap();
-            assert!(run.status.success(), "{run:?}");
-            return;
+    fn what_is_replaced_is_whole_pages_within_the_mapping() {
+        const HUGE: usize = 2 << 20;
+        // No memory of a process is there.
+        let start = 1 << 62;
+        let watch = Watch::claim(start, 3 * HUGE, HUGE).unwrap();
+        for (offset, page) in [(0, 0), (HUGE - 1, 0), (HUGE + 4096, 1), (3 * HUGE - 1, 2)] {
+            let at = start + page * HUGE;
+            assert_eq!(watch.range_from(start + offset), Some([(at, HUGE), (at, (3 - page) * HUGE)]));
         }
-        let file = File::from(rustix::fs::memfd_create("guest", MemfdFlags::CLOEXEC).unwrap());
-        file.set_len(SIZE).unwrap();
-        let memory = map(&file, SIZE);
-        file.set_len(0).unwrap();
-        for at in [0, 5 * PAGE, SIZE / 2, SIZE - 1] {
-            assert_eq!(byte(&memory, at), 0);
-            write(&memory, at);
-            assert_eq!(byte(&memory, at), 7);
-        }
+        assert_eq!([start - 1, start + 3 * HUGE, 0].map(|addr| watch.range_from(addr)), [None; 3]);
+        watch.release();
+        assert_eq!(watch.range_from(start), None);
     }
 }

@@ -253,6 +253,9 @@ mod tests {
         fs::rename(&path, dir.path().join("moved")).unwrap();
         std::os::unix::fs::symlink(&precious, &path).unwrap();
         assert!(matches!(open_socket(&path), Err(SessionError::NotASocket { .. })));
+        let to_a_socket = dir.path().join("l");
+        std::os::unix::fs::symlink("moved", &to_a_socket).unwrap();
+        assert!(matches!(open_socket(&to_a_socket), Err(SessionError::NotASocket { .. })));
         ours.set_access(&file, access).unwrap();
         assert_eq!(fs::metadata(&precious).unwrap().mode() & 0o777, 0o600);
         assert_eq!(fs::metadata(dir.path().join("moved")).unwrap().mode() & 0o777, 0o666);
