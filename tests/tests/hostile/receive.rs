@@ -72,8 +72,9 @@ fn receive_buffers_that_cannot_be_used_are_given_back_and_counted() {
             let rx = Rx::of(&mut guest);
             write(&rx);
             rx.offer_all(0);
-            // A burst of 32 would look at as many descriptors as it may before it is done with the last of these: that one would be `rx_full`.
-            (0..PACKETS / 10).try_for_each(|_| stage.eve_sends(10, 60))?;
+            // A longer burst would look at as many descriptors as it may, 2,048, before it is done with the last of these:
+            // that one would be `rx_full`.
+            (0..PACKETS / 5).try_for_each(|_| stage.eve_sends(5, 60))?;
             stage.dropped("eve", &eve, at_sender, PACKETS)?;
             let after = stage.port("mallory")?;
             ensure!(refused(&after, &mallory, at_receiver) == PACKETS, "{after:?}");
