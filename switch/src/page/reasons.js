@@ -35,5 +35,5 @@ export const FAULTS = {
   bad_head: "the available ring names a descriptor outside of the table",
   endless_chain: "a chain without an end",
   memory_lost: "the frontend took guest memory away",
-  call_blocked: "the frontend made the call eventfd block",
+  call_blocked: "the frontend made the call eventfd block, or take long to be written",
 };
