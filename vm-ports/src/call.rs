@@ -5,10 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::io::Errno;
-use rustix::time::{ClockId, Timespec};
 
 use crate::counters::Counter;
-use crate::memory::cycles;
+use crate::memory::{cpu_ns, cycles};
 use crate::moderation::{Moderation, Moderator};
 use crate::ring::Ring;
 
@@ -84,13 +83,6 @@ impl Forfeit {
         let changed = |suspicion| (suspicion < FORFEITED).then(|| by(suspicion));
         let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, changed);
     }
-}
-
-/// Nanoseconds for which this thread had a CPU.
-#[cold]
-fn cpu_ns() -> i64 {
-    let Timespec { tv_sec, tv_nsec } = rustix::time::clock_gettime(ClockId::ThreadCPUTime);
-    tv_sec * 1_000_000_000 + tv_nsec
 }
 
 /// What a queue counts of its calls.

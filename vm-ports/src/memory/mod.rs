@@ -25,7 +25,7 @@ mod ring;
 mod truncated;
 
 pub use self::bytes::{GuestSlice, Source};
-pub(crate) use self::hints::cycles;
+pub(crate) use self::hints::{cpu_ns, cycles};
 pub use self::hints::{fetch, fetch_to_write, full_fence};
 pub use self::map::GuestMemory;
 pub(crate) use self::map::Window;

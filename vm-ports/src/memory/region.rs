@@ -178,5 +178,11 @@ impl Region {
 fn page_size(file: &File) -> io::Result<usize> {
     let of = rustix::fs::fstatfs(file)?;
     let is_hugetlb = of.f_type == libc::HUGETLBFS_MAGIC;
-    Ok(if is_hugetlb { of.f_bsize as usize } else { rustix::param::page_size() })
+    if is_hugetlb {
+        return Ok(of.f_bsize as usize);
+    }
+    // By libc and not rustix, which ends programs under valgrind here (`make bench-instr`).
+    // SAFETY: it reads a constant of the system.
+    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    usize::try_from(page).map_err(|_| io::Error::last_os_error())
 }
