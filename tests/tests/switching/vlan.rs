@@ -128,7 +128,7 @@ fn an_access_port_cannot_tag_its_way_anywhere() {
     // Two tags, the outer one a priority tag: what is behind it is payload, and stays in VLAN 10.
     let inner = tagged(&plain, 20);
     a.send(&[Packet::plain(tagged(&inner, 0))]);
-    assert_eq!(b.frames(), [inner.clone()]);
+    assert_eq!(b.frames(), std::slice::from_ref(&inner));
     assert!(c.frames().is_empty());
     // Without the outer tag it would be of VLAN 20 for whoever is behind this port: one copy less. With it, it is of VLAN 10.
     assert_eq!(rig.drops("a"), drops("vlan_not_allowed", 6));
