@@ -144,6 +144,12 @@ pub fn idle_while_running(idle: f64, cpu: f64) -> f64 {
     if cpu > 0.0 { ((idle - (1.0 - cpu)) / cpu).clamp(0.0, 1.0) } else { 0.0 }
 }
 
+/// Whether a generator that idled for these parts of the time, round by round, may have been the limit.
+#[must_use]
+pub fn is_generator_bound(idle: &[f64]) -> bool {
+    stats::median(idle).is_none_or(|idle| idle < LEAST_IDLE)
+}
+
 /// Who was the limit, given how fast each system is and how much the generator idled while it ran: too little with the
 /// fastest means that it was.
 #[must_use]
@@ -265,5 +271,11 @@ mod tests {
         assert_eq!(limit(&[(5.0, 0.5), (10.0, 0.09)]), Limit::Generator);
         assert_eq!(limit(&[(5.0, 0.01), (10.0, 0.10)]), Limit::Switch, "the slower one's idle time does not matter");
         assert_eq!(limit(&[]), Limit::Switch);
+    }
+
+    #[test]
+    fn a_generator_that_hardly_idles_in_the_median_round_may_be_the_limit() {
+        assert!(is_generator_bound(&[0.09, 0.5, 0.05]) && !is_generator_bound(&[0.01, 0.10, 0.3]));
+        assert!(is_generator_bound(&[]), "nobody looked");
     }
 }

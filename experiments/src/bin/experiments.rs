@@ -71,15 +71,15 @@ fn run(options: &Options) -> Result<bool> {
     };
     let _alone = rules::Machine::exclusive()?;
     let lab = Lab::new(effort, out)?;
-    let mut well = true;
+    let (begin, mut well) = (Instant::now(), true);
     for study in chosen {
         if let Some(why) = studies::left_out(&study, &options.only, &lab.out) {
             println!("{}: {why}", study.name);
             continue;
         }
         println!("{}: {}", study.name, study.about);
-        let begin = Instant::now();
-        let made = (study.run)(&lab).and_then(|finding| lab.write(&finding).map(|()| finding));
+        let begin_one = Instant::now();
+        let made = study.make(&lab).and_then(|finding| lab.write(&finding).map(|()| finding));
         match made.with_context(|| study.name) {
             Ok(finding) => {
                 for claim in &finding.claims {
@@ -97,8 +97,9 @@ fn run(options: &Options) -> Result<bool> {
                 well = false;
             }
         }
-        println!("  it took {:.0} s", begin.elapsed().as_secs_f64());
+        println!("  it took {:.0} s", begin_one.elapsed().as_secs_f64());
     }
+    println!("all took {:.0} s", begin.elapsed().as_secs_f64());
     println!("results: {0}/report.html", lab.out.display());
     Ok(well)
 }

@@ -11,12 +11,12 @@ use serde_json::json;
 use super::Lab;
 use super::finding::{Bound, Claim, Finding, Table, show};
 use super::traffic::NAP_US;
-use crate::stats::{self, Ratio, median, quantile};
+use crate::stats::{self, Ratio, median};
 use charts::charts;
 use model::{compare, simulated};
 use pairs::PAIRS;
-pub use pairs::capacity;
-use turn::{Case, RECOVERED, STEADY, STEP_S, Turn, turn};
+pub use pairs::{Capacity, capacity};
+use turn::{Case, MOVES, RECOVERED, STEADY, STEP_S, Turn, turn};
 
 /// Loads of the first core and of all others, in parts of what each can do, before and after the shift.
 const BEFORE: [f64; 2] = [0.6, 0.6];
@@ -34,7 +34,6 @@ const CASES: [Case; 3] = [Case { cores: 2, on: false }, Case { cores: 2, on: tru
 pub fn run(lab: &Lab) -> Result<Finding> {
     let apart = lab.cpus.are_enough_for(2);
     let capacity = capacity(lab)?;
-    let [one, two] = [0, 1].map(|cores: usize| capacity.iter().map(|pps| pps[cores]).collect::<Vec<_>>());
     let mut disturbed = 0;
     let cases = if lab.effort.coarse { &CASES[..2] } else { &CASES };
     let turns = lab.rounds(cases, |case| undisturbed(lab, *case, &mut disturbed))?;
@@ -69,6 +68,7 @@ pub fn run(lab: &Lab) -> Result<Finding> {
              same way, and core 2 is as busy as core 1.",
             pairs::pairs(3)
         ),
+        pairs::setup(),
         if apart {
             "Every I/O core has a CPU of its own.".to_owned()
         } else {
@@ -86,10 +86,14 @@ pub fn run(lab: &Lab) -> Result<Finding> {
             DISTURBED * 100.0
         ),
         "The default scheduler: policy balance, ticks of 5 ms.".to_owned(),
+        format!(
+            "After each turn with the scheduler on a guest is moved {MOVES} times under load. Quantiles of pauses are of a turn's own: its 99th \
+             percentile is the longest."
+        ),
     ];
     finding.charts = charts(off, on, more, remark);
-    finding.tables = vec![table(cases, &turns)];
-    claims(&mut finding, off, on, stats::ratio(&two, &one), remark, apart);
+    finding.tables = vec![table(cases, &turns), pairs::table(&capacity)];
+    claims(&mut finding, off, on, pairs::gain(&capacity), remark, apart);
     compare(&mut finding, [off, on], (&simulated, model::simulated_s(lab)), remark, apart);
     finding.raw = json!({ "capacity_pps": capacity, "off": off, "on": on, "more": more, "simulated": simulated });
     Ok(finding)
@@ -154,9 +158,7 @@ fn table(cases: &[Case], turns: &[Vec<Turn>]) -> Table {
 
 fn claims(finding: &mut Finding, off: &[Turn], on: &[Turn], cores: Option<Ratio>, remark: &str, counts: bool) {
     let gain = stats::ratio(&settled(on), &settled(off));
-    let mut pauses: Vec<f64> = on.iter().flat_map(|turn| turn.pauses_us.iter().copied()).collect();
-    pauses.sort_by(f64::total_cmp);
-    let pause = |share: f64| quantile(&pauses, share).map(|at| Ratio { value: at, low: at, high: at });
+    let pause = |share: f64| stats::estimate(&on.iter().filter_map(|turn| turn.pause_us(share)).collect::<Vec<_>>());
     let [rebalanced, recovered] = [Turn::rebalanced, Turn::recovered].map(|of| Late::new(on, of));
     let often = |late: &Late| {
         let remarks = [remark.to_owned(), late.often()];
@@ -177,13 +179,15 @@ fn claims(finding: &mut Finding, off: &[Turn], on: &[Turn], cores: Option<Ratio>
     add(&text, recovered.ms, "ms", Bound::AtMost(100.0), counts, &often(&recovered));
     add("pause of a queue pair per move under load, p50", pause(0.5), "µs", Bound::AtMost(50.0), false, remark);
     add("pause of a queue pair per move under load, p99", pause(0.99), "µs", Bound::AtMost(50.0), counts, remark);
-    add("two I/O cores to one, pairs placed together", cores, "times", Bound::AtLeast(1.8), counts, remark);
+    let text =
+        format!("two I/O cores to one (the better with {} or {PAIRS} pairs), pairs placed together", pairs::pairs(1));
+    add(&text, cores, "times", Bound::AtLeast(1.8), counts, remark);
     let shown = |figures: Vec<f64>| stats::estimate(&figures).map_or("-".to_owned(), show);
     let percent = |turns: &[Turn]| shown(settled(turns).iter().map(|served| served * 100.0).collect());
     finding.answer.push(format!(
         "Off, the saturated core leaves guests with {} % of what they ask for while the other core idles. On, the last move of the first second after \
          the load has shifted comes {}, {delivered}, {}, and guests get {} %. From when the scheduler is on until the shift there are {} moves. Two \
-         I/O cores deliver {} times what one does.",
+         I/O cores deliver {} times what one does with as many pairs as each of them or with all, whichever is more.",
         percent(off),
         rebalanced.after(),
         recovered.after(),
@@ -260,6 +264,15 @@ mod tests {
             "{finding:?}"
         );
         assert!(finding.answer[0].contains("there are 1.00 moves"), "{finding:?}");
+    }
+
+    #[test]
+    fn quantiles_of_pauses_are_of_rounds_and_have_an_interval() {
+        let finding = found(Turn { pauses_us: vec![70.0, 30.0, 10.0], ..turn(&[0.02], &[]) }, true);
+        let pause = |share: &str| claim(&finding, &format!("pause of a queue pair per move under load, {share}"));
+        assert_eq!(pause("p50").measured, "20.0 [20.0, 30.0] µs");
+        let longest = pause("p99");
+        assert_eq!((longest.verdict, longest.measured.as_str()), (Verdict::Missed, "20.0 [20.0, 70.0] µs"));
     }
 
     #[test]

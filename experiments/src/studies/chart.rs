@@ -216,11 +216,20 @@ fn line(series: &Series, number: usize, x: &Scale, y: &Scale) -> String {
         return svg;
     }
     for (at, figure) in &points {
-        let (cx, cy) = (x.at(*at), y.at(figure.value));
-        let _ = writeln!(svg, "<circle class=\"f{colour}\" cx=\"{cx:.1}\" cy=\"{cy:.1}\" r=\"2.6\" fill=\"{light}\"/>");
-        svg += &error_bar(cx, figure, &format!("class=\"l{colour}\" stroke=\"{light}\""), y);
+        let at = x.at(*at);
+        svg += &dot((at, y.at(figure.value)), 2.6, colour);
+        svg += &error_bar(at, figure, &stroke(colour), y);
     }
     svg
+}
+
+fn dot((x, y): (f64, f64), radius: f64, colour: usize) -> String {
+    let light = COLOURS[colour].0;
+    format!("<circle class=\"f{colour}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"{radius}\" fill=\"{light}\"/>\n")
+}
+
+fn stroke(colour: usize) -> String {
+    format!("class=\"l{colour}\" stroke=\"{}\"", COLOURS[colour].0)
 }
 
 /// The intervals of a line with too many places for error bars.
@@ -239,6 +248,7 @@ fn band(points: &[(f64, Ratio)], colour: usize, x: &Scale, y: &Scale) -> String 
     )
 }
 
+/// Bars, or points in their places where a bar would have no foot to stand on.
 fn bars(series: &Series, number: usize, count: usize, x: &Scale, y: &Scale) -> String {
     let colour = number % COLOURS.len();
     let wide = (x.at(1.0) - x.at(0.0)) * 0.76 / count as f64;
@@ -246,17 +256,22 @@ fn bars(series: &Series, number: usize, count: usize, x: &Scale, y: &Scale) -> S
     for point in &series.points {
         let Some(figure) = point.estimate() else { continue };
         let left = x.at(point.x) + (number as f64 - count as f64 / 2.0) * wide;
-        let (top, bottom) = (y.at(figure.value), y.pixels.0);
-        let _ = writeln!(
-            svg,
-            "<rect class=\"f{colour}\" x=\"{left:.1}\" y=\"{top:.1}\" width=\"{:.1}\" height=\"{:.1}\" fill=\"{}\"/>",
-            wide - 2.0,
-            (bottom - top).max(0.5),
-            COLOURS[colour].0
-        );
         let middle = left + (wide - 2.0) / 2.0;
-        svg += &error_bar(middle, &figure, "class=\"axis\" stroke=\"#444444\"", y);
-        let above = y.at(figure.high) - 4.0;
+        if y.log {
+            svg += &dot((middle, y.at(figure.value)), 3.2, colour);
+            svg += &error_bar(middle, &figure, &stroke(colour), y);
+        } else {
+            let (top, bottom) = (y.at(figure.value), y.pixels.0);
+            let _ = writeln!(
+                svg,
+                "<rect class=\"f{colour}\" x=\"{left:.1}\" y=\"{top:.1}\" width=\"{:.1}\" height=\"{:.1}\" fill=\"{}\"/>",
+                wide - 2.0,
+                (bottom - top).max(0.5),
+                COLOURS[colour].0
+            );
+            svg += &error_bar(middle, &figure, "class=\"axis\" stroke=\"#444444\"", y);
+        }
+        let above = y.at(figure.high) - if y.log { 6.0 } else { 4.0 };
         svg += &text((middle, above), "middle", "dim", 10, &trimmed(figure.value));
     }
     svg
@@ -316,6 +331,20 @@ mod tests {
         let bars = render(&bars);
         assert_eq!(bars.matches("<rect class=\"f0\"").count(), 3, "two bars and the legend: {bars}");
         assert!(bars.contains(">poll<") && bars.ends_with("</svg>\n"), "{bars}");
+    }
+
+    #[test]
+    fn on_a_logarithmic_axis_points_stand_where_bars_would() {
+        let (x, y) = (Axis::names("mode", &["poll", "trap"]), Axis::log("µs"));
+        let points = render(&Chart { x: x.clone(), y, ..chart(Kind::Bars) });
+        let bars = render(&Chart { x, ..chart(Kind::Bars) });
+        assert_eq!(
+            (points.matches("<circle class=\"f0\"").count(), bars.matches("<circle").count()),
+            (2, 0),
+            "{points}"
+        );
+        assert_eq!(points.matches("<rect class=\"f0\"").count(), 1, "the legend: {points}");
+        assert_eq!(points.matches("<path class=\"l0\"").count(), 1, "an error bar: {points}");
     }
 
     #[test]

@@ -78,7 +78,8 @@ pub fn run(lab: &Lab) -> Result<Finding> {
                 "One I/O core with a CPU of its own. Two guests exchange one ping at a time; {PAIRS} pairs of others, of class throughput, send \
                  packets of the same size as fast as their rings take them. ringgen plays all on another CPU, in one thread, and looks at the \
                  pings after every 4 packets of the others, so that their time is the switch's rather than its own. Those two have a weight of 4: one that \
-                 is answered this soon sends more packets than each of its neighbours, and at equal weights would be held to as many as they."
+                 is answered this soon sends more packets than each of its neighbours, and at equal weights would be held to as many as they. ringgen \
+                 idles while its looks at all guests find neither a packet nor a ping."
             ),
             format!("Each case has a switch of its own, which is halted in the turns of the others. {}", turns::setup(lab, TURNS)),
             "Ratios to the guest alone are those of turns one after another: of the p99 of one to that of the other. A round's ratio is the median of \
@@ -91,8 +92,8 @@ pub fn run(lab: &Lab) -> Result<Finding> {
         conditions: lab.conditions(),
         ..Finding::default()
     };
-    let mut table =
-        Table::new("Round trips", &["packets", "guest", "p50, µs", "p99, µs", "p99 to alone", "neighbours, Mpps"]);
+    let head = ["packets", "guest", "p50, µs", "p99, µs", "p99 to alone", "neighbours, Mpps", "generator idle, %"];
+    let mut table = Table::new("Round trips", &head);
     for (at, size) in sizes.iter().enumerate() {
         let of_size = &played[at * CASES.len()..][..CASES.len()];
         for (case, played) in CASES.iter().zip(of_size) {
@@ -105,7 +106,9 @@ pub fn run(lab: &Lab) -> Result<Finding> {
     let to_alone = to_other(latency, alone);
     let text =
         format!("RTT p99 of a latency-class guest beside busy neighbours ({} B), to its RTT p99 alone", SIZES[0]);
-    finding.claims.push(Claim::new(&text, to_alone, "times", Bound::AtMost(2.0), true));
+    // Where the generator is the limit, neighbours leave some of the core to the guest.
+    let claim = Claim::new(&text, to_alone, "times", Bound::AtMost(2.0), true);
+    finding.claims.push(claim.where_generator_idled(&idle(latency)));
     let against = stats::ratio(&p99(throughput), &p99(latency));
     finding.claims.push(Claim::new(
         "RTT p99 of the same guest in class throughput, to that in class latency",
@@ -125,7 +128,9 @@ pub fn run(lab: &Lab) -> Result<Finding> {
     let of_turns = |played: &Played| played.turns.iter().map(|report| report.latency_ns).collect::<Vec<_>>();
     finding.raw = json!({ "places": places.iter().map(|(size, case)| format!("{size} B, {}", case.name)).collect::<Vec<_>>(),
         "latency_ns": played.iter().map(|all| all.iter().map(|played| played.all.latency_ns).collect::<Vec<_>>()).collect::<Vec<_>>(),
-        "turns_latency_ns": played.iter().map(|all| all.iter().map(of_turns).collect::<Vec<_>>()).collect::<Vec<_>>() });
+        "turns_latency_ns": played.iter().map(|all| all.iter().map(of_turns).collect::<Vec<_>>()).collect::<Vec<_>>(),
+        "neighbours_mpps": played.iter().map(|all| neighbours(all)).collect::<Vec<_>>(),
+        "generator_idle": played.iter().map(|all| idle(all)).collect::<Vec<_>>() });
     Ok(finding)
 }
 
@@ -145,21 +150,33 @@ fn p99_of(report: &Report) -> f64 {
     report.latency_ns.map_or(f64::NAN, |latency| latency.p99 / 1e3)
 }
 
+/// Mpps of all neighbours together.
+fn neighbours(played: &[Played]) -> Vec<f64> {
+    let mpps =
+        |played: &Played| played.all.per_guest.iter().skip(PINGING).fold(0.0, |sum, guest| sum + guest.pps) / 1e6;
+    played.iter().map(mpps).collect()
+}
+
+/// Parts of the time in which the generator had nothing to do.
+fn idle(played: &[Played]) -> Vec<f64> {
+    played.iter().map(|played| played.all.generator_idle).collect()
+}
+
 /// The p99 of a case to that of another one: of turns one after another in each round.
 fn to_other(here: &[Played], there: &[Played]) -> Option<Ratio> {
     let ratio = |here: &Report, there: &Report| p99_of(here) / p99_of(there);
     stats::estimate(&here.iter().zip(there).map(|(here, there)| here.beside(there, ratio)).collect::<Vec<_>>())
 }
 
-fn row(size: usize, case: &Case, played: &[Played], alone: &[Played]) -> [String; 6] {
-    let busy = |played: &Played| played.all.per_guest.iter().skip(PINGING).map(|guest| guest.pps).sum::<f64>() / 1e6;
+fn row(size: usize, case: &Case, played: &[Played], alone: &[Played]) -> [String; 7] {
     [
         format!("{size} B"),
         case.name.to_owned(),
         shown(stats::estimate(&p50(played))),
         shown(stats::estimate(&p99(played))),
         shown(to_other(played, alone)),
-        if case.beside { shown(stats::estimate(&played.iter().map(busy).collect::<Vec<_>>())) } else { "-".to_owned() },
+        if case.beside { shown(stats::estimate(&neighbours(played))) } else { "-".to_owned() },
+        shown(stats::estimate(&idle(played).iter().map(|idle| idle * 100.0).collect::<Vec<_>>())),
     ]
 }
 

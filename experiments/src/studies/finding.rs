@@ -5,8 +5,12 @@ use serde_json::Value;
 
 use sidecore_tests::process::must;
 
+use crate::judge;
 use crate::machine::Machine;
 use crate::stats::{self, Ratio};
+
+/// Rounds whose intervals decide whether a goal is reached. Those of fewer have little width, or none.
+pub const ENOUGH_ROUNDS: usize = 5;
 
 /// An experiment's result.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -31,9 +35,26 @@ pub struct Finding {
     pub repeat: String,
     /// On what, and how thoroughly.
     pub conditions: Conditions,
+    /// Seconds that it took; 0 in files of older versions.
+    #[serde(default)]
+    pub took_s: f64,
     /// Figures of all rounds that no chart shows.
     #[serde(default)]
     pub raw: Value,
+}
+
+impl Finding {
+    /// The same, whose claims decide nothing where rounds were too few.
+    #[must_use]
+    pub fn weighed(mut self) -> Self {
+        let rounds = self.conditions.rounds;
+        self.claims = self.claims.into_iter().map(|claim| claim.of_rounds(rounds)).collect();
+        if rounds < ENOUGH_ROUNDS {
+            self.answer
+                .insert(0, format!("With fewer than {ENOUGH_ROUNDS} rounds ({rounds}) nothing is decided here."));
+        }
+        self
+    }
 }
 
 /// On what an experiment was made.
@@ -68,6 +89,13 @@ impl Conditions {
             date: must(&["date", "-u", "+%Y-%m-%d %H:%M UTC"]).unwrap_or_default().trim().to_owned(),
         }
     }
+
+    /// Sidecore's version, with its commit where that is known.
+    #[must_use]
+    pub fn sidecore(&self) -> &str {
+        let mut names = self.versions.iter().map(String::as_str);
+        names.find(|name| name.starts_with("sidecore")).unwrap_or("an unknown version")
+    }
 }
 
 /// A statement that the figures have to bear out.
@@ -94,13 +122,15 @@ pub enum Verdict {
     Reached,
     /// It does not.
     Missed,
-    /// Measured where it decides nothing: on a machine with too few CPUs, or without a goal.
+    /// Measured where it decides nothing: on a machine with too few CPUs, in too few rounds, or without a goal.
     Shown,
 }
 
 /// A side of a goal.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Bound {
+    /// More than this.
+    MoreThan(f64),
     /// Not less than this.
     AtLeast(f64),
     /// Not more than this.
@@ -112,10 +142,12 @@ impl Claim {
     #[must_use]
     pub fn new(text: &str, measured: Option<Ratio>, unit: &str, bound: Bound, counts: bool) -> Self {
         let (sign, goal) = match bound {
+            Bound::MoreThan(goal) => (">", goal),
             Bound::AtLeast(goal) => ("≥", goal),
             Bound::AtMost(goal) => ("≤", goal),
         };
         let reached = measured.is_some_and(|measured| match bound {
+            Bound::MoreThan(goal) => measured.low > goal,
             Bound::AtLeast(goal) => measured.low >= goal,
             Bound::AtMost(goal) => measured.high <= goal,
         });
@@ -136,6 +168,31 @@ impl Claim {
         remark.clone_into(&mut self.remark);
         self
     }
+
+    /// The same of a generator that idled for these parts of the time, round by round: where it may have been the limit,
+    /// the figure is only shown.
+    #[must_use]
+    pub fn where_generator_idled(mut self, rounds: &[f64]) -> Self {
+        if judge::is_generator_bound(rounds) {
+            self.verdict = Verdict::Shown;
+            self.remark = format!(
+                "the generator idled less than {:.0} % of the time, and may have been the limit: this does not count",
+                judge::LEAST_IDLE * 100.0
+            );
+        }
+        self
+    }
+
+    /// The same of so many rounds: too few of them decide nothing.
+    #[must_use]
+    pub fn of_rounds(mut self, rounds: usize) -> Self {
+        if rounds < ENOUGH_ROUNDS && self.verdict != Verdict::Shown {
+            self.verdict = Verdict::Shown;
+            let few = format!("fewer than {ENOUGH_ROUNDS} rounds");
+            self.remark = if self.remark.is_empty() { few } else { format!("{}; {few}", self.remark) };
+        }
+        self
+    }
 }
 
 /// A figure with its interval. A time without end is one of what never happened.
@@ -153,12 +210,22 @@ pub fn show(figure: Ratio) -> String {
 #[must_use]
 pub fn number(figure: f64, size: f64) -> String {
     match size {
-        s if s >= 100.0 => format!("{figure:.0}"),
-        s if s >= 10.0 => format!("{figure:.1}"),
-        s if s >= 1.0 => format!("{figure:.2}"),
-        s if s >= 0.01 => format!("{figure:.3}"),
+        s if s >= 100.0 => fixed(figure, 0),
+        s if s >= 10.0 => fixed(figure, 1),
+        s if s >= 1.0 => fixed(figure, 2),
+        s if s >= 0.01 => fixed(figure, 3),
         0.0 => "0".to_owned(),
-        _ => format!("{figure:.5}"),
+        _ => fixed(figure, 5),
+    }
+}
+
+/// A number with so many digits after the point, and without a sign where it rounds to zero.
+#[must_use]
+pub fn fixed(figure: f64, digits: usize) -> String {
+    let shown = format!("{figure:.digits$}");
+    match shown.strip_prefix('-') {
+        Some(size) if size.parse() == Ok(0.0) => size.to_owned(),
+        _ => shown,
     }
 }
 
@@ -217,7 +284,7 @@ pub enum Kind {
     /// Points joined by lines.
     #[default]
     Lines,
-    /// Bars beside each other at every place.
+    /// Bars beside each other at every place; points on a logarithmic axis, on which a bar's length means nothing.
     Bars,
 }
 
@@ -331,14 +398,57 @@ mod tests {
     }
 
     #[test]
+    fn too_few_rounds_decide_nothing() {
+        let claim = |figure, counts| {
+            let measured = Some(Ratio { value: figure, low: figure, high: figure });
+            Claim::new("it is so", measured, "", Bound::AtLeast(1.0), counts)
+        };
+        let found = |rounds| {
+            let conditions = Conditions { rounds, ..Conditions::default() };
+            let claims = vec![claim(2.0, true), claim(0.5, true).but("at night"), claim(2.0, false).but("by chance")];
+            Finding { claims, conditions, ..Finding::default() }.weighed()
+        };
+        let few = found(4);
+        assert!(few.claims.iter().all(|claim| claim.verdict == Verdict::Shown), "{few:?}");
+        let remarks: Vec<&str> = few.claims.iter().map(|claim| claim.remark.as_str()).collect();
+        assert_eq!(remarks, ["fewer than 5 rounds", "at night; fewer than 5 rounds", "by chance"]);
+        assert_eq!(few.answer, ["With fewer than 5 rounds (4) nothing is decided here."]);
+        let enough = found(5);
+        let verdicts = enough.claims.iter().map(|claim| claim.verdict).collect::<Vec<_>>();
+        assert_eq!(verdicts, [Verdict::Reached, Verdict::Missed, Verdict::Shown]);
+        assert!(enough.answer.is_empty() && enough.claims[0].remark.is_empty(), "{enough:?}");
+    }
+
+    #[test]
+    fn what_rounds_to_zero_has_no_sign() {
+        let shown = [-0.00001, -0.0004, -0.0, 0.0004, -0.0006].map(|figure| fixed(figure, 3));
+        assert_eq!(shown, ["0.000", "0.000", "0.000", "0.000", "-0.001"]);
+        assert_eq!((number(-0.4, 100.0), number(-25.0, 25.0)), ("0".to_owned(), "-25.0".to_owned()));
+    }
+
+    #[test]
     fn the_end_of_the_interval_that_counts_against_us_decides() {
         let measured = |low, value, high| Some(Ratio { low, value, high });
         let verdict = |measured, bound| Claim::new("it is so", measured, "", bound, true).verdict;
         assert_eq!(verdict(measured(0.99, 1.0, 1.1), Bound::AtLeast(0.97)), Verdict::Reached);
         assert_eq!(verdict(measured(0.9, 1.0, 1.1), Bound::AtLeast(0.97)), Verdict::Missed);
         assert_eq!(verdict(measured(0.9, 1.0, 2.1), Bound::AtMost(2.0)), Verdict::Missed);
+        assert_eq!(verdict(measured(1.0, 1.1, 1.2), Bound::MoreThan(1.0)), Verdict::Missed);
+        assert_eq!(verdict(measured(1.01, 1.1, 1.2), Bound::MoreThan(1.0)), Verdict::Reached);
         assert_eq!(verdict(None, Bound::AtMost(2.0)), Verdict::Missed, "nothing measured reaches nothing");
         let shown = Claim::new("it is so", measured(1.0, 3.0, 4.0), "µs", Bound::AtMost(2.0), false);
         assert_eq!((shown.verdict, shown.measured.as_str()), (Verdict::Shown, "3.00 [1.00, 4.00] µs"));
+    }
+
+    #[test]
+    fn what_may_be_the_generators_figure_does_not_count() {
+        let one = Some(Ratio { low: 1.0, value: 1.0, high: 1.0 });
+        let claim = |idle: &[f64]| {
+            let claim = Claim::new("it is so", one, "times", Bound::AtLeast(0.97), true).but("it was a Sunday");
+            claim.where_generator_idled(idle).where_generator_idled(&[0.5])
+        };
+        assert_eq!((claim(&[0.3]).verdict, claim(&[0.3]).remark.as_str()), (Verdict::Reached, "it was a Sunday"));
+        assert_eq!(claim(&[0.02]).verdict, Verdict::Shown);
+        assert!(claim(&[0.02]).remark.starts_with("the generator idled less than 10 %"), "{:?}", claim(&[0.02]));
     }
 }

@@ -26,6 +26,7 @@ pub mod turns;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use rustix::thread::{CpuSet, sched_setaffinity};
@@ -41,8 +42,16 @@ pub struct Study {
     pub name: &'static str,
     /// What it is about, in a few words.
     pub about: &'static str,
+    run: fn(&Lab) -> Result<Finding>,
+}
+
+impl Study {
     /// Makes it.
-    pub run: fn(&Lab) -> Result<Finding>,
+    pub fn make(&self, lab: &Lab) -> Result<Finding> {
+        let begin = Instant::now();
+        let finding = (self.run)(lab)?.weighed();
+        Ok(Finding { took_s: begin.elapsed().as_secs_f64(), ..finding })
+    }
 }
 
 /// All experiments, in the order of the report.

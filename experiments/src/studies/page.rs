@@ -2,8 +2,9 @@
 
 use std::fmt::Write as _;
 
+use super::ALL;
 use super::chart::{self, escape};
-use super::finding::{Finding, Table, Verdict};
+use super::finding::{Conditions, Finding, Table, Verdict};
 
 const STYLE: &str = "\
 :root{color-scheme:light dark;--bg:#fff;--fg:#222;--dim:#666;--line:#ddd;--good:#1f7a3f;--bad:#a6263c;--box:#f6f7f9}\
@@ -14,7 +15,7 @@ table{border-collapse:collapse;font-size:14px;margin:.6em 0;display:block;overfl
 td,th{border-bottom:1px solid var(--line);padding:.25em .7em;text-align:right}td:first-child,th:first-child{text-align:left}\
 svg{max-width:100%;height:auto}figure{margin:1em 0}figcaption,.dim{color:var(--dim);font-size:14px}\
 .reached{color:var(--good);font-weight:600}.missed{color:var(--bad);font-weight:600}.shown{color:var(--dim)}\
-pre{background:var(--box);padding:.6em .9em;overflow-x:auto}.answer{background:var(--box);padding:.2em 1em;border-radius:6px}";
+tr.study{background:var(--box)}pre{background:var(--box);padding:.6em .9em;overflow-x:auto}.answer{background:var(--box);padding:.2em 1em;border-radius:6px}";
 
 /// The page with all findings, and why others are missing.
 #[must_use]
@@ -26,6 +27,7 @@ pub fn html(findings: &[Finding], unreadable: &[String]) -> String {
          eight, so that those of five cover 94 %). The end of an interval that counts against Sidecore decides whether a goal is reached. Whatever came out is shown, also where it contradicts the claim.</p>\n"
     );
     page += &summary(findings);
+    page += &caveats(findings);
     for why in unreadable {
         let _ = writeln!(page, "<p class=\"missed\">{}</p>", escape(why));
     }
@@ -38,6 +40,16 @@ pub fn html(findings: &[Finding], unreadable: &[String]) -> String {
 fn summary(findings: &[Finding]) -> String {
     let mut html = String::from("<table><tr><th>claim</th><th>measured</th><th>goal</th><th></th></tr>\n");
     for finding in findings {
+        let _ = writeln!(
+            html,
+            "<tr class=\"study\"><th><a href=\"#{}\">{}</a></th><td class=\"dim\" colspan=\"3\">{}, {}; {} rounds{}</td></tr>",
+            finding.name,
+            escape(&finding.title),
+            escape(finding.conditions.sidecore()),
+            escape(&finding.conditions.date),
+            finding.conditions.rounds,
+            took(finding)
+        );
         for claim in &finding.claims {
             let _ = writeln!(
                 html,
@@ -51,7 +63,33 @@ fn summary(findings: &[Finding]) -> String {
             );
         }
     }
-    html + "</table>\n"
+    html += "</table>\n";
+    if findings.iter().all(|finding| finding.took_s > 0.0) {
+        let all_s: f64 = findings.iter().map(|finding| finding.took_s).sum();
+        let _ = writeln!(html, "<p class=\"dim\">All took {all_s:.0} s, without what make exits took.</p>");
+    }
+    html
+}
+
+/// How long it took, where its file says so.
+fn took(finding: &Finding) -> String {
+    if finding.took_s > 0.0 { format!("; it took {:.0} s", finding.took_s) } else { String::new() }
+}
+
+/// What has to be known about the findings together: what is absent, and what is not of the same version or machine.
+fn caveats(findings: &[Finding]) -> String {
+    let mut html = String::new();
+    let is_absent = |name: &str| !findings.iter().any(|finding| finding.name == name);
+    let absent: Vec<&str> = ALL.iter().map(|study| study.name).filter(|name| is_absent(name)).collect();
+    if !absent.is_empty() {
+        let _ = writeln!(html, "<p>Not in this report: {}.</p>", absent.join(", "));
+    }
+    let differ =
+        |one: &Conditions, other: &Conditions| one.sidecore() != other.sidecore() || one.machine != other.machine;
+    if findings.windows(2).any(|two| differ(&two[0].conditions, &two[1].conditions)) {
+        html += "<p class=\"missed\">These experiments are not all of one version of Sidecore on one machine: their figures do not compare.</p>\n";
+    }
+    html
 }
 
 fn word(verdict: Verdict) -> &'static str {
@@ -102,9 +140,10 @@ fn section(finding: &Finding) -> String {
     let turns = if conditions.seconds > 0.0 { format!(" of {} s", conditions.seconds) } else { String::new() };
     let _ = write!(
         html,
-        "<li>{} rounds{turns}, {}</li>\n<li>{}</li>\n<li>{}</li>\n</ul>\n<h3>To repeat it</h3>\n<pre>{}</pre>\n",
+        "<li>{} rounds{turns}, {}{}</li>\n<li>{}</li>\n<li>{}</li>\n</ul>\n<h3>To repeat it</h3>\n<pre>{}</pre>\n",
         conditions.rounds,
         escape(&conditions.date),
+        took(finding),
         escape(&conditions.machine.join("; ")),
         escape(&conditions.versions.join("; ")),
         escape(&finding.repeat)
@@ -181,9 +220,30 @@ mod tests {
     #[test]
     fn what_contradicts_a_claim_stays_in_the_report() {
         let page = html(&[finding()], &[]);
-        assert!(page.matches("class=\"missed\"").count() == 2, "in the summary and in its section: {page}");
+        let missed = |tag: &str| page.matches(&format!("<{tag} class=\"missed\"")).count();
+        assert_eq!((missed("td"), missed("span")), (1, 1), "in the summary and in its section: {page}");
         assert!(page.contains("<svg ") && page.contains("3 &lt; 4"), "{page}");
         assert!(markdown(&finding()).contains("| flat | 2.00 [1.90, 2.10] | ≥ 3 | missed |"));
+    }
+
+    #[test]
+    fn the_summary_says_what_is_absent_of_which_version_each_is_and_how_long_it_took() {
+        let of = |name: &str, version: &str, took_s| {
+            let versions = vec![version.to_owned(), "rustc 1".to_owned()];
+            let conditions = Conditions { versions, rounds: 5, ..Conditions::default() };
+            Finding { name: name.to_owned(), conditions, took_s, ..finding() }
+        };
+        let (one, other) = ("sidecore 1, commit 1", "sidecore 1, commit 2");
+        let both = html(&[of("idle", one, 40.0), of("scale", other, 2.4)], &[]);
+        assert!(both.contains("Not in this report: paper, saturation, classes, answer, interrupts."), "{both}");
+        assert!(
+            both.contains("commit 1, ; 5 rounds; it took 40 s") && both.contains("commit 2, ; 5 rounds; it took 2 s")
+        );
+        assert!(both.contains("not all of one version") && both.contains("All took 42 s"), "{both}");
+        let same = html(&[of("idle", one, 40.0), of("scale", one, 2.4)], &[]);
+        assert!(!same.contains("not all of one version"), "{same}");
+        let all: Vec<Finding> = ALL.iter().map(|study| of(study.name, one, 1.0)).collect();
+        assert!(!html(&all, &[]).contains("Not in this report"));
     }
 
     #[test]

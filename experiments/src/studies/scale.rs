@@ -4,14 +4,14 @@ use anyhow::{Context, Result};
 use serde_json::json;
 
 use super::Lab;
-use super::finding::{Axis, Bound, Chart, Claim, Finding, Kind, Point, Series, Table, number};
+use super::finding::{Axis, Bound, Chart, Claim, ENOUGH_ROUNDS, Finding, Kind, Point, Series, Table, show};
 use super::simulator::{Simulated, simulate};
-use crate::stats::{self, median};
+use crate::stats::{self, Ratio};
 
 const CORES: usize = 64;
 const GUESTS: usize = 1024;
-/// Seeds of each load; a goal counts with no fewer.
-const SEEDS: usize = 5;
+/// Seeds of each load: they stand for rounds.
+const SEEDS: usize = ENOUGH_ROUNDS;
 /// The policies of the short form: those that the goal is about. It is not shorter in simulated time, since OVS looks once a minute, and crowds come
 /// with the second one.
 const COMPARED: &str = "balance,ovs-auto-lb";
@@ -49,7 +49,7 @@ pub fn run(lab: &Lab) -> Result<Finding> {
         runs.push(simulate(lab, &args, folder.path())?);
     }
     finding.setup.push(format!(
-        "Seeds: {seeds}, which stand for rounds; tables have their medians. Costs are the simulator's defaults, which say where they were measured \
+        "Seeds: {seeds}, which stand for rounds: figures are medians with their intervals. Costs are the simulator's defaults, which say where they were measured \
          (sidecore-simulate --help)."
     ));
     let policies: Vec<String> = runs.first().context("no runs")?.iter().map(|runs| runs[0].policy.clone()).collect();
@@ -85,18 +85,16 @@ pub fn run(lab: &Lab) -> Result<Finding> {
     for ((shape, what), runs) in SHAPES.iter().zip(&runs) {
         let head = ["policy", "under-served, %", "converged, %", "largest core to bound", "delay p99, µs", "moves"];
         let mut table = Table::new(&format!("{shape}: {what}"), &head);
-        let middle = |runs: &[Simulated], of: &dyn Fn(&Simulated) -> f64| median(&all(runs, of)).unwrap_or(f64::NAN);
-        let percent = |runs: &[Simulated]| middle(runs, &|run| unserved(run) * 100.0);
-        let shown = |figure: f64| number(figure, figure);
+        let cell = |runs: &[Simulated], of: &dyn Fn(&Simulated) -> f64| shown(stats::estimate(&all(runs, of)));
         for runs in runs {
             let converged = |run: &Simulated| run.under_served_converged_cycles / run.demanded_cycles.max(1.0) * 100.0;
             table.row([
                 runs[0].policy.clone(),
                 shown(percent(runs)),
-                shown(middle(runs, &converged)),
-                format!("{:.3}", middle(runs, &|run| run.largest_to_bound)),
-                format!("{:.0}", middle(runs, &|run| run.delay_p99_us)),
-                format!("{:.0}", middle(runs, &|run| run.moves as f64)),
+                cell(runs, &converged),
+                cell(runs, &|run| run.largest_to_bound),
+                cell(runs, &|run| run.delay_p99_us),
+                cell(runs, &|run| run.moves as f64),
             ]);
         }
         finding.tables.push(table);
@@ -107,11 +105,11 @@ pub fn run(lab: &Lab) -> Result<Finding> {
                 "{shape}: under-served cycles of OVS auto load balance, to those of balance, of what any policy could serve"
             );
             let fewer = stats::ratio(&beyond(ovs), &beyond(ours));
-            let claim = Claim::new(&text, fewer, "times", Bound::AtLeast(10.0), seeds == SEEDS);
-            finding.claims.push(claim.but(if seeds < SEEDS { "too few seeds for an interval" } else { "" }));
+            finding.claims.push(Claim::new(&text, fewer, "times", Bound::AtLeast(10.0), true));
         }
-        let best = runs.iter().min_by(|one, other| percent(one).total_cmp(&percent(other))).context("no runs")?;
-        let of = |name: &str| of(name).map_or("-".to_owned(), |runs| shown(percent(runs)));
+        let middle = |runs: &[Simulated]| percent(runs).map_or(f64::NAN, |percent| percent.value);
+        let best = runs.iter().min_by(|one, other| middle(one).total_cmp(&middle(other))).context("no runs")?;
+        let of = |name: &str| shown(of(name).and_then(|runs| percent(runs)));
         finding.answer.push(format!(
             "{shape}: of these policies {} leaves least unserved ({} %), balance {} %, OVS auto load balance {} %.",
             best[0].policy,
@@ -127,6 +125,15 @@ pub fn run(lab: &Lab) -> Result<Finding> {
 /// A figure of every seed.
 fn all(runs: &[Simulated], of: &dyn Fn(&Simulated) -> f64) -> Vec<f64> {
     runs.iter().map(of).collect()
+}
+
+fn shown(figure: Option<Ratio>) -> String {
+    figure.map_or("-".to_owned(), show)
+}
+
+/// Percent of what was asked for that was not served: the median of seeds.
+fn percent(runs: &[Simulated]) -> Option<Ratio> {
+    stats::estimate(&all(runs, &|run| unserved(run) * 100.0))
 }
 
 /// The part of what was asked for that was not served.

@@ -11,6 +11,7 @@ use super::super::stage::name;
 use super::super::traffic::Streams;
 use super::pairs::{FASTEST, can, ensure_together, pairs, rates, stage};
 use super::{AFTER, BEFORE, after_s, before_s};
+use crate::stats::quantile;
 
 /// Between looks at the generator's counts, and of those between looks at the switch.
 const LOOK: Duration = Duration::from_millis(10);
@@ -23,7 +24,7 @@ pub(super) const STEADY: usize = 4;
 /// The scheduler is on from so long before the shift: what memory costs that is used for the first time is not its business here.
 const ON_BEFORE_S: f64 = 0.25;
 /// Moves by hand under load, for their pause.
-const MOVES: usize = 40;
+pub(super) const MOVES: usize = 40;
 
 /// What is compared: a number of I/O cores, whose scheduler is on or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,6 +107,13 @@ impl Turn {
         let well = |steps: &[(f64, f64)]| steps.iter().all(|(_, rate)| *rate >= RECOVERED);
         let first = rates.windows(STEADY).find(|steps| well(steps));
         first.map_or(f64::INFINITY, |steps| (steps[0].0 - STEP_S / 2.0).max(0.0))
+    }
+
+    /// Such a quantile of the pauses of moves by hand, in microseconds.
+    pub(super) fn pause_us(&self, share: f64) -> Option<f64> {
+        let mut sorted = self.pauses_us.clone();
+        sorted.sort_by(f64::total_cmp);
+        quantile(&sorted, share)
     }
 
     /// The largest core load in the last part of the turn.

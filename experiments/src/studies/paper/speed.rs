@@ -2,9 +2,9 @@
 
 use serde_json::Value;
 
-use super::{PAPER, RINGS, busy, chart, figures, sides};
+use super::{RINGS, ROUND_TRIP, THROUGHPUT, busy, chart, figures, gains, sides};
 use crate::stats::{self, Ratio};
-use crate::studies::finding::{Bound, Claim, Finding, Table, show};
+use crate::studies::finding::{Finding, Table, show};
 
 /// Adds what the rounds show.
 pub(super) fn judge(finding: &mut Finding, rows: &[&Value], rounds: usize) {
@@ -34,12 +34,12 @@ pub(super) fn judge(finding: &mut Finding, rows: &[&Value], rounds: usize) {
     for ring in RINGS {
         let Some([exitless, traditional]) = sides(rows, ring) else { continue };
         let (gain, less) = (gain(exitless, traditional), less(exitless, traditional));
-        let mut claim = |text: &str, figure, unit, goal| {
+        let mut claim = |text: &str, figure, goals| {
             let text = format!("{text}, {ring} rings");
-            finding.claims.push(Claim::new(&text, figure, unit, Bound::AtLeast(goal), false).but(PAPER));
+            finding.claims.extend(gains([exitless, traditional], &text, figure, goals));
         };
-        claim("throughput of a stream, exitless to traditional", gain, "times", 1.45);
-        claim("median round trip, traditional less exitless", less, "µs", 25.0);
+        claim("throughput of a stream, exitless to traditional", gain, THROUGHPUT);
+        claim("median round trip, traditional less exitless", less, ROUND_TRIP);
         finding.answer.push(format!(
             "With {ring} rings a round trip takes {} µs less exitless, and a stream has {} times the throughput.",
             shown(less),

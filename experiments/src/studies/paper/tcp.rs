@@ -2,9 +2,9 @@
 
 use serde_json::Value;
 
-use super::{MODES, PAPER, RINGS, busy, figures};
+use super::{COUNTED, MODES, RINGS, ROUND_TRIP, THROUGHPUT, busy, figures, gains};
 use crate::stats;
-use crate::studies::finding::{Bound, Chart, Claim, Finding, Table, show};
+use crate::studies::finding::{Chart, Finding, Table, show};
 
 /// Adds what rows of Linux guests show; where there is none, why.
 pub(super) fn judge(finding: &mut Finding, linux: &[&Value], rows: &[Value]) {
@@ -21,16 +21,21 @@ pub(super) fn judge(finding: &mut Finding, linux: &[&Value], rows: &[Value]) {
     finding.charts.push(chart(linux, "tcp-stream", "TCP stream between two Linux guests", "Mbit/s", "stream_mbit_s"));
     finding.charts.push(chart(linux, "tcp-rtt", "Median TCP round trip of two Linux guests", "µs", "rtt_p50_us"));
     for mode in &MODES[..2] {
-        let of =
-            |mode: &str, key: &str| busy(linux, "split", mode, true).map(|row| figures(row, key)).unwrap_or_default();
-        let gain = stats::ratio(&of(mode, "stream_mbit_s"), &of("trap", "stream_mbit_s"));
+        let [Some(exitless), Some(trap)] = [mode, "trap"].map(|mode| busy(linux, "split", mode, true)) else {
+            finding.answer.push(format!("{COUNTED} lacks Linux guests' rows of mode {mode}, or of trap."));
+            continue;
+        };
+        let rows = [exitless, trap];
+        let of = |key: &str| rows.map(|row| figures(row, key));
+        let [ours, theirs] = of("stream_mbit_s");
+        let gain = stats::ratio(&ours, &theirs);
         let text = format!("TCP stream, Linux guests: {mode} to trap");
-        finding.claims.push(Claim::new(&text, gain, "times", Bound::AtLeast(1.45), false).but(PAPER));
-        let (ours, theirs) = (of(mode, "rtt_p50_us"), of("trap", "rtt_p50_us"));
+        finding.claims.extend(gains(rows, &text, gain, THROUGHPUT));
+        let [ours, theirs] = of("rtt_p50_us");
         let less: Vec<f64> = theirs.iter().zip(&ours).map(|(theirs, ours)| theirs - ours).collect();
         let less = stats::estimate(&less);
         let text = format!("median TCP round trip, Linux guests: trap less {mode}");
-        finding.claims.push(Claim::new(&text, less, "µs", Bound::AtLeast(25.0), false).but(PAPER));
+        finding.claims.extend(gains(rows, &text, less, ROUND_TRIP));
         let shown = |figure: Option<stats::Ratio>| figure.map_or("-".to_owned(), show);
         finding.answer.push(format!(
             "With {mode}, TCP between Linux guests has {} times the throughput that it has with trap, and a round trip takes {} µs less.",

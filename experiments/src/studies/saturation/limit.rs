@@ -47,7 +47,8 @@ impl Limit {
     /// Measures; `most`: packets a second that the core could do before.
     pub(super) fn find(lab: &Lab, stage: &Stage, most: f64) -> Result<Self> {
         let mut limit = Self { rounds: Vec::new(), idle: 1.0 };
-        for _ in 0..ROUNDS * lab.effort.rounds {
+        let rounds = if lab.effort.coarse { 1 } else { ROUNDS };
+        for _ in 0..rounds * lab.effort.rounds {
             let streams = Streams::packets(lab, stage, SIZE, &[PAST * most / BUSY as f64; BUSY])?;
             limit.rounds.push(round(&streams, most)?);
             limit.idle = limit.idle.min(streams.finish()?.generator_idle);

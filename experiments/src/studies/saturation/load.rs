@@ -28,8 +28,8 @@ struct Place {
     delivered: Vec<f64>,
     /// Jain's index.
     fairness: Vec<f64>,
-    /// Part of the time in which the generator had nothing to do.
-    idle: f64,
+    /// Parts of the time in which the generator had nothing to do.
+    idle: Vec<f64>,
 }
 
 impl Place {
@@ -37,12 +37,11 @@ impl Place {
         let shares = |report: &Report| -> Vec<f64> {
             report.per_guest.iter().skip(1).step_by(2).map(|guest| guest.pps).collect()
         };
-        let idle: Vec<f64> = reports.iter().map(|report| report.generator_idle).collect();
         Self {
             load,
             delivered: reports.iter().map(|report| report.pps).collect(),
             fairness: reports.iter().map(|report| jain(&shares(report))).collect(),
-            idle: median(&idle).unwrap_or_default(),
+            idle: reports.iter().map(|report| report.generator_idle).collect(),
         }
     }
 
@@ -76,8 +75,15 @@ pub(super) fn find(lab: &Lab, finding: &mut Finding) -> Result<()> {
     finding.setup.push(streams(lab, rate(LOADS[LOADS.len() - 1])).shown());
     finding.setup.push(limit.setup());
     judge(finding, &places, &limit);
-    let delivered: Vec<&Vec<f64>> = places.iter().map(|place| &place.delivered).collect();
-    finding.raw["load"] = json!({ "most_pps": most, "loads": LOADS, "delivered_pps": delivered, "limit": limit });
+    let all = |of: fn(&Place) -> &Vec<f64>| places.iter().map(of).collect::<Vec<_>>();
+    finding.raw["load"] = json!({
+        "most_pps": most,
+        "loads": LOADS,
+        "delivered_pps": all(|place| &place.delivered),
+        "fairness": all(|place| &place.fairness),
+        "generator_idle": all(|place| &place.idle),
+        "limit": limit,
+    });
     Ok(())
 }
 
@@ -106,7 +112,7 @@ fn table(places: &[Place]) -> Table {
             place.load.to_string(),
             estimate(&place.parts_of(1e6)),
             estimate(&place.fairness),
-            format!("{:.0}", place.idle * 100.0),
+            estimate(&place.idle.iter().map(|idle| idle * 100.0).collect::<Vec<_>>()),
         ]);
     }
     table
@@ -132,14 +138,14 @@ fn chart(places: &[Place], most: f64) -> Chart {
 
 fn judge(finding: &mut Finding, places: &[Place], limit: &Limit) {
     let past = || places.iter().filter(|place| place.load >= 2.0);
-    let bound = past().map(|place| place.idle).fold(limit.idle, f64::min) < 0.1;
-    let remark = if bound { "the generator was the limit: this does not count" } else { "" };
+    let idle = past().filter_map(|place| median(&place.idle)).fold(limit.idle, f64::min);
     let mut last = None;
     let mut claims = Vec::new();
     for place in past() {
         let load = place.load;
         let mut claim = |text: String, figure, least| {
-            claims.push(Claim::new(&text, figure, "", Bound::AtLeast(least), !bound).but(remark));
+            let claim = Claim::new(&text, figure, "", Bound::AtLeast(least), true);
+            claims.push(claim.where_generator_idled(&[idle]));
         };
         last = stats::estimate(&limit.to_peak(load));
         claim(format!("throughput when asked for {load} times what the core can do, to the peak"), last, 0.97);
@@ -154,7 +160,7 @@ fn judge(finding: &mut Finding, places: &[Place], limit: &Limit) {
 fn past_the_limit(claims: &[Claim], last: Option<Ratio>) -> String {
     let all = |verdict: Verdict| claims.iter().all(|claim| claim.verdict == verdict);
     let what = if all(Verdict::Shown) {
-        "How throughput behaves past the limit is not proven here, since the generator was the limit"
+        "How throughput behaves past the limit is not proven here, since the generator may have been the limit"
     } else if all(Verdict::Reached) {
         "Past the limit throughput stays flat and is shared evenly"
     } else {
