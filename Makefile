@@ -3,8 +3,13 @@
 # rustup installs here; a fresh shell may not know it yet.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-# The demo makes namespaces, interfaces and AF_XDP sockets; `run-tests` does the same for the end-to-end tests.
-AS_ROOT := $(shell [ "$$(id -u)" -eq 0 ] || echo --config "\"target.'cfg(unix)'.runner='sudo -E'\"")
+BUILT := $${CARGO_TARGET_DIR:-target}
+
+# For programs that make namespaces, interfaces and AF_XDP sockets; `run-tests` does the same for the end-to-end tests.
+SUDO := $(shell [ "$$(id -u)" -eq 0 ] || echo sudo -E)
+
+# What measures is built with the same features whatever is to be measured, so that nothing is compiled twice.
+MEASURE := cargo build --release -p sidecore -p sidecore-exits -p sidecore-experiments -p sidecore-simulator -p sidecore-tests -p synthetic-guest
 
 .PHONY: help build release demo lint test test-full soak-handover soak-sleeps screenshots bench-instr bench-timing bench-accounting bench-capture bench-peers exits experiments simulate dashboards-up docs clean
 
@@ -25,7 +30,7 @@ demo: ## Two QEMU guests and an outside host exchange traffic through the switch
 	@scripts/check-rust.sh
 	@scripts/install-deps.sh demo
 	cargo build -p sidecore -p sidecore-tests
-	@cargo run -q $(AS_ROOT) -p sidecore-tests --bin sidecore-demo
+	@$(SUDO) "$(BUILT)/debug/sidecore-demo"
 
 lint: ## Check formatting and clippy's opinion (warnings are errors)
 	@scripts/check-rust.sh lint
@@ -36,7 +41,7 @@ lint: ## Check formatting and clippy's opinion (warnings are errors)
 test: lint ## Checks, unit, property and end-to-end tests, about 22 minutes on two CPUs
 	@scripts/install-deps.sh test
 	cargo test --workspace --no-run
-	@"$${CARGO_TARGET_DIR:-target}/debug/run-tests"
+	@"$(BUILT)/debug/run-tests"
 
 test-full: export SIDECORE_TEST_FULL := 1
 test-full: export PROPTEST_CASES := 4096
@@ -46,22 +51,21 @@ screenshots: ## Make the README's picture of the switch's page, of a run with sy
 	@scripts/check-rust.sh
 	@scripts/install-deps.sh page
 	cargo build -p sidecore -p synthetic-guest -p sidecore-tests
-	@cargo run -q $(AS_ROOT) -p sidecore-tests --bin screenshots
+	@$(SUDO) "$(BUILT)/debug/screenshots"
 
 soak-handover: MOVES ?= 10000
 soak-handover: SEED ?= 1
-soak-handover: BUILT = $${CARGO_TARGET_DIR:-target}/release
 soak-handover: BUILD = cargo build --release -p sidecore -p synthetic-guest -p sidecore-tests
 soak-handover: ## Move queue pairs under verified traffic, MOVES=10000 times; a switch that lacks the ordering token comes first
 	@scripts/check-rust.sh
 	@scripts/install-deps.sh build
 	$(BUILD) --features sidecore/fault-injection
-	@cp -f "$(BUILT)/sidecore" "$(BUILT)/sidecore-faulty"
+	@cp -f "$(BUILT)/release/sidecore" "$(BUILT)/release/sidecore-faulty"
 	$(BUILD)
 	@echo "Without the ordering token (errors have to be seen):"
-	@"$(BUILT)/soak-handover" --moves 600 --seed $(SEED) --without-token
+	@"$(BUILT)/release/soak-handover" --moves 600 --seed $(SEED) --without-token
 	@echo "As it is:"
-	@"$(BUILT)/soak-handover" --moves $(MOVES) --seed $(SEED)
+	@"$(BUILT)/release/soak-handover" --moves $(MOVES) --seed $(SEED)
 
 soak-sleeps: export SIDECORE_SLEEPS ?= 250000
 soak-sleeps: ## Have packets end millions of sleeps, SIDECORE_SLEEPS=250000 in each of ten cases; none may be missed
@@ -78,7 +82,7 @@ bench-instr: ## Count the instructions a packet costs, and hold them against the
 bench-timing: ## Time what idle neighbours and a second core cost
 	@scripts/check-rust.sh
 	@scripts/install-deps.sh build
-	cargo run --release -p sidecore-bench -- time
+	@ulimit -n "$$(ulimit -H -n)" && cargo run --release -p sidecore-bench -- time
 
 bench-accounting: ## Time what load accounting costs, in bursts of 32 and of 1
 	@scripts/check-rust.sh
@@ -93,26 +97,26 @@ bench-capture: ## Time what a capture costs the core that forwards
 bench-peers: ## Compare with OVS-DPDK and testpmd (FULL=1: everything; ROWS=v2v-tso,p2v-64: only these)
 	@scripts/check-rust.sh
 	@scripts/install-deps.sh bench-peers
-	cargo build --release -p sidecore -p synthetic-guest -p sidecore-experiments
-	@cargo run -q --release $(AS_ROOT) -p sidecore-experiments --bin bench-peers
+	$(MEASURE) --bin sidecore --bin ringgen --bin bench-peers
+	@$(SUDO) "$(BUILT)/release/bench-peers"
 
-exits: ## Count VM exits per packet with KVM's own counters: a table, and target/experiments/exits.json (QUICK=1: a tenth of the packets)
+exits: ## Count VM exits per packet with KVM's own counters: a table, and target/experiments/exits.json (QUICK=1: fewer)
 	@scripts/check-rust.sh
 	@scripts/install-deps.sh $(if $(wildcard /dev/kvm),demo,build)
-	cargo build --release -p sidecore -p sidecore-exits -p sidecore-tests --bin sidecore --bin exits --bin guest-traffic
-	@cargo run -q --release $(AS_ROOT) -p sidecore-exits --bin exits $(if $(QUICK),-- --quick)
+	$(MEASURE) --bin sidecore --bin exits --bin guest-traffic
+	@$(SUDO) "$(BUILT)/release/exits" $(if $(filter-out 0,$(QUICK)),--quick)
 
 experiments: ## How Sidecore behaves with many guests, with a report (QUICK=1: less than ten minutes; ONLY=saturation,answer: only these)
 	@scripts/check-rust.sh
 	@scripts/install-deps.sh build
-	cargo build --release -p sidecore -p synthetic-guest -p sidecore-simulator -p sidecore-experiments
-	@[ -n "$(ONLY)" ] || [ -e "$${CARGO_TARGET_DIR:-target}/experiments/exits.json" ] || $(MAKE) exits
-	@cargo run -q --release $(AS_ROOT) -p sidecore-experiments --bin experiments
+	$(MEASURE) --bin sidecore --bin exits --bin guest-traffic --bin ringgen --bin sidecore-simulate --bin experiments
+	@[ -n "$(ONLY)" ] || $(MAKE) exits || echo "What make exits could count is in the report all the same."
+	@$(SUDO) "$(BUILT)/release/experiments"
 
 simulate: ## Compare scheduling policies in a model of the switch: tables and pictures in target/simulate
 	@scripts/check-rust.sh
 	cargo build --release -p sidecore-simulator
-	@"$${CARGO_TARGET_DIR:-target}/release/sidecore-simulate"
+	@"$(BUILT)/release/sidecore-simulate"
 
 dashboards-up: SWITCH ?= 127.0.0.1:9464
 dashboards-up: ## Prometheus, and Grafana where installed, looking at the switch at SWITCH=127.0.0.1:9464; Ctrl-C ends both
@@ -120,7 +124,7 @@ dashboards-up: ## Prometheus, and Grafana where installed, looking at the switch
 
 docs: ## Write docs/metrics.md anew, from the catalogue of metrics
 	cargo build -q -p sidecore
-	@"$${CARGO_TARGET_DIR:-target}/debug/sidecore" metrics list --markdown > docs/metrics.md.new && mv docs/metrics.md.new docs/metrics.md
+	@"$(BUILT)/debug/sidecore" metrics list --markdown > docs/metrics.md.new && mv docs/metrics.md.new docs/metrics.md
 
 clean: ## Remove everything that was built
 	cargo clean
