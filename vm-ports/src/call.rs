@@ -261,10 +261,11 @@ impl Call {
         if written.is_ok() { Signal::Sent } else { Signal::Suppressed }
     }
 
-    /// Swaps the eventfd and signals the new one once, so that nothing published meanwhile is missed.
-    pub(crate) fn replace(&mut self, call: Option<File>) -> (Option<File>, Result<(), Blocked>) {
+    /// Swaps the eventfd and signals the new one once, so that nothing published meanwhile is missed; not where the driver polls.
+    pub(crate) fn replace(&mut self, ring: &Ring, call: Option<File>) -> (Option<File>, Result<(), Blocked>) {
         let old = std::mem::replace(&mut self.eventfd, call);
-        (old, if self.signal() == Signal::Blocked { Err(Blocked) } else { Ok(()) })
+        let is_blocked = !ring.wants_no_call() && self.signal() == Signal::Blocked;
+        (old, if is_blocked { Err(Blocked) } else { Ok(()) })
     }
 
     pub(crate) fn take(&mut self) -> Option<File> {

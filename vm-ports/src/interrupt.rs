@@ -29,14 +29,27 @@ pub fn interrupt<T>(thread: &JoinHandle<T>) {
 /// Joins a thread that was told to end, and frees it when it waits instead: in a call, or in the close of a descriptor that a
 /// frontend sent (a socket's can take as long as its sender likes).
 pub fn join<T>(thread: JoinHandle<T>) -> std::thread::Result<T> {
+    wait(&thread, None);
+    thread.join()
+}
+
+/// Waits for a thread that was told to end, until `deadline`, and frees it as [`join`] does. Returns whether it has ended.
+///
+/// No signal frees a thread that closes a file on FUSE, not even one that kills: that is over when the file's server says so.
+#[must_use]
+pub(crate) fn ends_by<T>(thread: &JoinHandle<T>, deadline: Instant) -> bool {
+    wait(thread, Some(deadline));
+    thread.is_finished()
+}
+
+fn wait<T>(thread: &JoinHandle<T>, deadline: Option<Instant>) {
     let start = Instant::now();
-    while !thread.is_finished() {
+    while !thread.is_finished() && deadline.is_none_or(|deadline| Instant::now() < deadline) {
         if start.elapsed() > GRACE {
-            interrupt(&thread);
+            interrupt(thread);
         }
         std::thread::sleep(LOOK);
     }
-    thread.join()
 }
 
 fn install_handler() {

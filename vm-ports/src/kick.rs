@@ -6,6 +6,9 @@ use std::sync::Arc;
 
 use crate::session::eventfd;
 
+/// Kicks of one reading, at most: no driver kicks so often in between.
+const MOST: u64 = u32::MAX as u64;
+
 /// A ring's kick eventfd. Whoever waits for kicks, edge-triggered, need not read it; an epoll no longer sees what somebody has read, so whoever
 /// reads tells whoever waits.
 #[derive(Clone, Debug)]
@@ -19,7 +22,8 @@ impl KickFd {
 
     /// How often the driver has kicked since this was last read, by whomever. Never blocks.
     pub fn read(&self) -> u64 {
-        eventfd::drain(&self.0)
+        // A frontend can write any number there, and sums of it must not overflow.
+        eventfd::drain(&self.0).min(MOST)
     }
 }
 

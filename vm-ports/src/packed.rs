@@ -401,6 +401,11 @@ impl PackedRing {
         })
     }
 
+    /// See [`Ring::wants_no_call`](crate::ring::Ring::wants_no_call).
+    pub(crate) fn wants_no_call(&self) -> bool {
+        self.driver_event.load_u16(EVENT_FLAGS, Ordering::Relaxed) & 3 == EVENT_F_DISABLE
+    }
+
     #[inline]
     pub(crate) fn unjudged(&self) -> u16 {
         self.unjudged

@@ -35,6 +35,8 @@ const HEADROOM: usize = VLAN_BYTES;
 const START_END: usize = 32;
 const BURST_SEGMENTS: usize = 2 * CHAIN_SEGMENTS;
 const VLAN_ETHERTYPE: [u8; 2] = [0x81, 0x00];
+/// What one frame more that a packet is cut into takes, in descriptors.
+const SEGMENT_WORK: usize = 4;
 
 /// The parts of a burst's packets that were left where they are.
 pub(crate) type BurstSegments<'a> = ArrayVec<Source<'a>, BURST_SEGMENTS>;
@@ -130,6 +132,11 @@ impl Packet {
     #[inline]
     pub fn offload(&self) -> &Offload {
         &self.offload
+    }
+
+    /// What the frames take that a receiver may need it cut into, beyond what their bytes say, in descriptors.
+    pub(crate) fn segment_work(&self) -> usize {
+        SEGMENT_WORK * self.offload.short_segments(self.len())
     }
 
     /// The destination address.
@@ -536,6 +543,12 @@ impl<'b> View<'b> {
             0 => &[],
             count => &self.segments[usize::from(self.packet.first_segment)..][..count],
         }
+    }
+
+    /// What a copy of it takes beyond what its length says, in descriptors: [`Pulled::descriptors`](crate::Pulled::descriptors) has that of
+    /// the first one.
+    pub fn descriptors(&self) -> usize {
+        self.tail().len() + self.packet.segment_work()
     }
 
     /// Copies the frame from its beginning into `to`; returns how many bytes there were.

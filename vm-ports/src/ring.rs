@@ -458,6 +458,11 @@ impl Ring {
         either!(self, ring => ring.wants_call())
     }
 
+    /// Whether the driver says that it wants no calls, whatever is published.
+    pub(crate) fn wants_no_call(&self) -> bool {
+        either!(self, ring => ring.wants_no_call())
+    }
+
     /// How many slots were published since [`Ring::judge`].
     #[inline]
     pub(crate) fn unjudged(&self) -> u16 {

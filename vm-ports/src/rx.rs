@@ -73,10 +73,10 @@ impl RxQueue {
         self.ring.size()
     }
 
-    /// Sets the eventfd that interrupts the guest, signals it once (a delivery may have been published to the old one) and returns the
-    /// old one.
+    /// Sets the eventfd that interrupts the guest, signals it once unless the driver polls (a delivery may have been published to the old
+    /// one) and returns the old one.
     pub fn set_call(&mut self, call: Option<File>) -> Option<File> {
-        let (old, called) = self.call.replace(call);
+        let (old, called) = self.call.replace(&self.ring, call);
         self.heed(called);
         old
     }

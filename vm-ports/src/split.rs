@@ -346,9 +346,15 @@ impl SplitRing {
             if self.event_idx {
                 need_event(self.avail.load_u16(self.avail_end(), Ordering::Relaxed), self.published, self.called)
             } else {
-                self.avail.load_u16(0, Ordering::Relaxed) & AVAIL_F_NO_INTERRUPT == 0
+                !self.wants_no_call()
             }
         })
+    }
+
+    /// See [`Ring::wants_no_call`](crate::ring::Ring::wants_no_call). With event index a driver cannot say so.
+    #[inline]
+    pub(crate) fn wants_no_call(&self) -> bool {
+        !self.event_idx && self.avail.load_u16(0, Ordering::Relaxed) & AVAIL_F_NO_INTERRUPT != 0
     }
 
     #[inline]

@@ -10,15 +10,12 @@ use crate::kick::KickFd;
 use crate::memory::{GuestMemory, GuestSlice, RingWatch, Source, full_fence};
 use crate::moderation::Moderation;
 use crate::net_header::{NET_HEADER_MAX, Offload};
-use crate::packet::{BURST_BYTES, BURST_PACKETS, Burst, BurstSegments, FRAME_MAX, FRAME_MIN};
+use crate::packet::{BURST_BYTES, BURST_PACKETS, Burst, BurstSegments, FRAME_MAX, FRAME_MIN, Packet};
 use crate::ring::{ChainError, Direction, Ring, RingError, RingSetup, Singles, Sink, Translator};
 
 /// Descriptors looked at in one pull after which it takes no further chain of several; short segments to be cut count as well. A burst of 64 KiB in pieces of a page, with headers
 /// apart, stays far below it; a guest that sends descriptors without bytes, or nothing that is accepted, does not make its neighbours wait.
 const PULL_DESCRIPTORS: usize = 1024;
-/// What one frame more that a packet is cut into counts for among them.
-const SEGMENT_WORK: usize = 4;
-
 /// What one [`TxQueue::pull`] took from the ring.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pulled {
@@ -89,10 +86,10 @@ impl TxQueue {
         self.ring.size()
     }
 
-    /// Sets the eventfd that interrupts the guest, signals it once (a completion may have been published to the old one) and
-    /// returns the old one.
+    /// Sets the eventfd that interrupts the guest, signals it once unless the driver polls (a completion may have been published to the
+    /// old one) and returns the old one.
     pub fn set_call(&mut self, call: Option<File>) -> Option<File> {
-        let (old, called) = self.call.replace(call);
+        let (old, called) = self.call.replace(&self.ring, call);
         self.heed(called);
         old
     }
@@ -364,7 +361,7 @@ fn stop(counters: &TxCounters, reason: RingFault) -> RingFault {
 
 /// What the frames take that the last packet is cut into, in descriptors.
 fn segment_work(burst: &Burst<'_>) -> usize {
-    burst.last().map_or(0, |packet| SEGMENT_WORK * packet.offload().short_segments(packet.len()))
+    burst.last().map_or(0, Packet::segment_work)
 }
 
 /// Makes a packet of a buffer, whatever its virtio-net header asks for. Returns the frame's length.

@@ -83,12 +83,14 @@ const fn spec(len: usize, name: &'static str, idle: usize, mode: Mode, cores: us
 }
 
 /// The first of a length is what the others are held against.
-const SPECS: [Spec; 7] = [
+const SPECS: [Spec; 9] = [
     spec(SHORT, "one core", 0, Mode::Poll, 1),
     spec(SHORT, "beside 64 idle queue pairs", 64, Mode::Poll, 1),
     spec(SHORT, "beside 1000 idle queue pairs", 1000, Mode::Poll, 1),
     spec(SHORT, "across two cores", 0, Mode::Poll, 2),
     spec(SHORT, "mode adaptive", 0, Mode::Adaptive, 1),
+    spec(SHORT, "the same, beside 64 idle", 64, Mode::Adaptive, 1),
+    spec(SHORT, "the same, beside 1000 idle", 1000, Mode::Adaptive, 1),
     spec(LONG, "one core", 0, Mode::Poll, 1),
     spec(LONG, "across two cores", 0, Mode::Poll, 2),
 ];
@@ -224,10 +226,14 @@ fn estimate(values: Vec<f64>) -> [f64; 3] {
     [0.5, 0.5 - spread, 0.5 + spread].map(|part| quantile(&values, part))
 }
 
-/// All set-ups in an order that is another one at each of several places: their number is a prime.
+/// All set-ups in an order that is another one at each of several places.
 fn order(place: usize) -> impl Iterator<Item = usize> {
     let count = SPECS.len();
-    let step = 1 + place % (count - 1);
+    // By such a step one comes by all of them.
+    let has_no_factor_of_it =
+        |step: &usize| !(2..=*step).any(|factor| step.is_multiple_of(factor) && count.is_multiple_of(factor));
+    let steps: Vec<usize> = (1..count).filter(has_no_factor_of_it).collect();
+    let step = steps[place % steps.len()];
     (0..count).map(move |nth| (place + nth * step) % count)
 }
 

@@ -211,7 +211,8 @@ pub(super) fn one_line(error: &ConfigError) -> String {
 fn live_keys(old: &SwitchConfig, new: &SwitchConfig) -> SwitchConfig {
     SwitchConfig {
         fdb_ageing_s: new.fdb_ageing_s,
-        learn_limit_per_port: new.learn_limit_per_port,
+        // Not beyond a table that grows with the next start only.
+        learn_limit_per_port: new.learn_limit_per_port.min(old.fdb_entries),
         learn_rate_per_s: new.learn_rate_per_s,
         flood_rate_pps: new.flood_rate_pps,
         log_level: new.log_level,

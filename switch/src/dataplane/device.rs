@@ -72,7 +72,8 @@ impl Uplink {
         let Self { config, host, device, pool, .. } = self;
         host.take_away();
         drop((device, pool));
-        eal.unplug(&config.device.to_string()).map_err(|source| failed(&config, source))
+        let kept = |source| DataplaneError::Unplug { name: config.name.as_str().to_owned(), source: Box::new(source) };
+        eal.unplug(&config.device.to_string()).map_err(kept)
     }
 }
 

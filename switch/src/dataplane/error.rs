@@ -130,6 +130,16 @@ pub(crate) enum DataplaneError {
         /// Why.
         source: SessionError,
     },
+    /// DPDK would not let go of an uplink's device.
+    #[error(
+        "uplink {name:?} is removed, and DPDK keeps its device: {source}; adding one with that device may need a restart"
+    )]
+    Unplug {
+        /// The uplink.
+        name: String,
+        /// Why.
+        source: Box<pmd_bindings::Error>,
+    },
     /// DPDK would not have an uplink.
     #[error(
         "uplink {name:?} cannot be started: {source}; is the device there (ip link, dpdk-devbind.py --status), and may this \

@@ -5,7 +5,7 @@ mod kicks;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use config::Mode;
 use pmd_bindings::{tsc, tsc_hz};
@@ -66,6 +66,10 @@ pub(super) struct GuestHost {
     changes: Mutex<()>,
     /// Whether one of its queue pairs is on its way from core to core.
     moving: AtomicBool,
+    /// Whether the guest is gone, and the session is not.
+    closed: AtomicBool,
+    /// Whether a core has yet to announce it.
+    announcing: Arc<AtomicBool>,
 }
 
 /// A queue pair's place, and what it counts.
@@ -160,6 +164,8 @@ impl Guest {
             state: Mutex::default(),
             changes: Mutex::default(),
             moving: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            announcing: Arc::default(),
         });
         let session = spawn(settings(config), Arc::<GuestHost>::clone(&host))
             .map_err(|source| DataplaneError::Session { name, source })?;
@@ -190,9 +196,16 @@ impl Guest {
         self.session.begin_stop();
     }
 
-    /// Ends the session: every queue pair is back, the socket is gone.
-    pub(super) fn stop(self) -> Arc<GuestHost> {
-        self.session.stop();
+    /// Ends the session, at `deadline` whether it does or not: every queue pair is back, the socket is gone.
+    pub(super) fn stop(self, deadline: Instant) -> Arc<GuestHost> {
+        if !self.session.stop(deadline) {
+            tracing::warn!(
+                guest = self.host.name(),
+                "its session does not end, and is left alone: the close of a file that its frontend sent hangs (on FUSE, say); this process \
+                 cannot end before that file's server does"
+            );
+            self.host.close();
+        }
         self.host
     }
 }
@@ -201,6 +214,19 @@ impl GuestHost {
     /// The guest's name.
     pub(super) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Takes every queue pair from its core, in the place of a session that does not. From now on that session is heard no more: port and
+    /// sources may be another guest's.
+    fn close(&self) {
+        let change = self.change();
+        self.closed.store(true, Ordering::Relaxed);
+        drop(change);
+        (0..self.queues.len()).for_each(|index| drop(self.take_back(index)));
+    }
+
+    fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
     }
 
     /// What the session said last.
@@ -332,6 +358,9 @@ impl QueueHost for GuestHost {
     fn attach(&self, index: usize, pair: QueuePair) {
         let Some(queue) = self.queues.get(index) else { return };
         let _change = self.change_by_session();
+        if self.is_closed() {
+            return;
+        }
         let core = queue.home();
         let receives = pair.rx.as_ref().is_some_and(|rx| rx.is_ready());
         if self.is_own() {
@@ -364,7 +393,7 @@ impl QueueHost for GuestHost {
     }
 
     fn kicked(&self, ring: usize, kicks: u64) {
-        let Some(queue) = self.queues.get(ring / 2) else { return };
+        let Some(queue) = self.queues.get(ring / 2).filter(|_| !self.is_closed()) else { return };
         let asked = ring % 2 == 1 && self.fabric.kicked(queue.source, tsc());
         if self.is_own() {
             // A frontend may have given this eventfd for transmit rings, too, and then their thread cannot see what was read.
@@ -374,6 +403,9 @@ impl QueueHost for GuestHost {
     }
 
     fn event(&self, event: SessionEvent) {
+        if self.is_closed() {
+            return;
+        }
         let guest = self.name.as_str();
         match event {
             SessionEvent::Connected => {
@@ -398,8 +430,12 @@ impl QueueHost for GuestHost {
             }
             SessionEvent::Announce(mac) => {
                 tracing::info!(guest, mac = %MacAddr(mac), "announcing the guest by RARP");
-                if let Some(queue) = self.queues.first() {
-                    let message = Message::Announce { port: self.port, source: queue.source, mac: MacAddr(mac) };
+                // One at a time: a frontend may ask for any number, and all that cores are told waits behind them.
+                if let Some(queue) = self.queues.first()
+                    && !self.announcing.swap(true, Ordering::Relaxed)
+                {
+                    let (port, source, pending) = (self.port, queue.source, Arc::clone(&self.announcing));
+                    let message = Message::Announce { port, source, mac: MacAddr(mac), pending };
                     self.fabric.tell(queue.home(), message);
                 }
             }

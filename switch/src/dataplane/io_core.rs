@@ -18,7 +18,7 @@ use vm_ports::{BURST_PACKETS, Burst, BurstBuffer, Pulled, QueueCounters, RingWat
 
 use self::aside::Aside;
 use self::moves::Part;
-use self::rest::{Needs, Sweep};
+use self::rest::{Needs, Sweep, listen_after};
 use super::accounting::{CoreCounters, SOURCES_MAX, UplinkCounters, accounts};
 use super::forwarder::{Between, Forwarder, Origin, Outputs};
 use super::handover::{Progress, Token};
@@ -177,6 +177,8 @@ pub(super) struct IoCore {
     worked_at: u64,
     cleared_at: u64,
     listened_at: u64,
+    /// How long after that they are listened for again, in cycles.
+    listen_after: u64,
 }
 
 impl IoCore {
@@ -237,6 +239,7 @@ impl IoCore {
             worked_at: epoch,
             cleared_at: epoch,
             listened_at: epoch,
+            listen_after: listen_after(0, cycles_per_s / 1_000_000),
         }
     }
 

@@ -1,8 +1,8 @@
 //! How the rest of the process speaks to an I/O core: messages it takes between bursts, answers it never waits to give.
 
 use std::num::NonZeroU32;
-use std::sync::Arc;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ringbuf::traits::{Observer, Producer, Split};
 use ringbuf::{HeapCons, HeapProd, HeapRb};
@@ -58,8 +58,8 @@ pub(super) enum Message {
     Learn(LearnMessage),
     /// A station that is configured.
     FixStation { vlan: VlanId, mac: MacAddr, port: PortId },
-    /// Flood a RARP from this port on behalf of a guest that moved here.
-    Announce { port: PortId, source: SourceId, mac: MacAddr },
+    /// Flood a RARP from this port on behalf of a guest that moved here, and say that it is not pending any more.
+    Announce { port: PortId, source: SourceId, mac: MacAddr, pending: Arc<AtomicBool> },
     /// Show the stations of `count` buckets from `from` on; `None` past the end.
     Stations { from: usize, count: usize, reply: Reply<Option<Vec<Entry>>> },
     /// Say what would become of a packet. Nothing else is done.
@@ -141,16 +141,20 @@ impl Mailbox {
     /// Sends. Waits while the mailbox is full: the core empties it once a round. A core that has ended gets nothing: the message is dropped, and with it
     /// the reply that it may ask for.
     pub(super) fn send(&self, message: Message) {
-        let mut message = message;
-        let mut sender = self.sender();
-        let Some(sender) = sender.as_mut() else { return };
-        while let Err(back) = sender.try_push(message) {
-            if !sender.read_is_held() {
-                return;
+        let mut message = Some(message);
+        while let Some(again) = message.take() {
+            message = self.try_send(again);
+            if message.is_some() {
+                std::thread::yield_now();
             }
-            message = back;
-            std::thread::yield_now();
         }
+    }
+
+    /// Sends, or gives the message back while the mailbox is full.
+    fn try_send(&self, message: Message) -> Option<Message> {
+        let mut sender = self.sender();
+        let sender = sender.as_mut()?;
+        sender.try_push(message).err().filter(|_| sender.read_is_held())
     }
 
     /// The core has ended: what it has not read is dropped.

@@ -62,7 +62,7 @@ mod xcore;
 
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use config::Mode;
 use pmd_bindings::Eal;
@@ -89,10 +89,13 @@ use self::wake_latency::WakeLatency;
 use crate::control::protocol::{CaptureRequest, MovedQueue};
 use crate::forwarding::{MacAddr, PortId, PortKind, PortVlans, SourceCheck, VlanId, VlanSet};
 
+/// What ending guests' sessions may take: milliseconds, unless frontends prevent it. Less than whoever asks for the status waits.
+const SESSIONS_END: Duration = Duration::from_secs(2);
+
 /// Everything between the sockets of guests and the devices of uplinks. Owned by the control thread.
 pub(crate) struct Dataplane {
     captures: Captures,
-    // Guests and uplinks first: sessions end and devices close while the cores still run.
+    // Guests and uplinks first: sessions are told to end and devices close while the cores still run.
     guests: Vec<Guest>,
     uplinks: Vec<Uplink>,
     steering: Steering,
@@ -204,7 +207,7 @@ impl Dataplane {
             .ok_or_else(|| DataplaneError::NoSuchPort { kind: "guest", name: name.to_owned() })?;
         let guest = self.guests.remove(index);
         self.captures.port_is_removed(guest.host.port, name);
-        let host = guest.stop();
+        let host = guest.stop(Instant::now() + SESSIONS_END);
         self.loads.remove(host.port);
         self.close_port(host.port);
         host.queues.iter().for_each(|queue| self.fabric.release_source(queue.source));
@@ -288,7 +291,11 @@ impl Dataplane {
         self.loads.remove_uplink(uplink.host.port);
         self.steering.remove(uplink.host.port);
         self.close_port(uplink.host.port);
-        uplink.stop(&self.eal)
+        // The uplink is gone, whatever becomes of its device.
+        if let Err(error) = uplink.stop(&self.eal) {
+            tracing::warn!("{error}");
+        }
+        Ok(())
     }
 
     /// Begins a capture. From now on `stream` belongs to it.
@@ -319,9 +326,10 @@ impl Dataplane {
         self.scheduling.stop();
         self.steering.stop();
         self.guests.iter().for_each(Guest::begin_stop);
+        let deadline = Instant::now() + SESSIONS_END;
         for guest in self.guests.drain(..) {
             self.loads.remove(guest.host.port);
-            guest.stop();
+            guest.stop(deadline);
         }
         for uplink in self.uplinks.drain(..) {
             self.loads.remove_uplink(uplink.host.port);

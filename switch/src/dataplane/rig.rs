@@ -271,7 +271,7 @@ impl Rig {
     /// A frontend has asked for so many announcements of a guest on this core. The core has not seen them yet.
     pub fn announce(&mut self, core: usize, port: RigPort, mac: [u8; 6], count: usize) {
         let source = self.first_source[port.0.index()];
-        let message = || Message::Announce { port: port.0, source, mac: MacAddr(mac) };
+        let message = || Message::Announce { port: port.0, source, mac: MacAddr(mac), pending: Arc::default() };
         (0..count).for_each(|_| self.cores[core].mailbox.send(message()));
     }
 

@@ -44,10 +44,7 @@ impl Guest {
     /// The same, which kicks when it is asked to.
     pub(super) fn that_kicks(features: Features) -> (Self, vm_ports::QueuePair) {
         let (mut guest, mut device) = Self::new(features);
-        if let Some(tx) = &mut device.tx {
-            let kick = guest.driver.tx.bell().kick_fd().map(|fd| fd.try_clone_to_owned().expect("a second handle"));
-            tx.set_kick(kick.map(|fd| KickFd::new(fd.into())));
-        }
+        hear(&mut guest.driver, &mut device);
         (guest, device)
     }
 
@@ -134,13 +131,17 @@ impl Idle {
     /// As many as it can have.
     pub(super) const PAIRS: usize = 16;
 
-    pub(super) fn new(features: Features, count: usize) -> (Self, Vec<vm_ports::QueuePair>) {
+    /// It can kick, where that is wanted.
+    pub(super) fn new(features: Features, count: usize, kicks: bool) -> (Self, Vec<vm_ports::QueuePair>) {
         let size = (64 << 10) * count as u64;
-        let (ram, drivers, devices) = pairs_with(features, count, IDLE_RING, size, CallMode::Never, |config| {
+        let (ram, mut drivers, mut devices) = pairs_with(features, count, IDLE_RING, size, CallMode::Never, |config| {
             // An odd number of pages from one ring to the next: at powers of two from each other all would share a few lines of the caches, as
             // those of guests that know nothing of each other do not.
             config.tx_buffers = Some(2);
         });
+        if kicks {
+            drivers.iter_mut().zip(&mut devices).for_each(|(driver, device)| hear(driver, device));
+        }
         (Self { drivers, ram }, devices)
     }
 
@@ -158,6 +159,14 @@ impl Idle {
     /// Takes back what it sent; how many frames.
     pub(super) fn reclaim(&mut self, pair: usize) -> usize {
         self.drivers[pair].tx.reclaim()
+    }
+}
+
+/// Gives the device's side of a queue pair what the driver kicks with.
+fn hear(driver: &mut QueuePair, device: &mut vm_ports::QueuePair) {
+    if let Some(tx) = &mut device.tx {
+        let kick = driver.tx.bell().kick_fd().map(|fd| fd.try_clone_to_owned().expect("a second handle"));
+        tx.set_kick(kick.map(|fd| KickFd::new(fd.into())));
     }
 }
 

@@ -45,6 +45,8 @@ pub(crate) const PACKED: Features = Features(SPLIT.0 | Features::RING_PACKED.0);
 /// Where the frames of a workload come from and go to.
 pub(crate) struct Workload {
     rig: Rig,
+    /// That of all guests.
+    mode: Mode,
     /// Cores that a packet passes, in this order.
     cores: usize,
     from: Option<Guest>,
@@ -69,8 +71,8 @@ impl Workload {
     /// The same in a switch of another mode, with guests that can kick.
     pub(crate) fn v2v_in(mode: Mode, features: Features, frame_len: usize, cores: usize) -> Self {
         let rig = Rig::in_mode(mode, cores, CYCLES_PER_US * 1_000_000);
-        let mut workload = Self { rig, ..Self::new(frame_len, cores) };
-        let share = Share { mode, ..Share::default() };
+        let mut workload = Self { rig, mode, ..Self::new(frame_len, cores) };
+        let share = workload.share();
         let (mut from, device) = Guest::that_kicks(features);
         let sender = workload.rig.add_guest_with(0, share, [device]);
         let (mut to, device) = Guest::that_kicks(features);
@@ -116,8 +118,8 @@ impl Workload {
         let mut left = pairs;
         while left > 0 {
             let here = left.min(Idle::PAIRS);
-            let (idle, devices) = Idle::new(SPLIT, here);
-            self.rig.add_guest(0, devices);
+            let (idle, devices) = Idle::new(SPLIT, here, self.mode != Mode::Poll);
+            self.rig.add_guest_with(0, self.share(), devices);
             self.idle.push(idle);
             left -= here;
         }
@@ -139,6 +141,7 @@ impl Workload {
         let template = Template::new(FrameSpec::udp4(HERE, THERE, 0, frame_len));
         Self {
             rig: Rig::new(cores, CYCLES_PER_US * 1_000_000),
+            mode: Mode::Poll,
             cores,
             from: None,
             to: None,
@@ -149,6 +152,10 @@ impl Workload {
             sent: 0,
             announced: 0,
         }
+    }
+
+    fn share(&self) -> Share {
+        Share { mode: self.mode, ..Share::default() }
     }
 
     /// Stations that nobody talks to, so that the table is no emptier than in use.

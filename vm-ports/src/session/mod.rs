@@ -37,12 +37,14 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use rustix::event::EventfdFlags;
 
 pub use self::error::SessionError;
 pub use self::event::{Disconnect, Negotiated, SessionCounters, SessionEvent};
 pub use self::settings::{FeatureSwitches, PortSettings, SocketAccess, SocketRole};
+use self::socket::Listener;
 use self::worker::{Source, Worker};
 use crate::counters::QueueCounters;
 use crate::queue::QueuePair;
@@ -88,10 +90,11 @@ pub fn spawn(settings: PortSettings, host: Arc<dyn QueueHost>) -> Result<Session
     }
     let control = Arc::new(Control::new().map_err(SessionError::Thread)?);
     socket::check_length(&settings.socket)?;
-    let source = match settings.role {
-        SocketRole::Server => Source::Server(socket::Listener::bind(&settings.socket, settings.access)?),
-        SocketRole::Client => Source::Client,
+    let listener = match settings.role {
+        SocketRole::Server => Some(Arc::new(Listener::bind(&settings.socket, settings.access)?)),
+        SocketRole::Client => None,
     };
+    let source = listener.clone().map_or(Source::Client, Source::Server);
     let counters = Arc::new(SessionCounters::default());
     let thread = std::thread::Builder::new().name(format!("vhost-user-{}", settings.name));
     let worker = Worker {
@@ -102,13 +105,15 @@ pub fn spawn(settings: PortSettings, host: Arc<dyn QueueHost>) -> Result<Session
         source,
     };
     let thread = thread.spawn(|| worker.run()).map_err(SessionError::Thread)?;
-    Ok(SessionHandle { thread: Some(thread), control, counters })
+    Ok(SessionHandle { thread, listener, control, counters })
 }
 
-/// A running session. Dropping it stops it.
+/// A running session. Dropping it tells it to end.
 #[derive(Debug)]
 pub struct SessionHandle {
-    thread: Option<JoinHandle<()>>,
+    thread: JoinHandle<()>,
+    /// In server mode.
+    listener: Option<Arc<Listener>>,
     control: Arc<Control>,
     counters: Arc<SessionCounters>,
 }
@@ -132,23 +137,26 @@ impl SessionHandle {
         self.control.interrupt(true);
     }
 
-    /// Takes every queue pair back, closes the connection, removes the socket. Returns when all that is done.
-    pub fn stop(mut self) {
-        self.stop_and_join();
-    }
-
-    fn stop_and_join(&mut self) {
+    /// Takes every queue pair back, closes the connection, removes the socket. Returns when all that is done, or at `deadline`: whether it
+    /// is done.
+    ///
+    /// It is done at once, unless the frontend sent files whose close takes as long as a server of its likes (on FUSE). Then nobody connects
+    /// any more, and the socket is gone, but queue pairs are still where they are: the host has to take them itself. The thread ends when
+    /// that server lets it, and the process not before.
+    #[must_use]
+    pub fn stop(&self, deadline: Instant) -> bool {
         self.begin_stop();
-        if let Some(thread) = self.thread.take() {
-            // A session's thread has no way to panic; if it did, there would be nothing left to stop.
-            let _ = crate::interrupt::join(thread);
+        let has_ended = crate::interrupt::ends_by(&self.thread, deadline);
+        if let Some(listener) = &self.listener {
+            listener.close();
         }
+        has_ended
     }
 }
 
 impl Drop for SessionHandle {
     fn drop(&mut self) {
-        self.stop_and_join();
+        self.begin_stop();
     }
 }
 

@@ -7,10 +7,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::error::SessionError;
 use super::settings::SocketAccess;
@@ -20,13 +21,14 @@ const PATH_MAX_BYTES: usize = 107;
 /// Frontends that have gone which are passed over in a row: whoever connects and closes without end does not keep the session from anything else.
 const PASSED_OVER: usize = 64;
 
-/// A listening socket and its file, which goes when this does.
+/// A listening socket and its file, which goes when this is closed or dropped.
 #[derive(Debug)]
 pub(super) struct Listener {
     listener: UnixListener,
     path: PathBuf,
     /// Device and inode of the file that was made: only that file is removed in the end.
     file: (u64, u64),
+    closed: AtomicBool,
 }
 
 impl Listener {
@@ -43,7 +45,8 @@ impl Listener {
         let file = open_socket(path)?;
         let found = file.metadata().map_err(|error| failed("look at", path, error))?;
         // From here on, dropping the value removes the file.
-        let this = Self { listener, path: path.to_owned(), file: (found.dev(), found.ino()) };
+        let file_of = (found.dev(), found.ino());
+        let this = Self { listener, path: path.to_owned(), file: file_of, closed: AtomicBool::new(false) };
         this.set_access(&file, access)?;
         this.listener.set_nonblocking(true).map_err(|error| failed("set up", path, error))?;
         Ok(this)
@@ -89,15 +92,26 @@ impl Listener {
     pub(super) fn as_socket(&self) -> &UnixListener {
         &self.listener
     }
-}
 
-impl Drop for Listener {
-    fn drop(&mut self) {
+    /// From now on nobody connects, and the path is free, whoever still holds this.
+    pub(super) fn close(&self) {
+        // Once: another file may be there afterwards, and have the same inode.
+        if self.closed.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        // A socket that listens can be shut down.
+        let _ = rustix::net::shutdown(&self.listener, Shutdown::Both);
         let ours = fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == self.file);
         if ours {
             // Nothing can be done about a failure, and a stale file is no harm: the next start removes it.
             let _ = fs::remove_file(&self.path);
         }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.close();
     }
 }
 
@@ -201,6 +215,20 @@ mod tests {
         assert!(UnixStream::connect(&path).is_ok());
         drop(first);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn one_that_is_closed_is_out_of_the_way_of_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let first = bind(&path).unwrap();
+        first.close();
+        assert!(UnixStream::connect(&path).is_err() && !path.exists());
+        let second = bind(&path).unwrap();
+        drop(first);
+        let waits = UnixStream::connect(&path).unwrap();
+        assert!(second.accept().unwrap().is_some());
+        drop(waits);
     }
 
     #[test]

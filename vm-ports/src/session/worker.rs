@@ -16,7 +16,7 @@ use super::{Control, QueueHost, Watch, eventfd};
 
 /// Where frontends come from.
 pub(super) enum Source {
-    Server(Listener),
+    Server(Arc<Listener>),
     Client,
 }
 

@@ -125,8 +125,8 @@ impl World {
         };
         rx.set_call(eventfd(pair.rx.bell()));
         tx.set_call(eventfd(pair.tx.bell()));
-        // A new call eventfd is signalled once.
-        assert_eq!((pair.rx.bell().drain_calls(), pair.tx.bell().drain_calls()), (1, 1));
+        // A new call eventfd is signalled once, unless the driver says that it polls.
+        assert!(pair.rx.bell().drain_calls() <= 1 && pair.tx.bell().drain_calls() <= 1);
         // The driver filled its receive ring before there was a device to say that it polls.
         let kicks_before = pair.rx.bell().kicks_wanted();
         Self { ram, memory, pair, tx, rx, counters, features, kicks_before }

@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use vhost::vhost_user::message::FrontendReq as Req;
 use vm_ports::session::{Disconnect, PortSettings, SessionError, SessionEvent, SocketRole, spawn};
@@ -51,7 +51,7 @@ fn a_stale_socket_is_taken_over_with_its_own_mode() {
     });
     assert_eq!(std::fs::metadata(&stale).unwrap().permissions().mode() & 0o777, 0o620);
     assert!(UnixStream::connect(&stale).is_ok());
-    port.session.stop();
+    assert!(port.session.stop(Instant::now() + LIMIT));
     assert!(!stale.exists());
 }
 
@@ -81,8 +81,27 @@ fn client_mode_connects_retries_quietly_and_connects_again() {
     let mut again = Peer::new(listener.accept().unwrap().0);
     again.start_like_qemu(VERSION_1 | RING_PACKED | PROTOCOL_FEATURES);
     eventually("it runs again", || port.host.negotiations() == 2);
-    port.session.stop();
+    assert!(port.session.stop(Instant::now() + LIMIT));
     assert!(port.path.exists(), "the frontend's socket is not ours to remove");
+}
+
+#[test]
+fn a_session_that_hangs_is_out_of_the_way_at_the_deadline() {
+    let port = Port::server();
+    let mut peer = port.connect();
+    peer.start_like_qemu(VERSION_1 | PROTOCOL_FEATURES);
+    eventually("it runs", || port.host.negotiations() == 1);
+    let gate = port.host.gate.lock().unwrap();
+    assert!(!port.session.stop(Instant::now() + Duration::from_millis(50)), "it cannot have ended");
+    assert!(peer.hangs_up(), "its frontend is told");
+    assert!(UnixStream::connect(&port.path).is_err() && !port.path.exists());
+    // The next one, where it was, and what the first does to it in the end.
+    let next = spawn(PortSettings::new("next", &port.path), Arc::new(Host::default())).unwrap();
+    drop(gate);
+    assert!(port.session.stop(Instant::now() + LIMIT));
+    drop(port.session);
+    assert!(UnixStream::connect(&port.path).is_ok());
+    assert!(next.stop(Instant::now() + LIMIT));
 }
 
 #[test]
@@ -158,6 +177,6 @@ fn a_session_that_stops_hangs_up() {
 fn a_dropped_handle_stops_the_session() {
     let Port { host, session, path, dir } = Port::server();
     drop(session);
-    assert!(!path.exists());
+    eventually("its socket is gone", || !path.exists());
     drop((host, dir));
 }

@@ -4,7 +4,7 @@ use vm_ports::Burst;
 
 use super::super::accounting::Charge;
 use super::super::ports::{PortEntry, PortTable};
-use super::super::turns::cost;
+use super::super::turns::{DESCRIPTOR_COST, cost};
 use super::super::xcore::{Errand, Label};
 use super::pace::Pacing;
 use super::{Forwarder, Origin};
@@ -64,7 +64,9 @@ impl Forwarder {
         }
         let outcome = if copies > 0 { Ok(()) } else { Err(DropReason::NoDestination) };
         self.out.counters.source(origin.source).settle(Charge::Unicast, outcome);
-        copied.saturating_sub(1) as i64 * cost(1, burst.view(index).packet().len())
+        let packet = burst.view(index);
+        let copy = cost(1, packet.packet().len()) + packet.descriptors() as i64 * DESCRIPTOR_COST;
+        copied.saturating_sub(1) as i64 * copy
     }
 
     /// Makes the `expected` copies that this core was asked for. Receivers that went away meanwhile cost theirs. Returns the port whose copy has to

@@ -1,6 +1,7 @@
 //! What an I/O core is told by other threads, between two rounds.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use ringbuf::traits::Consumer;
 use vm_ports::{Burst, Offload, QueuePair, TxQueue};
@@ -78,7 +79,10 @@ impl IoCore {
             Message::Learn(message) => _ = self.forwarder.fdb.apply(&message),
             Message::ClosePort(port) => self.close_port(port),
             Message::FixStation { vlan, mac, port } => self.fix_station(vlan, mac, port),
-            Message::Announce { port, source, mac } => self.announce(port, source, mac),
+            Message::Announce { port, source, mac, pending } => {
+                self.announce(port, source, mac);
+                pending.store(false, Ordering::Relaxed);
+            }
             Message::Stations { from, count, reply } => reply.give(self.stations(from, count)),
             Message::Foresee { mut question, reply } => {
                 self.foresee(&mut question);

@@ -31,6 +31,9 @@ const CLEAR_US: u64 = 1000;
 /// How often a core that is awake listens for kicks itself, in microseconds: as late as an idle ring that is polled. The session, on another
 /// CPU, reads them less often.
 const LISTEN_US: u64 = 100;
+/// Less often where that takes long: for a hundredth of its time, but every so many microseconds at least.
+const LISTEN_PART: u64 = 100;
+const LISTEN_MOST_US: u64 = 1000;
 /// With so many queue pairs or fewer it looks at their rings instead: that takes less time than a system call.
 const FEW: usize = 16;
 
@@ -122,9 +125,15 @@ impl IoCore {
         if self.needs.kicks > 0 {
             self.read_kicks();
             let (now, cycles_per_us) = (self.now.cycles, self.cycles_per_s / 1_000_000);
-            if self.needs.armed > 0 && now.wrapping_sub(self.listened_at) >= cycles_per_us * LISTEN_US {
+            if self.needs.armed > 0 && now.wrapping_sub(self.listened_at) >= self.listen_after {
                 self.listened_at = now;
-                if self.guests.len() <= FEW { self.peek() } else { self.listen() }
+                let start = tsc();
+                if self.guests.len() <= FEW {
+                    self.peek()
+                } else {
+                    self.listen()
+                }
+                self.listen_after = listen_after(tsc().wrapping_sub(start), cycles_per_us);
             }
             if now.wrapping_sub(self.cleared_at) >= cycles_per_us * CLEAR_US {
                 self.cleared_at = now;
@@ -358,6 +367,12 @@ impl IoCore {
     }
 }
 
+/// How long it is from one time that kicks are listened for to the next one, where that took so many cycles.
+pub(super) fn listen_after(took: u64, cycles_per_us: u64) -> u64 {
+    // What took much longer than a call does is a thread without its CPU.
+    took.saturating_mul(LISTEN_PART).clamp(cycles_per_us * LISTEN_US, cycles_per_us * LISTEN_MOST_US)
+}
+
 /// Asks the driver of the ring at `place` for a kick, if it can; notes it in `asked`.
 fn ask(guest: Option<&mut GuestTx>, place: usize, bells: &Bells, asked: &mut Vec<u16>) -> bool {
     let Some(guest) = guest.filter(|guest| guest.share.mode != Mode::Poll && guest.tx.kick().is_some()) else {
@@ -367,4 +382,16 @@ fn ask(guest: Option<&mut GuestTx>, place: usize, bells: &Bells, asked: &mut Vec
     guest.tx.ask_for_kick();
     asked.push(place as u16);
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listening_takes_a_hundredth_of_the_time_and_goes_on_whatever_it_took() {
+        let after = |took| listen_after(took, 2000);
+        // One microsecond, three, and a thread that had lost its CPU.
+        assert_eq!([0, 2_000, 6_000, 20_000_000].map(after), [200_000, 200_000, 600_000, 2_000_000]);
+    }
 }

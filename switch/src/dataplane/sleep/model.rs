@@ -22,19 +22,26 @@ enum Fault {
     NoBell,
     /// Whoever wakes does not fence.
     NoFence,
+    /// The core does not fence after it has lain down.
+    NoFenceOfCore,
 }
 
-impl Flag for AtomicBool {
+/// A [`Flag`], with its fence or without.
+struct Asleep<const FENCED: bool>(AtomicBool);
+
+impl<const FENCED: bool> Flag for Asleep<FENCED> {
     fn set(&self, asleep: bool) {
-        self.store(asleep, Ordering::Relaxed);
+        self.0.store(asleep, Ordering::Relaxed);
     }
 
     fn take(&self) -> bool {
-        self.load(Ordering::Relaxed) && self.swap(false, Ordering::Relaxed)
+        self.0.load(Ordering::Relaxed) && self.0.swap(false, Ordering::Relaxed)
     }
 
     fn fence() {
-        fence(Ordering::SeqCst);
+        if FENCED {
+            fence(Ordering::SeqCst);
+        }
     }
 }
 
@@ -103,7 +110,7 @@ impl Alarm for Arc<Epoll> {
 }
 
 /// A core, with one ring of a guest and one ring from another core.
-struct World {
+struct World<const FENCED: bool = true> {
     /// Packets that the guest made available, ever; and whether it is asked to kick.
     available: AtomicU64,
     asked: AtomicBool,
@@ -111,12 +118,12 @@ struct World {
     handed: AtomicU64,
     /// Whether somebody has read a kick since the core last looked.
     kicked: AtomicBool,
-    bell: Bell<AtomicBool, Arc<Epoll>>,
+    bell: Bell<Asleep<FENCED>, Arc<Epoll>>,
     epoll: Arc<Epoll>,
     fault: Fault,
 }
 
-impl World {
+impl<const FENCED: bool> World<FENCED> {
     fn new(fault: Fault, others: u64) -> Arc<Self> {
         let epoll = Epoll::new(others);
         Arc::new(Self {
@@ -124,7 +131,7 @@ impl World {
             asked: AtomicBool::new(false),
             handed: AtomicU64::new(0),
             kicked: AtomicBool::new(false),
-            bell: Bell::new(AtomicBool::new(false), Arc::clone(&epoll)),
+            bell: Bell::new(Asleep(AtomicBool::new(false)), Arc::clone(&epoll)),
             epoll,
             fault,
         })
@@ -149,8 +156,13 @@ impl World {
     fn reader(&self) {
         if self.epoll.read_kicks() > 0 {
             self.kicked.store(true, Ordering::Release);
-            if self.fault != Fault::NoBell {
-                self.bell.ring();
+            match self.fault {
+                Fault::NoBell => {}
+                Fault::NoFenceOfCore => {
+                    fence(Ordering::SeqCst);
+                    self.bell.ring_after_fence();
+                }
+                _ => self.bell.ring(),
             }
         }
     }
@@ -197,7 +209,14 @@ impl World {
 
 /// A guest sends so many packets; somebody reads kicks at any time, once.
 fn kicks(packets: u64, fault: Fault) {
-    let world = World::new(fault, 2);
+    if fault == Fault::NoFenceOfCore {
+        kicks_in(World::<false>::new(fault, 2), packets)
+    } else {
+        kicks_in(World::<true>::new(fault, 2), packets)
+    }
+}
+
+fn kicks_in<const FENCED: bool>(world: Arc<World<FENCED>>, packets: u64) {
     let guest = World::beside(&world, move |world| (1..=packets).for_each(|nth| world.send(nth)));
     let reader = World::beside(&world, World::reader);
     let heard = world.core(packets, 0);
@@ -208,7 +227,14 @@ fn kicks(packets: u64, fault: Fault) {
 
 /// Another core hands a packet over.
 fn packets(fault: Fault) {
-    let world = World::new(fault, 1);
+    if fault == Fault::NoFenceOfCore {
+        packets_in(World::<false>::new(fault, 1))
+    } else {
+        packets_in(World::<true>::new(fault, 1))
+    }
+}
+
+fn packets_in<const FENCED: bool>(world: Arc<World<FENCED>>) {
     let other = World::beside(&world, World::hand_over);
     let heard = world.core(0, 1);
     other.join().unwrap();
@@ -217,7 +243,7 @@ fn packets(fault: Fault) {
 
 /// A guest and another core at the same time.
 fn both(fault: Fault) {
-    let world = World::new(fault, 2);
+    let world = World::<true>::new(fault, 2);
     let guest = World::beside(&world, |world| world.send(1));
     let other = World::beside(&world, World::hand_over);
     let heard = world.core(1, 1);
@@ -269,4 +295,6 @@ fn a_reader_that_does_not_ring_loses_kicks() {
 fn without_a_fence_a_wake_up_is_lost() {
     assert!(fails(|| kicks(1, Fault::NoFence)));
     assert!(fails(|| packets(Fault::NoFence)));
+    assert!(fails(|| kicks(1, Fault::NoFenceOfCore)));
+    assert!(fails(|| packets(Fault::NoFenceOfCore)));
 }
