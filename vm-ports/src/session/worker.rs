@@ -99,7 +99,8 @@ impl Worker {
     /// Serves a frontend until the end. Tells why it ended, and whether it ever got to traffic.
     fn serve(&self, socket: UnixStream, pace: &mut Pace) -> (Disconnect, bool) {
         let opened = self.open(socket);
-        let (mut connection, _watch) = match opened {
+        // The connection is dropped first: who waits for its end can shut it down until then.
+        let (_watch, mut connection) = match opened {
             Ok(opened) => opened,
             Err(error) => return (Disconnect::Failed(error.to_string()), false),
         };
@@ -117,10 +118,10 @@ impl Worker {
         (reason, worth_it)
     }
 
-    fn open(&self, socket: UnixStream) -> io::Result<(Connection, Watch<'_>)> {
+    fn open(&self, socket: UnixStream) -> io::Result<(Watch<'_>, Connection)> {
         let watch = self.control.watch(&socket)?;
         let (settings, host) = (Arc::clone(&self.settings), Arc::clone(&self.host));
-        Ok((Connection::new(socket, settings, host, Arc::clone(&self.counters))?, watch))
+        Ok((watch, Connection::new(socket, settings, host, Arc::clone(&self.counters))?))
     }
 
     /// Waits for something to do, and reads the kicks.
