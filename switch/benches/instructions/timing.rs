@@ -26,6 +26,8 @@ const ROUNDS: usize = 7;
 const FILLS: usize = 50;
 /// Those before them that do not count: a thousand idle rings are looked at some three times meanwhile.
 const WARM_UP: usize = 20;
+/// As many as it takes until rings that are idle have been left to their kicks: 20 ms.
+const LEFT: usize = 2000;
 /// First packets of idle rings that are timed.
 const FIRSTS: usize = 5000;
 /// Moves that are timed.
@@ -108,7 +110,11 @@ impl Setup {
     fn new(number: usize, scale: u64) -> Self {
         let spec = &SPECS[number];
         let workload = Workload::v2v_in(spec.mode, SPLIT, spec.len, spec.cores).beside_idle(spec.idle);
-        Self { number, spec, workload, watch: Stopwatch::stopped(scale), rounds: Vec::new() }
+        let mut me = Self { number, spec, workload, watch: Stopwatch::stopped(scale), rounds: Vec::new() };
+        if spec.mode == Mode::Adaptive && spec.idle > 0 {
+            (0..LEFT).for_each(|_| _ = me.fill());
+        }
+        me
     }
 
     /// Empties the rings once; nanoseconds.
