@@ -69,7 +69,7 @@ pub fn run(lab: &Lab) -> Result<Finding> {
         sizes.iter().flat_map(|size| CASES.iter().map(move |case| (*size, case))).collect();
     let mut finding = Finding {
         name: "classes".to_owned(),
-        title: "Classes: a guest that minds latency, beside guests that fill the core".to_owned(),
+        title: "Classes: a guest that minds latency, beside busy guests".to_owned(),
         question: "How long do the round trips of a guest take when others keep its I/O core busy all the time, with class = \"latency\" and \
                    without?"
             .to_owned(),
