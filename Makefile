@@ -38,7 +38,7 @@ lint: ## Check formatting and clippy's opinion (warnings are errors)
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 
-test: lint ## Checks, unit, property and end-to-end tests, about 22 minutes on two CPUs
+test: lint ## Checks, unit, property and end-to-end tests, 22 to 38 minutes on two CPUs
 	@scripts/install-deps.sh test
 	cargo test --workspace --no-run
 	@"$(BUILT)/debug/run-tests"
