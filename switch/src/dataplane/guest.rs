@@ -201,8 +201,8 @@ impl Guest {
         if !self.session.stop(deadline) {
             tracing::warn!(
                 guest = self.host.name(),
-                "its session does not end, and is left alone: the close of a file that its frontend sent hangs (on FUSE, say); this process \
-                 cannot end before that file's server does"
+                "its session does not end in time, and is left alone; if a file that its frontend sent hangs in its close (on FUSE, say), this \
+                 process cannot end before that file's server does"
             );
             self.host.close();
         }

@@ -89,8 +89,10 @@ use self::wake_latency::WakeLatency;
 use crate::control::protocol::{CaptureRequest, MovedQueue};
 use crate::forwarding::{MacAddr, PortId, PortKind, PortVlans, SourceCheck, VlanId, VlanSet};
 
-/// What ending guests' sessions may take: milliseconds, unless frontends prevent it. Less than whoever asks for the status waits.
-const SESSIONS_END: Duration = Duration::from_secs(2);
+/// What ending a guest's session may take: milliseconds, unless its frontend prevents it. Less than whoever asks for the status waits.
+const SESSION_ENDS: Duration = Duration::from_secs(2);
+/// The same for all sessions at once, of which there may be hundreds.
+const ALL_SESSIONS_END: Duration = Duration::from_secs(10);
 
 /// Everything between the sockets of guests and the devices of uplinks. Owned by the control thread.
 pub(crate) struct Dataplane {
@@ -207,7 +209,7 @@ impl Dataplane {
             .ok_or_else(|| DataplaneError::NoSuchPort { kind: "guest", name: name.to_owned() })?;
         let guest = self.guests.remove(index);
         self.captures.port_is_removed(guest.host.port, name);
-        let host = guest.stop(Instant::now() + SESSIONS_END);
+        let host = guest.stop(Instant::now() + SESSION_ENDS);
         self.loads.remove(host.port);
         self.close_port(host.port);
         host.queues.iter().for_each(|queue| self.fabric.release_source(queue.source));
@@ -326,7 +328,7 @@ impl Dataplane {
         self.scheduling.stop();
         self.steering.stop();
         self.guests.iter().for_each(Guest::begin_stop);
-        let deadline = Instant::now() + SESSIONS_END;
+        let deadline = Instant::now() + ALL_SESSIONS_END;
         for guest in self.guests.drain(..) {
             self.loads.remove(guest.host.port);
             guest.stop(deadline);

@@ -31,8 +31,7 @@ const CLEAR_US: u64 = 1000;
 /// How often a core that is awake listens for kicks itself, in microseconds: as late as an idle ring that is polled. The session, on another
 /// CPU, reads them less often.
 const LISTEN_US: u64 = 100;
-/// Less often where that takes long: for a three-hundredth of its time, but every so many microseconds at least. What a system call does to the
-/// code after it costs twice as much again.
+/// Less often where that takes long: for a three-hundredth of its time, but every so many microseconds at least.
 const LISTEN_PART: u64 = 300;
 const LISTEN_MOST_US: u64 = 500;
 /// With so many queue pairs or fewer it looks at their rings instead: that takes less time than a system call.
